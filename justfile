@@ -1,0 +1,77 @@
+# distributed-llm: what one does with it. `just` lists the recipes.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+venv := justfile_directory() / ".venv"
+python := venv / "bin/python"
+export PATH := venv / "bin" + ":" + env("PATH")
+
+[private]
+default:
+    @just --list --unsorted
+
+# Node, exporter and the demo model on this machine; prints what to try
+run-local *flags: (_install "runtime")
+    @exec agent --node-id=local {{ flags }}
+
+# Node and exporter together, with your flags (`just agent --help`)
+agent *flags: (_install "runtime")
+    @exec agent {{ flags }}
+
+# The node alone
+node *flags: (_install "runtime")
+    @exec distributed-llm-node {{ flags }}
+
+# The exporter alone
+exporter *flags: (_install "runtime")
+    @exec distributed-llm-exporter {{ flags }}
+
+# Run the tests; arguments go to pytest
+test *arguments: (_install "dev")
+    @exec python -m pytest {{ arguments }}
+
+# What CI runs: formatting, lint, types, tests
+check: (_install "dev") && test
+    ruff format --check .
+    ruff check .
+    mypy
+
+# Format the code and mend what lint can mend
+fmt: (_install "dev")
+    ruff format .
+    ruff check --fix .
+
+# Measure, as ratios against a peer or the limit; names choose (`just bench emit`)
+bench *names: (_install "dev")
+    @exec python -m tests.bench {{ names }}
+
+# Compile the pinned requirements again from pyproject.toml (`just pin --upgrade` for newer ones)
+pin *flags: _uv
+    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+        --extra node --extra exporter pyproject.toml -o requirements/runtime.txt
+    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+        --extra node --extra exporter --group dev -c requirements/runtime.txt pyproject.toml \
+        -o requirements/dev.txt
+
+# Remove the environment and every cache
+clean:
+    rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build
+
+[private]
+_uv:
+    @command -v uv >/dev/null || { echo "uv is missing: python3 -m pip install uv" >&2; exit 1; }
+
+# Install when the pinned requirements are newer than what was installed from them.
+[private]
+_install set: _uv
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mark="{{ venv }}/.installed-{{ set }}"
+    wanted="requirements/{{ set }}.txt"
+    if [ "$mark" -nt "$wanted" ] && [ "$mark" -nt pyproject.toml ]; then exit 0; fi
+    [ -x "{{ python }}" ] || uv venv --quiet --allow-existing --python '>=3.11' "{{ venv }}"
+    uv pip install --quiet --python "{{ python }}" --require-hashes --requirement "$wanted"
+    uv pip install --quiet --python "{{ python }}" --no-deps --editable .
+    touch "$mark"
