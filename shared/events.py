@@ -1,0 +1,197 @@
+"""The vocabulary of telemetry: each event says what happened in the domain, never which metric.
+
+Events are msgpack arrays that begin with an integer tag. A tag is never given to another event
+and fields are only ever added at the end with a default, so that an older reader skips what it
+does not know and a newer one fills in what an older writer left out.
+"""
+
+from typing import Literal
+
+import msgspec
+
+RequestStatus = Literal["ok", "error", "timeout", "cancelled", "rejected"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+NodeState = Literal["offline", "online", "busy", "draining", "unknown"]
+UnloadReason = Literal["requested", "idle", "crashed", "stalled"]
+LoadResult = Literal["ok", "error"]
+RestartReason = Literal["crashed", "stalled"]
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What every event is: an immutable array of scalars that the garbage collector skips."""
+
+
+class NodeStarted(Event, frozen=True, tag=1):
+    """Who the node is. A level: sent again whenever an exporter asks."""
+
+    started_at: float
+    """Unix time of the start, in seconds, by the node's wall clock."""
+    version: str
+    python: str
+    engine: str
+    api_url: str
+    """Where the exporter's health check finds the node's API."""
+
+
+class NodeStateChanged(Event, frozen=True, tag=2):
+    """What the node is doing now. A level."""
+
+    state: NodeState
+
+
+class ResourcesSampled(Event, frozen=True, tag=3):
+    """What the node brings to the mesh. A level."""
+
+    cpu_cores: float
+    """Cores that the process may use: the affinity mask cut by the cgroup's quota."""
+    memory_bytes: int
+    max_layers: int
+    """How many layers of the loaded (else the default) model the memory would hold."""
+    used_layers: int
+
+
+class SystemSampled(Event, frozen=True, tag=4):
+    """One sample of the node's process, its engine children and the host. A level."""
+
+    uptime_seconds: float
+    rss_bytes: int
+    engine_rss_bytes: int
+    available_bytes: int
+    total_bytes: int
+    swap_bytes: int
+    node_cpu_percent: float
+    engine_cpu_percent: float
+    host_cpu_percent: float
+    """Percent of one core for node and engine, percent of all cores for the host."""
+    node_cpu_seconds: float
+    engine_cpu_seconds: float
+    """Totals since the node's start; children that have ended included."""
+    node_major_faults: int
+    engine_major_faults: int
+    tasks: int
+    """Living Trio tasks."""
+    worker_threads_busy: int
+    worker_threads_total: int
+
+
+class EventLoopLagged(Event, frozen=True, tag=5):
+    """How much later than asked a sleeping task of the node was woken, in seconds."""
+
+    seconds: float
+
+
+class ModelLoaded(Event, frozen=True, tag=6):
+    """A model became ready to serve, after `seconds` of loading."""
+
+    model_id: str
+    seconds: float
+
+
+class ModelLoadFailed(Event, frozen=True, tag=7):
+    """A model could not be loaded."""
+
+    model_id: str
+    seconds: float
+
+
+class ModelUnloaded(Event, frozen=True, tag=8):
+    """A model left memory; its level series go with it."""
+
+    model_id: str
+    reason: UnloadReason
+
+
+class ModelDescribed(Event, frozen=True, tag=9):
+    """What a loaded model is. A level."""
+
+    model_id: str
+    architecture: str
+    quantization: str
+    engine: str
+    size_bytes: int
+    layers: int
+
+
+class EngineRestarted(Event, frozen=True, tag=10):
+    """An engine child was replaced by a new one."""
+
+    model_id: str
+    reason: RestartReason
+
+
+class LoadChanged(Event, frozen=True, tag=11):
+    """Requests and slots of one model at this moment. A level."""
+
+    model_id: str
+    in_flight: int
+    queued: int
+    slots_busy: int
+    slots_total: int
+
+
+class EngineProgressed(Event, frozen=True, tag=12):
+    """When the engine last finished a prompt chunk or a token. A level."""
+
+    model_id: str
+    at: float
+    """Unix time in seconds, by the node's wall clock."""
+
+
+class TokensGenerated(Event, frozen=True, tag=13):
+    """Tokens were sampled, counted as they are made."""
+
+    model_id: str
+    count: int
+
+
+class InferenceFinished(Event, frozen=True, tag=14):
+    """A request came to its end, whatever the end was.
+
+    The three phases add up to `seconds`. A request that never reached a phase has 0 there;
+    `first_token_seconds` is None where no token was sampled.
+    """
+
+    model_id: str
+    status: RequestStatus
+    finish_reason: FinishReason | None
+    """None for a request that was rejected before it was taken in."""
+    seconds: float
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    first_token_seconds: float | None
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    discarded_tokens: int
+    """Generated, then thrown away because nobody was left to read them."""
+
+
+class HttpFinished(Event, frozen=True, tag=15):
+    """An HTTP response was sent whole, or its client left."""
+
+    route: str
+    """The route's template, never the path that was asked for."""
+    method: str
+    status: int
+    seconds: float
+
+
+AnyEvent = (
+    NodeStarted
+    | NodeStateChanged
+    | ResourcesSampled
+    | SystemSampled
+    | EventLoopLagged
+    | ModelLoaded
+    | ModelLoadFailed
+    | ModelUnloaded
+    | ModelDescribed
+    | EngineRestarted
+    | LoadChanged
+    | EngineProgressed
+    | TokensGenerated
+    | InferenceFinished
+    | HttpFinished
+)
+"""What a decoder can expect; a test holds that no event is missing."""

@@ -1,0 +1,197 @@
+"""How a process reads its settings: one frozen dataclass is the only list of its options.
+
+Each field declared with `setting` becomes a flag and an environment variable of the same name,
+`api_port` for instance `--api-port` and `DISTRIBUTED_LLM_API_PORT`. The flag wins.
+"""
+
+import dataclasses
+import ipaddress
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import click
+
+from shared.wire import SOCKET_NAME, SOCKET_PATH_BYTES
+
+ENVIRONMENT_PREFIX: Final = "DISTRIBUTED_LLM_"
+APPLICATION: Final = "distributed-llm"
+NODE_ID: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class HelpShownError(Exception):
+    """The command line asked for help or the version, which has been printed."""
+
+
+class UsageError(Exception):
+    """A flag or an environment variable is unknown or malformed; the text is one line."""
+
+
+def setting(default: Any, kind: click.ParamType[Any] | type, text: str) -> Any:
+    """Declare a setting: its default (or what gives it), how click reads it, its line of help."""
+    metadata = {"kind": kind, "help": text}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _NodeId(click.ParamType[str]):
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not NODE_ID.fullmatch(value):
+            self.fail(
+                f"{value!r} is not 1-64 of A-Z a-z 0-9 . _ - within letters or digits.", param, ctx
+            )
+        return str(value)
+
+
+class _Host(click.ParamType[str]):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(ipaddress.ip_address("127.0.0.1" if value == "localhost" else value))
+        except ValueError:
+            self.fail(f"{value!r} is not an IP address to listen on.", param, ctx)
+
+
+class _Seeds(click.ParamType[tuple[str, ...]]):
+    name = "host:port,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        seeds = value if isinstance(value, tuple) else tuple(filter(None, value.split(",")))
+        for seed in seeds:
+            host, _, port = seed.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+                self.fail(f"{seed!r} is not host:port.", param, ctx)
+        return seeds
+
+
+HOST: Final = _Host()
+PORT: Final = click.IntRange(0, 2**16 - 1)
+SEEDS: Final = _Seeds()
+DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+
+
+def _default_node_id() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:64]
+    return name or "node"
+
+
+def _runtime_directory() -> Path:
+    # systemd names the directory that it made for the unit (systemd.exec(5)); a desktop session
+    # has one of its own (XDG Base Directory Specification).
+    if given := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(given)
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(session, APPLICATION)
+    return Path(tempfile.gettempdir(), f"{APPLICATION}-{os.getuid()}")
+
+
+def _state_directory() -> Path:
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME")
+    return Path(home or Path.home() / ".local" / "state", APPLICATION)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every process of the project is told."""
+
+    node_id: str = setting(_default_node_id, _NodeId(), "Name of the node, in every metric.")
+    host: str = setting("127.0.0.1", HOST, "Address that the ports here listen on.")
+    runtime_dir: Path = setting(
+        _runtime_directory, DIRECTORY, "Directory of the telemetry socket, only for this user."
+    )
+    state_dir: Path = setting(_state_directory, DIRECTORY, "Directory of what must last.")
+    log_level: str = setting(
+        "info", click.Choice(["debug", "info", "warning", "error"]), "Least severe line to log."
+    )
+    log_format: str = setting("text", click.Choice(["text", "json"]), "Form of a log line.")
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the exporter listens for the node's batches."""
+        return self.runtime_dir / SOCKET_NAME
+
+    def check(self) -> None:
+        """Look at what no single option shows.
+
+        Raises:
+            UsageError: The settings do not go together.
+        """
+        if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
+            message = (
+                f"--runtime-dir is too long: a socket's path has at most {SOCKET_PATH_BYTES} bytes"
+            )
+            raise UsageError(message)
+
+    @classmethod
+    def read(cls, program: str, arguments: Sequence[str], about: str) -> Self:
+        """Build the settings from the command line and the environment.
+
+        Raises:
+            UsageError: One line that names the flag or variable and what is wrong with it.
+            HelpShownError: `--help` was asked for and printed.
+        """
+        command = click.Command(program, params=[*map(_option, fields(cls))], help=about)
+        try:
+            with command.make_context(program, list(arguments)) as context:
+                settings = cls(**context.params)
+        except click.exceptions.Exit as shown:
+            raise HelpShownError from shown
+        except click.UsageError as error:
+            raise UsageError(" ".join(error.format_message().split())) from error
+        settings.check()
+        return settings
+
+    def as_flags(self, wanted: type["Settings"]) -> list[str]:
+        """Write the settings that `wanted` also has as a command line for its process."""
+        return [
+            f"{_flag(field.name)}={_as_text(getattr(self, field.name))}"
+            for field in fields(wanted)
+            if hasattr(self, field.name)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsSettings(Settings):
+    """What also concerns whoever starts an exporter."""
+
+    metrics_port: int = setting(9090, PORT, "Port of /metrics and /health; 0 takes a free one.")
+
+
+def fields(settings: type[Settings]) -> list["dataclasses.Field[Any]"]:
+    """List the options of a process in the order in which they are declared."""
+    return list(dataclasses.fields(settings))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _option(field: "dataclasses.Field[Any]") -> click.Option:
+    factory = field.default_factory
+    return click.Option(
+        [_flag(field.name), field.name],
+        type=field.metadata["kind"],
+        default=field.default if factory is dataclasses.MISSING else factory(),
+        envvar=ENVIRONMENT_PREFIX + field.name.upper(),
+        help=field.metadata["help"],
+        show_default=True,
+        show_envvar=True,
+    )
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,66 @@
+"""The telemetry protocol: what one request and one reply on the nng socket carry.
+
+A request is a `Batch`, a reply a `Reply`, both msgpack arrays. The protocol number goes up only
+when an older reader would misread a newer batch; new fields at the end do not change it.
+"""
+
+from typing import Final
+
+import msgspec
+
+PROTOCOL: Final = 1
+BATCH_BYTES: Final = 256 * 1024
+"""A batch's events are cut at this size, well below `MESSAGE_BYTES`."""
+EVENT_BYTES: Final = 16 * 1024
+"""An event larger than this is dropped at the node: no real one comes near it."""
+MESSAGE_BYTES: Final = 1024 * 1024
+"""The exporter's limit on a message. Over it nng closes the connection without a word to the
+sender, which then re-sends for ever, so that a batch must stay far below."""
+SESSION_CHARACTERS: Final = 64
+HEARTBEAT_SECONDS: Final = 1.0
+"""A batch goes at least this often, an empty one if nothing happened."""
+SOCKET_NAME: Final = "telemetry.sock"
+SOCKET_PATH_BYTES: Final = 107
+"""The longest path of a Unix socket on Linux (`sun_path` is 108 bytes, the last one NUL)."""
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A run of consecutive events of one node's session, with the totals as of its last event.
+
+    `emitted` counts every event of the session up to this batch, the dropped ones included, so
+    that `emitted == applied + dropped` holds at the exporter when nothing was lost.
+    """
+
+    protocol: int
+    node_id: str
+    session: str
+    """New at each start of the node."""
+    first_sequence: int
+    """Of the first event here, or of the next one to come where there is none. Starts at 1."""
+    emitted: int
+    dropped: dict[str, int]
+    """Totals of the session by reason."""
+    age_seconds: float
+    """How long the oldest event here had waited when this batch was built, on the node's clock."""
+    goodbye: bool
+    """The last batch of a session that ends cleanly."""
+    events: msgspec.Raw
+    """A msgpack array of events. Raw, so that one unknown event does not cost the others."""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The exporter's answer to one batch."""
+
+    protocol: int
+    applied: int
+    """The highest sequence number of the session that is counted."""
+    durable: bool
+    levels_wanted: bool
+    """The exporter lacks this session's levels: the node sends all of them again."""
+    error: str
+    """Empty, or why the batch was not taken: `malformed`, `protocol`, `conflict`."""
+
+
+def pack_events(count: int, encoded: bytes | bytearray) -> bytes:
+    """Give `count` encoded events the header of a msgpack array (format `array 32`)."""
+    return b"\xdd" + count.to_bytes(4, "big") + encoded
