@@ -1,0 +1,374 @@
+"""Every metric family that the exporter serves, declared once.
+
+The registry, the reference page and the tests are derived from `FAMILIES`; no name is written
+anywhere else. Names marked in the contract keep the contract's words and labels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from shared import events
+
+PREFIX: Final = "distributed_llm_"
+OTHER: Final = "other"
+"""The label value that stands for those past a family's budget."""
+
+Scope = Literal["node", "model", "exporter"]
+
+_E2E: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
+_PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
+_TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+_LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
+    "offline": 0,
+    "online": 1,
+    "busy": 2,
+    "unknown": 3,
+    "draining": 2,  # takes no request, as a busy node
+}
+CHECKS: Final = ("events", "node_api", "render")
+REJECTIONS: Final = ("malformed", "protocol", "conflict")
+DROPS: Final = ("buffer_full", "backlog_full", "oversize", "rejected")
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One metric family.
+
+    `vocabulary` gives the values of labels that are a closed set; where all labels but the
+    node's and the model's are such, the series start at 0. A gauge is a level and leaves with
+    its node's session; `derived` ones are computed at the scrape instead. A `total` is a counter
+    that events carry as the session's running total.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: bool = False
+    total: bool = False
+
+    @property
+    def scope(self) -> Scope:
+        """Whose series these are."""
+        if self.labels[:2] == ("node_id", "model_id"):
+            return "model"
+        return "node" if self.labels[:1] == ("node_id",) else "exporter"
+
+    @property
+    def open_labels(self) -> tuple[str, ...]:
+        """Labels past the owner's that can take any value."""
+        owner = {"node": 1, "model": 2, "exporter": 0}[self.scope]
+        return tuple(label for label in self.labels[owner:] if label not in self.vocabulary)
+
+
+def _counter(
+    name: str, text: str, *labels: str, total: bool = False, **vocabulary: tuple[str, ...]
+) -> Family:
+    return Family(name, "counter", text, labels, vocabulary=vocabulary, total=total)
+
+
+def _gauge(
+    name: str, text: str, *labels: str, derived: bool = False, **vocabulary: tuple[str, ...]
+) -> Family:
+    return Family(name, "gauge", text, labels, vocabulary=vocabulary, derived=derived)
+
+
+def _histogram(
+    name: str, buckets: tuple[float, ...], text: str, *labels: str, **vocabulary: tuple[str, ...]
+) -> Family:
+    return Family(name, "histogram", text, labels, buckets, vocabulary)
+
+
+_NODE: Final = ("node_id",)
+_MODEL: Final = ("node_id", "model_id")
+_STATUS: Final = get_args(events.RequestStatus)
+_SCOPES: Final = ("node", "engine")
+
+# Node
+NODE_STATUS: Final = _gauge(
+    "node_status", "Node status: 0 offline, 1 online, 2 busy, 3 unknown.", *_NODE, derived=True
+)
+NODE_UPTIME: Final = _gauge("node_uptime_seconds", "Seconds since the node's start.", *_NODE)
+NODE_RESOURCES: Final = _gauge(
+    "node_resources",
+    "What the node brings: cores, bytes of memory, layers that the memory holds, layers used.",
+    *_NODE,
+    "resource_type",
+    resource_type=("cpu_cores", "memory_bytes", "max_layers", "used_layers"),
+)
+NODE_UP: Final = _gauge(
+    "node_up", "1 while the node's heartbeats come, else 0.", *_NODE, derived=True
+)
+NODE_START_TIME: Final = _gauge(
+    "node_start_time_seconds", "Unix time of the node's start, in seconds.", *_NODE
+)
+NODE_INFO: Final = _gauge(
+    "node_info", "Versions that the node runs; always 1.", *_NODE, "version", "python", "engine"
+)
+NODE_STATE: Final = _gauge(
+    "node_state",
+    "1 for the state that the node is in, 0 for the others.",
+    *_NODE,
+    "state",
+    derived=True,
+    state=get_args(events.NodeState),
+)
+
+# Inference
+REQUESTS: Final = _counter(
+    "inference_requests_total", "Requests that ended, by status.", *_MODEL, "status", status=_STATUS
+)
+LATENCY: Final = _histogram(
+    "inference_latency_seconds",
+    _E2E,
+    "Seconds from a request's admission to its end, every end.",
+    *_MODEL,
+    "status",
+    status=_STATUS,
+)
+TOKENS_GENERATED: Final = _counter(
+    "inference_tokens_generated", "Tokens generated, counted as they are made.", *_MODEL
+)
+FIRST_TOKEN: Final = _histogram(
+    "inference_time_to_first_token_seconds",
+    _FIRST_TOKEN,
+    "Seconds from a request's admission to its first token.",
+    *_MODEL,
+)
+PER_TOKEN: Final = _histogram(
+    "inference_time_per_output_token_seconds",
+    _PER_TOKEN,
+    "Seconds per token after the first: (duration - first token) / (tokens - 1).",
+    *_MODEL,
+)
+QUEUE: Final = _histogram(
+    "inference_queue_seconds", _PHASE, "Seconds that a request waited for the engine.", *_MODEL
+)
+PREFILL: Final = _histogram(
+    "inference_prefill_seconds", _PHASE, "Seconds from the engine's start to first token.", *_MODEL
+)
+DECODE: Final = _histogram(
+    "inference_decode_seconds", _PHASE, "Seconds from the first token to the end.", *_MODEL
+)
+REQUEST_PROMPT_TOKENS: Final = _histogram(
+    "inference_request_prompt_tokens", _TOKENS, "Prompt tokens of a request.", *_MODEL
+)
+REQUEST_OUTPUT_TOKENS: Final = _histogram(
+    "inference_request_output_tokens", _TOKENS, "Tokens generated for a request.", *_MODEL
+)
+PROMPT_TOKENS: Final = _counter("inference_prompt_tokens_total", "Prompt tokens.", *_MODEL)
+PROMPT_TOKENS_CACHED: Final = _counter(
+    "inference_prompt_tokens_cached_total",
+    "Prompt tokens that the engine still held from the request before.",
+    *_MODEL,
+)
+TOKENS_DISCARDED: Final = _counter(
+    "inference_tokens_discarded_total",
+    "Tokens generated and then thrown away.",
+    *_MODEL,
+    "reason",
+    reason=("cancelled", "timeout", "error"),
+)
+FINISHES: Final = _counter(
+    "inference_finish_total",
+    "Requests that the engine side ended, by finish reason.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.FinishReason),
+)
+REQUESTS_IN_FLIGHT: Final = _gauge(
+    "inference_requests_in_flight", "Requests admitted and not ended.", *_MODEL
+)
+QUEUE_DEPTH: Final = _gauge("inference_queue_depth", "Requests that wait for the engine.", *_MODEL)
+SLOTS: Final = _gauge(
+    "inference_slots",
+    "Requests that the engine works on, and how many it can.",
+    *_MODEL,
+    "state",
+    state=("busy", "total"),
+)
+HTTP_REQUESTS: Final = _counter(
+    "http_requests_total",
+    "HTTP responses by route template and status; 499 where the client left.",
+    *_NODE,
+    "route",
+    "method",
+    "status",
+)
+HTTP_DURATION: Final = _histogram(
+    "http_request_duration_seconds",
+    _E2E,
+    "Seconds from an HTTP request to the end of its response.",
+    *_NODE,
+    "route",
+    "method",
+    "status",
+)
+
+# Models and engine
+MODELS_LOADED: Final = _gauge("models_loaded", "Models loaded now.", *_NODE, derived=True)
+MODEL_SIZE: Final = _gauge("model_size_bytes", "Bytes of a loaded model's weights.", *_MODEL)
+LAYERS_ALLOCATED: Final = _gauge(
+    "layers_allocated", "Layers of a model that are on this node.", *_MODEL
+)
+MODEL_INFO: Final = _gauge(
+    "model_info", "What a model is; always 1.", *_MODEL, "architecture", "quantization", "engine"
+)
+MODEL_LOAD_DURATION: Final = _histogram(
+    "model_load_duration_seconds", _LOAD, "Seconds that loading took.", *_MODEL
+)
+MODEL_LOADS: Final = _counter(
+    "model_loads_total",
+    "Loads by result.",
+    *_MODEL,
+    "result",
+    result=get_args(events.LoadResult),
+)
+MODEL_UNLOADS: Final = _counter(
+    "model_unloads_total",
+    "Models that left memory, by reason.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.UnloadReason),
+)
+ENGINE_PROGRESS: Final = _gauge(
+    "engine_last_progress_timestamp_seconds",
+    "Unix time of the last prompt chunk or token, in seconds.",
+    *_MODEL,
+)
+ENGINE_RESTARTS: Final = _counter(
+    "engine_restarts_total",
+    "Engine children that had to be replaced, by reason.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.RestartReason),
+)
+
+# System
+MEMORY: Final = _gauge(
+    "system_memory_usage_bytes",
+    "Memory: resident of node and engine, of the host available, total and swapped out.",
+    *_NODE,
+    "memory_type",
+    memory_type=("rss", "engine_rss", "available", "total", "swap"),
+)
+CPU: Final = _gauge(
+    "system_cpu_usage_percent",
+    "CPU use in percent: of one core for node and engine, of all cores for the host.",
+    *_NODE,
+    "scope",
+    scope=("node", "engine", "host"),
+)
+TASKS: Final = _gauge("system_goroutines", "Living Trio tasks of the node.", *_NODE)
+CPU_SECONDS: Final = _counter(
+    "system_cpu_seconds_total", "CPU seconds used.", *_NODE, "scope", total=True, scope=_SCOPES
+)
+MAJOR_FAULTS: Final = _counter(
+    "system_major_page_faults_total",
+    "Page faults that had to read from disk.",
+    *_NODE,
+    "scope",
+    total=True,
+    scope=_SCOPES,
+)
+LOOP_LAG: Final = _histogram(
+    "runtime_event_loop_lag_seconds", _LAG, "Lateness of the node's event loop.", *_NODE
+)
+WORKER_THREADS: Final = _gauge(
+    "runtime_worker_threads",
+    "Worker threads of the node in use, and how many there can be.",
+    *_NODE,
+    "state",
+    state=("busy", "total"),
+)
+
+# Health
+HEALTH_CHECKS: Final = _counter(
+    "health_check_total",
+    "Health checks run, by check and status.",
+    "check",
+    "status",
+    check=CHECKS,
+    status=("ok", "failed"),
+)
+HEALTH_CHECK_LATENCY: Final = _histogram(
+    "health_check_latency_seconds",
+    _CHECK,
+    "Seconds that a health check took.",
+    "check",
+    check=CHECKS,
+)
+
+# The exporter and the telemetry itself
+EVENTS: Final = _counter(
+    "exporter_events_total", "Events applied, by kind of event.", *_NODE, "event"
+)
+EMITTED: Final = _counter(
+    "telemetry_events_emitted_total",
+    "Events that the node emitted, the dropped ones included.",
+    *_NODE,
+    total=True,
+)
+DROPPED: Final = _counter(
+    "telemetry_events_dropped_total",
+    "Events that the node dropped, by reason.",
+    *_NODE,
+    "reason",
+    total=True,
+    reason=DROPS,
+)
+LOST: Final = _gauge(
+    "telemetry_events_lost", "Events emitted, not dropped and not applied.", *_NODE, derived=True
+)
+BATCHES: Final = _counter("exporter_batches_total", "Batches taken.", *_NODE)
+DUPLICATES: Final = _counter(
+    "exporter_duplicate_events_total", "Events that came again and were skipped.", *_NODE
+)
+REJECTED: Final = _counter(
+    "exporter_rejected_batches_total",
+    "Batches that were not taken, by reason.",
+    "reason",
+    reason=REJECTIONS,
+)
+LAST_EVENT: Final = _gauge(
+    "exporter_last_event_timestamp_seconds",
+    "Unix time when the node was last heard, in seconds.",
+    *_NODE,
+    derived=True,
+)
+EVENT_LAG: Final = _gauge(
+    "exporter_event_lag_seconds",
+    "Seconds that the oldest event of the last batch had waited in the node.",
+    *_NODE,
+    derived=True,
+)
+SERIES: Final = _gauge("exporter_series", "Series held, by metric.", "metric", derived=True)
+FOLDED: Final = _counter(
+    "exporter_series_folded_total",
+    "Samples whose label value went into `other`, by metric and label.",
+    "metric",
+    "label",
+)
+SCRAPE_DURATION: Final = _histogram(
+    "exporter_scrape_duration_seconds", _CHECK, "Seconds that rendering a scrape took."
+)
+BUILD_INFO: Final = _gauge(
+    "exporter_build_info",
+    "Versions that the exporter runs; always 1.",
+    "version",
+    "python",
+    derived=True,
+)
+
+FAMILIES: Final[tuple[Family, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Family)
+)

@@ -1,0 +1,57 @@
+"""A consistent cut of everything that a scrape shows: a copy, with what is concluded from it."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from exporter import catalogue as c
+from exporter.catalogue import FAMILIES, STATUS_CODES, Family
+from exporter.rules import Sample
+from exporter.state import Histogram, Labels, Node, State
+from shared import events
+from shared.settings import APPLICATION
+
+_VERSION: Final = importlib.metadata.version(APPLICATION)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Every series as it was at one moment, between two batches."""
+
+    numbers: dict[Family, dict[Labels, float]]
+    histograms: dict[Family, dict[Labels, Histogram]]
+
+
+def take_cut(state: State) -> Cut:
+    """Copy every series and add the gauges that no event sets."""
+    numbers, histograms = state.copy_series()
+    for family, labels, value in _derived_samples(state):
+        numbers[family][labels] = value
+    return Cut(numbers, histograms)
+
+
+def _derived_samples(state: State) -> Iterator[Sample]:
+    """Give the samples of every derived family as they are now."""
+    for node in state.nodes.values():
+        yield from _of_node(node)
+    for family in FAMILIES:
+        if not family.derived:
+            yield c.SERIES, (family.name,), state.series_count(family)
+    yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
+
+
+def _of_node(node: Node) -> Iterator[Sample]:
+    name = (node.node_id,)
+    yield c.NODE_UP, name, int(node.up)
+    yield c.NODE_STATUS, name, STATUS_CODES[node.state]
+    for state in get_args(events.NodeState):
+        yield c.NODE_STATE, (node.node_id, state), int(node.state == state)
+    yield c.LOST, name, node.lost
+    if not node.sessions:
+        return  # never heard: there is no time of its last event
+    yield c.LAST_EVENT, name, node.heard_time
+    yield c.EVENT_LAG, name, node.lag_seconds
+    if node.up:
+        yield c.MODELS_LOADED, name, len(node.models)

@@ -1,0 +1,141 @@
+"""The exporter's health checks: what they ask, how long it took, and what they say together."""
+
+import http.client
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import trio
+
+from exporter import catalogue as c
+from exporter.cut import take_cut
+from exporter.exposition import Wanted, render
+from exporter.state import Node, State
+
+CHECK_SECONDS: Final = 5.0
+_API_TIMEOUT_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class CheckFailedError(Exception):
+    """A check found a fault; the text says which."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    check: str
+    reason: str
+    """Empty when all is well."""
+    at: float
+    """On the exporter's monotonic clock."""
+    seconds: float
+
+
+class HealthChecks:
+    """Runs the checks on a schedule and keeps what each found last.
+
+    Args:
+        state: Where the nodes are known and the checks are counted.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._outcomes: dict[str, Outcome] = {}
+        self._checks: dict[str, Callable[[], Any]] = {
+            "events": self._check_events,
+            "node_api": self._check_node_api,
+            "render": self._check_render,
+        }
+
+    async def run(self) -> None:
+        """Run every check again and again. Runs until cancelled."""
+        while True:
+            for check in self._checks:
+                await self._run(check)
+            await trio.sleep(CHECK_SECONDS)
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Say whether exporter and nodes are well, with what each check found."""
+        now = trio.current_time()
+        nodes = {node.node_id: self._describe(node, now) for node in self._state.nodes.values()}
+        faults = [f"node {name}: {node['state']}" for name, node in nodes.items() if not node["up"]]
+        faults += [f"{o.check}: {o.reason}" for o in self._outcomes.values() if o.reason]
+        if not nodes:
+            faults.append("no node has reported")
+        body = {
+            "status": "failed" if faults else "ok",
+            "reasons": faults,
+            "nodes": nodes,
+            "checks": {o.check: _write(o, now) for o in self._outcomes.values()},
+        }
+        return not faults, body
+
+    async def _run(self, check: str) -> None:
+        began = time.perf_counter()
+        reason = ""
+        try:
+            await self._checks[check]()
+        except CheckFailedError as error:
+            reason = str(error)
+        seconds = time.perf_counter() - began
+        before = self._outcomes.get(check)
+        if before is not None and before.reason != reason:
+            _log.warning("health check %s: %s", check, reason or "ok again")
+        self._outcomes[check] = Outcome(check, reason, trio.current_time(), seconds)
+        self._state.move(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
+        self._state.move(c.HEALTH_CHECK_LATENCY, (check,), seconds)
+
+    async def _check_events(self) -> None:
+        if not self._state.nodes:
+            raise CheckFailedError("no node has reported")
+        if silent := [n.node_id for n in self._state.nodes.values() if not n.up]:
+            raise CheckFailedError(f"no events from {', '.join(silent)}")
+
+    async def _check_node_api(self) -> None:
+        for node in list(self._state.nodes.values()):
+            if node.up and node.api_url:
+                await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
+
+    async def _check_render(self) -> None:
+        cut = take_cut(self._state)
+        rendered = await trio.to_thread.run_sync(render, cut, Wanted())
+        if not rendered.body.endswith(b"\n"):
+            raise CheckFailedError("the exposition is cut short")
+
+    @staticmethod
+    def _describe(node: Node, now: float) -> dict[str, Any]:
+        silent = round(now - node.heard_at, 3) if node.sessions else None
+        return {"up": node.up, "state": node.state, "silent_seconds": silent}
+
+
+def _write(outcome: Outcome, now: float) -> dict[str, Any]:
+    return {
+        "status": "failed" if outcome.reason else "ok",
+        "reason": outcome.reason,
+        "age_seconds": round(now - outcome.at, 3),
+        "latency_seconds": round(outcome.seconds, 6),
+    }
+
+
+def _ask(url: str) -> None:
+    """Ask the node's API how it is; blocks, bounded by the timeout."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(
+        address.hostname or "", address.port or 80, timeout=_API_TIMEOUT_SECONDS
+    )
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        response.read(65536)
+    except (OSError, http.client.HTTPException) as error:
+        raise CheckFailedError(f"the API at {url} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise CheckFailedError(f"the API at {url} answers {response.status}")

@@ -1,0 +1,166 @@
+"""What each event means in metrics: plain functions from an event to the samples that it moves.
+
+A sample is a family, its label values and a number, which a counter adds, a gauge takes on and a
+histogram observes.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from exporter import catalogue as c
+from exporter.catalogue import Family
+from shared import events
+
+Sample = tuple[Family, tuple[str, ...], float]
+Rule = Callable[[str, Any], tuple[Sample, ...]]
+
+
+def _node_started(node: str, e: events.NodeStarted) -> tuple[Sample, ...]:
+    return (
+        (c.NODE_START_TIME, (node,), e.started_at),
+        (c.NODE_INFO, (node, e.version, e.python, e.engine), 1),
+    )
+
+
+def _resources_sampled(node: str, e: events.ResourcesSampled) -> tuple[Sample, ...]:
+    return (
+        (c.NODE_RESOURCES, (node, "cpu_cores"), e.cpu_cores),
+        (c.NODE_RESOURCES, (node, "memory_bytes"), e.memory_bytes),
+        (c.NODE_RESOURCES, (node, "max_layers"), e.max_layers),
+        (c.NODE_RESOURCES, (node, "used_layers"), e.used_layers),
+    )
+
+
+def _system_sampled(node: str, e: events.SystemSampled) -> tuple[Sample, ...]:
+    return (
+        (c.NODE_UPTIME, (node,), e.uptime_seconds),
+        (c.MEMORY, (node, "rss"), e.rss_bytes),
+        (c.MEMORY, (node, "engine_rss"), e.engine_rss_bytes),
+        (c.MEMORY, (node, "available"), e.available_bytes),
+        (c.MEMORY, (node, "total"), e.total_bytes),
+        (c.MEMORY, (node, "swap"), e.swap_bytes),
+        (c.CPU, (node, "node"), e.node_cpu_percent),
+        (c.CPU, (node, "engine"), e.engine_cpu_percent),
+        (c.CPU, (node, "host"), e.host_cpu_percent),
+        (c.CPU_SECONDS, (node, "node"), e.node_cpu_seconds),
+        (c.CPU_SECONDS, (node, "engine"), e.engine_cpu_seconds),
+        (c.MAJOR_FAULTS, (node, "node"), e.node_major_faults),
+        (c.MAJOR_FAULTS, (node, "engine"), e.engine_major_faults),
+        (c.TASKS, (node,), e.tasks),
+        (c.WORKER_THREADS, (node, "busy"), e.worker_threads_busy),
+        (c.WORKER_THREADS, (node, "total"), e.worker_threads_total),
+    )
+
+
+def _event_loop_lagged(node: str, e: events.EventLoopLagged) -> tuple[Sample, ...]:
+    return ((c.LOOP_LAG, (node,), e.seconds),)
+
+
+def _model_loaded(node: str, e: events.ModelLoaded) -> tuple[Sample, ...]:
+    return (
+        (c.MODEL_LOADS, (node, e.model_id, "ok"), 1),
+        (c.MODEL_LOAD_DURATION, (node, e.model_id), e.seconds),
+    )
+
+
+def _model_load_failed(node: str, e: events.ModelLoadFailed) -> tuple[Sample, ...]:
+    return (
+        (c.MODEL_LOADS, (node, e.model_id, "error"), 1),
+        (c.MODEL_LOAD_DURATION, (node, e.model_id), e.seconds),
+    )
+
+
+def _model_unloaded(node: str, e: events.ModelUnloaded) -> tuple[Sample, ...]:
+    return ((c.MODEL_UNLOADS, (node, e.model_id, e.reason), 1),)
+
+
+def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    return (
+        (c.MODEL_SIZE, model, e.size_bytes),
+        (c.LAYERS_ALLOCATED, model, e.layers),
+        (c.MODEL_INFO, (*model, e.architecture, e.quantization, e.engine), 1),
+    )
+
+
+def _engine_restarted(node: str, e: events.EngineRestarted) -> tuple[Sample, ...]:
+    return ((c.ENGINE_RESTARTS, (node, e.model_id, e.reason), 1),)
+
+
+def _load_changed(node: str, e: events.LoadChanged) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    return (
+        (c.REQUESTS_IN_FLIGHT, model, e.in_flight),
+        (c.QUEUE_DEPTH, model, e.queued),
+        (c.SLOTS, (*model, "busy"), e.slots_busy),
+        (c.SLOTS, (*model, "total"), e.slots_total),
+    )
+
+
+def _engine_progressed(node: str, e: events.EngineProgressed) -> tuple[Sample, ...]:
+    return ((c.ENGINE_PROGRESS, (node, e.model_id), e.at),)
+
+
+def _tokens_generated(node: str, e: events.TokensGenerated) -> tuple[Sample, ...]:
+    return ((c.TOKENS_GENERATED, (node, e.model_id), e.count),)
+
+
+def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    samples: list[Sample] = [
+        (c.REQUESTS, (*model, e.status), 1),
+        (c.LATENCY, (*model, e.status), e.seconds),
+    ]
+    if e.finish_reason is not None:
+        samples += _work_done(model, e)
+    if e.first_token_seconds is not None:
+        samples.append((c.FIRST_TOKEN, model, e.first_token_seconds))
+        if e.generated_tokens > 1:
+            rest = max(0.0, e.seconds - e.first_token_seconds)
+            samples.append((c.PER_TOKEN, model, rest / (e.generated_tokens - 1)))
+    if e.discarded_tokens and e.status in ("cancelled", "timeout", "error"):
+        samples.append((c.TOKENS_DISCARDED, (*model, e.status), e.discarded_tokens))
+    return tuple(samples)
+
+
+def _work_done(model: tuple[str, str], e: events.InferenceFinished) -> list[Sample]:
+    """Account for a request that was taken in."""
+    return [
+        (c.FINISHES, (*model, str(e.finish_reason)), 1),
+        (c.QUEUE, model, e.queue_seconds),
+        (c.PREFILL, model, e.prefill_seconds),
+        (c.DECODE, model, e.decode_seconds),
+        (c.REQUEST_PROMPT_TOKENS, model, e.prompt_tokens),
+        (c.REQUEST_OUTPUT_TOKENS, model, e.generated_tokens),
+        (c.PROMPT_TOKENS, model, e.prompt_tokens),
+        (c.PROMPT_TOKENS_CACHED, model, e.cached_tokens),
+    ]
+
+
+def _http_finished(node: str, e: events.HttpFinished) -> tuple[Sample, ...]:
+    labels = (node, e.route, e.method, str(e.status))
+    return ((c.HTTP_REQUESTS, labels, 1), (c.HTTP_DURATION, labels, e.seconds))
+
+
+def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
+    del node, event
+    return ()
+
+
+RULES: Final[dict[type[events.Event], Rule]] = {
+    events.NodeStarted: _node_started,
+    events.NodeStateChanged: _nothing,  # the state is kept for `node_status`, computed at a scrape
+    events.ResourcesSampled: _resources_sampled,
+    events.SystemSampled: _system_sampled,
+    events.EventLoopLagged: _event_loop_lagged,
+    events.ModelLoaded: _model_loaded,
+    events.ModelLoadFailed: _model_load_failed,
+    events.ModelUnloaded: _model_unloaded,
+    events.ModelDescribed: _model_described,
+    events.EngineRestarted: _engine_restarted,
+    events.LoadChanged: _load_changed,
+    events.EngineProgressed: _engine_progressed,
+    events.TokensGenerated: _tokens_generated,
+    events.InferenceFinished: _inference_finished,
+    events.HttpFinished: _http_finished,
+}

@@ -1,0 +1,251 @@
+"""What the exporter knows: the series of every family, and what it last heard of each node.
+
+Plain data that changes only by `apply` and the calls beside it, one batch at a time, so that a
+copy taken between two batches is a consistent cut.
+"""
+
+import itertools
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from exporter import catalogue as c
+from exporter.catalogue import FAMILIES, OTHER, Family
+from exporter.rules import RULES, Sample
+from shared import events
+from shared.events import Event, NodeState
+
+LABEL_CHARACTERS: Final = 128
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+Labels = tuple[str, ...]
+
+
+class Histogram:
+    """Counts by bucket, the last one for everything above the highest bound, and their sum."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, size: int) -> None:
+        self.counts = [0] * size
+        self.sum = 0.0
+
+    def copy(self) -> "Histogram":
+        """Give one that does not change with this one."""
+        other = Histogram(0)
+        other.counts = self.counts.copy()
+        other.sum = self.sum
+        return other
+
+
+@dataclass
+class Session:
+    """One run of a node: what of it is counted."""
+
+    name: str
+    applied: int = 0
+    """Events counted."""
+    sequence: int = 0
+    """The highest sequence number counted."""
+    totals: dict[tuple[str, Labels], float] = field(default_factory=dict)
+    """Running totals as last heard, by family and labels."""
+
+    @property
+    def lost(self) -> float:
+        """Events emitted, not dropped and not applied."""
+        emitted = sum(v for (name, _), v in self.totals.items() if name == c.EMITTED.name)
+        dropped = sum(v for (name, _), v in self.totals.items() if name == c.DROPPED.name)
+        return emitted - dropped - self.applied
+
+
+@dataclass
+class Node:
+    """What is known of one node."""
+
+    node_id: str
+    sessions: dict[str, Session] = field(default_factory=dict)
+    current: str = ""
+    state: NodeState = "unknown"
+    up: bool = False
+    api_url: str = ""
+    models: set[str] = field(default_factory=set)
+    """Models described in this session and not unloaded since."""
+    heard_at: float = -math.inf
+    """On the exporter's monotonic clock."""
+    heard_time: float = 0.0
+    """Unix time."""
+    lag_seconds: float = 0.0
+
+    @property
+    def lost(self) -> float:
+        """Events that a session emitted, did not drop, and that were never applied."""
+        return sum(max(0.0, session.lost) for session in self.sessions.values())
+
+
+class State:
+    """All series and nodes.
+
+    Args:
+        budget: Series that one family may have; label values past it become `other`.
+    """
+
+    def __init__(self, budget: int = 10_000) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._budget = budget
+        self._numbers: dict[Family, dict[Labels, float]] = {}
+        self._histograms: dict[Family, dict[Labels, Histogram]] = {}
+        for family in FAMILIES:
+            if family.kind == "histogram":
+                self._histograms[family] = {}
+            else:
+                self._numbers[family] = {}
+        self._initialise("exporter", ())
+
+    def node(self, node_id: str) -> Node:
+        """Give what is known of a node, a new entry if nothing is."""
+        if node_id not in self.nodes:
+            self.nodes[node_id] = Node(node_id)
+            self._initialise("node", (node_id,))
+        return self.nodes[node_id]
+
+    def apply(self, node: Node, session: Session, happened: Iterable[Event]) -> None:
+        """Count events of a session, in their order."""
+        kinds: Counter[str] = Counter()
+        for event in happened:
+            kind = type(event)
+            samples = RULES[kind](node.node_id, event)
+            if all(map(_is_sound, samples)):
+                kinds[kind.__name__] += 1
+                self._note(node, event)
+                for sample in samples:
+                    self._move(sample, session)
+            else:
+                kinds["invalid"] += 1
+        for name, count in kinds.items():
+            self.move(c.EVENTS, (node.node_id, name), count)
+
+    def move(self, family: Family, labels: Labels, value: float) -> None:
+        """Add to a counter, set a gauge or observe into a histogram."""
+        if family.kind == "histogram":
+            self._observe(family, labels, value)
+        elif family.kind == "counter":
+            numbers = self._numbers[family]
+            if labels not in numbers:
+                labels = self._admit(family, labels)
+            numbers[labels] = numbers.get(labels, 0) + value
+        else:
+            numbers = self._numbers[family]
+            if labels not in numbers:
+                labels = self._admit(family, labels)
+            numbers[labels] = value
+
+    def move_total(self, session: Session, family: Family, labels: Labels, value: float) -> None:
+        """Bring a counter to a session's running total."""
+        key = (family.name, labels)
+        grown = value - session.totals.get(key, 0)
+        if grown > 0:
+            session.totals[key] = value
+            self.move(family, labels, grown)
+
+    def forget_levels(self, node_id: str, model_id: str | None = None) -> None:
+        """Take away the gauges of a node, or of one of its models."""
+        owner = (node_id,) if model_id is None else (node_id, model_id)
+        for family, numbers in self._numbers.items():
+            if family.kind == "gauge" and family.scope != "exporter":
+                if model_id is not None and family.scope != "model":
+                    continue
+                for labels in [ls for ls in numbers if ls[: len(owner)] == owner]:
+                    del numbers[labels]
+
+    def copy_series(
+        self,
+    ) -> tuple[dict[Family, dict[Labels, float]], dict[Family, dict[Labels, Histogram]]]:
+        """Give the numbers and the histograms of every family, to keep."""
+        histograms = {
+            family: {labels: histogram.copy() for labels, histogram in series.items()}
+            for family, series in self._histograms.items()
+        }
+        return {family: dict(series) for family, series in self._numbers.items()}, histograms
+
+    def series_count(self, family: Family) -> int:
+        """Tell how many label sets a family has."""
+        return len(self._series(family))
+
+    def _move(self, sample: Sample, session: Session) -> None:
+        family, labels, value = sample
+        if family.total:
+            self.move_total(session, family, labels, value)
+        else:
+            self.move(family, labels, value)
+
+    def _observe(self, family: Family, labels: Labels, value: float) -> None:
+        series = self._histograms[family]
+        histogram = series.get(labels)
+        if histogram is None:
+            labels = self._admit(family, labels)
+            histogram = series.setdefault(labels, Histogram(len(family.buckets) + 1))
+        histogram.counts[bisect_left(family.buckets, value)] += 1
+        histogram.sum += value
+
+    def _note(self, node: Node, event: Event) -> None:
+        """Keep what later decisions need."""
+        match event:
+            case events.NodeStarted():
+                node.api_url = event.api_url
+            case events.NodeStateChanged():
+                node.state = event.state
+            case events.ModelDescribed():
+                if event.model_id not in node.models:
+                    node.models.add(event.model_id)
+                    self._initialise("model", (node.node_id, event.model_id))
+            case events.ModelUnloaded():
+                node.models.discard(event.model_id)
+                self.forget_levels(node.node_id, event.model_id)
+
+    def _initialise(self, scope: c.Scope, owner: Labels) -> None:
+        """Start at 0 what has a closed vocabulary, so that rate() works from the first scrape."""
+        for family in FAMILIES:
+            if family.scope != scope or family.kind == "gauge" or family.open_labels:
+                continue
+            values = [family.vocabulary[label] for label in family.labels[len(owner) :]]
+            for rest in itertools.product(*values):
+                labels = self._admit(family, (*owner, *rest))
+                if family.kind == "histogram":
+                    empty = Histogram(len(family.buckets) + 1)
+                    self._histograms[family].setdefault(labels, empty)
+                else:
+                    self._numbers[family].setdefault(labels, 0)
+
+    def _admit(self, family: Family, labels: Labels) -> Labels:
+        """Give the labels under which a new series is kept: cleaned, and within the budget."""
+        cleaned = tuple(map(clean_label, labels))
+        series = self._series(family)
+        if cleaned in series or len(series) < self._budget:
+            return cleaned
+        # The node's own name stays: nodes come from the operator, not from traffic.
+        folded = tuple(
+            value if name == "node_id" or name in family.vocabulary else OTHER
+            for name, value in zip(family.labels, cleaned, strict=True)
+        )
+        for name, before, after in zip(family.labels, cleaned, folded, strict=True):
+            if before != after:
+                self.move(c.FOLDED, (family.name, name), 1)
+        return folded
+
+    def _series(self, family: Family) -> dict[Labels, float] | dict[Labels, Histogram]:
+        if family.kind == "histogram":
+            return self._histograms[family]
+        return self._numbers[family]
+
+
+def clean_label(value: str) -> str:
+    """Make a label value fit to show: printable and of bounded length."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LABEL_CHARACTERS])
+
+
+def _is_sound(sample: Sample) -> bool:
+    return 0 <= sample[2] < math.inf  # also false for NaN

@@ -1,0 +1,153 @@
+"""The exporter's HTTP: `/metrics`, `/health`, `/livez` and `/readyz`, as one ASGI application."""
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+
+from exporter import catalogue as c
+from exporter.cut import take_cut
+from exporter.exposition import Wanted, render
+from exporter.health import HealthChecks
+from exporter.state import State
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_RENDERERS: Final = 2
+"""Scrapes that are rendered at once; further ones wait their turn."""
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole response."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Application:
+    """The ASGI application.
+
+    Args:
+        state: What is shown.
+        health: What is known of how things are.
+    """
+
+    def __init__(self, state: State, health: HealthChecks) -> None:
+        self._state = state
+        self._health = health
+        self._limiter = trio.CapacityLimiter(_RENDERERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request, as ASGI has it."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            await _send(scope["method"], await self._answer(scope), send)
+
+    async def _answer(self, scope: Scope) -> Answer:
+        if scope["method"] not in ("GET", "HEAD"):
+            return Answer(405, _TEXT, b"only GET and HEAD\n", (("allow", "GET, HEAD"),))
+        match scope["path"]:
+            case "/metrics":
+                return await self._metrics(scope)
+            case "/health" | "/readyz":
+                well, body = self._health.report()
+                written = json.dumps(body, indent=2).encode() + b"\n"
+                return Answer(200 if well else 503, "application/json", written)
+            case "/livez":  # answered by the loop that it asks about
+                return Answer(200, _TEXT, b"ok\n")
+            case _:
+                return Answer(404, _TEXT, b"/metrics /health /livez /readyz\n")
+
+    async def _metrics(self, scope: Scope) -> Answer:
+        wanted = read_wanted(scope)
+        began = time.perf_counter()
+        async with self._limiter:
+            cut = take_cut(self._state)
+            rendered = await trio.to_thread.run_sync(render, cut, wanted)
+        self._state.move(c.SCRAPE_DURATION, (), time.perf_counter() - began)
+        encoding = (("content-encoding", "gzip"),) if wanted.compressed else ()
+        vary = ("vary", "accept, accept-encoding")
+        return Answer(200, rendered.content_type, rendered.body, (*encoding, vary))
+
+
+def read_wanted(scope: Scope) -> Wanted:
+    """Read from a request what its scrape wants."""
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    codings = headers.get(b"accept-encoding", "").lower().split(",")
+    return Wanted(
+        openmetrics="application/openmetrics-text" in headers.get(b"accept", ""),
+        compressed=any(_accepts_gzip(coding) for coding in codings),
+        names=tuple(query.get("name[]", ())),
+    )
+
+
+def _accepts_gzip(coding: str) -> bool:
+    name, _, weight = coding.partition(";")
+    return name.strip() == "gzip" and weight.replace(" ", "") not in ("q=0", "q=0.0")
+
+
+async def _send(method: str, answer: Answer, send: Send) -> None:
+    headers = (
+        ("content-type", answer.content_type),
+        ("content-length", str(len(answer.body))),
+        *answer.headers,
+    )
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [(name.encode(), value.encode()) for name, value in headers],
+        }
+    )
+    body = b"" if method == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def serve(
+    application: Application,
+    host: str,
+    port: int,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests; started with the URL once the port is bound. Runs until cancelled.
+
+    Raises:
+        OSError: The port cannot be had (in a group).
+    """
+    config = Config()
+    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    config.include_server_header = False
+    config.graceful_timeout = 0.5
+    config.errorlog = logging.getLogger("hypercorn.error")
+    framework: Any = application
+    run = functools.partial(
+        hypercorn.trio.serve, framework, config, shutdown_trigger=trio.sleep_forever
+    )
+    async with trio.open_nursery() as nursery:
+        urls: list[str] = await nursery.start(run, name="web")
+        task_status.started(urls[0])
