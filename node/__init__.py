@@ -1,0 +1,1 @@
+"""The node: serves inference and emits events."""

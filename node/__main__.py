@@ -1,0 +1,27 @@
+"""The command `distributed-llm-node`."""
+
+import sys
+
+import trio
+
+from node import main as composition
+from node.errors import StartupError
+from node.settings import NodeSettings
+from shared.command import run_command
+
+
+def main() -> None:
+    """Run the node and exit with its code."""
+    sys.exit(
+        run_command(
+            "distributed-llm-node",
+            "Serve a model over HTTP and write metric events to the exporter's socket.",
+            NodeSettings,
+            lambda settings: trio.run(composition.run, settings),
+            StartupError,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

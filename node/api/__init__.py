@@ -1,0 +1,1 @@
+"""The node's API: OpenAI-compatible HTTP on hypercorn."""

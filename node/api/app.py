@@ -1,0 +1,178 @@
+"""The routes of the node's HTTP API."""
+
+import logging
+import time
+from typing import Any, Final
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from node.api import schema
+from node.api.asgi import ROUTE
+from node.api.chat import render_chat
+from node.api.schema import ChatRequest, CompletionRequest, Form
+from node.api.stream import GenerationBody, usage_of
+from node.errors import InvalidRequestError, RequestError, UnavailableError
+from node.inference.generation import Delta, Ending, Generation, InferenceRequest
+from node.inference.scheduler import Scheduler
+from node.state import NodeStatus
+
+BODY_BYTES: Final = 8 * 2**20
+
+_encoder = msgspec.json.Encoder()
+_log = logging.getLogger(__name__)
+
+
+def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> QuartTrio:
+    """Build the ASGI application.
+
+    Args:
+        scheduler: Takes the requests.
+        status: Says how the node is.
+        default_model: Served where a request names no model.
+    """
+    app = QuartTrio(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    # Quart would cut a stream without a word after a minute.
+    app.config["RESPONSE_TIMEOUT"] = None
+    routes = _Routes(scheduler, status, default_model)
+    for path, method, view in (
+        ("/health", "GET", routes.health),
+        ("/v1/models", "GET", routes.models),
+        ("/v1/completions", "POST", routes.complete),
+        ("/v1/chat/completions", "POST", routes.chat),
+    ):
+        app.add_url_rule(path, view.__name__, view, methods=[method])
+    app.before_request(_note_route)
+    app.register_error_handler(RequestError, _answer_request_error)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_bug)
+    return app
+
+
+class _Routes:
+    def __init__(self, scheduler: Scheduler, status: NodeStatus, default_model: str) -> None:
+        self._scheduler = scheduler
+        self._status = status
+        self._default_model = default_model
+        self._created = int(time.time())
+
+    async def health(self) -> Response:
+        """Say whether the node serves: 200 while each model's engine is up, else 503."""
+        lanes = list(self._scheduler.lanes)
+        engines = {lane.engine.model_id: "ready" if lane.engine.ready else "down" for lane in lanes}
+        state = self._status.state
+        healthy = state in ("online", "busy") and all(lane.engine.ready for lane in lanes)
+        body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
+        return _json(body, 200 if healthy else 503)
+
+    async def models(self) -> Response:
+        """List the models served."""
+        listed = [
+            {
+                "id": lane.engine.model_id,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "distributed-llm",
+            }
+            for lane in self._scheduler.lanes
+        ]
+        return _json({"object": "list", "data": listed})
+
+    async def complete(self) -> Response:
+        """Continue a text."""
+        asked: CompletionRequest = schema.decode(schema.completion_decoder, await request.body)
+        wanted = InferenceRequest(
+            model_id=asked.model or self._default_model,
+            prompt=asked.prompt,
+            control_tokens=False,
+            max_tokens=asked.max_tokens or 0,
+            sampling=asked.sampling(),
+            stops=asked.stops(),
+            streamed=bool(asked.stream),
+        )
+        return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
+
+    async def chat(self) -> Response:
+        """Take the assistant's turn in a chat."""
+        asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
+        model_id = asked.model or self._default_model
+        engine = self._scheduler.find(model_id)
+        await engine.wait_ready()
+        described = engine.described
+        if described is None:
+            raise UnavailableError(f"model {model_id} is not loaded yet: try again")
+        wanted = InferenceRequest(
+            model_id=model_id,
+            prompt=render_chat(
+                described.chat_template, asked.messages, described.bos, described.eos
+            ),
+            control_tokens=True,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens or 0,
+            sampling=asked.sampling(),
+            stops=asked.stops(),
+            streamed=bool(asked.stream),
+        )
+        return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
+
+    async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
+        generation = self._scheduler.admit(wanted)
+        form = Form(wanted.model_id, int(time.time()), chat=chat)
+        if wanted.streamed:
+            await _wait_accepted(generation)
+            body = GenerationBody(generation, form, with_usage=with_usage)
+            response = Response(body, content_type="text/event-stream")
+            response.headers["Cache-Control"] = "no-store"
+            response.timeout = None
+            return response
+        text, ending = await _read_whole(generation)
+        return _json(form.whole(text, ending.finish_reason, usage_of(ending)))
+
+
+async def _wait_accepted(generation: Generation) -> None:
+    """Hold a stream's status back until it is known to be 200."""
+    try:
+        await generation.wait_accepted()
+    except BaseException:
+        generation.close()
+        raise
+
+
+async def _read_whole(generation: Generation) -> tuple[str, Ending]:
+    pieces: list[str] = []
+    try:
+        while isinstance(received := await generation.receive(), Delta):
+            pieces.append(received.text)
+        return "".join(pieces), received
+    finally:
+        generation.close()
+
+
+async def _note_route() -> None:
+    if request.url_rule is not None:
+        request.scope[ROUTE] = request.url_rule.rule  # type: ignore[typeddict-unknown-key]
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(_encoder.encode(body), status, content_type="application/json")
+
+
+async def _answer_request_error(error: RequestError) -> Response:
+    response = _json(schema.error_body(error), error.status)
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+async def _answer_http_error(error: HTTPException) -> Response:
+    if isinstance(error, HTTPException) and (error.code or 500) < 500:
+        refused = InvalidRequestError(f"{request.method} {request.path}: {error.description}")
+        return _json(schema.error_body(refused), error.code or 400)
+    return await _answer_bug(error)
+
+
+async def _answer_bug(error: Exception) -> Response:
+    _log.exception("a request failed by a fault of the node", exc_info=error)
+    return _json(schema.error_body(RequestError("the node failed; its log says why")), 500)

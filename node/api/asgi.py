@@ -1,0 +1,70 @@
+"""What stands between hypercorn and the application: the response's last send, and its event."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import trio
+
+from shared.events import Event, HttpFinished
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+ROUTE: Final = "distributed_llm.route"
+"""Key of the ASGI scope where the application notes which route's template matched."""
+_UNKNOWN: Final = "unknown"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_LAST_SEND_SECONDS: Final = 5.0
+_CLIENT_LEFT: Final = 499
+"""nginx's status for a client that closed the connection before the response was sent."""
+
+
+def finish_sends(application: Application) -> Application:
+    """Let the last send of a response finish.
+
+    Quart-Trio cancels a request while hypercorn is still inside that send, which then neither
+    closes a `Connection: close` connection nor starts the keep-alive timer. The shield is
+    bounded, for a client may have stopped reading.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def shielding(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            with trio.move_on_after(_LAST_SEND_SECONDS if last else float("inf"), shield=last):
+                await send(message)
+
+        await application(scope, receive, shielding)
+
+    return wrapped
+
+
+def report(application: Application, emit: Callable[[Event], None]) -> Application:
+    """Emit one `HttpFinished` for each request, whatever its end."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await application(scope, receive, send)
+            return
+        began = trio.current_time()
+        status = _CLIENT_LEFT
+        complete = False
+
+        async def watching(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+        try:
+            await application(scope, receive, watching)
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            seconds = trio.current_time() - began
+            outcome = status if complete else _CLIENT_LEFT
+            emit(HttpFinished(scope.get(ROUTE, _UNKNOWN), method, outcome, seconds))
+
+    return wrapped

@@ -1,0 +1,52 @@
+"""Writes a chat as the prompt that its model was trained on, by the model file's own template.
+
+The template is a Jinja program that came with the model: it runs in Jinja's immutable sandbox.
+"""
+
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from node.api.schema import Message
+from node.errors import InvalidRequestError
+
+
+class _RefusedByTemplateError(Exception):
+    """The template called `raise_exception`."""
+
+
+def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> str:
+    """Give the prompt text for a chat, ready for the assistant's turn.
+
+    The names that a template may use (`messages`, `bos_token`, `eos_token`,
+    `add_generation_prompt`, `raise_exception`) are those of Hugging Face's chat templates. The
+    engine puts the beginning-of-sequence token itself, so that one at the start is taken off.
+
+    Raises:
+        InvalidRequestError: The model has no template, or it refuses these messages.
+    """
+    if not template:
+        message = "this model has no chat template: use /v1/completions"
+        raise InvalidRequestError(message, parameter="messages")
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        prompt = _compiled(template).render(
+            messages=turns, bos_token=bos, eos_token=eos, add_generation_prompt=True
+        )
+    except (_RefusedByTemplateError, jinja2.TemplateError, TypeError, ValueError) as error:
+        message = f"the model's chat template refuses these messages: {error}"
+        raise InvalidRequestError(message, parameter="messages") from error
+    return prompt.removeprefix(bos)
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message: Any) -> NoReturn:
+    raise _RefusedByTemplateError(str(message))

@@ -1,0 +1,93 @@
+"""Server-sent events of a generation, in OpenAI's form."""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+from quart.wrappers.response import ResponseBody
+
+from node.api.schema import Form, Usage, error_body
+from node.errors import RequestError
+from node.inference.generation import Delta, Ending, Generation
+
+_DONE: Final = b"data: [DONE]\n\n"
+_encoder = msgspec.json.Encoder()
+
+
+class GenerationBody(ResponseBody):
+    """A response body that follows a generation and leaves it when the response is over.
+
+    Leaving is in the exit, not in a generator's `finally`: it runs whether the answer was sent
+    whole, the client left in the middle, or left while the request still waited.
+    """
+
+    def __init__(self, generation: Generation, form: Form, *, with_usage: bool) -> None:
+        self._generation = generation
+        self._form = form
+        self._with_usage = with_usage
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        """Start to follow."""
+        return _Events(self._generation, self._form, with_usage=self._with_usage)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the generation."""
+        self._generation.close()
+
+
+class _Events(AsyncIterator[bytes]):
+    """What is written for each time that something happened, several tokens at once if many."""
+
+    def __init__(self, generation: Generation, form: Form, *, with_usage: bool) -> None:
+        self._generation = generation
+        self._form = form
+        self._with_usage = with_usage
+        self._opened = False
+        self._ended = False
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            delta = await self._generation.receive()
+        except RequestError as error:
+            self._ended = True
+            return _event(error_body(error)) + _DONE
+        if isinstance(delta, Ending):
+            self._ended = True
+            return self._closing(delta)
+        return self._opening() + self._pieces([delta, *self._generation.receive_more()])
+
+    def _opening(self) -> bytes:
+        first = None if self._opened else self._form.first()
+        self._opened = True
+        return _event(first) if first is not None else b""
+
+    def _pieces(self, deltas: list[Delta]) -> bytes:
+        return b"".join(_event(self._form.piece(d.text)) for d in deltas if d.text)
+
+    def _closing(self, ending: Ending) -> bytes:
+        written = self._opening() + _event(self._form.last(ending.finish_reason))
+        if self._with_usage:
+            written += _event(self._form.usage(usage_of(ending)))
+        return written + _DONE
+
+
+def usage_of(ending: Ending) -> Usage:
+    """Account for the tokens of an answer."""
+    return Usage(
+        ending.prompt_tokens,
+        ending.generated_tokens,
+        ending.prompt_tokens + ending.generated_tokens,
+        {"cached_tokens": ending.cached_tokens},
+    )
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + _encoder.encode(content) + b"\n\n"

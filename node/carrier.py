@@ -1,0 +1,137 @@
+"""Carries the outbox's batches to the exporter over nng REQ/REP, one in flight.
+
+Request and reply, because nng's other patterns drop silently when the receiver dies. REQ sends
+again by itself after a lost connection, so a batch may arrive twice: the exporter skips by
+sequence number.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pynng
+import trio
+
+from node.outbox import Outbox
+from shared import wire
+from shared.events import Event
+
+GOODBYE_SECONDS: Final = 2.0
+LEVELS_SECONDS: Final = 10.0
+_RECONNECT_MILLISECONDS: Final = (20, 1000)
+_RESEND_MILLISECONDS: Final = 2000
+_REPLY_BYTES: Final = 64 * 1024
+_RETRY_SECONDS: Final = 0.05
+
+_log = logging.getLogger(__name__)
+_reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
+
+
+@asynccontextmanager
+async def open_carrier(
+    outbox: Outbox, socket_path: Path, flush_seconds: float, levels: Callable[[], Iterable[Event]]
+) -> AsyncIterator[None]:
+    """Carry for as long as the block runs; at its end send the rest and say goodbye.
+
+    Args:
+        outbox: What to carry.
+        socket_path: Where the exporter listens, now or later.
+        flush_seconds: How long events may gather before they go.
+        levels: Gives every level anew, for an exporter that lacks them.
+    """
+    socket = pynng.Req0(
+        resend_time=_RESEND_MILLISECONDS,
+        reconnect_time_min=_RECONNECT_MILLISECONDS[0],
+        reconnect_time_max=_RECONNECT_MILLISECONDS[1],
+        recv_max_size=_REPLY_BYTES,
+    )
+    with socket:
+        socket.dial(f"ipc://{socket_path}", block=False)
+        carrier = _Carrier(outbox, socket, flush_seconds, levels)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carrier.run, name="telemetry carrier")
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+        with trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace:
+            await carrier.finish()
+        if grace.cancelled_caught:
+            _log.warning("no exporter took the last metric events within %s s", GOODBYE_SECONDS)
+
+
+class _Carrier:
+    def __init__(
+        self,
+        outbox: Outbox,
+        socket: pynng.Req0,
+        flush_seconds: float,
+        levels: Callable[[], Iterable[Event]],
+    ) -> None:
+        self._outbox = outbox
+        self._socket = socket
+        self._flush_seconds = flush_seconds
+        self._levels = levels
+        self._levels_due = trio.current_time()
+        self._complaint = ""
+
+    async def run(self) -> None:
+        """Send what gathers, and a heartbeat when nothing does. Runs until cancelled."""
+        beat = 0.0
+        while True:
+            if trio.current_time() >= self._levels_due:
+                self._emit_levels()
+            if not self._outbox.empty or trio.current_time() >= beat:
+                await self._exchange(self._outbox.next_batch(trio.current_time()))
+                beat = trio.current_time() + wire.HEARTBEAT_SECONDS
+            await trio.sleep(self._flush_seconds)
+
+    async def finish(self) -> None:
+        """Send what is left and the goodbye. Ends when the exporter has taken it."""
+        while not self._outbox.empty:
+            await self._exchange(self._outbox.next_batch(trio.current_time()))
+        await self._exchange(self._outbox.next_batch(trio.current_time(), goodbye=True))
+
+    async def _exchange(self, batch: bytes) -> None:
+        while True:
+            await self._send(batch)
+            try:
+                reply = _reply_decoder.decode(await self._socket.arecv())
+            except msgspec.DecodeError:
+                self._complain("the exporter's answer is not one of the telemetry protocol")
+                await trio.sleep(wire.HEARTBEAT_SECONDS)
+            else:
+                self._settle(reply)
+                return
+
+    async def _send(self, batch: bytes) -> None:
+        # Never asend: pynng leaks the message when it is cancelled.
+        while True:
+            try:
+                self._socket.send(batch, block=False)
+            except pynng.TryAgain:  # nobody listens yet
+                await trio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    def _settle(self, reply: wire.Reply) -> None:
+        if reply.error:
+            self._complain(f"the exporter refused a batch of metric events: {reply.error}")
+        else:
+            self._complaint = ""
+        self._outbox.acknowledge(rejected=bool(reply.error))
+        if reply.levels_wanted:
+            self._emit_levels()
+
+    def _emit_levels(self) -> None:
+        self._levels_due = trio.current_time() + LEVELS_SECONDS
+        for event in self._levels():
+            self._outbox.emit(event)
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:  # once, not once a second
+            self._complaint = complaint
+            _log.warning(complaint)

@@ -1,0 +1,162 @@
+"""The engine child: reads commands, drives the engine, writes results. No Trio, one thread.
+
+Ends when its standard input ends, so that it never outlives the node, and at once when its
+results go nowhere.
+"""
+
+import os
+import select
+import signal
+import sys
+from collections import deque
+from typing import Final
+
+from node.engine import header, protocol
+from node.engine.ctransformers import CTransformersEngine
+from node.engine.protocol import Cancel, Command, Evaluated, Finished, Generate, Load, Sampled
+
+_COMMANDS: Final = 0
+_READ_BYTES: Final = 64 * 1024
+
+
+class Link:
+    """The two pipes to the node."""
+
+    def __init__(self, results: int) -> None:
+        self._results = results
+        self._reader = protocol.FrameReader()
+        self._waiting: deque[Command] = deque()
+
+    def receive(self) -> Command:
+        """Wait for the next command.
+
+        Raises:
+            EOFError: The node is gone.
+        """
+        while not self._waiting:
+            self._read()
+        return self._waiting.popleft()
+
+    def send(self, result: protocol.Result) -> None:
+        """Write one result, waiting while the pipe is full.
+
+        Raises:
+            BrokenPipeError: The node is gone.
+        """
+        unsent = memoryview(protocol.frame(result))
+        while unsent:
+            unsent = unsent[os.write(self._results, unsent) :]
+
+    def cancelled(self, request: int) -> bool:
+        """Look, without waiting, whether the node has cancelled the request."""
+        while select.select([_COMMANDS], [], [], 0)[0]:
+            self._read()
+        return any(isinstance(c, Cancel) and c.request == request for c in self._waiting)
+
+    def forget_cancels(self) -> None:
+        """Drop cancels of requests that are over."""
+        self._waiting = deque(c for c in self._waiting if not isinstance(c, Cancel))
+
+    def _read(self) -> None:
+        received = os.read(_COMMANDS, _READ_BYTES)
+        if not received:
+            raise EOFError
+        frames = self._reader.feed(received)
+        self._waiting.extend(map(protocol.command_decoder.decode, frames))
+
+
+class Child:
+    """One loaded model that answers one request at a time."""
+
+    def __init__(self, link: Link, engine: CTransformersEngine, batch_tokens: int) -> None:
+        self._link = link
+        self._engine = engine
+        self._batch_tokens = batch_tokens
+
+    def serve(self) -> None:
+        """Answer requests until the node is gone (EOFError)."""
+        while True:
+            command = self._link.receive()
+            if isinstance(command, Generate):
+                self._link.send(self._generate(command))
+                self._link.forget_cancels()
+
+    def _generate(self, command: Generate) -> Finished:
+        tokens = self._engine.tokenize(command.prompt, control_tokens=command.control_tokens)
+        room = self._engine.context_length - len(tokens)
+        if room < 1:
+            message = (
+                f"the prompt has {len(tokens)} tokens and the model's context holds "
+                f"{self._engine.context_length}, the answer included"
+            )
+            return Finished(command.request, "too_long", message)
+        if not self._evaluate(command.request, tokens):
+            return Finished(command.request, "cancelled", "")
+        limit = min(command.max_tokens or room, room)
+        return Finished(command.request, self._decode(command, len(tokens), limit), "")
+
+    def _evaluate(self, request: int, tokens: list[int]) -> bool:
+        """Evaluate the prompt in chunks; False when it was cancelled between two."""
+        total = len(tokens)
+        rest = self._engine.rewind(tokens)
+        cached = total - len(rest)
+        for start in range(0, len(rest), self._batch_tokens):
+            if self._link.cancelled(request):
+                return False
+            chunk = rest[start : start + self._batch_tokens]
+            self._engine.evaluate(chunk)
+            done = cached + start + len(chunk)
+            self._link.send(Evaluated(request, done, total, cached))
+        return True
+
+    def _decode(self, command: Generate, position: int, limit: int) -> protocol.EndReason:
+        for generated in range(1, limit + 1):
+            if self._link.cancelled(command.request):
+                return "cancelled"
+            token = self._engine.sample(command.sampling, position)
+            if self._engine.is_end(token):
+                return "stop"
+            # Sent before the token is evaluated: nobody waits a step longer than needed.
+            self._link.send(Sampled(command.request, self._engine.text(token)))
+            if generated < limit:
+                self._engine.evaluate([token])
+            position += 1
+        return "length"
+
+
+def load(link: Link, command: Load) -> CTransformersEngine | None:
+    """Check the model's header, load it and say so; None when it cannot be used."""
+    try:
+        described = header.read_header(command.path)
+        link.send(described)
+        length = command.context_length or described.context_length or 2048
+        engine = CTransformersEngine(
+            command.path, length, command.threads, described.control_tokens
+        )
+    except header.UnusableModelError as error:
+        link.send(protocol.LoadFailed(str(error)))
+        return None
+    except (RuntimeError, OSError) as error:
+        message = f"the engine failed to load {command.path}: {' '.join(str(error).split())}"
+        link.send(protocol.LoadFailed(message))
+        return None
+    link.send(protocol.Loaded(engine.context_length))
+    return engine
+
+
+def main() -> None:
+    """Serve the node on the pipe whose number is the argument, until the node is gone."""
+    # The node decides when the child ends; a signal to the whole group must not cut its drain.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link = Link(int(sys.argv[1]))
+    try:
+        command = link.receive()
+        if isinstance(command, Load) and (engine := load(link, command)):
+            Child(link, engine, command.batch_tokens).serve()
+    except (EOFError, BrokenPipeError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

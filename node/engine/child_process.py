@@ -1,0 +1,132 @@
+"""Starts one engine child and speaks with it; what it says means is the supervisor's business."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import trio
+from trio.abc import ReceiveStream, SendStream
+
+from node.engine import protocol
+
+_LOG_LINES: Final = 20
+_READ_BYTES: Final = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class ChildProcess:
+    """A running child: its process, its pipes and the last lines that it wrote to stderr."""
+
+    def __init__(
+        self,
+        process: trio.Process,
+        commands: SendStream,
+        results: ReceiveStream,
+        log: ReceiveStream,
+    ) -> None:
+        self._process = process
+        self._commands = commands
+        self._results = results
+        self._log = log
+        self._reader = protocol.FrameReader()
+        self._sending = trio.Lock()
+        self.last_lines: deque[str] = deque(maxlen=_LOG_LINES)
+        self.stalled = False
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def kill(self, *, stalled: bool = False) -> None:
+        """End the child at once."""
+        self.stalled = self.stalled or stalled
+        self._process.kill()
+
+    async def send(self, command: protocol.Command) -> None:
+        """Write one command; a child that is gone is noticed by `receive`."""
+        try:
+            async with self._sending:
+                await self._commands.send_all(protocol.frame(command))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            _log.debug("engine child %d took no command: it is gone", self.pid)
+
+    async def receive(self) -> list[protocol.Result]:
+        """Wait for results; an empty list when the child is gone."""
+        while True:
+            received = await self._results.receive_some(_READ_BYTES)
+            if not received:
+                return []
+            if frames := self._reader.feed(received):
+                return [protocol.result_decoder.decode(frame) for frame in frames]
+
+    async def wait_epitaph(self) -> str:
+        """Wait for the end of a child whose pipe has closed and say how it ended, in one line."""
+        self._process.kill()  # a child without its pipe is of no use
+        code = await self._process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"engine child {self.pid} {how}"
+
+    async def read_log(self) -> None:
+        """Keep what the child's libraries print. Runs until the child closes its stderr."""
+        rest = b""
+        async for received in self._log:
+            *lines, rest = (rest + received).split(b"\n")
+            rest = rest[-_READ_BYTES:]
+            for line in lines:
+                text = line.decode(errors="replace")
+                self.last_lines.append(text)
+                _log.debug("engine child %d: %s", self.pid, text)
+
+
+@asynccontextmanager
+async def open_child() -> AsyncIterator[ChildProcess]:
+    """Run a child for as long as the block does."""
+    async with AsyncExitStack() as streams:
+        commands_read, commands = _pipe_to_child(streams)
+        results, results_write = _pipe_from_child(streams)
+        log, log_write = _pipe_from_child(streams)
+        try:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "node.engine.child", str(results_write)],
+                stdin=commands_read,
+                stdout=subprocess.DEVNULL,
+                stderr=log_write,
+                pass_fds=(results_write,),
+                start_new_session=True,  # Ctrl-C in a terminal is for the node, which drains
+            )
+        finally:
+            for descriptor in (commands_read, results_write, log_write):
+                os.close(descriptor)
+        child = ChildProcess(process, commands, results, log)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(child.read_log, name=f"log of engine child {process.pid}")
+                try:
+                    yield child
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):  # SIGKILL is not refused: this ends at once
+                await process.wait()
+
+
+def _pipe_to_child(streams: AsyncExitStack) -> tuple[int, SendStream]:
+    read_end, write_end = os.pipe()
+    stream = trio.lowlevel.FdStream(write_end)
+    streams.push_async_callback(trio.aclose_forcefully, stream)
+    return read_end, stream
+
+
+def _pipe_from_child(streams: AsyncExitStack) -> tuple[ReceiveStream, int]:
+    read_end, write_end = os.pipe()
+    stream = trio.lowlevel.FdStream(read_end)
+    streams.push_async_callback(trio.aclose_forcefully, stream)
+    return stream, write_end

@@ -1,0 +1,103 @@
+"""Drives a model through ctransformers, token by token; the only module that imports it."""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import ctransformers
+
+from node.engine.protocol import Sampling
+
+_PENALTY_WINDOW: Final = 64
+_SPACE_BYTES: Final = len("\N{LOWER ONE EIGHTH BLOCK}".encode())
+
+
+class CTransformersEngine:
+    """One model in memory with its one sequence of evaluated tokens.
+
+    Args:
+        path: A GGUF file that `node.engine.header` found usable.
+        context_length: Positions to keep.
+        threads: Threads that evaluate; they spin, so more than the free cores is ruinous.
+        control_tokens: Text and id of the tokens that text may name.
+
+    Raises:
+        RuntimeError: The library cannot load the file.
+    """
+
+    def __init__(
+        self, path: str, context_length: int, threads: int, control_tokens: dict[str, int]
+    ) -> None:
+        config = ctransformers.Config(context_length=context_length, threads=threads)
+        self._llm = ctransformers.LLM(path, "gguf", config=config)
+        self._control_tokens = control_tokens
+        # The longest first, so that no token hides one that begins with it.
+        names = sorted(filter(None, control_tokens), key=len, reverse=True)
+        self._control = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+
+    @property
+    def context_length(self) -> int:
+        """How many positions the sequence can have."""
+        return int(self._llm.context_length)
+
+    def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
+        """Turn text into tokens, the beginning-of-sequence token first."""
+        tokens = [int(self._llm.bos_token_id)]
+        parts = self._control.split(text) if control_tokens and self._control else [text]
+        for part in filter(None, parts):
+            identity = self._control_tokens.get(part) if control_tokens else None
+            tokens += self._tokenize_text(part) if identity is None else [identity]
+        return tokens
+
+    def rewind(self, tokens: Sequence[int]) -> list[int]:
+        """Keep what `tokens` shares with the evaluated sequence and give the rest to evaluate."""
+        return list(self._llm.prepare_inputs_for_generation(tokens, reset=True))
+
+    def evaluate(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the sequence.
+
+        Raises:
+            RuntimeError: The library failed.
+        """
+        self._llm.eval(tokens, batch_size=max(1, len(tokens)))
+
+    def sample(self, sampling: Sampling, position: int) -> int:
+        """Draw the next token; the same for the same sequence, settings, seed and position."""
+        greedy = sampling.temperature <= 0
+        return int(
+            self._llm.sample(
+                top_k=1 if greedy else sampling.top_k,
+                top_p=sampling.top_p,
+                temperature=sampling.temperature,
+                repetition_penalty=sampling.repetition_penalty,
+                last_n_tokens=_PENALTY_WINDOW,
+                seed=_mix(sampling.seed, position),
+            )
+        )
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the text."""
+        return bool(self._llm.is_eos_token(token))
+
+    def text(self, token: int) -> bytes:
+        """Give the bytes that the token stands for."""
+        return bytes(self._llm.detokenize([token], decode=False))
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        # The library's own tokenize() gives room for one token a character, and text outside the
+        # vocabulary takes one a byte: it writes past the end of its buffer. A space becomes a
+        # three-byte mark and one is put before the text, which is the worst case counted here.
+        encoded = text.encode()
+        room = len(encoded) + (_SPACE_BYTES - 1) * encoded.count(b" ") + _SPACE_BYTES + 1
+        buffer = (ctypes.c_int * room)()
+        count = self._llm.ctransformers_llm_tokenize(encoded, False, buffer)
+        return list(buffer[:count])
+
+
+def _mix(seed: int, position: int) -> int:
+    """Give each position of a seed a draw of its own (the finaliser of SplitMix64, Steele 2014)."""
+    mixed = (seed + (position + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (mixed ^ (mixed >> 31)) & 0x7FFFFFFF  # the library takes a positive C int

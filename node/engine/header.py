@@ -1,0 +1,112 @@
+"""Reads what a GGUF file says of itself and decides whether the engine can run it.
+
+Format: the GGUF specification of the ggml project; the `gguf` package reads it. Runs in the
+engine child, so that a hostile file meets a process that may die.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+
+from node.engine import NAME
+from node.engine.protocol import Described
+
+ARCHITECTURES: Final = ("llama", "falcon")
+TOKENIZERS: Final = ("llama",)
+"""`llama` is GGUF's name for a tokenizer of the SPM kind (SentencePiece)."""
+QUANTIZATIONS: Final = frozenset(
+    {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+)
+_CONTROL: Final = 3
+"""Token type `CONTROL` (gguf.TokenType)."""
+
+
+class UnusableModelError(Exception):
+    """The file is no model that the engine runs; the text names cause and remedy in one line."""
+
+
+def read_header(path: str) -> Described:
+    """Describe the model at `path` without touching its weights.
+
+    Raises:
+        UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UnusableModelError(f"there is no model file at {path}: give --model a GGUF file")
+    try:
+        reader = gguf.GGUFReader(file)
+        described = _describe(reader)
+    except PermissionError as error:
+        message = f"the model file {path} cannot be read: allow this user to read it"
+        raise UnusableModelError(message) from error
+    except UnusableModelError:
+        raise
+    except Exception as error:  # the reader meets damage with whatever numpy raises
+        message = f"{path} is damaged or no GGUF file ({error}): download or convert it again"
+        raise UnusableModelError(" ".join(message.split())) from error
+    _check(reader, described, path)
+    return described
+
+
+def _describe(reader: gguf.GGUFReader) -> Described:
+    architecture = str(_value(reader, "general.architecture", ""))
+    tokens = _value(reader, "tokenizer.ggml.tokens", [])
+    kinds = _value(reader, "tokenizer.ggml.token_type", [])
+    pairs = enumerate(zip(tokens, kinds, strict=False))
+    return Described(
+        engine=NAME,
+        architecture=architecture,
+        quantization=_quantization(reader),
+        size_bytes=sum(int(tensor.n_bytes) for tensor in reader.tensors),
+        layers=int(_value(reader, f"{architecture}.block_count", 0)),
+        context_length=int(_value(reader, f"{architecture}.context_length", 0)),
+        chat_template=str(_value(reader, "tokenizer.chat_template", "")),
+        control_tokens={text: i for i, (text, kind) in pairs if kind == _CONTROL},
+        bos=_token(reader, tokens, "bos"),
+        eos=_token(reader, tokens, "eos"),
+    )
+
+
+def _check(reader: gguf.GGUFReader, described: Described, path: str) -> None:
+    tokenizer = _value(reader, "tokenizer.ggml.model", "none")
+    unknown = {tensor.tensor_type.name for tensor in reader.tensors} - QUANTIZATIONS
+    faults = (
+        (
+            described.architecture not in ARCHITECTURES,
+            f"architecture {described.architecture!r} is not among {', '.join(ARCHITECTURES)}",
+        ),
+        (
+            tokenizer not in TOKENIZERS,
+            f"tokenizer {tokenizer!r} is not of the SentencePiece kind ('llama')",
+        ),
+        (
+            bool(unknown),
+            f"quantization {', '.join(sorted(unknown))} is not supported",
+        ),
+        (not described.layers or not reader.tensors, "it holds no layers"),
+    )
+    for is_fault, fault in faults:
+        if is_fault:
+            message = f"the engine cannot run {path}: {fault}; choose another model file"
+            raise UnusableModelError(message)
+
+
+def _value(reader: gguf.GGUFReader, key: str, default: Any) -> Any:
+    found = reader.get_field(key)
+    return default if found is None else found.contents()
+
+
+def _token(reader: gguf.GGUFReader, tokens: list[str], which: str) -> str:
+    identity = _value(reader, f"tokenizer.ggml.{which}_token_id", None)
+    return tokens[identity] if identity is not None and identity < len(tokens) else ""
+
+
+def _quantization(reader: gguf.GGUFReader) -> str:
+    """Name the type that holds most of the weights, which is what people call the file by."""
+    by_type: dict[str, int] = {}
+    for tensor in reader.tensors:
+        name = tensor.tensor_type.name
+        by_type[name] = by_type.get(name, 0) + int(tensor.n_bytes)
+    return max(by_type, key=by_type.__getitem__, default="none")

@@ -1,0 +1,154 @@
+"""What the node and an engine child say to each other: framed msgpack over two pipes.
+
+The child reads commands on its standard input and writes results on a pipe of their own, never
+on standard output, which libraries print to. A frame is its length in 4 bytes, big-endian, then
+one tagged msgpack array.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+HEADER_BYTES: Final = 4
+FRAME_BYTES: Final = 64 * 2**20
+"""A longer frame is a broken pipe's garbage, not a message."""
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Load the model at `path`; the first command, sent once."""
+
+    path: str
+    context_length: int
+    """Positions to keep; 0 for as many as the model was trained with."""
+    threads: int
+    batch_tokens: int
+    """Prompt tokens per evaluation: progress is seen and a cancel heard between two."""
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """How the next token is drawn."""
+
+    temperature: float
+    """0 takes the likeliest token."""
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    """1 is none."""
+    seed: int
+    """Each token's draw depends on this and the token's position alone."""
+
+
+class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Continue `prompt`. One at a time: the next is read when this one has finished."""
+
+    request: int
+    prompt: str
+    """Text in which the model's control tokens count as such where `control_tokens` is set."""
+    control_tokens: bool
+    max_tokens: int
+    """0 for as many as the context holds."""
+    sampling: Sampling
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Stop the request at its next token or prompt chunk."""
+
+    request: int
+
+
+class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """What the header of the model file says; sent before any weight is touched."""
+
+    engine: str
+    architecture: str
+    quantization: str
+    size_bytes: int
+    layers: int
+    context_length: int
+    chat_template: str
+    """Empty where the file has none."""
+    control_tokens: dict[str, int]
+    bos: str
+    eos: str
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The model is ready; `context_length` is the one in use."""
+
+    context_length: int
+
+
+class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """The model cannot be used: the cause and the remedy in one line. The child ends."""
+
+    message: str
+
+
+class Evaluated(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """A prompt chunk was evaluated, `done` of `total` tokens; `cached` of them needed no work."""
+
+    request: int
+    done: int
+    total: int
+    cached: int
+
+
+class Sampled(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """One token was drawn; `text` is its bytes, perhaps part of a character."""
+
+    request: int
+    text: bytes
+
+
+EndReason = Literal["stop", "length", "cancelled", "too_long"]
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The request is over and the engine free."""
+
+    request: int
+    reason: EndReason
+    message: str
+    """For `too_long`, how long the prompt is and how long it may be."""
+
+
+Command = Load | Generate | Cancel
+Result = Described | Loaded | LoadFailed | Evaluated | Sampled | Finished
+
+_encoder = msgspec.msgpack.Encoder()
+command_decoder = msgspec.msgpack.Decoder(Command)
+result_decoder = msgspec.msgpack.Decoder(Result)
+
+
+def frame(message: Command | Result) -> bytes:
+    """Encode one message with its length before it."""
+    packed = _encoder.encode(message)
+    return len(packed).to_bytes(HEADER_BYTES, "big") + packed
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, received: bytes | bytearray) -> list[bytes]:
+        """Take what arrived and give the frames that are now whole.
+
+        Raises:
+            ValueError: The stream holds no frames.
+        """
+        self._buffer += received
+        frames = []
+        start = 0
+        while len(self._buffer) - start >= HEADER_BYTES:
+            body = start + HEADER_BYTES
+            length = int.from_bytes(self._buffer[start:body], "big")
+            if length > FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes")
+            if len(self._buffer) - body < length:
+                break
+            frames.append(bytes(self._buffer[body : body + length]))
+            start = body + length
+        del self._buffer[:start]
+        return frames

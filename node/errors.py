@@ -1,0 +1,74 @@
+"""What can go wrong in a node, by whose fault it is; each request error knows its HTTP status."""
+
+from typing import ClassVar
+
+
+class NodeError(Exception):
+    """Base of everything that the node raises on purpose; the text is one line for a person."""
+
+
+class StartupError(NodeError):
+    """The node cannot start here: the cause and the remedy. Exit code 1."""
+
+
+class RequestError(NodeError):
+    """A request that ends without its answer.
+
+    `kind` and `code` are OpenAI's words for its error object, `parameter` the field at fault.
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self, message: str, *, parameter: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.code = code or self.code
+
+
+class InvalidRequestError(RequestError):
+    """The caller asked for something malformed or not supported."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt does not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(RequestError):
+    """The caller named a model that is not served here."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "model_not_found"
+
+
+class QueueFullError(RequestError):
+    """The model's queue holds as many requests as it may."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "queue_full"
+
+
+class EngineFailedError(RequestError):
+    """The engine died or was stopped while it had the request."""
+
+    status = 500
+    kind = "server_error"
+    code = "engine_failed"
+
+
+class UnavailableError(RequestError):
+    """The node takes no requests: it is stopping, or its engine does not come up."""
+
+    status = 503
+    kind = "server_error"
+    code = "unavailable"

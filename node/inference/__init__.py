@@ -1,0 +1,1 @@
+"""The way of a request: admission, queue, engine, stream of text, end."""

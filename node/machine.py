@@ -1,0 +1,53 @@
+"""What this machine grants the process: cores and memory, cut by affinity and by cgroup limits.
+
+Sources: sched_getaffinity(2) and the kernel's cgroup v2 documentation (`cpu.max`, `memory.max`),
+where the tightest limit on the way up to the root holds.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+def usable_cores(root: Path = _CGROUPS) -> float:
+    """Count the cores that this process may use, a fraction where a quota says so."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for directory in _own_cgroups(root):
+        quota, _, period = _read(directory / "cpu.max").partition(" ")
+        if quota.isdecimal() and period.isdecimal():
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def usable_memory_bytes(root: Path = _CGROUPS) -> int:
+    """Tell how much memory this process may use at the most."""
+    limits = [_read(directory / "memory.max") for directory in _own_cgroups(root)]
+    return min([psutil.virtual_memory().total, *map(int, filter(str.isdecimal, limits))])
+
+
+def engine_threads(cores: float) -> int:
+    """Choose how many threads evaluate: one for each whole core but one.
+
+    They spin while they wait for each other, so that a core short of them all costs more than a
+    core too few; the last one is for the node, its clients and the exporter.
+    """
+    return max(1, int(cores) - 1)
+
+
+def _own_cgroups(root: Path) -> Iterator[Path]:
+    """Give this process's cgroup and those around it, up to the root that is mounted."""
+    own = _read(Path("/proc/self/cgroup")).rpartition("0::")[2].partition("\n")[0]
+    directory = root / own.strip("/")
+    yield from (d for d in (directory, *directory.parents) if d == root or root in d.parents)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,134 @@
+"""The node's composition root: opens everything in order; its nested blocks are the lifetimes."""
+
+import importlib.metadata
+import logging
+import re
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import sdnotify
+import trio
+
+from node import machine
+from node.api.app import build_app
+from node.api.server import serve
+from node.carrier import open_carrier
+from node.engine.supervisor import Engine, EngineOptions
+from node.errors import StartupError
+from node.inference.scheduler import Scheduler
+from node.outbox import Outbox
+from node.settings import NodeSettings
+from node.state import NodeStatus
+from node.system import watch_loop_lag
+from shared.settings import APPLICATION
+
+_PROMPT_CHUNK_TOKENS: Final = 64
+_CLOSING_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: NodeSettings) -> None:
+    """Run the node until SIGTERM or SIGINT, then drain and end.
+
+    Telemetry is the outermost block, so that the last event of every part is still carried. The
+    API opens before the model is loaded, and says so when it is asked.
+
+    Raises:
+        StartupError: The node cannot start here (in a group).
+    """
+    outbox = Outbox(settings.node_id, secrets.token_hex(8), trio.current_time())
+    scheduler = Scheduler(outbox.emit)
+    engine = Engine(_model_id(settings.model), _engine_options(settings), outbox.emit)
+    lane = scheduler.add(engine, settings.queue)
+    status = NodeStatus(importlib.metadata.version(APPLICATION), scheduler, outbox.emit)
+    scheduler.on_change = status.note_change
+    application = build_app(scheduler, status, engine.model_id)
+    stop_serving = trio.Event()
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            open_carrier(outbox, settings.socket_path, settings.flush_seconds, status.levels),
+            trio.open_nursery() as work,
+        ):
+            async with trio.open_nursery() as serving:
+                serving.start_soon(
+                    _stop_on_signal, signals, scheduler, settings, stop_serving, serving
+                )
+                work.start_soon(watch_loop_lag, outbox.emit, name="loop lag")
+                work.start_soon(status.run, name="sampler")
+                work.start_soon(lane.run, name=f"lane of {engine.model_id}")
+                status.api_url = await _open_api(
+                    serving, application, settings, outbox, stop_serving
+                )
+                _log.info("API on %s; loading model %s", status.api_url, engine.model_id)
+                await work.start(engine.run, name=f"engine of {engine.model_id}")
+                _log.info("model %s is ready", engine.model_id)
+                sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={status.api_url}")
+            work.cancel_scope.cancel()
+    _log.info("the node has stopped")
+
+
+async def _open_api(
+    serving: trio.Nursery,
+    application: object,
+    settings: NodeSettings,
+    outbox: Outbox,
+    stop: trio.Event,
+) -> str:
+    try:
+        url: str = await serving.start(
+            serve, application, settings.host, settings.api_port, outbox.emit, stop, name="api"
+        )
+    except* OSError as group:
+        cause = group.exceptions[0]
+        message = (
+            f"port {settings.api_port} on {settings.host} cannot be had ({cause}): "
+            "choose another with --api-port"
+        )
+        raise StartupError(message) from group
+    return url
+
+
+async def _stop_on_signal(
+    signals: AsyncIterator[int],
+    scheduler: Scheduler,
+    settings: NodeSettings,
+    stop_serving: trio.Event,
+    serving: trio.Nursery,
+) -> None:
+    """Drain at the first signal, hurry at the second. Ends when the API is told to close."""
+    number = await anext(signals)
+    _log.info("%s: draining for up to %s s", signal.Signals(number).name, settings.drain_seconds)
+    sdnotify.SystemdNotifier().notify("STOPPING=1")
+    async with trio.open_nursery() as draining:
+        draining.start_soon(_hurry, signals, draining)
+        await scheduler.drain(settings.drain_seconds)
+        draining.cancel_scope.cancel()
+    scheduler.end()
+    stop_serving.set()
+    # Also ends a load that is still under way.
+    serving.cancel_scope.deadline = trio.current_time() + _CLOSING_SECONDS
+
+
+async def _hurry(signals: AsyncIterator[int], draining: trio.Nursery) -> None:
+    await anext(signals)
+    draining.cancel_scope.cancel()
+
+
+def _engine_options(settings: NodeSettings) -> EngineOptions:
+    return EngineOptions(
+        path=str(settings.model),
+        context_length=settings.context_length,
+        threads=settings.threads or machine.engine_threads(machine.usable_cores()),
+        batch_tokens=_PROMPT_CHUNK_TOKENS,
+        stall_seconds=settings.stall_seconds,
+    )
+
+
+def _model_id(path: Path) -> str:
+    """Name a model after its file; the name goes into metrics, so that it is kept plain."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:64] or "model"

@@ -1,0 +1,155 @@
+"""The node's end of the telemetry: events wait here, numbered and packed, until they are counted.
+
+No I/O and no clock: the carrier (`node.carrier`) moves the batches. Two bounds keep a missing
+exporter from costing the node its memory: a count of events not packed yet, and bytes of packed
+ones. Past either the newest event is dropped and counted by reason.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from shared import wire
+from shared.events import Event
+
+BUFFER_FULL: Final = "buffer_full"
+BACKLOG_FULL: Final = "backlog_full"
+OVERSIZE: Final = "oversize"
+REJECTED: Final = "rejected"
+
+
+@dataclass
+class _Chunk:
+    """Consecutive packed events that travel together; `sent` is set once they have."""
+
+    first_sequence: int
+    since: float
+    count: int = 0
+    packed: bytearray = field(default_factory=bytearray)
+    sent: bytes | None = None
+
+
+class Outbox:
+    """Bounded buffer between the tasks that emit and the one task that carries.
+
+    Args:
+        node_id: Name of the node.
+        session: Name of this run of the node.
+        now: The time on the clock that `collect` and `next_batch` are called with, seconds.
+        events_limit: Events that wait to be packed, at most.
+        backlog_bytes: Bytes of packed events that wait for the exporter, at most.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        session: str,
+        now: float,
+        *,
+        events_limit: int = 65_536,
+        backlog_bytes: int = 16 * 2**20,
+    ) -> None:
+        self._node_id = node_id
+        self._session = session
+        self._events_limit = events_limit
+        self._backlog_limit = backlog_bytes
+        self._pending: list[Event] = []
+        self._chunks: deque[_Chunk] = deque()
+        self._backlog = 0
+        self._sequence = 0
+        self._refused = 0
+        self._dropped: dict[str, int] = {}
+        self._refuse_lock = threading.Lock()
+        self._collected_at = now
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def emit(self, event: Event) -> None:
+        """Take one event. Never blocks, never raises; safe from any thread.
+
+        The whole cost on the way of a request is this one append; `list.append` is atomic.
+        """
+        if len(self._pending) < self._events_limit:
+            self._pending.append(event)
+        else:
+            self._refuse(BUFFER_FULL)
+
+    @property
+    def empty(self) -> bool:
+        """Whether every event that was taken has been acknowledged."""
+        return not self._pending and not self._chunks
+
+    def next_batch(self, now: float, *, goodbye: bool = False) -> bytes:
+        """Give the bytes of the oldest batch not yet acknowledged, the same until it is.
+
+        With nothing to send it is an empty batch, the heartbeat. `goodbye` marks the last batch
+        of the session; it is built anew, for a batch that was sent without the mark has to stay
+        what it was.
+        """
+        self._collect(now)
+        if not self._chunks:
+            return self._pack(_Chunk(self._sequence + 1, now), now, goodbye=goodbye)
+        chunk = self._chunks[0]
+        if chunk.sent is None:
+            chunk.sent = self._pack(chunk, now, goodbye=False)
+        return chunk.sent
+
+    def acknowledge(self, *, rejected: bool = False) -> None:
+        """Let go of the batch that `next_batch` gave: it is counted, or will never be."""
+        if not self._chunks or self._chunks[0].sent is None:
+            return  # a heartbeat
+        chunk = self._chunks.popleft()
+        self._backlog -= len(chunk.packed)
+        if rejected:
+            self._dropped[REJECTED] = self._dropped.get(REJECTED, 0) + chunk.count
+
+    def _collect(self, now: float) -> None:
+        count = len(self._pending)
+        events = self._pending[:count]
+        del self._pending[:count]  # what other threads append meanwhile stays behind the slice
+        for event in events:
+            self._put(event)
+        self._collected_at = now
+
+    def _put(self, event: Event) -> None:
+        packed = self._encoder.encode(event)
+        if len(packed) > wire.EVENT_BYTES:
+            self._refuse(OVERSIZE)
+        elif self._backlog + len(packed) > self._backlog_limit:
+            self._refuse(BACKLOG_FULL)
+        else:
+            chunk = self._open_chunk(len(packed))
+            self._sequence += 1
+            self._backlog += len(packed)
+            chunk.count += 1
+            chunk.packed += packed
+
+    def _open_chunk(self, room: int) -> _Chunk:
+        tail = self._chunks[-1] if self._chunks else None
+        if tail is None or tail.sent or len(tail.packed) + room > wire.BATCH_BYTES:
+            # Emitted since the last collection at the earliest: an upper bound of the age.
+            tail = _Chunk(self._sequence + 1, self._collected_at)
+            self._chunks.append(tail)
+        return tail
+
+    def _refuse(self, reason: str) -> None:
+        with self._refuse_lock:  # adding is not atomic, and any thread may emit
+            self._refused += 1
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def _pack(self, chunk: _Chunk, now: float, *, goodbye: bool) -> bytes:
+        batch = wire.Batch(
+            protocol=wire.PROTOCOL,
+            node_id=self._node_id,
+            session=self._session,
+            first_sequence=chunk.first_sequence,
+            # As of the last event here: later ones are on their way, not lost.
+            emitted=chunk.first_sequence + chunk.count - 1 + self._refused,
+            dropped=dict(self._dropped),
+            age_seconds=max(0.0, now - chunk.since),
+            goodbye=goodbye,
+            events=msgspec.Raw(wire.pack_events(chunk.count, chunk.packed)),
+        )
+        return self._encoder.encode(batch)

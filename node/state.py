@@ -1,0 +1,97 @@
+"""What the node says of itself: its state, and every level that an exporter may ask for anew."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import trio
+
+from node import machine
+from node.engine import NAME
+from node.inference.scheduler import Scheduler
+from node.system import SystemSampler
+from shared import events
+from shared.events import Event, NodeState
+
+_SAMPLE_SECONDS: Final = 1.0
+
+
+class NodeStatus:
+    """Watches the scheduler and samples the machine; the source of the node's levels.
+
+    Args:
+        version: The project's version.
+        scheduler: Whose lanes say how busy the node is.
+        emit: Takes events.
+    """
+
+    def __init__(self, version: str, scheduler: Scheduler, emit: Callable[[Event], None]) -> None:
+        self.api_url = ""
+        """Where the API answers; the exporter's health check asks there."""
+        self._version = version
+        self._scheduler = scheduler
+        self._emit = emit
+        self._started_at = time.time()
+        self._state: NodeState = "unknown"
+        self._sampler = SystemSampler(self._engine_pids)
+        self._sample = self._sampler.sample()
+
+    @property
+    def state(self) -> NodeState:
+        """What the node is doing now: busy means that no engine has a free slot."""
+        if self._scheduler.draining:
+            return "draining"
+        free = any(lane.has_free_slot for lane in self._scheduler.lanes)
+        return "online" if free else "busy"
+
+    def note_change(self) -> None:
+        """Emit the state if it is another one than before."""
+        state = self.state
+        if state != self._state:
+            self._state = state
+            self._emit(events.NodeStateChanged(state))
+
+    async def run(self) -> None:
+        """Sample once a second. Runs until cancelled."""
+        while True:
+            self._sample = self._sampler.sample()
+            self._emit(self._sample)
+            self._emit(self._resources())
+            self.note_change()
+            for lane in self._scheduler.lanes:
+                engine = lane.engine
+                if engine.progressed_at:
+                    self._emit(events.EngineProgressed(engine.model_id, engine.progressed_at))
+            await trio.sleep(_SAMPLE_SECONDS)
+
+    def levels(self) -> Iterator[Event]:
+        """Give every level as it is now."""
+        yield self._identity()
+        yield events.NodeStateChanged(self.state)
+        yield self._resources()
+        yield self._sample
+        for lane in self._scheduler.lanes:
+            yield lane.load()
+            if (described := lane.engine.describe()) is not None:
+                yield described
+
+    def _identity(self) -> events.NodeStarted:
+        python = platform.python_version()
+        return events.NodeStarted(self._started_at, self._version, python, NAME, self.api_url)
+
+    def _resources(self) -> events.ResourcesSampled:
+        memory = machine.usable_memory_bytes()
+        engines = [lane.engine for lane in self._scheduler.lanes]
+        known = [engine.described for engine in engines if engine.described]
+        loaded = [level for engine in engines if (level := engine.describe())]
+        layer_bytes = known[0].size_bytes / known[0].layers if known else 0
+        return events.ResourcesSampled(
+            cpu_cores=machine.usable_cores(),
+            memory_bytes=memory,
+            max_layers=int(memory / layer_bytes) if layer_bytes else 0,
+            used_layers=sum(level.layers for level in loaded),
+        )
+
+    def _engine_pids(self) -> list[int]:
+        return [pid for lane in self._scheduler.lanes if (pid := lane.engine.pid)]
