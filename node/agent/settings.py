@@ -1,0 +1,11 @@
+"""The agent's settings: those of the node and of the exporter that one sets by hand."""
+
+import dataclasses
+
+from node.settings import NodeSettings
+from shared.settings import MetricsSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentSettings(NodeSettings, MetricsSettings):
+    """What the agent is told; it passes each setting on to the process that it concerns."""
