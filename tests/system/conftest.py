@@ -1,0 +1,28 @@
+"""Fixtures of the system tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench.random_model import random_model
+from tests.processes import Pair, Running
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    """A place for one node and its exporter."""
+    return Pair(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def slow_model() -> Path:
+    """A model of random weights that takes about 10 ms a token and never ends by itself."""
+    return random_model()
+
+
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One node with the demo model for the tests that do not harm it."""
+    with Pair(tmp_path_factory.mktemp("node")).node() as node:
+        yield node

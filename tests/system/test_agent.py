@@ -1,0 +1,193 @@
+"""The main job: one command, a story, its metrics; and both processes kept alive."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.processes import scrape, value, wait_for
+
+
+@dataclass
+class Agent:
+    """A running agent with what it printed."""
+
+    process: "subprocess.Popen[str]"
+    welcome: str
+    log: Path
+
+    @property
+    def api(self) -> str:
+        """URL of the node's API."""
+        return self._url("API").removesuffix("/v1")
+
+    @property
+    def metrics(self) -> str:
+        """URL of the exporter."""
+        return self._url("metrics").removesuffix("/metrics")
+
+    def _url(self, name: str) -> str:
+        found = re.search(rf"{name}\s+(http\S+)", self.welcome)
+        assert found
+        return found[1]
+
+    def pid_of(self, name: str) -> int:
+        """The newest process id that the agent logged for a process."""
+        return int(re.findall(rf"the {name} is process (\d+)", self.log.read_text())[-1])
+
+
+@contextlib.contextmanager
+def agent(directory: Path) -> Iterator[Agent]:
+    """Run the agent on free ports until the block ends; entered when it has welcomed us."""
+    log = directory / "agent.log"
+    flags = ["--node-id=node1", "--api-port=0", "--metrics-port=0", "--threads=1"]
+    flags += [f"--runtime-dir={directory}/run", f"--state-dir={directory}/state"]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "node.agent", *flags],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            welcome = ""
+            while "curl" not in welcome:
+                line = process.stdout.readline()
+                assert line, log.read_text()
+                welcome += line
+            yield Agent(process, welcome, log)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=60)
+            finally:
+                process.kill()
+                process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """One agent for the tests that do not harm it."""
+    with agent(tmp_path_factory.mktemp("agent")) as started:
+        yield started
+
+
+def test_printed_curl_streams_a_story(running: Agent) -> None:
+    """What the agent prints to try is a command that works as it stands."""
+    command = running.welcome[running.welcome.index("curl") :].strip()
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    pieces = re.findall(r'"text":"([^"]*)', told.stdout)
+    assert told.returncode == 0
+    assert told.stdout.rstrip().endswith("data: [DONE]")
+    assert len(pieces) > 20
+
+
+def test_request_is_counted_within_two_seconds(running: Agent) -> None:
+    """A request shows in the metrics within 2 s of its end."""
+    before = value(scrape(running.metrics), "inference_requests_total", status="ok") or 0
+    body = {"prompt": "Once upon a time", "max_tokens": 5}
+    httpx.post(f"{running.api}/v1/completions", json=body).raise_for_status()
+    wait_for(
+        lambda: (
+            value(scrape(running.metrics), "inference_requests_total", status="ok") == before + 1
+        ),
+        seconds=2,
+    )
+
+
+def test_health_answers_with_each_check(running: Agent) -> None:
+    """`/health` is 200 with every check once the node is online."""
+    response = wait_for(lambda: _ok(f"{running.metrics}/health"))
+    assert response.json()["nodes"]["node1"]["up"] is True
+    assert {"events", "node_api", "render"} <= set(response.json()["checks"])
+
+
+def _ok(url: str) -> httpx.Response | None:
+    response = httpx.get(url)
+    return response if response.status_code == 200 else None
+
+
+@pytest.mark.parametrize("name", ["node", "exporter"])
+def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
+    """A process killed with -9 is started again and the node is served and counted as before."""
+    with agent(tmp_path) as started:
+        victim = started.pid_of(name)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: started.pid_of(name) != victim)
+        # The free ports were chosen anew: the log of the new process says which.
+        wait_for(
+            lambda: (
+                started.log.read_text().count("is ready" if name == "node" else "metrics on") == 2
+            )
+        )
+        text = started.log.read_text()
+        api = re.findall(r"API on (\S+);", text)[-1]
+        metrics = re.findall(r"metrics on (\S+)/metrics", text)[-1]
+        httpx.post(
+            f"{api}/v1/completions", json={"prompt": "Once", "max_tokens": 3}
+        ).raise_for_status()
+        wait_for(lambda: value(scrape(metrics), "node_up", node_id="node1") == 1)
+        wait_for(
+            lambda: (value(scrape(metrics), "inference_requests_total", status="ok") or 0) >= 1
+        )
+
+
+def test_sigterm_stops_both_cleanly(tmp_path: Path) -> None:
+    """SIGTERM ends the agent with code 0 and leaves neither process behind."""
+    with agent(tmp_path) as started:
+        children = [started.pid_of("node"), started.pid_of("exporter")]
+        began = time.monotonic()
+        started.process.terminate()
+        assert started.process.wait(timeout=30) == 0
+        assert time.monotonic() - began < 15
+        for pid in children:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+        assert "said goodbye" in started.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--no-such-flag"], 2, "--no-such-flag"),
+        (["--api-port=many"], 2, "--api-port"),
+        (["--seed-nodes=nowhere"], 2, "--seed-nodes"),
+        (["--host=nowhere"], 2, "--host"),
+        (["--node-id=a b"], 2, "--node-id"),
+        (["--model=/no/such/file.gguf"], 1, "/no/such/file.gguf"),
+        (["--runtime-dir=/dev/null/here"], 1, "--runtime-dir"),
+    ],
+)
+def test_bad_setting_is_one_line(tmp_path: Path, flags: list[str], code: int, says: str) -> None:
+    """What cannot work is refused with one line that names it, never a traceback."""
+    given = [f"--runtime-dir={tmp_path}/run", "--api-port=0", "--metrics-port=0", *flags]
+    command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+def test_taken_ports_are_one_line_each(running: Agent, tmp_path: Path) -> None:
+    """A port in use, of the API or of the metrics, is named with the flag that changes it."""
+    for flag, url in (("--api-port", running.api), ("--metrics-port", running.metrics)):
+        port = url.rpartition(":")[2]
+        free = "--metrics-port=0" if flag == "--api-port" else "--api-port=0"
+        given = [f"--runtime-dir={tmp_path}/run", free, f"{flag}={port}"]
+        command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert flag in done.stderr
+        assert port in done.stderr

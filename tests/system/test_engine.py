@@ -1,0 +1,172 @@
+"""The engine child itself, spoken to over its pipes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.demo import MODEL_PATH
+from node.engine import protocol
+from node.engine.protocol import Cancel, Evaluated, Finished, Generate, Load, Sampled, Sampling
+
+GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, seed=0)
+
+
+class Child:
+    """A child with its model loaded, one message at a time."""
+
+    def __init__(self, model: Path, batch_tokens: int = 64) -> None:
+        self._results, write_end = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "node.engine.child", str(write_end)],
+            stdin=subprocess.PIPE,
+            pass_fds=(write_end,),
+        )
+        os.close(write_end)
+        self._received = self._messages()
+        self.send(Load(str(model), 0, 1, batch_tokens))
+        first = next(self._received)
+        assert isinstance(first, protocol.Described)
+        self.described = first
+        assert isinstance(next(self._received), protocol.Loaded)
+
+    def send(self, *commands: protocol.Command) -> None:
+        """Write commands in one go."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"".join(map(protocol.frame, commands)))
+        self.process.stdin.flush()
+
+    def receive(self) -> protocol.Result:
+        """Wait for the next result."""
+        return next(self._received)
+
+    def until_finished(self) -> list[protocol.Result]:
+        """Collect results up to the request's end."""
+        results = [self.receive()]
+        while not isinstance(results[-1], Finished):
+            results.append(self.receive())
+        return results
+
+    def _messages(self) -> Iterator[protocol.Result]:
+        reader = protocol.FrameReader()
+        while received := os.read(self._results, 65536):
+            yield from map(protocol.result_decoder.decode, reader.feed(received))
+
+    def close(self) -> None:
+        """End the child the way a node's death does: by the end of its input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(timeout=20) == 0
+        os.close(self._results)
+
+
+@pytest.fixture
+def slow(slow_model: Path) -> Iterator[Child]:
+    """A child with the slow model and small prompt chunks."""
+    child = Child(slow_model, batch_tokens=8)
+    yield child
+    child.close()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Child]:
+    """A child with the demo model."""
+    child = Child(MODEL_PATH)
+    yield child
+    child.close()
+
+
+def test_cancel_stops_within_one_token_step(slow: Child) -> None:
+    """After a cancel at most the token in work, and the one drawn before it was heard, come."""
+    slow.send(Generate(1, "one two", False, 1000, GREEDY))
+    while not isinstance(slow.receive(), Sampled):
+        pass
+    slow.send(Cancel(1))
+    *tokens, end = slow.until_finished()
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"
+    assert len(tokens) <= 2
+
+
+def test_cancel_stops_a_prompt_between_chunks(slow: Child) -> None:
+    """A long prompt reports progress by chunks and can be left in the middle."""
+    slow.send(Generate(1, "word " * 300, False, 10, GREEDY))
+    first = slow.receive()
+    assert isinstance(first, Evaluated)
+    assert (first.done, first.cached) == (8, 0)
+    slow.send(Cancel(1))
+    *rest, end = slow.until_finished()
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"
+    assert all(isinstance(result, Evaluated) and result.done < first.total for result in rest)
+
+
+def test_cancel_of_a_request_that_is_over_harms_no_other(demo: Child) -> None:
+    """A cancel that crossed the end of its request leaves the next one alone."""
+    demo.send(Generate(1, "Once", False, 2, GREEDY), Cancel(1), Cancel(1))
+    demo.until_finished()
+    demo.send(Cancel(1), Generate(2, "Once", False, 5, GREEDY))
+    end = demo.until_finished()[-1]
+    assert isinstance(end, Finished)
+    assert (end.request, end.reason) == (2, "length")
+
+
+def test_shared_prefix_is_not_evaluated_again(demo: Child) -> None:
+    """A prompt that begins as the one before only evaluates what is new, with the same answer."""
+    texts = []
+    for request, prompt in enumerate(("Once upon a time there", "Cats", "Once upon a time there")):
+        demo.send(Generate(request, prompt, False, 12, GREEDY))
+        texts.append(_text(demo.until_finished()))
+    demo.send(Generate(9, "Once upon a time there", False, 12, GREEDY))
+    results = demo.until_finished()
+    first = results[0]
+    assert isinstance(first, Evaluated)
+    assert first.cached == first.total - 1
+    assert _text(results) == texts[0] == texts[2]
+
+
+def test_text_outside_the_vocabulary_is_safe(demo: Child) -> None:
+    """Text that takes several tokens a character does not break the engine's memory.
+
+    The library's own tokenize() writes past its buffer for such text.
+    """
+    for request, prompt in enumerate(("\N{PILE OF POO}" * 60, "   " * 60, "\x00\x01é中" * 20)):
+        demo.send(Generate(request, prompt, False, 4, GREEDY))
+        end = demo.until_finished()[-1]
+        assert isinstance(end, Finished)
+        assert end.reason in ("length", "stop", "too_long")
+
+
+def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
+    """A prompt that leaves no room for an answer is refused with both numbers."""
+    demo.send(Generate(1, "word " * 1000, False, 4, GREEDY))
+    end = demo.receive()
+    assert isinstance(end, Finished)
+    assert end.reason == "too_long"
+    assert "512" in end.message
+
+
+def test_answer_ends_where_the_context_does(demo: Child) -> None:
+    """Without a limit an answer goes on to its end or to the end of the context, never past it."""
+    demo.send(Generate(1, "Once " * 200, False, 0, GREEDY))
+    results = demo.until_finished()
+    evaluated = results[0]
+    assert isinstance(evaluated, Evaluated)
+    count = sum(isinstance(result, Sampled) for result in results)
+    assert evaluated.total + count <= 512
+
+
+def test_child_survives_the_terminals_signals(demo: Child) -> None:
+    """SIGINT and SIGTERM are for the node, which drains; the child goes on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        demo.process.send_signal(number)
+    demo.send(Generate(1, "Once", False, 3, GREEDY))
+    assert isinstance(demo.until_finished()[-1], Finished)
+
+
+def _text(results: list[protocol.Result]) -> bytes:
+    return b"".join(result.text for result in results if isinstance(result, Sampled))

@@ -1,0 +1,338 @@
+"""Node and exporter as two processes: in any order, through deaths, with real clients."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.processes import PREFIX, Pair, Running, scrape, stream, text_of, value, wait_for
+
+DUE = {
+    "node_status": {"node_id"},
+    "node_uptime_seconds": {"node_id"},
+    "node_resources": {"node_id", "resource_type"},
+    "inference_requests_total": {"node_id", "model_id", "status"},
+    "inference_latency_seconds": {"node_id", "model_id", "status"},
+    "inference_tokens_generated": {"node_id", "model_id"},
+    "models_loaded": {"node_id"},
+    "model_size_bytes": {"node_id", "model_id"},
+    "layers_allocated": {"node_id", "model_id"},
+    "system_memory_usage_bytes": {"node_id", "memory_type"},
+    "system_cpu_usage_percent": {"node_id", "scope"},
+    "system_goroutines": {"node_id"},
+    "health_check_total": {"check", "status"},
+    "health_check_latency_seconds": {"check"},
+}
+"""The contract's metrics with their labels; those of the network come with the mesh."""
+
+
+def complete(node: Running, **body: Any) -> dict[str, Any]:
+    """Ask for a completion in one piece."""
+    asked = {"prompt": "Once upon a time", "max_tokens": 8} | body
+    response = httpx.post(f"{node.url}/v1/completions", json=asked, timeout=60)
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_contract_metrics_are_in_a_scrape_of_the_running_system(pair: Pair) -> None:
+    """Each name that the contract lists and that is due is served, with its labels."""
+    with pair.exporter() as exporter, pair.node() as node:
+        complete(node)
+        wait_for(lambda: value(scrape(exporter.url), "inference_tokens_generated_total"))
+        shown = {
+            (name.removeprefix(PREFIX), frozenset(dict(labels)) - {"le"})
+            for name, labels in scrape(exporter.url)
+        }
+        for name, labels in DUE.items():
+            spellings = (name, f"{name}_total", f"{name}_bucket")
+            assert any((spelling, frozenset(labels)) in shown for spelling in spellings), name
+
+
+def test_any_order_of_start_counts_everything(pair: Pair) -> None:
+    """A request made before any exporter ran is counted when one comes."""
+    with pair.node() as node:
+        complete(node)
+        with pair.exporter() as exporter:
+            wait_for(
+                lambda: value(scrape(exporter.url), "inference_requests_total", status="ok") == 1
+            )
+            samples = scrape(exporter.url)
+            assert value(samples, "telemetry_events_lost", node_id="node1") == 0
+            assert value(samples, "models_loaded", node_id="node1") == 1
+
+
+def test_exporter_outlives_its_node(pair: Pair) -> None:
+    """A node killed with -9 is shown as gone, with its counters kept and its levels taken away."""
+    with pair.exporter() as exporter:
+        with pair.node() as node:
+            complete(node)
+            wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok"))
+            assert node.end(signal.SIGKILL) == -signal.SIGKILL
+        wait_for(lambda: value(scrape(exporter.url), "node_up") == 0, seconds=4)
+        samples = scrape(exporter.url)
+        assert value(samples, "node_status") == 0
+        assert value(samples, "inference_requests_total", status="ok") == 1
+        assert value(samples, "system_memory_usage_bytes") is None
+        assert value(samples, "exporter_last_event_timestamp_seconds") > time.time() - 60
+        assert httpx.get(f"{exporter.url}/health").status_code == 503
+        assert httpx.get(f"{exporter.url}/readyz").status_code == 503
+        assert httpx.get(f"{exporter.url}/livez").status_code == 200
+
+
+def test_node_restart_goes_on_counting(pair: Pair) -> None:
+    """Counters of a node go on over its restart."""
+    with pair.exporter() as exporter:
+        for turn in (1, 2):
+            with pair.node() as node:
+                complete(node)
+                assert node.end() == 0
+            wait_for(
+                lambda turn=turn: (
+                    value(scrape(exporter.url), "inference_requests_total", status="ok") == turn
+                )
+            )
+
+
+def test_engine_child_killed_is_an_error_and_the_next_request_works(
+    pair: Pair, slow_model: Path
+) -> None:
+    """The client of a dying engine gets an error, not a hang; a new engine serves the next."""
+    with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
+        chunks = stream(node.url, max_tokens=1000, temperature=0)
+        next(chunks)
+        os.kill(_engine_pid(node), signal.SIGKILL)
+        last = list(chunks)[-1]
+        assert last["error"]["code"] == "engine_failed"
+        assert complete(node)["usage"]["completion_tokens"] == 8
+        wait_for(
+            lambda: value(scrape(exporter.url), "engine_restarts_total", reason="crashed") == 1
+        )
+
+
+def test_engine_ends_with_its_node(pair: Pair) -> None:
+    """A node killed with -9 leaves no engine child behind."""
+    with pair.node() as node:
+        engine = psutil.Process(_engine_pid(node))
+        node.end(signal.SIGKILL)
+        engine.wait(timeout=10)
+
+
+def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
+    """An engine that stops in the middle is killed by the watchdog and its client told."""
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--model={slow_model}", "--stall-seconds=1") as node,
+    ):
+        chunks = stream(node.url, max_tokens=1000, temperature=0)
+        next(chunks)
+        os.kill(_engine_pid(node), signal.SIGSTOP)
+        assert list(chunks)[-1]["error"]["code"] == "engine_failed"
+        assert complete(node)["usage"]["completion_tokens"] == 8
+        wait_for(
+            lambda: value(scrape(exporter.url), "engine_restarts_total", reason="stalled") == 1
+        )
+
+
+def test_client_that_leaves_stops_the_engine(pair: Pair, slow_model: Path) -> None:
+    """A cancelled stream frees the engine at once; its tokens and its end are counted."""
+    with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
+        chunks = stream(node.url, max_tokens=1500, temperature=0)
+        for _ in range(5):
+            next(chunks)
+        chunks.close()  # type: ignore[attr-defined]
+        complete(node, max_tokens=1)  # waits for the engine
+        samples = wait_for(lambda: _cancelled(exporter))
+        generated = value(samples, "inference_tokens_generated_total") or 0
+        assert generated < 100
+        assert value(samples, "inference_finish_total", reason="cancelled") == 1
+        assert value(samples, "inference_requests_in_flight") == 0
+
+
+def _cancelled(exporter: Running) -> Any:
+    samples = scrape(exporter.url)
+    done = value(samples, "inference_requests_total", status="cancelled") == 1
+    return (
+        samples if done and value(samples, "inference_requests_total", status="ok") == 1 else None
+    )
+
+
+def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> None:
+    """SIGTERM with a stream running: the stream ends whole within the grace, exit code 0."""
+    with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
+        chunks = stream(node.url, max_tokens=150, temperature=0)
+        first = next(chunks)
+        node.process.terminate()
+        rest = list(chunks)
+        assert rest[-1]["choices"][0]["finish_reason"] == "length"
+        assert text_of([first, *rest])
+        assert node.process.wait(timeout=20) == 0
+        wait_for(lambda: value(scrape(exporter.url), "node_up") == 0)
+        samples = scrape(exporter.url)
+        assert value(samples, "inference_requests_total", status="ok") == 1
+        assert value(samples, "telemetry_events_lost") == 0
+
+
+def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_model: Path) -> None:
+    """A stream longer than the grace ends with an error event, never silently; exit code 0."""
+    with pair.exporter(), pair.node(f"--model={slow_model}", "--drain-seconds=0.5") as node:
+        chunks = stream(node.url, max_tokens=1900, temperature=0)
+        next(chunks)
+        node.process.terminate()
+        assert list(chunks)[-1]["error"]["code"] == "stopped"
+        assert node.process.wait(timeout=20) == 0
+
+
+def test_full_queue_answers_429(pair: Pair, slow_model: Path) -> None:
+    """Of two requests for one place in the queue, one waits and one is told to come again."""
+    with (
+        pair.node(f"--model={slow_model}", "--queue=1") as node,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        running = stream(node.url, max_tokens=1500, temperature=0)
+        next(running)
+        asked = [clients.submit(_post, node, {"prompt": "x", "max_tokens": 1}) for _ in range(2)]
+        done, waiting = wait(asked, timeout=10, return_when=FIRST_COMPLETED)
+        refused = done.pop().result()
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"]
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        running.close()  # type: ignore[attr-defined]
+        assert waiting.pop().result(timeout=30).status_code == 200
+
+
+def _post(node: Running, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{node.url}/v1/completions", json=body, timeout=60)
+
+
+def test_openai_client_completes_chats_and_streams(pair: Pair) -> None:
+    """The official client works unchanged against the node, errors included."""
+    with pair.node() as node:
+        client = openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["demo"]
+        whole = client.completions.create(
+            model="demo", prompt="Once upon a time", max_tokens=20, temperature=0
+        )
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 20
+        pieces = client.completions.create(
+            model="demo", prompt="Once upon a time", max_tokens=20, temperature=0, stream=True
+        )
+        assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+        turn = client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "Hello"}], max_tokens=40
+        )
+        assert turn.choices[0].message.content
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="other", prompt="x")
+        with pytest.raises(openai.BadRequestError, match="context"):
+            client.completions.create(model="demo", prompt="word " * 3000, stream=True)
+
+
+def test_one_seed_gives_one_text(pair: Pair) -> None:
+    """Sampling with a seed repeats, streamed or not; another seed gives another text."""
+    with pair.node() as node:
+        texts = [
+            complete(node, seed=seed, max_tokens=40)["choices"][0]["text"] for seed in (1, 1, 2)
+        ]
+        streamed = text_of(list(stream(node.url, seed=1, max_tokens=40)))
+        assert texts[0] == texts[1] == streamed
+        assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"prompt": 3}, "prompt"),
+        ({"max_tokens": 4}, "prompt"),
+        ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
+        ({"prompt": "x", "temperature": -1}, "temperature"),
+        ({"prompt": "x", "logprobs": 3}, "logprobs"),
+        ({"prompt": "x", "n": 2}, "n"),
+        ({"prompt": "x", "stop": ["a", 1]}, "stop[1]"),
+        ({"prompt": "x", "model": "nobody"}, "model"),
+    ],
+)
+def test_bad_field_is_named(shared_node: Running, body: dict[str, Any], parameter: str) -> None:
+    """A wrong, missing or unsupported field gives OpenAI's error object that names it."""
+    response = httpx.post(f"{shared_node.url}/v1/completions", json=body)
+    assert response.status_code == (404 if parameter == "model" else 400)
+    assert response.json()["error"]["param"] == parameter
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"[" * 100_000])
+def test_malformed_json_is_400(shared_node: Running, body: bytes) -> None:
+    """A body that is no JSON object is the caller's mistake and is told so."""
+    response = httpx.post(f"{shared_node.url}/v1/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v1/completions", 405), ("DELETE", "/v1/models", 405)],
+)
+def test_unknown_route_is_an_error_object(
+    shared_node: Running, method: str, path: str, status: int
+) -> None:
+    """Unknown paths and methods answer in the API's own form."""
+    response = httpx.request(method, f"{shared_node.url}{path}")
+    assert response.status_code == status
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_connection_close_closes(shared_node: Running, version: str) -> None:
+    """A connection that is asked to close is closed after the response, streamed or not."""
+    address = urlsplit(shared_node.url)
+    body = b'{"prompt": "Once", "max_tokens": 3, "stream": true}'
+    request = (
+        f"POST /v1/completions HTTP/{version}\r\nHost: node\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(request)
+        received = b""
+        while piece := connection.recv(65536):  # ends only when the server closes
+            received += piece
+    assert b" 200 " in received.splitlines()[0]
+    assert b"[DONE]" in received
+
+
+def test_connection_is_kept_for_the_next_request(shared_node: Running) -> None:
+    """Several requests go over one HTTP/1.1 connection."""
+    address = urlsplit(shared_node.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+    ports = set()
+    for _ in range(3):
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().read()
+        ports.add(connection.sock.getsockname()[1])
+    connection.close()
+    assert len(ports) == 1
+
+
+def test_second_exporter_is_refused(pair: Pair) -> None:
+    """Two exporters on one socket would share out the batches: the second is told who is first."""
+    with pair.exporter() as exporter:
+        command = [sys.executable, "-m", "exporter", "--metrics-port=0", *pair.flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)  # noqa: PLW1510
+        assert done.returncode == 1
+        assert str(exporter.process.pid) in done.stderr.splitlines()[-1]
+
+
+def _engine_pid(node: Running) -> int:
+    (child,) = psutil.Process(node.process.pid).children()
+    return int(child.pid)
