@@ -1,0 +1,284 @@
+"""The durable log of what the exporter counted: raw batches since the last snapshot of its state.
+
+The state directory holds `snapshot-<n>.msgpack`, everything before generation n, and
+`journal-<n>.log`, the records since. A rotation starts log n+1, writes snapshot n+1 beside it
+under another name, renames it, and only then deletes what is older. So whenever the process
+ends, the newest readable snapshot and the logs from its generation on, in order, give each record
+once: without snapshot n+1 that is snapshot n with the logs n and n+1.
+
+Bounds of the disk space: `logs_bytes` for all logs together (one; two during a rotation; one more
+for each rotation that got records but no snapshot), two snapshots (one during the writing of the
+other), `quarantine.BYTES`, and a page for the rest. A disk should have that much: a new snapshot
+needs its room before the older files give back theirs.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from exporter.errors import ExporterError, StartupError
+from exporter.log_writer import LogWriter, start_log
+from exporter.quarantine import Quarantine
+from exporter.records import LOG_HEADER, log_path
+from exporter.recovery import Recovery
+from exporter.state_directory import StateDirectory
+
+LOGS_BYTES: Final = 256 * 1024 * 1024
+"""A guess: hours of a busy node's batches, should no snapshot be possible."""
+
+
+class JournalError(ExporterError):
+    """The state directory cannot be used now: the exporter goes on without durability."""
+
+
+class Journal:
+    """Appends records, reads them back after a crash and replaces them by snapshots.
+
+    One rotation at a time. `append`, `begin_rotation` and `rotate` belong to one thread; `sync`
+    and `write_snapshot` may run in another one meanwhile, but not both at once.
+
+    Args:
+        directory: Locked, closed with the journal.
+        logs_bytes: Limit of all logs together.
+    """
+
+    def __init__(self, directory: StateDirectory, logs_bytes: int = LOGS_BYTES) -> None:
+        self._directory = directory
+        self._logs_bytes = logs_bytes
+        self._quarantine = Quarantine(directory.path / "quarantine")
+        self._recovery = Recovery(directory.path, self._quarantine)
+        self._log: LogWriter | None = None
+        self._failure = f"{directory.path} is not recovered"
+        """Why there is no log."""
+        self._retired: list[LogWriter] = []
+        """Closed later, as `sync` may be at one in another thread."""
+        self._generation = 0
+        self._snapshot_generation = 0
+        self._needed_generation = 0
+        """Of the snapshot without which records are missing."""
+
+    @classmethod
+    def open(cls, directory: Path, logs_bytes: int = LOGS_BYTES) -> Self:
+        """Take hold of a state directory, which is made if it is missing.
+
+        Then `recover` what is there, or `rotate` to replace it.
+
+        Raises:
+            StartupError: Another exporter holds the directory.
+            JournalError: The directory cannot be used.
+        """
+        with _translated(directory):
+            return cls(StateDirectory(directory), logs_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self._retire("the journal is closed")
+        self._close_retired()
+        self._directory.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the current log, 0 if there is none."""
+        return self._log.size_bytes if self._log else 0
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a start after a crash now would find every record."""
+        return self._log is not None and self._snapshot_generation >= self._needed_generation
+
+    @property
+    def quarantined(self) -> Counter[str]:
+        """Things set aside, by kind: `tail` or whole `log`, `snapshot`, `poison` (a record)."""
+        return self._quarantine.counts
+
+    @property
+    def recovered_records(self) -> int:
+        """Records that recovery gave."""
+        return self._recovery.records
+
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes of logs that recovery could not use."""
+        return self._recovery.cut_bytes
+
+    def recover(self) -> tuple[bytes | None, Iterator[bytes]]:
+        """Give the newest readable snapshot, and the records after it to iterate over once.
+
+        Apply each record in the body of the loop, then call `recovered`. Whatever is damaged is
+        set aside and counted: an unreadable snapshot, for which an older one stands in if there
+        is one; a log from its first damaged record to its end; a record that ended the exporter
+        twice in a row while it was being applied.
+
+        Raises:
+            JournalError: The directory cannot be read or changed (the iterator raises it too).
+        """
+        with _translated(self._directory.path):
+            snapshot = self._recovery.read_snapshot()
+        return snapshot, self._recover_records()
+
+    def reject_snapshot(self) -> None:
+        """Set aside the snapshot that `recover` gave; call that again for what is left."""
+        self._recovery.reject_snapshot()
+
+    def recovered(self) -> None:
+        """Say that every record is applied: from here on records can be appended.
+
+        Raises:
+            JournalError: The directory cannot be changed.
+            RuntimeError: Not all records were taken from the iterator.
+        """
+        if not self._recovery.is_done:
+            raise RuntimeError("records are left to recover")
+        with _translated(self._directory.path):
+            self._snapshot_generation = self._recovery.snapshot_generation
+            self._directory.forget_before(self._snapshot_generation)
+            self._generation = self._directory.newest_generation()
+            # Only a log that was read to its end can be appended to.
+            if self._recovery.log_generation == self._generation > 0:
+                self._use(LogWriter(log_path(self._directory.path, self._generation)))
+            else:
+                self._start_log(self._generation + 1)
+            self._recovery.close()
+
+    def append(self, payload: bytes) -> None:
+        """Keep a record. The end of the process does not lose it; a power cut may before `sync`.
+
+        After a failure no record is taken until a rotation, so that the log has no gap.
+
+        Raises:
+            JournalError: The record is not kept.
+            ValueError: The payload is longer than `records.RECORD_BYTES`.
+        """
+        if self._log is None:
+            raise JournalError(self._failure)
+        try:
+            self._log.append(payload)
+        except OSError as error:
+            self._needed_generation = self._generation + 1
+            self._retire(f"{self._log.path} cannot be written ({error.strerror})")
+            raise JournalError(self._failure) from error
+
+    def sync(self) -> None:
+        """Bring the current log to the disk. Blocks.
+
+        Raises:
+            JournalError: Records may be lost by a power cut, until a rotation.
+        """
+        log, generation = self._log, self._generation
+        with _translated(self._directory.path):
+            try:
+                if log:
+                    log.sync()
+            except OSError:
+                self._needed_generation = generation + 1
+                raise
+
+    def begin_rotation(self) -> int:
+        """Start a log, unless the current one is empty, and give its generation.
+
+        The state as of now is what the snapshot needs.
+
+        If the snapshot cannot be written, just begin again: the older logs stay until one is.
+
+        Raises:
+            JournalError: No log can be started, or the logs are at their limit (see `rotate`).
+        """
+        with _translated(self._directory.path):
+            generation = self._next_generation()
+            if self._is_fresh():  # else each retry of a failed snapshot would leave one more file
+                return self._generation
+            if self._directory.logs_bytes(generation) >= self._logs_bytes:
+                raise JournalError(f"the logs in {self._directory.path} are at their limit")
+            self._start_log(generation)
+        return generation
+
+    def write_snapshot(self, generation: int, payload: bytes) -> None:
+        """Write the state as of `begin_rotation`, then delete what is older. Blocks.
+
+        Raises:
+            JournalError: The snapshot is not kept; all that was there before still is.
+        """
+        with _translated(self._directory.path):
+            self._close_retired()
+            self._directory.write_snapshot(generation, payload)
+            self._snapshot_generation = generation
+            self._directory.forget_before(generation)
+            self._set_limit()
+
+    def rotate(self, snapshot: bytes) -> None:
+        """Replace all that is there by a snapshot of now, and start a new log. Blocks.
+
+        Unlike the two steps it needs no room for one more log and leaves no time in which records
+        are refused: the way back after a failure. Nothing may be appended meanwhile.
+
+        Raises:
+            JournalError: The directory still cannot be used.
+        """
+        with _translated(self._directory.path):
+            generation = self._next_generation()
+            # Once the snapshot is there, nobody would read what follows in the old log.
+            self._retire(f"{self._directory.path} could not be rotated")
+            self.write_snapshot(generation, snapshot)
+            self._start_log(generation)
+
+    def _recover_records(self) -> Iterator[bytes]:
+        with _translated(self._directory.path):
+            yield from self._recovery.read_records()
+
+    def _next_generation(self) -> int:
+        try:
+            if not self._directory.hold():
+                self._needed_generation = self._generation + 1
+        except StartupError as error:
+            raise JournalError(str(error)) from error
+        # Of the files too: without a recovery older ones may be there.
+        return max(self._generation, self._directory.newest_generation()) + 1
+
+    def _is_fresh(self) -> bool:
+        """Tell whether the current log is sound and empty, so that a snapshot may go before it."""
+        is_empty = self._log is not None and self._log.size_bytes == LOG_HEADER.size
+        return is_empty and self._generation >= self._needed_generation
+
+    def _start_log(self, generation: int) -> None:
+        log = start_log(log_path(self._directory.path, generation))
+        self._retire("")
+        self._generation = generation
+        self._use(log)
+
+    def _use(self, log: LogWriter) -> None:
+        self._log = log
+        self._set_limit()
+
+    def _set_limit(self) -> None:
+        """Leave the current log what the older ones leave of the limit."""
+        if self._log:
+            older_bytes = self._directory.logs_bytes(self._generation)
+            self._log.limit_bytes = self._logs_bytes - older_bytes
+
+    def _retire(self, failure: str) -> None:
+        self._failure = failure
+        if self._log:
+            self._retired.append(self._log)
+        self._log = None
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._retired.pop().close()
+
+
+@contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    """Raise `JournalError` for what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise JournalError(f"{directory} cannot be used ({reason})") from error

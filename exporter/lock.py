@@ -1,0 +1,35 @@
+"""A lock file that says who holds it."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from exporter.errors import StartupError
+
+
+def lock_file(path: Path, what: str, remedy: str) -> int:
+    """Lock a file for as long as the descriptor given is open, the process's end included.
+
+    Args:
+        path: Made if it is missing.
+        what: What the holder does there, for the message.
+        remedy: What else to do than to stop it.
+
+    Raises:
+        StartupError: Another exporter holds it.
+        OSError: It cannot be made or written.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        message = f"another exporter (process {owner}) {what} {path.parent}: stop it or {remedy}"
+        raise StartupError(message) from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

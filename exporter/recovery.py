@@ -1,0 +1,189 @@
+"""Reads back what a crash left in the state directory and mends it, damaged parts set aside."""
+
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+from exporter.quarantine import Quarantine
+from exporter.records import (
+    RECORD_HEADER,
+    FormatError,
+    LogReader,
+    log_generations,
+    log_path,
+    pack_skipped_header,
+    read_snapshot,
+    snapshot_generations,
+    snapshot_path,
+)
+
+NOTE_NAME: Final = "applying"
+CRASHES: Final = 2
+"""Starts in a row that may end while applying the same record; the next one skips it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Finds the newest readable snapshot and reads the records after it.
+
+    Args:
+        directory: The state directory, locked.
+        quarantine: Takes what cannot be used.
+    """
+
+    def __init__(self, directory: Path, quarantine: Quarantine) -> None:
+        self.snapshot_generation = 0
+        """Of the snapshot that `read_snapshot` gave, 0 for none."""
+        self.log_generation = 0
+        """Of the last log that was read to its end and can be appended to, 0 for none."""
+        self.records = 0
+        """Records given so far."""
+        self.cut_bytes = 0
+        """Bytes of logs that could not be used."""
+        self.is_done = False
+        """Whether every record was given, and applied as far as the caller applies in its loop."""
+        self._directory = directory
+        self._quarantine = quarantine
+        self._rejected: set[int] = set()
+
+    def read_snapshot(self) -> bytes | None:
+        """Give the newest readable snapshot; unreadable ones are moved aside.
+
+        Raises:
+            OSError: The directory or a file cannot be read or changed.
+        """
+        generations = set(snapshot_generations(self._directory)) - self._rejected
+        for self.snapshot_generation in sorted(generations, reverse=True):
+            try:
+                return read_snapshot(snapshot_path(self._directory, self.snapshot_generation))
+            except FormatError as error:
+                _log.warning("%s: going on without it", error)
+                self.reject_snapshot()
+        self.snapshot_generation = 0
+        return None
+
+    def reject_snapshot(self) -> None:
+        """Move aside the snapshot that was given: it is not given again."""
+        self._rejected.add(self.snapshot_generation)
+        path = snapshot_path(self._directory, self.snapshot_generation)
+        self._quarantine.move("snapshot", path)
+
+    def close(self) -> None:
+        """Note that this start ended well.
+
+        Raises:
+            OSError: The note cannot be removed.
+        """
+        (self._directory / NOTE_NAME).unlink(missing_ok=True)
+
+    def read_records(self) -> Iterator[bytes]:
+        """Give the payloads after the snapshot, in order, and mend the logs in passing.
+
+        A record that ended `CRASHES` starts in a row is set aside and not given any more.
+
+        Raises:
+            OSError: The directory or a file cannot be read or changed.
+        """
+        note = _Note(self._directory / NOTE_NAME)
+        try:
+            for generation in log_generations(self._directory):
+                if generation >= self.snapshot_generation:
+                    yield from self._read_log(generation, note)
+            note.clear()
+        finally:
+            note.close()
+        self.is_done = True
+
+    def _read_log(self, generation: int, note: "_Note") -> Iterator[bytes]:
+        path = log_path(self._directory, generation)
+        with path.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                reader = LogReader(path, file)
+            except FormatError as error:
+                self._reject_log(path, size, error)
+                return
+            # The last record is always noted: if the exporter crashed by applying one, it is that.
+            note_from = 0 if note.is_careful else size
+            for offset, payload in reader:
+                if reader.good_bytes < note_from or note.begin(generation, offset):
+                    self.records += 1
+                    yield payload
+                else:
+                    self._skip(path, file, offset, payload)
+            if reader.good_bytes < size:
+                self._cut(path, file, reader.good_bytes, size)
+            self.log_generation = generation
+
+    def _reject_log(self, path: Path, size: int, error: FormatError) -> None:
+        if size == 0:  # the exporter was killed between making the file and writing its header
+            path.unlink()
+            return
+        _log.warning("%s: going on without it", error)
+        self._quarantine.move("log", path)
+        self.cut_bytes += size
+
+    def _cut(self, path: Path, file: FileIO, good_bytes: int, size: int) -> None:
+        tail_bytes = size - good_bytes
+        _log.warning("%s is damaged from byte %d: cutting %d bytes", path, good_bytes, tail_bytes)
+        name = f"{path.name}.tail-{good_bytes}"
+        self._quarantine.copy("tail", name, file, good_bytes, tail_bytes)
+        os.truncate(file.fileno(), good_bytes)
+        self.cut_bytes += tail_bytes
+
+    def _skip(self, path: Path, file: FileIO, offset: int, payload: bytes) -> None:
+        _log.error("%s: the record at byte %d crashed the exporter: skipping it", path, offset)
+        size = RECORD_HEADER.size + len(payload)
+        self._quarantine.copy("poison", f"{path.name}.record-{offset}", file, offset, size)
+        os.pwrite(file.fileno(), pack_skipped_header(payload), offset)
+
+
+class _Note:
+    """The note of which record is being applied; one left over tells of a crash in recovery.
+
+    A note costs a system call, as much as reading several records, so that only a start after a
+    crashed one takes it for every record. Failing to note is no reason not to recover.
+    """
+
+    _LAYOUT: Final = struct.Struct("<QQI")  # generation, offset, crashes in a row
+
+    def __init__(self, path: Path) -> None:
+        self.is_careful = path.exists()
+        self._suspect = (0, 0, 0)
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            noted = os.pread(self._descriptor, self._LAYOUT.size, 0)
+        except OSError as error:
+            _log.warning("%s cannot be used (%s)", path, error.strerror)
+            return
+        if len(noted) == self._LAYOUT.size:
+            self._suspect = self._LAYOUT.unpack(noted)
+
+    def begin(self, generation: int, offset: int) -> bool:
+        """Note that a record is about to be applied; false if it crashed too often."""
+        crashes = self._suspect[2] if self._suspect[:2] == (generation, offset) else 0
+        if crashes >= CRASHES:
+            return False
+        if self._descriptor >= 0:
+            try:
+                os.pwrite(self._descriptor, self._LAYOUT.pack(generation, offset, crashes + 1), 0)
+            except OSError as error:
+                _log.warning("no record can be noted (%s)", error.strerror)
+                self.close()
+        return True
+
+    def clear(self) -> None:
+        """Note that every record is applied: what ends the exporter now was none of them."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
