@@ -32,9 +32,9 @@ STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
     "unknown": 3,
     "draining": 2,  # takes no request, as a busy node
 }
-CHECKS: Final = ("events", "node_api", "render")
+CHECKS: Final = ("events", "node_api", "journal", "render")
 REJECTIONS: Final = ("malformed", "protocol", "conflict")
-DROPS: Final = ("buffer_full", "backlog_full", "oversize", "rejected")
+DROPS: Final = ("buffer_full", "backlog_full", "oversize", "unencodable", "rejected")
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,6 +350,23 @@ EVENT_LAG: Final = _gauge(
     "Seconds that the oldest event of the last batch had waited in the node.",
     *_NODE,
     derived=True,
+)
+DURABLE: Final = _gauge(
+    "exporter_durable",
+    "1 while a restart of the exporter loses nothing, 0 while the journal cannot be written.",
+    derived=True,
+)
+JOURNAL_BYTES: Final = _gauge(
+    "exporter_journal_bytes", "Bytes of the journal's current log.", derived=True
+)
+RECOVERED_EVENTS: Final = _counter(
+    "exporter_recovered_events_total", "Events read back from the journal at a start."
+)
+QUARANTINED: Final = _counter(
+    "exporter_quarantined_total",
+    "Damaged or dangerous pieces of the journal that were kept aside.",
+    "kind",
+    kind=("tail", "log", "snapshot", "poison"),
 )
 SERIES: Final = _gauge("exporter_series", "Series held, by metric.", "metric", derived=True)
 FOLDED: Final = _counter(

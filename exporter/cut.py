@@ -39,6 +39,8 @@ def _derived_samples(state: State) -> Iterator[Sample]:
     for family in FAMILIES:
         if not family.derived:
             yield c.SERIES, (family.name,), state.series_count(family)
+    yield c.DURABLE, (), int(state.storage.durable)
+    yield c.JOURNAL_BYTES, (), state.storage.journal_bytes
     yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
 
 

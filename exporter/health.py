@@ -13,8 +13,10 @@ import trio
 from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
-from exporter.state import Node, State
+from exporter.state import Node
+from exporter.store import Store
 
+SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0
 _API_TIMEOUT_SECONDS: Final = 2.0
 
@@ -41,15 +43,17 @@ class HealthChecks:
     """Runs the checks on a schedule and keeps what each found last.
 
     Args:
-        state: Where the nodes are known and the checks are counted.
+        store: Where the nodes are known and the checks are counted.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._state = store.state
         self._outcomes: dict[str, Outcome] = {}
         self._checks: dict[str, Callable[[], Any]] = {
             "events": self._check_events,
             "node_api": self._check_node_api,
+            "journal": self._check_journal,
             "render": self._check_render,
         }
 
@@ -64,7 +68,11 @@ class HealthChecks:
         """Say whether exporter and nodes are well, with what each check found."""
         now = trio.current_time()
         nodes = {node.node_id: self._describe(node, now) for node in self._state.nodes.values()}
-        faults = [f"node {name}: {node['state']}" for name, node in nodes.items() if not node["up"]]
+        faults = [
+            f"node {name}: {node['state']}"
+            for name, node in nodes.items()
+            if not node["up"] or node["state"] not in SERVING
+        ]
         faults += [f"{o.check}: {o.reason}" for o in self._outcomes.values() if o.reason]
         if not nodes:
             faults.append("no node has reported")
@@ -88,12 +96,15 @@ class HealthChecks:
         if before is not None and before.reason != reason:
             _log.warning("health check %s: %s", check, reason or "ok again")
         self._outcomes[check] = Outcome(check, reason, trio.current_time(), seconds)
-        self._state.move(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
-        self._state.move(c.HEALTH_CHECK_LATENCY, (check,), seconds)
+        self._store.note(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
+        self._store.note(c.HEALTH_CHECK_LATENCY, (check,), seconds)
 
     async def _check_events(self) -> None:
         if not self._state.nodes:
             raise CheckFailedError("no node has reported")
+        now = trio.current_time()
+        if doubled := [n.node_id for n in self._state.nodes.values() if n.is_doubled(now)]:
+            raise CheckFailedError(f"two live nodes are named {', '.join(doubled)}")
         if silent := [n.node_id for n in self._state.nodes.values() if not n.up]:
             raise CheckFailedError(f"no events from {', '.join(silent)}")
 
@@ -101,6 +112,11 @@ class HealthChecks:
         for node in list(self._state.nodes.values()):
             if node.up and node.api_url:
                 await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
+
+    async def _check_journal(self) -> None:
+        storage = self._state.storage
+        if not storage.durable:
+            raise CheckFailedError(f"counts would not outlive a restart: {storage.failure}")
 
     async def _check_render(self) -> None:
         cut = take_cut(self._state)
@@ -110,7 +126,7 @@ class HealthChecks:
 
     @staticmethod
     def _describe(node: Node, now: float) -> dict[str, Any]:
-        silent = round(now - node.heard_at, 3) if node.sessions else None
+        silent = None if node.heard_at is None else round(now - node.heard_at, 3)
         return {"up": node.up, "state": node.state, "silent_seconds": silent}
 
 
@@ -125,10 +141,12 @@ def _write(outcome: Outcome, now: float) -> dict[str, Any]:
 
 def _ask(url: str) -> None:
     """Ask the node's API how it is; blocks, bounded by the timeout."""
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(
-        address.hostname or "", address.port or 80, timeout=_API_TIMEOUT_SECONDS
-    )
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname or "", address.port or 80
+    except ValueError as error:
+        raise CheckFailedError(f"the node says that its API is at {url!r}: {error}") from error
+    connection = http.client.HTTPConnection(host, port, timeout=_API_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/health")
         response = connection.getresponse()

@@ -2,19 +2,17 @@
 
 import logging
 import signal
-from typing import Final
+from contextlib import closing
 
 import sdnotify
 import trio
 
 from exporter.errors import StartupError
 from exporter.health import HealthChecks
-from exporter.ingest import Ingest, open_socket, receive
 from exporter.settings import ExporterSettings
-from exporter.state import State
+from exporter.store import open_store
+from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
-
-_TICK_SECONDS: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -25,17 +23,18 @@ async def run(settings: ExporterSettings) -> None:
     Raises:
         StartupError: The exporter cannot start here (in a group).
     """
-    state = State(settings.series_budget)
-    ingest = Ingest(state, settings.node_timeout_seconds)
-    health = HealthChecks(state)
+    store = open_store(settings.state_dir, settings.series_budget, settings.node_timeout_seconds)
+    health = HealthChecks(store)
     with (
+        closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         open_socket(settings.runtime_dir) as socket,
     ):
         async with trio.open_nursery() as nursery:
-            url = await _open_web(nursery, Application(state, health), settings)
-            nursery.start_soon(receive, socket, ingest, name="ingest")
-            nursery.start_soon(_watch_nodes, ingest, name="node watch")
+            url = await _open_web(nursery, Application(store, health), settings)
+            nursery.start_soon(socket.receive, store.take, name="ingest")
+            nursery.start_soon(socket.keep_path, name="socket path")
+            nursery.start_soon(store.run, name="store")
             nursery.start_soon(health.run, name="health checks")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={url}")
@@ -58,10 +57,3 @@ async def _open_web(
         )
         raise StartupError(message) from group
     return url
-
-
-async def _watch_nodes(ingest: Ingest) -> None:
-    """Notice nodes that fell silent. Runs until cancelled."""
-    while True:
-        ingest.expire(trio.current_time())
-        await trio.sleep(_TICK_SECONDS)

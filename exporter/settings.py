@@ -4,7 +4,7 @@ import dataclasses
 
 import click
 
-from shared.settings import MetricsSettings, setting
+from shared.settings import MetricsSettings, Number, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,5 +15,5 @@ class ExporterSettings(MetricsSettings):
         10_000, click.IntRange(min=1), "Series that one metric may have; the rest become 'other'."
     )
     node_timeout_seconds: float = setting(
-        2.5, click.FloatRange(min=1.5), "Seconds of silence after which a node counts as gone."
+        2.5, Number(min=1.5), "Seconds of silence after which a node counts as gone."
     )

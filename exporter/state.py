@@ -9,20 +9,29 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, OTHER, Family
-from exporter.rules import RULES, Sample
+from exporter.rules import RULES
 from shared import events
 from shared.events import Event, NodeState
 
+CONFLICT_SECONDS: Final = 10.0
 LABEL_CHARACTERS: Final = 128
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Labels = tuple[str, ...]
+
+_NOTED: Final = (
+    events.NodeStarted,
+    events.NodeStateChanged,
+    events.ModelDescribed,
+    events.ModelUnloaded,
+)
+"""Events that say more than their samples; see `State._note`."""
 
 
 class Histogram:
@@ -59,7 +68,7 @@ class Session:
         """Events emitted, not dropped and not applied."""
         emitted = sum(v for (name, _), v in self.totals.items() if name == c.EMITTED.name)
         dropped = sum(v for (name, _), v in self.totals.items() if name == c.DROPPED.name)
-        return emitted - dropped - self.applied
+        return max(0.0, emitted - dropped - self.applied)
 
 
 @dataclass
@@ -74,16 +83,36 @@ class Node:
     api_url: str = ""
     models: set[str] = field(default_factory=set)
     """Models described in this session and not unloaded since."""
-    heard_at: float = -math.inf
-    """On the exporter's monotonic clock."""
+    heard_at: float | None = None
+    """On the exporter's monotonic clock; None until it is heard in this process."""
+    pipe: int = -1
+    """The connection that it was last heard on."""
+    conflict_at: float = -math.inf
+    """When another live node with its name was last refused, on the monotonic clock."""
+    lost_before: float = 0.0
+    """Events lost in sessions that are forgotten."""
     heard_time: float = 0.0
     """Unix time."""
     lag_seconds: float = 0.0
 
+    def is_doubled(self, now: float) -> bool:
+        """Whether another live node with this one's name has spoken lately."""
+        return now - self.conflict_at < CONFLICT_SECONDS
+
     @property
     def lost(self) -> float:
         """Events that a session emitted, did not drop, and that were never applied."""
-        return sum(max(0.0, session.lost) for session in self.sessions.values())
+        return self.lost_before + sum(session.lost for session in self.sessions.values())
+
+
+@dataclass
+class Storage:
+    """How the state directory is."""
+
+    durable: bool = False
+    failure: str = ""
+    """Why it is not durable."""
+    journal_bytes: int = 0
 
 
 class State:
@@ -95,6 +124,7 @@ class State:
 
     def __init__(self, budget: int = 10_000) -> None:
         self.nodes: dict[str, Node] = {}
+        self.storage = Storage()
         self._budget = budget
         self._numbers: dict[Family, dict[Labels, float]] = {}
         self._histograms: dict[Family, dict[Labels, Histogram]] = {}
@@ -103,6 +133,11 @@ class State:
                 self._histograms[family] = {}
             else:
                 self._numbers[family] = {}
+        self._counters = {
+            family: series
+            for family, series in self._numbers.items()
+            if family.kind == "counter" and not family.total
+        }
         self._initialise("exporter", ())
 
     def node(self, node_id: str) -> Node:
@@ -112,21 +147,39 @@ class State:
             self._initialise("node", (node_id,))
         return self.nodes[node_id]
 
-    def apply(self, node: Node, session: Session, happened: Iterable[Event]) -> None:
-        """Count events of a session, in their order."""
-        kinds: Counter[str] = Counter()
+    def apply(self, node: Node, session: Session, happened: Sequence[Event | None]) -> None:
+        """Count events of a session, in their order; None stands for an unknown one.
+
+        The exporter's hot loop: what is usual, a counter that is there, takes no call of its own.
+        """
+        kinds: Counter[type[Event] | str] = Counter()
+        node_id = node.node_id
+        counters = self._counters
         for event in happened:
+            if event is None:
+                kinds["unknown"] += 1
+                continue
             kind = type(event)
-            samples = RULES[kind](node.node_id, event)
-            if all(map(_is_sound, samples)):
-                kinds[kind.__name__] += 1
-                self._note(node, event)
-                for sample in samples:
-                    self._move(sample, session)
+            samples = RULES[kind](node_id, event)
+            for _, _, value in samples:
+                if not 0 <= value < math.inf:  # false for NaN too
+                    kinds["invalid"] += 1
+                    break
             else:
-                kinds["invalid"] += 1
-        for name, count in kinds.items():
-            self.move(c.EVENTS, (node.node_id, name), count)
+                kinds[kind] += 1
+                if kind in _NOTED:
+                    self._note(node, event)
+                for family, labels, value in samples:
+                    series = counters.get(family)
+                    if series is not None and labels in series:
+                        series[labels] += value
+                    elif family.total:
+                        self.move_total(session, family, labels, value)
+                    else:
+                        self.move(family, labels, value)
+        for which, count in kinds.items():
+            name = which if isinstance(which, str) else which.__name__
+            self.move(c.EVENTS, (node_id, name), count)
 
     def move(self, family: Family, labels: Labels, value: float) -> None:
         """Add to a counter, set a gauge or observe into a histogram."""
@@ -153,7 +206,8 @@ class State:
 
     def forget_levels(self, node_id: str, model_id: str | None = None) -> None:
         """Take away the gauges of a node, or of one of its models."""
-        owner = (node_id,) if model_id is None else (node_id, model_id)
+        names = (node_id,) if model_id is None else (node_id, model_id)
+        owner = tuple(map(clean_label, names))
         for family, numbers in self._numbers.items():
             if family.kind == "gauge" and family.scope != "exporter":
                 if model_id is not None and family.scope != "model":
@@ -171,16 +225,18 @@ class State:
         }
         return {family: dict(series) for family, series in self._numbers.items()}, histograms
 
+    def merge(self, family: Family, labels: Labels, other: Histogram) -> None:
+        """Add a histogram of the same buckets."""
+        series = self._histograms[family]
+        if labels not in series:
+            labels = self._admit(family, labels)
+        mine = series.setdefault(labels, Histogram(len(family.buckets) + 1))
+        mine.counts = [a + b for a, b in zip(mine.counts, other.counts, strict=True)]
+        mine.sum += other.sum
+
     def series_count(self, family: Family) -> int:
         """Tell how many label sets a family has."""
         return len(self._series(family))
-
-    def _move(self, sample: Sample, session: Session) -> None:
-        family, labels, value = sample
-        if family.total:
-            self.move_total(session, family, labels, value)
-        else:
-            self.move(family, labels, value)
 
     def _observe(self, family: Family, labels: Labels, value: float) -> None:
         series = self._histograms[family]
@@ -221,10 +277,13 @@ class State:
                     self._numbers[family].setdefault(labels, 0)
 
     def _admit(self, family: Family, labels: Labels) -> Labels:
-        """Give the labels under which a new series is kept: cleaned, and within the budget."""
+        """Give the labels under which a new series is kept: cleaned, and within the budget.
+
+        The exporter's own families have none: their labels come from its own words.
+        """
         cleaned = tuple(map(clean_label, labels))
         series = self._series(family)
-        if cleaned in series or len(series) < self._budget:
+        if family.scope == "exporter" or cleaned in series or len(series) < self._budget:
             return cleaned
         # The node's own name stays: nodes come from the operator, not from traffic.
         folded = tuple(
@@ -245,7 +304,3 @@ class State:
 def clean_label(value: str) -> str:
     """Make a label value fit to show: printable and of bounded length."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LABEL_CHARACTERS])
-
-
-def _is_sound(sample: Sample) -> bool:
-    return 0 <= sample[2] < math.inf  # also false for NaN

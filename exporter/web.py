@@ -17,7 +17,7 @@ from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.health import HealthChecks
-from exporter.state import State
+from exporter.store import Store
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -42,12 +42,12 @@ class Application:
     """The ASGI application.
 
     Args:
-        state: What is shown.
+        store: What is shown.
         health: What is known of how things are.
     """
 
-    def __init__(self, state: State, health: HealthChecks) -> None:
-        self._state = state
+    def __init__(self, store: Store, health: HealthChecks) -> None:
+        self._store = store
         self._health = health
         self._limiter = trio.CapacityLimiter(_RENDERERS)
 
@@ -77,9 +77,9 @@ class Application:
         wanted = read_wanted(scope)
         began = time.perf_counter()
         async with self._limiter:
-            cut = take_cut(self._state)
+            cut = take_cut(self._store.state)
             rendered = await trio.to_thread.run_sync(render, cut, wanted)
-        self._state.move(c.SCRAPE_DURATION, (), time.perf_counter() - began)
+        self._store.note(c.SCRAPE_DURATION, (), time.perf_counter() - began)
         encoding = (("content-encoding", "gzip"),) if wanted.compressed else ()
         vary = ("vary", "accept, accept-encoding")
         return Answer(200, rendered.content_type, rendered.body, (*encoding, vary))
@@ -98,8 +98,8 @@ def read_wanted(scope: Scope) -> Wanted:
 
 
 def _accepts_gzip(coding: str) -> bool:
-    name, _, weight = coding.partition(";")
-    return name.strip() == "gzip" and weight.replace(" ", "") not in ("q=0", "q=0.0")
+    name, _, weight = coding.replace(" ", "").partition(";")
+    return name == "gzip" and weight.strip("0.") != "q="  # any way to write a weight of 0
 
 
 async def _send(method: str, answer: Answer, send: Send) -> None:

@@ -25,6 +25,7 @@ _RECONNECT_MILLISECONDS: Final = (20, 1000)
 _RESEND_MILLISECONDS: Final = 2000
 _REPLY_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 0.05
+_CONFLICT_SECONDS: Final = 0.5
 
 _log = logging.getLogger(__name__)
 _reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
@@ -104,8 +105,9 @@ class _Carrier:
                 self._complain("the exporter's answer is not one of the telemetry protocol")
                 await trio.sleep(wire.HEARTBEAT_SECONDS)
             else:
-                self._settle(reply)
-                return
+                if self._settle(reply):
+                    return
+                await trio.sleep(_CONFLICT_SECONDS)
 
     async def _send(self, batch: bytes) -> None:
         # Never asend: pynng leaks the message when it is cancelled.
@@ -117,14 +119,18 @@ class _Carrier:
             else:
                 return
 
-    def _settle(self, reply: wire.Reply) -> None:
+    def _settle(self, reply: wire.Reply) -> bool:
+        """Act on a reply; false where the batch has to be sent again."""
         if reply.error:
             self._complain(f"the exporter refused a batch of metric events: {reply.error}")
         else:
             self._complaint = ""
+        if reply.error == "conflict":
+            return False  # the other node of this name may be on its way out
         self._outbox.acknowledge(rejected=bool(reply.error))
         if reply.levels_wanted:
             self._emit_levels()
+        return True
 
     def _emit_levels(self) -> None:
         self._levels_due = trio.current_time() + LEVELS_SECONDS

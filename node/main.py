@@ -40,7 +40,13 @@ async def run(settings: NodeSettings) -> None:
     Raises:
         StartupError: The node cannot start here (in a group).
     """
-    outbox = Outbox(settings.node_id, secrets.token_hex(8), trio.current_time())
+    outbox = Outbox(
+        settings.node_id,
+        secrets.token_hex(8),
+        trio.current_time(),
+        events_limit=settings.buffer_events,
+        backlog_bytes=settings.buffer_bytes,
+    )
     scheduler = Scheduler(outbox.emit)
     engine = Engine(_model_id(settings.model), _engine_options(settings), outbox.emit)
     lane = scheduler.add(engine, settings.queue)

@@ -5,7 +5,10 @@ exporter from costing the node its memory: a count of events not packed yet, and
 ones. Past either the newest event is dropped and counted by reason.
 """
 
+import logging
+import os
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,10 +18,16 @@ import msgspec
 from shared import wire
 from shared.events import Event
 
+EVENTS_LIMIT: Final = 65_536
+BACKLOG_BYTES: Final = 16 * 2**20
+
 BUFFER_FULL: Final = "buffer_full"
 BACKLOG_FULL: Final = "backlog_full"
 OVERSIZE: Final = "oversize"
+UNENCODABLE: Final = "unencodable"
 REJECTED: Final = "rejected"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,8 +58,8 @@ class Outbox:
         session: str,
         now: float,
         *,
-        events_limit: int = 65_536,
-        backlog_bytes: int = 16 * 2**20,
+        events_limit: int = EVENTS_LIMIT,
+        backlog_bytes: int = BACKLOG_BYTES,
     ) -> None:
         self._node_id = node_id
         self._session = session
@@ -65,6 +74,7 @@ class Outbox:
         self._refuse_lock = threading.Lock()
         self._collected_at = now
         self._encoder = msgspec.msgpack.Encoder()
+        _disable_after_fork(self)
 
     def emit(self, event: Event) -> None:
         """Take one event. Never blocks, never raises; safe from any thread.
@@ -114,7 +124,11 @@ class Outbox:
         self._collected_at = now
 
     def _put(self, event: Event) -> None:
-        packed = self._encoder.encode(event)
+        try:
+            packed = self._encoder.encode(event)
+        except (TypeError, ValueError, OverflowError):
+            self._refuse(UNENCODABLE)
+            return
         if len(packed) > wire.EVENT_BYTES:
             self._refuse(OVERSIZE)
         elif self._backlog + len(packed) > self._backlog_limit:
@@ -153,3 +167,26 @@ class Outbox:
             events=msgspec.Raw(wire.pack_events(chunk.count, chunk.packed)),
         )
         return self._encoder.encode(batch)
+
+    def disable(self) -> None:
+        """Take no more events: in a forked process nobody carries them, and the parent has these.
+
+        The lock is replaced, for a thread that is not here any more may have held it.
+        """
+        self._refuse_lock = threading.Lock()
+        self._events_limit = 0
+        self._pending.clear()
+        self._chunks.clear()
+
+
+def _disable_after_fork(outbox: Outbox) -> None:
+    remembered = weakref.ref(outbox)
+
+    def disable() -> None:
+        if (found := remembered()) is not None:
+            found.disable()
+            _log.error(
+                "process %d was forked from a node: its metric events go nowhere", os.getpid()
+            )
+
+    os.register_at_fork(after_in_child=disable)

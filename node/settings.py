@@ -2,14 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Final
 
 import click
 
 from node.demo import MODEL_PATH
-from shared.settings import PORT, SEEDS, Settings, setting
-
-_POSITIVE: Final = click.FloatRange(min=0, min_open=True)
+from node.outbox import BACKLOG_BYTES, EVENTS_LIMIT
+from shared.settings import NOT_NEGATIVE, PORT, POSITIVE, SEEDS, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,11 +28,19 @@ class NodeSettings(Settings):
     )
     queue: int = setting(64, click.IntRange(min=1), "Requests that may wait for a model.")
     drain_seconds: float = setting(
-        20.0, click.FloatRange(min=0), "Seconds that running requests get when the node stops."
+        20.0, NOT_NEGATIVE, "Seconds that running requests get when the node stops."
     )
     stall_seconds: float = setting(
-        120.0, _POSITIVE, "Seconds without progress after which a working engine is replaced."
+        120.0, POSITIVE, "Seconds without progress after which a working engine is replaced."
+    )
+    buffer_events: int = setting(
+        EVENTS_LIMIT, click.IntRange(min=1), "Metric events that wait to be packed, at most."
+    )
+    buffer_bytes: int = setting(
+        BACKLOG_BYTES,
+        click.IntRange(min=2**20),
+        "Bytes of packed metric events that wait for the exporter, at most.",
     )
     flush_seconds: float = setting(
-        0.2, _POSITIVE, "Seconds that metric events gather before they are sent."
+        0.2, POSITIVE, "Seconds that metric events gather before they are sent."
     )

@@ -6,6 +6,7 @@ Each field declared with `setting` becomes a flag and an environment variable of
 
 import dataclasses
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -76,7 +77,22 @@ class _Seeds(click.ParamType[tuple[str, ...]]):
         return seeds
 
 
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets NaN through."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a number, as click wants it read."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number to count with.", param, ctx)
+        return float(number)
+
+
 HOST: Final = _Host()
+POSITIVE: Final = Number(min=0, min_open=True)
+NOT_NEGATIVE: Final = Number(min=0)
 PORT: Final = click.IntRange(0, 2**16 - 1)
 SEEDS: Final = _Seeds()
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)

@@ -58,7 +58,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     levels_wanted: bool
     """The exporter lacks this session's levels: the node sends all of them again."""
     error: str
-    """Empty, or why the batch was not taken: `malformed`, `protocol`, `conflict`."""
+    """Empty, or why the batch was not taken: `malformed`, `protocol`, or `conflict` while another
+    live node has this one's name, in which case the node keeps the batch and asks again."""
 
 
 def pack_events(count: int, encoded: bytes | bytearray) -> bytes:

@@ -4,7 +4,7 @@ The template is a Jinja program that came with the model: it runs in Jinja's imm
 """
 
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -35,10 +35,23 @@ def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> s
         prompt = _compiled(template).render(
             messages=turns, bos_token=bos, eos_token=eos, add_generation_prompt=True
         )
-    except (_RefusedByTemplateError, jinja2.TemplateError, TypeError, ValueError) as error:
+    except _TEMPLATE_FAULTS as error:
         message = f"the model's chat template refuses these messages: {error}"
         raise InvalidRequestError(message, parameter="messages") from error
     return prompt.removeprefix(bos)
+
+
+_TEMPLATE_FAULTS: Final = (
+    _RefusedByTemplateError,
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a program that came with a model raises when it meets messages it was not written for."""
 
 
 @lru_cache(maxsize=16)

@@ -38,6 +38,7 @@ def read_header(path: str) -> Described:
     try:
         reader = gguf.GGUFReader(file)
         described = _describe(reader)
+        _check(reader, described, path)
     except PermissionError as error:
         message = f"the model file {path} cannot be read: allow this user to read it"
         raise UnusableModelError(message) from error
@@ -46,7 +47,6 @@ def read_header(path: str) -> Described:
     except Exception as error:  # the reader meets damage with whatever numpy raises
         message = f"{path} is damaged or no GGUF file ({error}): download or convert it again"
         raise UnusableModelError(" ".join(message.split())) from error
-    _check(reader, described, path)
     return described
 
 

@@ -66,8 +66,21 @@ class Generation:
     is emitted for it, whatever happens.
     """
 
-    def __init__(self, request: InferenceRequest, emit: Emit, room: int) -> None:
-        """Args: what is wanted, where events go, and how many tokens can come at the most."""
+    def __init__(
+        self,
+        request: InferenceRequest,
+        emit: Emit,
+        room: int,
+        left_queue: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take what is wanted.
+
+        Args:
+            request: What is wanted.
+            emit: Takes events.
+            room: Tokens that can come at the most.
+            left_queue: Called when it ended before the engine had it.
+        """
         self.request: Final = request
         self.identity: Final = next(_identities)
         self.changed = trio.Event()
@@ -76,6 +89,7 @@ class Generation:
         self.error: RequestError | None = None
         self._ending: Ending | None = None
         self._emit = emit
+        self._left_queue = left_queue
         self._text = TextAssembler(request.stops)
         # Room for the whole answer: a slow reader never holds the engine.
         self._send, self._receive = trio.open_memory_channel[Delta](room + 2)
@@ -181,7 +195,7 @@ class Generation:
         else:
             if rest := self._text.finish():
                 self._deliver(Delta(rest, 0))
-            self._end("ok", "length" if reason == "length" else "stop")
+            self._end("ok", "length" if reason == "length" and not self._text.stopped else "stop")
 
     def failed(self, error: RequestError) -> None:
         """End it with an error that its caller sees."""
@@ -205,6 +219,8 @@ class Generation:
         self._accepted.set()
         self.changed.set()
         self._send.close()
+        if self._phase is _Phase.QUEUED:
+            self._left_queue()
 
     def _account(
         self, status: RequestStatus, reason: FinishReason, now: float

@@ -21,6 +21,8 @@ from shared import events
 _SLOTS: Final = 1
 """Requests that one child works on at once: the library keeps a single sequence."""
 
+_ANY_CONTEXT: Final = 2**20
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,12 +63,12 @@ class Lane:
         Raises:
             QueueFullError: The queue holds as many as it may.
         """
-        self._forget_the_gone()
         if len(self._waiting) >= self._queue_limit:
             message = f"{self._queue_limit} requests wait for {request.model_id}: try again later"
             raise QueueFullError(message)
         # Before the first load nobody knows the context; an answer is never longer than it.
-        generation = Generation(request, self._emit, self.engine.context_length or 2**20)
+        room = self.engine.context_length or _ANY_CONTEXT
+        generation = Generation(request, self._emit, room, self._forget_the_gone)
         self._waiting.append(generation)
         self._arrived.set()
         self._note_load()
@@ -96,12 +98,11 @@ class Lane:
     def fail_all(self, error: RequestError) -> None:
         """End every request that waits or is served."""
         served = [self._served] if self._served else []
-        for generation in [*served, *self._waiting]:
+        for generation in [*served, *tuple(self._waiting)]:
             generation.failed(error)
 
     async def _next(self) -> Generation:
         while True:
-            self._forget_the_gone()
             if self._waiting:
                 self._served = self._waiting.popleft()
                 self._note_load()

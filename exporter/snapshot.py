@@ -1,0 +1,104 @@
+"""The whole state as bytes and back; no I/O.
+
+Msgpack of families by name, so that a newer or older exporter reads what it knows: a family that
+it lacks is left out, one whose buckets changed is sorted into the new ones by the old upper
+bounds, which keeps count and sum.
+"""
+
+from bisect import bisect_left
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from exporter.catalogue import FAMILIES
+from exporter.state import Histogram, Labels, Node, State
+
+VERSION: Final = 1
+_Counts = tuple[list[int], float]
+
+
+class UnreadableSnapshotError(Exception):
+    """The bytes are no snapshot that this exporter reads."""
+
+
+class _Histograms(msgspec.Struct):
+    bounds: tuple[float, ...]
+    series: dict[Labels, _Counts]
+
+
+class Snapshot(msgspec.Struct):
+    """A copy of everything in a state."""
+
+    version: int
+    numbers: dict[str, dict[Labels, float]]
+    histograms: dict[str, _Histograms]
+    nodes: dict[str, Node]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+def freeze(state: State) -> Snapshot:
+    """Copy a state; `pack` can then run in another thread."""
+    numbers, histograms = state.copy_series()
+    return Snapshot(
+        VERSION,
+        {family.name: series for family, series in numbers.items() if not family.derived},
+        {
+            family.name: _Histograms(
+                family.buckets, {labels: (h.counts, h.sum) for labels, h in series.items()}
+            )
+            for family, series in histograms.items()
+        },
+        {node_id: _copy(node) for node_id, node in state.nodes.items()},
+    )
+
+
+def pack(snapshot: Snapshot) -> bytes:
+    """Write a snapshot."""
+    return _encoder.encode(snapshot)
+
+
+def restore(packed: bytes, budget: int) -> State:
+    """Build the state that a snapshot holds; label values past the budget become `other`.
+
+    Raises:
+        UnreadableSnapshotError: The bytes are damaged or from a newer exporter.
+    """
+    try:
+        snapshot = _decoder.decode(packed)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableSnapshotError(f"the snapshot is damaged: {error}") from error
+    if snapshot.version > VERSION:
+        raise UnreadableSnapshotError(f"the snapshot has version {snapshot.version}")
+    state = State(budget)
+    for family in FAMILIES:
+        for labels, value in snapshot.numbers.get(family.name, {}).items():
+            state.move(family, labels, value)
+        if found := snapshot.histograms.get(family.name):
+            for labels, (counts, total) in found.series.items():
+                state.merge(family, labels, _sort_into(family.buckets, found, counts, total))
+    for node_id, node in snapshot.nodes.items():
+        # What only that process could know: its clock, its connections.
+        state.nodes[node_id] = replace(node, heard_at=None, pipe=-1, conflict_at=float("-inf"))
+    return state
+
+
+def _copy(node: Node) -> Node:
+    sessions = {
+        name: replace(session, totals=dict(session.totals))
+        for name, session in node.sessions.items()
+    }
+    return replace(node, sessions=sessions, models=set(node.models))
+
+
+def _sort_into(
+    bounds: tuple[float, ...], found: _Histograms, counts: list[int], total: float
+) -> Histogram:
+    histogram = Histogram(len(bounds) + 1)
+    histogram.sum = total
+    for count, bound in zip(counts, (*found.bounds, float("inf")), strict=True):
+        histogram.counts[bisect_left(bounds, bound)] += count
+    return histogram

@@ -1,0 +1,296 @@
+"""State that outlives its process: every change is in the journal before it is visible.
+
+One lock orders the changes. What touches the disk runs in a worker thread; a disk that is full,
+read-only, gone or slow costs durability, which then shows as 0, and never makes a node wait. A new
+log with a snapshot beside it brings it back.
+"""
+
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+
+from exporter import catalogue as c
+from exporter.catalogue import FAMILIES, Family
+from exporter.errors import StartupError
+from exporter.ingest import Accepted, Ingest
+from exporter.journal import Journal, JournalError
+from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore
+from exporter.state import Labels, State
+from shared import wire
+
+ROTATE_BYTES: Final = 16 * 2**20
+"""A log this long is replaced by a snapshot: it bounds the disk used and the time of a start."""
+TICK_SECONDS: Final = 0.25
+SYNC_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 2.0
+APPEND_SECONDS: Final = 0.5
+"""A disk that takes longer for one record counts as failed."""
+REPLACE_SECONDS: Final = 5.0
+"""As `APPEND_SECONDS`, for a snapshot while nothing else may change."""
+
+_HEADER: Final = struct.Struct("<Bd")
+"""A record is its kind, the Unix time of its reception, and what happened."""
+_BATCH: Final = 1
+_OWN: Final = 2
+_SILENCE: Final = 3
+_FAMILIES: Final = {family.name: family for family in FAMILIES}
+
+_OwnSample = tuple[str, Labels, float]
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
+_own_decoder = msgspec.msgpack.Decoder(list[_OwnSample])
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Store:
+    """The state with its journal; `open_store` recovers one.
+
+    Args:
+        ingest: Decides what a message means for its state.
+        directory: The state directory.
+        journal: Recovered; None while the directory cannot be used.
+        failure: Why there is none.
+        rotate_bytes: Length at which the log is replaced.
+    """
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        directory: Path,
+        journal: Journal | None,
+        failure: str = "",
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> None:
+        self.state: Final = ingest.state
+        self._ingest = ingest
+        self._directory = directory
+        self._journal = journal
+        self._failure = failure
+        """Why records are not taken; empty while they are."""
+        self._rotate_bytes = rotate_bytes
+        self._changes = trio.Lock()
+        self._appending = threading.Lock()
+        self._own: list[_OwnSample] = []
+        self._note_storage()
+
+    async def take(
+        self, message: bytes, pipe: int, live: Callable[[], Container[int]]
+    ) -> wire.Reply:
+        """Count a message and give the answer to it. Whatever the bytes are, it never raises.
+
+        Args:
+            message: What came, perhaps not from a node at all.
+            pipe: The connection that it came by.
+            live: Gives the connections that are open now.
+        """
+        async with self._changes:
+            accepted = self._ingest.examine(message, trio.current_time(), pipe, live)
+            if isinstance(accepted, wire.Reply):
+                self.note(c.REJECTED, (accepted.error,), 1)
+                return accepted
+            received_at = time.time()
+            await self._keep(_BATCH, received_at, message)
+            reply = self._ingest.count(accepted, trio.current_time(), received_at)
+            return msgspec.structs.replace(reply, durable=self.state.storage.durable)
+
+    def note(self, family: Family, labels: Labels, value: float) -> None:
+        """Move a metric of the exporter's own; it shows after the next tick."""
+        self._own.append((family.name, labels, value))
+
+    async def run(self) -> None:
+        """Count own metrics and notice silent nodes, again and again. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_after_disk, name="journal upkeep")
+            while True:
+                await self.tick(trio.current_time())
+                await trio.sleep(TICK_SECONDS)
+
+    async def tick(self, now: float) -> None:
+        """Count the exporter's own metrics and take away the levels of nodes that fell silent."""
+        async with self._changes:
+            own, self._own = self._own, []
+            if own:
+                await self._keep(_OWN, time.time(), _encoder.encode(own))
+                _move_own(self.state, own)
+            for node_id in self._ingest.silent(now):
+                _log.warning("node %s is gone: no word from it", node_id)
+                await self._keep(_SILENCE, time.time(), node_id.encode())
+                self._ingest.lose(node_id)
+
+    def close(self) -> None:
+        """Bring the log to the disk and let go of the directory. Blocks."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.sync()
+        except JournalError as error:
+            _log.warning("the journal may lack its last second: %s", error)
+        self._journal.close()
+
+    async def _keep(self, kind: int, received_at: float, content: bytes) -> None:
+        """Put a record into the journal, or note why it could not be."""
+        if self._failure or self._journal is None:
+            return
+        record = _HEADER.pack(kind, received_at) + content
+        try:
+            await self._on_disk(self._journal.append, record)
+        except JournalError as error:
+            self._fail(error)
+        self._note_storage()
+
+    async def _look_after_disk(self) -> None:
+        """Sync the log, replace a long one, come back after a failure. Runs until cancelled."""
+        while True:
+            await trio.sleep(RETRY_SECONDS if self._failure else SYNC_SECONDS)
+            try:
+                if self._failure or self.state.storage.journal_bytes > self._rotate_bytes:
+                    await self._rotate()
+                elif self._journal is not None:
+                    await _in_thread(self._journal.sync)
+            except (JournalError, StartupError) as error:
+                self._fail(error)
+
+    async def _rotate(self) -> None:
+        """Start a log, and write a snapshot of the state as of that moment."""
+        async with self._changes:
+            if self._journal is None:
+                self._journal = await _in_thread(Journal.open, self._directory)
+            journal = self._journal
+            try:
+                generation = await self._on_disk(journal.begin_rotation)
+            except JournalError:
+                if not self._failure:
+                    raise
+                await self._replace(journal)
+                return
+            snapshot = freeze(self.state)
+            recovered, self._failure = self._failure, ""
+        await _in_thread(lambda: journal.write_snapshot(generation, pack(snapshot)))
+        self._note_storage()
+        if recovered:
+            _log.warning("metrics are durable again in %s", self._directory)
+
+    async def _replace(self, journal: Journal) -> None:
+        """Put a snapshot in the place of logs that leave no room for one more."""
+        packed = pack(freeze(self.state))
+        await self._on_disk(journal.rotate, packed, seconds=REPLACE_SECONDS)
+        self._failure = ""
+        self._note_storage()
+        _log.warning("metrics are durable again in %s", self._directory)
+
+    async def _on_disk(
+        self, call: Callable[..., _T], *arguments: object, seconds: float = APPEND_SECONDS
+    ) -> _T:
+        """Make a call of the journal, given up if the disk does not answer.
+
+        Raises:
+            JournalError: It failed, or one that was given up is still under way.
+        """
+
+        def alone() -> _T:
+            if not self._appending.acquire(blocking=False):
+                raise JournalError(f"{self._directory} still does not answer")
+            try:
+                return call(*arguments)
+            finally:
+                self._appending.release()
+
+        with trio.move_on_after(seconds):
+            return await _in_thread(alone)
+        raise JournalError(f"{self._directory} did not answer within {seconds} s")
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure:
+            _log.error("metrics are not durable: %s", error)
+        self._failure = str(error)
+        self._note_storage()
+
+    def _note_storage(self) -> None:
+        storage = self.state.storage
+        storage.failure = self._failure
+        storage.durable = not self._failure and self._journal is not None
+        if self._journal is not None:
+            storage.durable = storage.durable and self._journal.is_durable
+            storage.journal_bytes = self._journal.size_bytes
+
+
+def open_store(
+    directory: Path, budget: int, timeout_seconds: float, rotate_bytes: int = ROTATE_BYTES
+) -> Store:
+    """Recover the state that a directory holds. Blocks; nothing is to be shown before.
+
+    Args:
+        directory: Made if it is missing; without durability if it cannot be used.
+        budget: Series that one family may have.
+        timeout_seconds: A node that is silent for so long counts as gone.
+        rotate_bytes: Length at which the log is replaced.
+
+    Raises:
+        StartupError: Another exporter holds the directory.
+    """
+    try:
+        journal = Journal.open(directory)
+    except JournalError as error:
+        _log.error("metrics are not durable: %s", error)
+        ingest = Ingest(State(budget), timeout_seconds)
+        return Store(ingest, directory, None, str(error), rotate_bytes)
+    try:
+        ingest = _recover(journal, budget, timeout_seconds)
+        failure = ""
+    except JournalError as error:
+        _log.error("metrics are not durable: %s", error)
+        ingest, failure = Ingest(State(budget), timeout_seconds), str(error)
+    store = Store(ingest, directory, journal, failure, rotate_bytes)
+    for kind, count in journal.quarantined.items():
+        store.note(c.QUARANTINED, (kind,), count)
+    return store
+
+
+def _recover(journal: Journal, budget: int, timeout_seconds: float) -> Ingest:
+    while True:
+        snapshot, records = journal.recover()
+        try:
+            state = State(budget) if snapshot is None else restore(snapshot, budget)
+            break
+        except UnreadableSnapshotError as error:
+            _log.error("%s: it is kept aside", error)
+            journal.reject_snapshot()
+    ingest = Ingest(state, timeout_seconds)
+    recovered = sum(_apply(ingest, record) for record in records)
+    journal.recovered()
+    state.move(c.RECOVERED_EVENTS, (), recovered)
+    return ingest
+
+
+def _apply(ingest: Ingest, record: bytes) -> int:
+    """Do again what a record tells of, and give how many events it held."""
+    kind, received_at = _HEADER.unpack_from(record)
+    content = record[_HEADER.size :]
+    if kind == _BATCH:
+        accepted = ingest.read(content)
+        if isinstance(accepted, Accepted):
+            ingest.count(accepted, None, received_at)
+            return len(accepted.happened)
+    elif kind == _OWN:
+        _move_own(ingest.state, _own_decoder.decode(content))
+    elif kind == _SILENCE:
+        ingest.lose(content.decode())
+    return 0
+
+
+def _move_own(state: State, own: list[_OwnSample]) -> None:
+    for name, labels, value in own:
+        if name in _FAMILIES:
+            state.move(_FAMILIES[name], labels, value)
+
+
+async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
+    return await trio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True)

@@ -1,0 +1,136 @@
+"""The telemetry socket: listens for nodes, alone and for this user only."""
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pynng
+import trio
+
+from exporter.errors import StartupError
+from exporter.lock import lock_file
+from shared import wire
+
+Take = Callable[[bytes, int, Callable[[], Container[int]]], Awaitable[wire.Reply]]
+
+_LOOK_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class TelemetrySocket:
+    """Listens in a runtime directory; `open_socket` gives one.
+
+    Args:
+        socket: Not yet listening.
+        path: Where to listen.
+    """
+
+    def __init__(self, socket: pynng.Rep0, path: Path) -> None:
+        self._socket = socket
+        self._path = path
+        self._inode = -1
+        self._listen()
+
+    async def receive(self, take: Take) -> None:
+        """Answer every message. Runs until cancelled.
+
+        Args:
+            take: Counts a message, given the connection that it came by and which ones live.
+        """
+        while True:
+            message = await self._socket.arecv_msg()
+            pipe = message.pipe.id if message.pipe else -1
+            reply = await take(message.bytes, pipe, self._live)
+            try:
+                self._socket.send(_encoder.encode(reply), block=False)
+            except pynng.NNGException as error:  # the asker is gone; it will ask again
+                _log.debug("no reply could be sent: %s", error)
+
+    async def keep_path(self) -> None:
+        """Listen anew when somebody removed the socket's file. Runs until cancelled.
+
+        Nodes that are connected stay so; one that starts later would find nobody.
+        """
+        while True:
+            await trio.sleep(_LOOK_SECONDS)
+            if _inode(self._path) != self._inode:
+                _log.warning("%s was removed: listening anew", self._path)
+                try:
+                    _make_private(self._path.parent)
+                    for listener in self._socket.listeners:
+                        listener.close()
+                    self._listen()
+                except StartupError as error:
+                    _log.error("no new node can be heard: %s", error)
+
+    def _live(self) -> set[int]:
+        return {pipe.id for pipe in self._socket.pipes}
+
+    def _listen(self) -> None:
+        before = os.umask(0o177)  # pynng cannot be told the socket file's mode
+        try:
+            self._socket.listen(f"ipc://{self._path}")
+        except pynng.NNGException as error:
+            message = f"{self._path} cannot be listened on ({error}): choose another --runtime-dir"
+            raise StartupError(message) from error
+        finally:
+            os.umask(before)
+        self._inode = _inode(self._path)
+
+
+@contextmanager
+def open_socket(runtime_dir: Path) -> Iterator[TelemetrySocket]:
+    """Listen for nodes, alone in this directory and for this user only.
+
+    Raises:
+        StartupError: The directory is unusable, or another exporter listens there.
+    """
+    _make_private(runtime_dir)
+    lock = _lock(runtime_dir)
+    try:
+        with pynng.Rep0(recv_max_size=wire.MESSAGE_BYTES) as socket:
+            yield TelemetrySocket(socket, runtime_dir / wire.SOCKET_NAME)
+    finally:
+        os.close(lock)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return -1
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+        if status.st_uid != os.getuid():
+            raise StartupError(f"{directory} belongs to another user: choose another --runtime-dir")
+        if status.st_mode & 0o077:
+            directory.chmod(0o700)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _lock(directory: Path) -> int:
+    """Keep others away: an old listener that closed late would unlink the socket of a new one."""
+    try:
+        return lock_file(directory / "exporter.lock", "listens in", "choose another --runtime-dir")
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> StartupError:
+    return StartupError(
+        f"{directory} cannot be used ({error.strerror}): choose another --runtime-dir"
+    )

@@ -1,0 +1,192 @@
+"""What is rendered can be read back, in both formats, and says what the state holds."""
+
+import gzip
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from prometheus_client.samples import Sample
+
+from exporter import catalogue as c
+from exporter.catalogue import FAMILIES, PREFIX
+from exporter.cut import Cut, take_cut
+from exporter.exposition import Wanted, render
+from exporter.state import Session, State
+from tests.builders import every_event
+
+FORMATS = [False, True]
+both_formats = pytest.mark.parametrize("openmetrics", FORMATS, ids=["text", "openmetrics"])
+
+
+def lived_in() -> State:
+    """Give a state that has seen every event, of two nodes and two models."""
+    state = State()
+    for node_id, model_id in itertools.product(("n1", "n2"), ("m", "other model")):
+        node = state.node(node_id)
+        node.up = True
+        session = node.sessions.setdefault("s1", Session("s1"))
+        state.apply(node, session, every_event(model_id)[:-1])
+        for family in FAMILIES:
+            if not family.derived and family.scope == "exporter":
+                labels = tuple(family.vocabulary.get(label, ("x",))[0] for label in family.labels)
+                state.move(family, labels, 1)
+    return state
+
+
+def show(cut: Cut, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
+    rendered = render(cut, Wanted(openmetrics=openmetrics, names=names))
+    assert openmetrics == rendered.body.endswith(b"# EOF\n")
+    return rendered.body.decode()
+
+
+def read(text: str, *, openmetrics: bool) -> list[Metric]:
+    parse = read_openmetrics if openmetrics else read_text
+    return list(parse(text))
+
+
+def samples(families: Iterable[Metric]) -> list[Sample]:
+    return [sample for family in families for sample in family.samples]
+
+
+@both_formats
+def test_every_family_is_shown_as_declared(*, openmetrics: bool) -> None:
+    """Each family is there once, with its type, its help and its labels."""
+    state = lived_in()
+    shown = {
+        family.name: family
+        for family in read(show(take_cut(state), openmetrics=openmetrics), openmetrics=openmetrics)
+    }
+    assert len(shown) == len(FAMILIES)
+    for family in FAMILIES:
+        metric = shown[PREFIX + family.name.removesuffix("_total")]
+        assert (metric.type, metric.documentation) == (family.kind, family.help)
+        assert metric.samples
+        for sample in metric.samples:
+            assert set(sample.labels) - {"le"} == set(family.labels)
+
+
+@both_formats
+def test_every_value_is_shown(*, openmetrics: bool) -> None:
+    """The numbers that are read back are those of the cut, none more and none less."""
+    cut = take_cut(lived_in())
+    read_back = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for sample in samples(read(show(cut, openmetrics=openmetrics), openmetrics=openmetrics))
+    }
+    expected: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for family, series in cut.numbers.items():
+        base = PREFIX + family.name.removesuffix("_total")
+        name = base + "_total" if family.kind == "counter" else base
+        for labels, value in series.items():
+            pairs = dict(zip(family.labels, labels, strict=True))
+            expected[name, tuple(sorted(pairs.items()))] = value
+    for family, kept in cut.histograms.items():
+        for labels, histogram in kept.items():
+            pairs = dict(zip(family.labels, labels, strict=True))
+            key = tuple(sorted(pairs.items()))
+            expected[PREFIX + family.name + "_sum", key] = histogram.sum
+            expected[PREFIX + family.name + "_count", key] = sum(histogram.counts)
+            bounds = [*(repr(float(bound)) for bound in family.buckets), "+Inf"]
+            reached = itertools.accumulate(histogram.counts)
+            for bound, count in zip(bounds, reached, strict=True):
+                with_bound = tuple(sorted({**pairs, "le": bound}.items()))
+                expected[PREFIX + family.name + "_bucket", with_bound] = count
+    assert read_back == expected
+
+
+@both_formats
+def test_no_series_is_shown_twice(*, openmetrics: bool) -> None:
+    """Prometheus refuses a scrape in which one series has two values."""
+    text = show(take_cut(lived_in()), openmetrics=openmetrics)
+    names = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+@both_formats
+def test_created_series_are_off(*, openmetrics: bool) -> None:
+    """The creation times would be a fifth more series that nobody asks for."""
+    assert "_created" not in show(take_cut(lived_in()), openmetrics=openmetrics)
+
+
+@both_formats
+def test_bucket_without_bound_equals_the_count(*, openmetrics: bool) -> None:
+    """The last bucket holds everything, and buckets never shrink."""
+    state = State()
+    for value in (0, 0.1, 0.10001, 7, 1e9):
+        state.move(c.LATENCY, ("n1", "m", "ok"), value)
+    shown = samples(read(show(take_cut(state), openmetrics=openmetrics), openmetrics=openmetrics))
+    name = PREFIX + "inference_latency_seconds"
+    buckets = [sample.value for sample in shown if sample.name == name + "_bucket"]
+    (count,) = [sample.value for sample in shown if sample.name == name + "_count"]
+    assert buckets == sorted(buckets)
+    assert (buckets[0], buckets[-1], count) == (2, 5, 5)
+
+
+@given(st.text(max_size=20), st.floats(min_value=0, allow_infinity=False))
+def test_any_label_and_value_is_read_back(model_id: str, value: float) -> None:
+    """Quotes, backslashes and any language survive, as do numbers to the last digit."""
+    state = State()
+    state.move(c.QUEUE_DEPTH, ("n1", model_id), value)
+    (labels,) = take_cut(state).numbers[c.QUEUE_DEPTH]
+    for openmetrics in FORMATS:
+        text = show(
+            take_cut(state), openmetrics=openmetrics, names=(PREFIX + "inference_queue_depth",)
+        )
+        (sample,) = samples(read(text, openmetrics=openmetrics))
+        assert sample.labels == dict(zip(c.QUEUE_DEPTH.labels, labels, strict=True))
+        assert math.isclose(sample.value, value, rel_tol=0)
+
+
+@both_formats
+def test_empty_state_is_a_sound_answer(*, openmetrics: bool) -> None:
+    """An exporter that no node has reached is scraped like any other."""
+    text = show(take_cut(State()), openmetrics=openmetrics)
+    assert samples(read(text, openmetrics=openmetrics))
+    assert PREFIX + "exporter_build_info" in text
+
+
+@pytest.mark.parametrize(
+    ("openmetrics", "content_type"),
+    [
+        (False, "text/plain; version=0.0.4; charset=utf-8"),
+        (True, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    ],
+)
+def test_content_type_is_that_of_the_body(*, openmetrics: bool, content_type: str) -> None:
+    """Prometheus chooses its parser by this."""
+    rendered = render(take_cut(State()), Wanted(openmetrics=openmetrics))
+    assert rendered.content_type == content_type
+
+
+@both_formats
+def test_compressed_body_is_the_same(*, openmetrics: bool) -> None:
+    """Gzip changes the form and not the content."""
+    cut = take_cut(lived_in())
+    plain = render(cut, Wanted(openmetrics=openmetrics))
+    compressed = render(cut, Wanted(openmetrics=openmetrics, compressed=True))
+    assert gzip.decompress(compressed.body) == plain.body
+    assert len(compressed.body) < len(plain.body) / 4
+    assert compressed.content_type == plain.content_type
+
+
+@both_formats
+def test_names_restrict_the_answer(*, openmetrics: bool) -> None:
+    """With `name[]` only the samples asked for are shown."""
+    names = tuple(PREFIX + name for name in ("node_up", "inference_requests_total", "node_info"))
+    text = show(take_cut(lived_in()), openmetrics=openmetrics, names=names)
+    shown = {sample.name for sample in samples(read(text, openmetrics=openmetrics))}
+    assert shown == set(names)
+
+
+@both_formats
+def test_unknown_name_shows_nothing(*, openmetrics: bool) -> None:
+    """A name that is not there is an empty answer, not everything."""
+    text = show(take_cut(lived_in()), openmetrics=openmetrics, names=("up",))
+    assert read(text, openmetrics=openmetrics) == []

@@ -1,0 +1,283 @@
+"""The telemetry socket: real connections are answered, and only this user's, by one exporter."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pynng
+import pytest
+import trio
+from trio.testing import trio_test
+
+from exporter import catalogue as c
+from exporter.errors import StartupError
+from exporter.ingest import Ingest
+from exporter.state import State
+from exporter.store import Store
+from exporter.telemetry_socket import open_socket
+from shared import wire
+from tests.builders import every_event, number, pack_batch
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 30.0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory whose path is short enough for a socket, not made yet."""
+    return tmp_path / "run"
+
+
+@asynccontextmanager
+async def open_exporter(directory: Path) -> AsyncIterator[Store]:
+    """Answer on the socket in a directory for as long as the block runs."""
+    store = Store(Ingest(State(), 2.5), directory, None, "there is no disk in these tests")
+    with trio.fail_after(LIMIT_SECONDS), open_socket(directory) as listening:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listening.receive, store.take)
+            nursery.start_soon(listening.keep_path)
+            yield store
+            nursery.cancel_scope.cancel()
+
+
+def dial(directory: Path) -> pynng.Req0:
+    return pynng.Req0(dial=f"ipc://{directory / wire.SOCKET_NAME}", block_on_dial=True)
+
+
+async def ask(asking: pynng.Req0, message: bytes) -> wire.Reply:
+    while True:
+        try:
+            asking.send(message, block=False)
+            break
+        except pynng.TryAgain:  # nng connects anew
+            await trio.sleep(0.01)
+    return msgspec.msgpack.decode(await asking.arecv(), type=wire.Reply)
+
+
+@trio_test
+async def test_batch_is_counted_and_answered(directory: Path) -> None:
+    """What a node sends through the socket is counted once, a copy of it too."""
+    async with open_exporter(directory) as store:
+        with dial(directory) as node:
+            message = pack_batch(*every_event())
+            replies = [await ask(node, message) for _ in range(2)]
+            assert [reply.applied for reply in replies] == [15, 15]
+            assert [reply.levels_wanted for reply in replies] == [True, False]
+            assert number(store.state, c.DUPLICATES, "n1") == 15
+
+
+@trio_test
+async def test_garbage_is_answered_and_counted(directory: Path) -> None:
+    """Whatever comes, the socket answers and goes on answering."""
+    async with open_exporter(directory) as store:
+        with dial(directory) as stranger:
+            for garbage in (b"", b"\xff" * 9, b"GET / HTTP/1.1\r\n\r\n", bytes(500_000)):
+                assert (await ask(stranger, garbage)).error == "malformed"
+            assert (await ask(stranger, pack_batch(protocol=9))).error == "protocol"
+            assert not (await ask(stranger, pack_batch(*every_event()))).error
+        await store.tick(trio.current_time())
+        assert number(store.state, c.REJECTED, "malformed") == 4
+        assert number(store.state, c.REJECTED, "protocol") == 1
+
+
+@trio_test
+async def test_stranger_who_speaks_no_nng_does_no_harm(directory: Path) -> None:
+    """A connection that sends other bytes or leaves in the middle costs nobody else anything."""
+    async with open_exporter(directory):
+        for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x00SP\x00\x00\x30\x00\x00" + b"\xff" * 64, b""):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect(str(directory / wire.SOCKET_NAME))
+                stranger.sendall(sent)
+        with dial(directory) as node:
+            assert not (await ask(node, pack_batch())).error
+
+
+@trio_test
+async def test_asker_that_leaves_does_no_harm(directory: Path) -> None:
+    """A reply that nobody waits for is given up."""
+    async with open_exporter(directory):
+        for _ in range(5):
+            with dial(directory) as node:
+                node.send(pack_batch(), block=False)
+        with dial(directory) as node:
+            assert not (await ask(node, pack_batch())).error
+
+
+@trio_test
+async def test_second_node_of_one_name_is_refused_while_the_first_lives(directory: Path) -> None:
+    """Connections tell two live nodes of one name from one that was restarted."""
+    async with open_exporter(directory):
+        with dial(directory) as first, dial(directory) as second:
+            await ask(first, pack_batch())
+            assert (await ask(second, pack_batch(session="s2"))).error == "conflict"
+            first.close()
+            while (await ask(second, pack_batch(session="s2"))).error:  # noqa: ASYNC110
+                await trio.sleep(0.01)  # until nng has seen the first leave
+
+
+def test_socket_is_for_this_user_only(directory: Path) -> None:
+    """Nobody else can reach the socket, whatever the umask is."""
+    before = os.umask(0)
+    try:
+        with open_socket(directory):
+            path = directory / wire.SOCKET_NAME
+            assert path.is_socket()
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert directory.stat().st_mode & 0o777 == 0o700
+            assert (directory / "exporter.lock").stat().st_mode & 0o777 == 0o600
+            assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+
+
+def test_open_directory_is_made_private(directory: Path) -> None:
+    """A directory that was there and open to others is closed to them."""
+    directory.mkdir(mode=0o755)
+    directory.chmod(0o755)
+    with open_socket(directory):
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_missing_parents_are_made(directory: Path) -> None:
+    """The first start on a machine needs no preparation."""
+    with open_socket(directory / "a" / "b"):
+        assert (directory / "a" / "b" / wire.SOCKET_NAME).is_socket()
+
+
+def test_second_exporter_is_refused(directory: Path) -> None:
+    """Two exporters in one directory would take each other's nodes; the first is named."""
+    with (
+        open_socket(directory),
+        pytest.raises(StartupError, match=f"process {os.getpid()}.*--runtime-dir"),
+        open_socket(directory),
+    ):
+        pass
+
+
+@trio_test
+async def test_refused_second_exporter_leaves_the_first_alone(directory: Path) -> None:
+    """The refusal comes before the socket is touched."""
+    async with open_exporter(directory):
+        with pytest.raises(StartupError), open_socket(directory):
+            pass
+        with dial(directory) as node:
+            assert not (await ask(node, pack_batch())).error
+
+
+def test_directory_is_free_after_a_clean_end(directory: Path) -> None:
+    """The next exporter can start at once, also after one that failed."""
+    with open_socket(directory):
+        pass
+    with pytest.raises(ZeroDivisionError), open_socket(directory):
+        raise ZeroDivisionError
+    with open_socket(directory):
+        pass
+
+
+def test_socket_of_a_killed_exporter_is_taken_over(directory: Path) -> None:
+    """What kill -9 leaves behind is in nobody's way."""
+    program = (
+        "import sys, time; from pathlib import Path; "
+        "from exporter.telemetry_socket import open_socket\n"
+        "with open_socket(Path(sys.argv[1])): print('open', flush=True); time.sleep(600)"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", program, str(directory)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    with killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"open\n"
+        with pytest.raises(StartupError, match=f"process {killed.pid}"), open_socket(directory):
+            pass
+        killed.send_signal(signal.SIGKILL)
+    assert (directory / wire.SOCKET_NAME).is_socket()
+
+    async def reach_the_next() -> None:
+        async with open_exporter(directory):
+            with dial(directory) as node:
+                assert not (await ask(node, pack_batch())).error
+
+    trio.run(reach_the_next)
+
+
+@trio_test
+async def test_node_finds_the_next_exporter_by_itself(directory: Path) -> None:
+    """A request that an ended exporter left unanswered is answered by the one after it."""
+    address = f"ipc://{directory / wire.SOCKET_NAME}"
+    with pynng.Req0(resend_time=100, reconnect_time_min=20, reconnect_time_max=50) as node:
+        async with open_exporter(directory):
+            node.dial(address, block=True)
+            await ask(node, pack_batch())
+        with open_socket(directory):
+            node.send(pack_batch())  # nobody answers
+        with trio.fail_after(LIMIT_SECONDS):
+            async with open_exporter(directory):
+                reply = msgspec.msgpack.decode(await node.arecv(), type=wire.Reply)
+        assert not reply.error
+
+
+@trio_test
+async def test_removed_socket_is_made_anew(directory: Path) -> None:
+    """Somebody who cleans up costs neither the nodes that are connected nor those to come."""
+    path = directory / wire.SOCKET_NAME
+    async with open_exporter(directory):
+        with dial(directory) as before:
+            await ask(before, pack_batch())
+            path.unlink()
+            while not path.is_socket():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert not (await ask(before, pack_batch())).error
+            with dial(directory) as after:
+                assert not (await ask(after, pack_batch(node_id="n2"))).error
+
+
+def test_directory_that_cannot_be_made_is_refused(directory: Path) -> None:
+    """A file in the way is named, with the flag to set."""
+    directory.write_text("in the way")
+    for place in (directory, directory / "below"):
+        with pytest.raises(StartupError, match=rf"{place} .*--runtime-dir"), open_socket(place):
+            pass
+
+
+def test_unwritable_directory_is_refused(directory: Path) -> None:
+    """A directory of the system is named, with the flag to set."""
+    place = Path("/proc/telemetry")  # not even root may make one there
+    with pytest.raises(StartupError, match=r"/proc/telemetry .*--runtime-dir"), open_socket(place):
+        pass
+    if os.geteuid() != 0:
+        directory.mkdir(mode=0o500)
+        with pytest.raises(StartupError, match="--runtime-dir"), open_socket(directory):
+            pass
+
+
+def test_directory_of_another_user_is_refused(directory: Path) -> None:
+    """Another user's directory is no place for what this one tells."""
+    if os.geteuid() == 0:
+        directory.mkdir()
+        os.chown(directory, 12345, -1)
+    place = directory if os.geteuid() == 0 else Path("/")
+    with pytest.raises(StartupError, match=r"another user.*--runtime-dir"), open_socket(place):
+        pass
+
+
+def test_something_else_at_the_sockets_place_is_refused(directory: Path) -> None:
+    """What is no socket is not removed, and the refusal names it."""
+    (directory / wire.SOCKET_NAME).mkdir(parents=True)
+    refused = pytest.raises(StartupError, match=r"telemetry\.sock .*--runtime-dir")
+    with refused, open_socket(directory):
+        pass
+    assert (directory / wire.SOCKET_NAME).is_dir()
+
+
+def test_lock_that_cannot_be_had_is_refused(directory: Path) -> None:
+    """A lock file that cannot be opened is a reason in one line, like the rest."""
+    (directory / "exporter.lock").mkdir(parents=True)
+    with pytest.raises(StartupError, match="--runtime-dir"), open_socket(directory):
+        pass

@@ -1,0 +1,291 @@
+"""The state counts what events mean, keeps within its budget and never counts backwards."""
+
+import itertools
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import catalogue as c
+from exporter.catalogue import FAMILIES
+from exporter.cut import take_cut
+from exporter.state import LABEL_CHARACTERS, Node, Session, State, clean_label
+from shared import events
+from shared.events import Event
+from tests.builders import every_event, finished, histogram, number
+
+
+def apply(state: State, *happened: Event) -> tuple[Node, Session]:
+    node = state.node("n1")
+    node.up = True
+    session = node.sessions.setdefault("s1", Session("s1"))
+    state.apply(node, session, happened)
+    return node, session
+
+
+def shown(state: State, family: c.Family) -> dict[tuple[str, ...], float]:
+    return take_cut(state).numbers[family]
+
+
+def test_every_event_moves_what_it_means() -> None:
+    """Each kind of event arrives in the metrics that speak of it."""
+    state = State()
+    apply(state, *every_event()[:-1])
+    model = ("n1", "m")
+    expected: dict[tuple[c.Family, tuple[str, ...]], float] = {
+        (c.NODE_START_TIME, ("n1",)): 1.5e9,
+        (c.NODE_INFO, ("n1", "0.1.0", "3.11.7", "ctransformers")): 1,
+        (c.NODE_STATUS, ("n1",)): 1,
+        (c.NODE_STATE, ("n1", "online")): 1,
+        (c.NODE_RESOURCES, ("n1", "used_layers")): 8,
+        (c.NODE_UPTIME, ("n1",)): 9.5,
+        (c.MEMORY, ("n1", "swap")): 4096,
+        (c.CPU, ("n1", "host")): 50,
+        (c.CPU_SECONDS, ("n1", "engine")): 7.5,
+        (c.MAJOR_FAULTS, ("n1", "node")): 3,
+        (c.TASKS, ("n1",)): 11,
+        (c.WORKER_THREADS, ("n1", "total")): 40,
+        (c.MODEL_LOADS, (*model, "ok")): 1,
+        (c.MODEL_LOADS, (*model, "error")): 1,
+        (c.MODELS_LOADED, ("n1",)): 1,
+        (c.MODEL_SIZE, model): 2**24,
+        (c.LAYERS_ALLOCATED, model): 8,
+        (c.MODEL_INFO, (*model, "llama", "Q8_0", "ctransformers")): 1,
+        (c.ENGINE_RESTARTS, (*model, "crashed")): 1,
+        (c.REQUESTS_IN_FLIGHT, model): 2,
+        (c.QUEUE_DEPTH, model): 1,
+        (c.SLOTS, (*model, "busy")): 1,
+        (c.ENGINE_PROGRESS, model): 1.5e9,
+        (c.TOKENS_GENERATED, model): 1,
+        (c.REQUESTS, (*model, "ok")): 1,
+        (c.FINISHES, (*model, "stop")): 1,
+        (c.PROMPT_TOKENS, model): 5,
+        (c.PROMPT_TOKENS_CACHED, model): 2,
+        (c.HTTP_REQUESTS, ("n1", "/v1/completions", "POST", "200")): 1,
+    }
+    found = {key: number(state, key[0], *key[1]) for key in expected}
+    assert found == expected
+    sums: dict[tuple[c.Family, tuple[str, ...]], float] = {
+        (c.LOOP_LAG, ("n1",)): 0.002,
+        (c.MODEL_LOAD_DURATION, model): 1.75,
+        (c.LATENCY, (*model, "ok")): 2,
+        (c.FIRST_TOKEN, model): 0.75,
+        (c.PER_TOKEN, model): 0.25,
+        (c.QUEUE, model): 0.25,
+        (c.PREFILL, model): 0.5,
+        (c.DECODE, model): 1.25,
+        (c.REQUEST_PROMPT_TOKENS, model): 5,
+        (c.REQUEST_OUTPUT_TOKENS, model): 6,
+        (c.HTTP_DURATION, ("n1", "/v1/completions", "POST", "200")): 0.75,
+    }
+    assert {key: histogram(state, key[0], *key[1]).sum for key in sums} == sums
+
+
+@given(st.lists(st.floats(0, 3000), min_size=1, max_size=40))
+def test_histogram_counts_each_value_in_its_bucket(values: list[float]) -> None:
+    """A value counts in the first bucket whose bound it does not exceed."""
+    state = State()
+    for value in values:
+        state.move(c.LATENCY, ("n1", "m", "ok"), value)
+    kept = histogram(state, c.LATENCY, "n1", "m", "ok")
+    bounds = (*c.LATENCY.buckets, float("inf"))
+    reached = list(itertools.accumulate(kept.counts))
+    assert reached == [sum(value <= bound for value in values) for bound in bounds]
+    assert kept.sum == pytest.approx(sum(values))
+
+
+def test_closed_vocabularies_start_at_0() -> None:
+    """`rate()` works from the first scrape: series that can be named are there."""
+    state = State()
+    state.node("n1")
+    assert number(state, c.HEALTH_CHECKS, "render", "failed") == 0
+    assert number(state, c.REJECTED, "malformed") == 0
+    assert number(state, c.DROPPED, "n1", "buffer_full") == 0
+    assert histogram(state, c.LOOP_LAG, "n1").sum == 0
+    assert shown(state, c.REQUESTS) == {}
+    apply(state, every_event()[7])
+    assert {labels[2] for labels in shown(state, c.REQUESTS)} == set(
+        c.REQUESTS.vocabulary["status"]
+    )
+    assert set(shown(state, c.REQUESTS).values()) == {0}
+
+
+def test_node_that_was_never_heard_is_unknown() -> None:
+    """Before the first event the status is 3 and nothing is said of times."""
+    state = State()
+    state.node("n1")
+    assert number(state, c.NODE_STATUS, "n1") == 3
+    assert number(state, c.NODE_UP, "n1") == 0
+    assert number(state, c.LAST_EVENT, "n1") is None
+
+
+@pytest.mark.parametrize(
+    ("state_name", "code"),
+    [("offline", 0), ("online", 1), ("busy", 2), ("unknown", 3), ("draining", 2)],
+)
+def test_node_status_is_the_contracts_code(state_name: events.NodeState, code: int) -> None:
+    """Each state has its number, and exactly one of the one-hot series is 1."""
+    state = State()
+    apply(state, events.NodeStateChanged(state_name))
+    assert number(state, c.NODE_STATUS, "n1") == code
+    hot = {labels[1] for labels, value in shown(state, c.NODE_STATE).items() if value == 1}
+    assert hot == {state_name}
+
+
+def test_rejected_request_has_no_phases() -> None:
+    """Who was not taken in counts as a request, and in no measure of work."""
+    state = State()
+    event = finished()
+    apply(
+        state,
+        events.InferenceFinished("m", "rejected", None, 0, 0, 0, 0, None, 0, 0, 0, 0),
+        event,
+    )
+    assert number(state, c.REQUESTS, "n1", "m", "rejected") == 1
+    assert sum(histogram(state, c.QUEUE, "n1", "m").counts) == 1
+    assert sum(shown(state, c.FINISHES).values()) == 1
+
+
+@pytest.mark.parametrize("status", ["cancelled", "timeout", "error"])
+def test_discarded_tokens_count_by_the_reason(status: events.RequestStatus) -> None:
+    """Work for nobody is told by why."""
+    state = State()
+    apply(state, events.InferenceFinished("m", status, "cancelled", 1, 0, 0, 1, 0.5, 3, 0, 7, 6))
+    assert number(state, c.TOKENS_DISCARDED, "n1", "m", status) == 6
+
+
+def test_lone_token_has_no_time_per_token() -> None:
+    """The time per token is of those after the first."""
+    state = State()
+    apply(state, events.InferenceFinished("m", "ok", "length", 1, 0, 0, 1, 0.5, 3, 0, 1, 0))
+    assert c.PER_TOKEN not in {
+        family for family, series in take_cut(state).histograms.items() if series
+    }
+
+
+def test_total_only_grows() -> None:
+    """A running total adds its growth; an older or repeated one adds nothing."""
+    state = State()
+    session = Session("s1")
+    for total in (5, 3, 5, 8, 0):
+        state.move_total(session, c.EMITTED, ("n1",), total)
+    assert number(state, c.EMITTED, "n1") == 8
+
+
+def test_total_of_a_new_session_is_added() -> None:
+    """A restarted node counts from 0 again, the counter goes on."""
+    state = State()
+    state.move_total(Session("s1"), c.EMITTED, ("n1",), 5)
+    state.move_total(Session("s2"), c.EMITTED, ("n1",), 2)
+    assert number(state, c.EMITTED, "n1") == 7
+
+
+def test_unloaded_model_takes_its_gauges_along() -> None:
+    """A model that is gone has no size, no queue and no slots; its counters stay."""
+    state = State()
+    apply(state, *every_event("gone"), *every_event("here")[:-1])
+    cut = take_cut(state)
+    of_gone = {
+        family.kind
+        for families in (cut.numbers, cut.histograms)
+        for family in families
+        if any(labels[1:2] == ("gone",) for labels in families[family])
+    }
+    assert of_gone == {"counter", "histogram"}
+    assert number(state, c.MODEL_UNLOADS, "n1", "gone", "requested") == 1
+    assert number(state, c.MODELS_LOADED, "n1") == 1
+    assert number(state, c.QUEUE_DEPTH, "n1", "here") == 1
+    assert number(state, c.NODE_UPTIME, "n1") == 9.5
+
+
+def test_unloaded_model_takes_only_its_own_gauges_along() -> None:
+    """A model may be called like another label's value."""
+    state = State()
+    apply(state, *every_event("rss"))
+    assert number(state, c.MEMORY, "n1", "rss") == 2**20
+
+
+@pytest.mark.parametrize("model_id", ["tab\t", "m" * (LABEL_CHARACTERS + 1)])
+def test_unloaded_model_of_an_unclean_name_takes_its_gauges_along(model_id: str) -> None:
+    """A model whose name was cleaned for show leaves like any other."""
+    state = State()
+    apply(state, *every_event(model_id))
+    assert shown(state, c.QUEUE_DEPTH) == {}
+
+
+def test_label_past_the_budget_folds_into_other() -> None:
+    """Past the budget new values count together, those known alone; what folded is named."""
+    state = State(budget=40)
+    for route in [*range(42), 0, 43]:
+        state.move(c.HTTP_REQUESTS, ("n1", f"/{route}", "GET", "200"), 1)
+        state.move(c.HTTP_DURATION, ("n1", f"/{route}", "GET", "200"), 0.5)
+    counted = shown(state, c.HTTP_REQUESTS)
+    other = ("n1", "other", "other", "other")
+    assert (counted["n1", "/0", "GET", "200"], counted["n1", "/39", "GET", "200"]) == (2, 1)
+    assert (counted[other], sum(counted.values()), len(counted)) == (3, 44, 41)
+    assert sum(histogram(state, c.HTTP_DURATION, *other).counts) == 3
+    assert shown(state, c.FOLDED) == {
+        (family.name, label): 3
+        for family in (c.HTTP_REQUESTS, c.HTTP_DURATION)
+        for label in ("route", "method", "status")
+    }
+
+
+def test_closed_labels_and_nodes_do_not_fold() -> None:
+    """A closed vocabulary is bounded by itself, and nodes come from the operator."""
+    state = State(budget=3)
+    for model_id in ("a", "b"):
+        for status in c.REQUESTS.vocabulary["status"]:
+            state.move(c.REQUESTS, ("n1", model_id, status), 1)
+    counted = shown(state, c.REQUESTS)
+    assert {labels[0] for labels in counted} == {"n1"}
+    assert {labels[2] for labels in counted} == set(c.REQUESTS.vocabulary["status"])
+    assert sum(counted.values()) == 10
+
+
+@pytest.mark.parametrize("budget", [1, 2])
+def test_smallest_budget_holds(budget: int) -> None:
+    """The budget that settings allow is kept without end of recursion."""
+    state = State(budget=budget)
+    apply(state, *every_event("a"), *every_event("b"), *every_event("c"))
+    for route in "abcdef":
+        state.move(c.HTTP_REQUESTS, ("n1", route, "GET", "200"), 1)
+    assert sum(shown(state, c.HTTP_REQUESTS).values()) == 9
+
+
+@given(st.text())
+def test_clean_label_is_printable_and_bounded(value: str) -> None:
+    """A label can be shown in one line, and cleaning it again changes nothing."""
+    cleaned = clean_label(value)
+    assert len(cleaned) <= LABEL_CHARACTERS
+    assert not {unicodedata.category(character) for character in cleaned} & {"Cc", "Cs"}
+    assert clean_label(cleaned) == cleaned
+    cleaned.encode()
+
+
+def test_clean_label_leaves_good_text_alone() -> None:
+    """Letters of any language are fine."""
+    assert clean_label('modèle "7B" \\ 中') == 'modèle "7B" \\ 中'
+    assert clean_label("a\nb\x00") == "a\ufffdb\ufffd"
+
+
+def test_cut_does_not_change_afterwards() -> None:
+    """A scrape that is still rendered shows what was at its moment."""
+    state = State()
+    apply(state, finished())
+    cut = take_cut(state)
+    apply(state, finished())
+    assert cut.numbers[c.REQUESTS]["n1", "m", "ok"] == 1
+    assert sum(cut.histograms[c.LATENCY]["n1", "m", "ok"].counts) == 1
+
+
+def test_series_are_counted_by_family() -> None:
+    """How many series a family holds is a metric itself."""
+    state = State()
+    apply(state, *every_event()[:-1])
+    cut = take_cut(state)
+    for family in FAMILIES:
+        if not family.derived:
+            held = cut.histograms.get(family) or cut.numbers.get(family, {})
+            assert number(state, c.SERIES, family.name) == len(held)

@@ -1,0 +1,473 @@
+"""The store: what it shows is what was emitted, through any death of either side."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import catalogue as c
+from exporter import store as store_module
+from exporter.cut import take_cut
+from exporter.exposition import Wanted, render
+from exporter.journal import JournalError
+from exporter.store import Store, open_store
+from node.outbox import Outbox
+from shared import wire
+from shared.events import Event, ModelDescribed, SystemSampled, TokensGenerated
+
+MODEL = "m"
+TIMEOUT_SECONDS = 2.5
+
+
+def sampled() -> SystemSampled:
+    """A level."""
+    return SystemSampled(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+
+
+def opened(directory: Path, rotate_bytes: int = store_module.ROTATE_BYTES) -> Store:
+    """Open a store as the exporter does."""
+    return open_store(directory, 10_000, TIMEOUT_SECONDS, rotate_bytes)
+
+
+def killed(store: Store) -> None:
+    """Let go of a store as the kernel does of a killed process's files."""
+    if store._journal is not None:
+        store._journal.close()
+
+
+def number(store: Store, family: c.Family, *labels: str) -> float | None:
+    """Read one number as a scrape would show it."""
+    return take_cut(store.state).numbers[family].get(labels)
+
+
+class Sender:
+    """A node: its outbox and the way of its batches, one event of the kind at a time."""
+
+    def __init__(self, name: str = "n1", session: str = "s1", pipe: int = 1) -> None:
+        self.outbox = Outbox(name, session, 0.0)
+        self.pipe = pipe
+
+    async def send(
+        self, store: Store, *happened: Event, live: tuple[int, ...] = (), goodbye: bool = False
+    ) -> wire.Reply:
+        """Emit, and send one batch for which the reply arrives."""
+        for event in happened:
+            self.outbox.emit(event)
+        message = self.outbox.next_batch(1.0, goodbye=goodbye)
+        reply = await store.take(message, self.pipe, lambda: live)
+        if reply.error != "conflict":
+            self.outbox.acknowledge(rejected=bool(reply.error))
+        return reply
+
+
+def test_counts_outlive_a_kill(tmp_path: Path) -> None:
+    """What was shown before a kill is shown after it, counters and levels alike."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        reply = await Sender().send(store, TokensGenerated(MODEL, 7), sampled())
+        assert reply.durable
+        await store.tick(0.0)
+        before = render(take_cut(store.state), Wanted()).body
+        killed(store)
+        again = opened(tmp_path)
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 7
+        assert number(again, c.MEMORY, "n1", "rss") == 2
+        assert number(again, c.NODE_UP, "n1") == 1
+        assert number(again, c.RECOVERED_EVENTS) == 2
+        after = render(take_cut(again.state), Wanted()).body
+        assert _but_the_journals(before) == _but_the_journals(after)
+        again.close()
+
+    trio.run(scenario)
+
+
+def _but_the_journals(exposition: bytes) -> list[bytes]:
+    own = (b"_exporter_journal_bytes ", b"_exporter_recovered_events_total ")
+    return [line for line in exposition.splitlines() if not any(name in line for name in own)]
+
+
+def test_own_metrics_outlive_a_kill(tmp_path: Path) -> None:
+    """The exporter's own counters do not go back either."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        for _ in range(3):
+            store.note(c.HEALTH_CHECKS, ("render", "ok"), 1)
+            await store.tick(0.0)
+        killed(store)
+        again = opened(tmp_path)
+        assert number(again, c.HEALTH_CHECKS, "render", "ok") == 3
+        again.close()
+
+    trio.run(scenario)
+
+
+def test_gone_node_stays_gone_over_a_restart(tmp_path: Path) -> None:
+    """A node that fell silent is not brought back to life by the exporter's restart."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        await Sender().send(store, sampled())
+        await store.tick(trio.current_time() + TIMEOUT_SECONDS + 1)
+        assert number(store, c.NODE_UP, "n1") == 0
+        killed(store)
+        again = opened(tmp_path)
+        assert number(again, c.NODE_UP, "n1") == 0
+        assert number(again, c.MEMORY, "n1", "rss") is None
+        again.close()
+
+    trio.run(scenario)
+
+
+def test_recovered_node_has_its_time_to_speak(tmp_path: Path) -> None:
+    """After a restart a node counts as up until it has been silent for the usual time."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        await Sender().send(store, sampled())
+        killed(store)
+        again = opened(tmp_path)
+        now = trio.current_time()
+        await again.tick(now)
+        assert number(again, c.NODE_UP, "n1") == 1
+        await again.tick(now + TIMEOUT_SECONDS + 0.1)
+        assert number(again, c.NODE_UP, "n1") == 0
+        again.close()
+
+    trio.run(scenario)
+
+
+def test_levels_are_asked_for_by_each_new_exporter(tmp_path: Path) -> None:
+    """The first batch that a process takes of a node asks for its levels, the next does not."""
+
+    async def scenario() -> None:
+        sender = Sender()
+        store = opened(tmp_path)
+        assert (await sender.send(store)).levels_wanted
+        assert not (await sender.send(store)).levels_wanted
+        killed(store)
+        again = opened(tmp_path)
+        assert (await sender.send(again)).levels_wanted
+        assert not (await sender.send(again)).levels_wanted
+        again.close()
+
+    trio.run(scenario)
+
+
+def test_two_live_nodes_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    """The second node waits, unharmed, until the first is gone."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        first, second = Sender(session="a", pipe=1), Sender(session="b", pipe=2)
+        await first.send(store, TokensGenerated(MODEL, 1), live=(1, 2))
+        refused = await second.send(store, TokensGenerated(MODEL, 100), live=(1, 2))
+        assert refused.error == "conflict"
+        await first.send(store, TokensGenerated(MODEL, 1), live=(1, 2))
+        await store.tick(0.0)
+        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 2
+        assert number(store, c.REJECTED, "conflict") == 1
+        taken = await second.send(store, live=(2,))  # the first one's connection is closed
+        assert taken.error == ""
+        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 102
+        assert number(store, c.LOST, "n1") == 0
+        store.close()
+
+    trio.run(scenario)
+
+
+def test_rotation_keeps_everything_and_bounds_the_log(tmp_path: Path) -> None:
+    """A log that is long is replaced by a snapshot, and a restart shows the same."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path, rotate_bytes=1000)
+        sender = Sender()
+        await sender.send(store, ModelDescribed(MODEL, "llama", "Q8_0", "e", 10, 2))
+        for _ in range(30):
+            await sender.send(store, TokensGenerated(MODEL, 1))
+        assert store.state.storage.journal_bytes > 1000
+        await store._rotate()
+        assert store.state.storage.journal_bytes < 1000
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        assert len(list(tmp_path.glob("journal-*"))) == 1
+        killed(store)
+        again = opened(tmp_path)
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 31
+        assert number(again, c.LAYERS_ALLOCATED, "n1", MODEL) == 2
+        assert number(again, c.DUPLICATES, "n1") == 0
+        again.close()
+
+    trio.run(scenario)
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path, options: str = "size=64k") -> Iterator[Path]:
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting a tmpfs needs root")
+
+
+@needs_root
+def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
+    """On a full disk counting goes on and says so; with room again it is durable again."""
+
+    async def scenario(disk: Path) -> None:
+        store = opened(disk / "state")
+        sender = Sender()
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        with contextlib.suppress(OSError):
+            (disk / "ballast").write_bytes(b"x" * 2**20)
+        while store.state.storage.durable:  # what is left of the last page
+            await sender.send(store, TokensGenerated(MODEL, 1))
+        assert "No space left" in store.state.storage.failure
+        reply = await sender.send(store, TokensGenerated(MODEL, 1))
+        assert not reply.durable
+        counted = number(store, c.TOKENS_GENERATED, "n1", MODEL)
+        with pytest.raises(JournalError):
+            await store._rotate()
+        (disk / "ballast").unlink()
+        await store._rotate()
+        assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
+        killed(store)
+        again = opened(disk / "state")
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == (counted or 0) + 1
+        again.close()
+
+    with _small_disk(tmp_path / "disk") as disk:
+        trio.run(scenario, disk)
+
+
+def test_logs_at_their_limit_are_replaced(tmp_path: Path) -> None:
+    """Logs that could not be rotated for long end in a snapshot, not in a dead end."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        assert store._journal is not None
+        sender = Sender()
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        store._journal._logs_bytes = store._journal.size_bytes + 50
+        store._journal._set_limit()
+        for _ in range(3):
+            await sender.send(store, TokensGenerated(MODEL, 1))
+        assert "limit" in store.state.storage.failure
+        await store._rotate()
+        store._journal._logs_bytes = 2**20
+        store._journal._set_limit()
+        assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
+        killed(store)
+        again = opened(tmp_path)
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 5
+        again.close()
+
+    trio.run(scenario)
+
+
+@needs_root
+def test_read_only_directory_costs_durability_at_start(tmp_path: Path) -> None:
+    """An exporter starts on a directory that it cannot write, and counts."""
+
+    async def scenario(disk: Path) -> None:
+        store = opened(disk / "state")
+        reply = await Sender().send(store, TokensGenerated(MODEL, 1))
+        assert not reply.durable
+        assert number(store, c.DURABLE) == 0
+        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 1
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        await store._rotate()
+        assert number(store, c.DURABLE) == 1
+        store.close()
+
+    with _small_disk(tmp_path / "disk", "size=1m,ro") as disk:
+        trio.run(scenario, disk)
+
+
+class _StuckFile:
+    """A full pipe in the place of a log: writing to it waits, as it does for a stuck disk."""
+
+    def __init__(self, store: Store) -> None:
+        log = store._journal._log  # type: ignore[union-attr]
+        assert log is not None
+        self._reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        os.dup2(writing, log._descriptor)
+        os.close(writing)
+
+    def answer(self) -> None:
+        """Let the waiting write go on."""
+        os.read(self._reading, 2**16)
+
+    def close(self) -> None:
+        os.close(self._reading)
+
+
+def test_disk_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    """A record that hangs costs half a second once, then durability until the disk is back."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        sender = Sender()
+        assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
+        stuck = _StuckFile(store)
+        with trio.fail_after(20):
+            assert not (await sender.send(store, TokensGenerated(MODEL, 1))).durable
+            assert "did not answer" in store.state.storage.failure
+            await sender.send(store, TokensGenerated(MODEL, 1))
+            with pytest.raises(JournalError, match="still"):
+                await store._rotate()
+            stuck.answer()
+            while not store.state.storage.durable:
+                with contextlib.suppress(JournalError):
+                    await store._rotate()
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        killed(store)
+        stuck.close()
+        again = opened(tmp_path)
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 4
+        again.close()
+
+    trio.run(scenario)
+
+
+OPERATIONS = (
+    "emit",
+    "send",
+    "lose request",
+    "lose reply",
+    "kill before apply",
+    "kill",
+    "rotate",
+    "kill in rotation",
+    "restart node",
+    "kill node",
+)
+
+
+class World:
+    """A node and an exporter that are driven through their deaths, beside a simple model."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = opened(directory)
+        self.session = 0
+        self.sender = Sender(session="0", pipe=0)
+        self.delivered = 0
+        self.waiting = 0
+        """Emitted and not yet known to be taken."""
+        self.shown = 0.0
+
+    async def do(self, operation: str) -> None:
+        """Take one step and look at what is shown."""
+        await getattr(self, operation.replace(" ", "_"))()
+        shown = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
+        assert shown >= self.shown
+        self.shown = shown
+
+    async def emit(self) -> None:
+        self.sender.outbox.emit(TokensGenerated(MODEL, 1))
+        self.waiting += 1
+
+    async def send(self) -> None:
+        await self.sender.send(self.store)
+        self._taken()
+
+    async def lose_request(self) -> None:
+        self._message()
+
+    async def lose_reply(self) -> None:
+        await self.store.take(self._message(), self.sender.pipe, tuple)
+
+    async def kill_before_apply(self) -> None:
+        await self.store._keep(store_module._BATCH, time.time(), self._message())
+        await self.kill()
+
+    async def kill(self) -> None:
+        killed(self.store)
+        self.store = opened(self.directory)
+
+    async def rotate(self) -> None:
+        await self.store._rotate()
+
+    async def kill_in_rotation(self) -> None:
+        assert self.store._journal is not None
+        self.store._journal.begin_rotation()
+        await self.store.tick(0.0)
+        await self.lose_reply()
+        await self.kill()
+
+    async def restart_node(self) -> None:
+        """End the node cleanly: the rest is sent, then the goodbye."""
+        while not self.sender.outbox.empty:
+            await self.sender.send(self.store)
+        await self.sender.send(self.store, goodbye=True)
+        self._taken()
+        self._new_node()
+
+    async def kill_node(self) -> None:
+        """What the node had not sent is gone with it, whatever the exporter has taken is not."""
+        taken = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
+        self.waiting = 0
+        self.delivered = int(taken)
+        self._new_node()
+
+    def _message(self) -> bytes:
+        return self.sender.outbox.next_batch(1.0)
+
+    def _taken(self) -> None:
+        if self.sender.outbox.empty:
+            self.delivered += self.waiting
+            self.waiting = 0
+
+    def _new_node(self) -> None:
+        self.session += 1
+        self.sender = Sender(session=str(self.session), pipe=self.session)
+
+    async def settle(self) -> None:
+        """Send the rest and compare the exporter with the truth."""
+        while not self.sender.outbox.empty:
+            await self.send()
+        await self.send()
+        assert (number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0) == self.delivered
+        applied = number(self.store, c.EVENTS, "n1", "TokensGenerated") or 0
+        assert number(self.store, c.EMITTED, "n1") == applied == self.delivered
+        assert number(self.store, c.LOST, "n1") == 0
+
+
+def _live_through(operations: list[str]) -> None:
+    async def scenario() -> None:
+        world = World(directory)
+        for operation in operations:
+            await world.do(operation)
+        await world.settle()
+        world.store.close()
+
+    directory = Path(tempfile.mkdtemp(prefix="store-"))
+    try:
+        trio.run(scenario)
+    finally:
+        shutil.rmtree(directory)
+
+
+@given(st.lists(st.sampled_from(OPERATIONS), max_size=25))
+def test_equation_holds_through_any_interleaving(operations: list[str]) -> None:
+    """The equation holds and no counter goes back, whatever dies in whatever order."""
+    _live_through(operations)

@@ -1,0 +1,331 @@
+"""The exporter's HTTP answers, asked of the application itself."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, trio_test
+
+from exporter.health import HealthChecks
+from exporter.ingest import Accepted, Ingest
+from exporter.state import State
+from exporter.store import Store
+from exporter.web import Application
+from shared import events
+from tests.builders import every_event, pack_batch
+
+TIMEOUT_SECONDS = 2.5
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+@dataclass
+class Answer:
+    """What a client gets."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as what it says."""
+        return json.loads(self.body)
+
+
+class Exporter:
+    """An exporter without its sockets."""
+
+    def __init__(self) -> None:
+        self.ingest = Ingest(State(), TIMEOUT_SECONDS)
+        self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
+        self.health = HealthChecks(self.store)
+        self.application = Application(self.store, self.health)
+
+    async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
+        """Send one request; `accept_encoding` is the header `Accept-Encoding`."""
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError("no body is asked for")
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query.encode(),
+            "headers": [
+                (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
+            ],
+        }
+        await self.application(scope, receive, send)
+        start, *bodies = sent
+        assert start["type"] == "http.response.start"
+        assert [body.get("more_body", False) for body in bodies] == [
+            *[True] * (len(bodies) - 1),
+            False,
+        ]
+        named = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert len(named) == len(start["headers"])
+        return Answer(start["status"], named, b"".join(body["body"] for body in bodies))
+
+    def hear(self, *happened: events.Event, first: int = 1, **fields: Any) -> None:
+        """Take a batch now."""
+        accepted = self.ingest.read(pack_batch(*happened, first=first, **fields))
+        assert isinstance(accepted, Accepted)
+        self.ingest.count(accepted, trio.current_time(), 1.6e9)
+
+
+@trio_test
+async def test_metrics_are_served() -> None:
+    """A plain request gets the text format, its length told."""
+    exporter = Exporter()
+    exporter.hear(*every_event()[:-1])
+    answer = await exporter.ask("/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (200, TEXT)
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert b'distributed_llm_node_status{node_id="n1"} 1.0\n' in answer.body
+    assert "content-encoding" not in answer.headers
+    assert answer.headers["vary"] == "accept, accept-encoding"
+
+
+@trio_test
+async def test_scrape_is_measured() -> None:
+    """What the last scrape took is in the next one."""
+    exporter = Exporter()
+    await exporter.ask("/metrics")
+    await exporter.store.tick(trio.current_time())
+    answer = await exporter.ask("/metrics")
+    assert b"distributed_llm_exporter_scrape_duration_seconds_count 1.0\n" in answer.body
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/readyz", "/livez", "/nothing"])
+@trio_test
+async def test_head_is_get_without_its_body(path: str) -> None:
+    """HEAD has the status and headers of GET and no body."""
+    exporter = Exporter()
+    got, headed = await exporter.ask(path), await exporter.ask(path, "HEAD")
+    assert (headed.status, headed.body) == (got.status, b"")
+    assert headed.headers["content-type"] == got.headers["content-type"]
+    assert int(headed.headers["content-length"]) > 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "TRACE"])
+@trio_test
+async def test_other_methods_are_refused(method: str) -> None:
+    """Nothing here can be changed from outside."""
+    answer = await Exporter().ask("/metrics", method)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/", "", "/metrics/", "/Metrics", "/metrics/x", "/health/../x"])
+@trio_test
+async def test_other_path_is_not_found(path: str) -> None:
+    """A wrong path is answered with the right ones."""
+    answer = await Exporter().ask(path)
+    assert answer.status == 404
+    assert b"/metrics" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", TEXT),
+        ("text/plain;version=0.0.4", TEXT),
+        ("text/html", TEXT),
+        ("application/openmetrics-text;version=1.0.0", OPENMETRICS),
+        ("application/openmetrics-text;version=2.0.0,text/plain;q=0.1", OPENMETRICS),
+        ("application/vnd.google.protobuf,application/openmetrics-text;q=0.6", OPENMETRICS),
+    ],
+)
+@trio_test
+async def test_format_is_negotiated(accept: str, content_type: str) -> None:
+    """OpenMetrics goes to who asks for it, labelled 1.0 whatever version was asked for."""
+    answer = await Exporter().ask("/metrics", accept=accept)
+    assert answer.headers["content-type"] == content_type
+    assert answer.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
+
+
+@pytest.mark.parametrize(
+    ("codings", "compressed"),
+    [
+        ("gzip", True),
+        ("GZIP", True),
+        ("br, gzip;q=0.5", True),
+        ("gzip ; q=1.0", True),
+        ("", False),
+        ("identity", False),
+        ("br, xgzip", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0", False),
+        ("gzip;q=0.000", False),
+    ],
+)
+@trio_test
+async def test_compression_is_negotiated(codings: str, *, compressed: bool) -> None:
+    """Gzip goes to who takes it and to nobody else."""
+    answer = await Exporter().ask("/metrics", accept_encoding=codings)
+    assert (answer.headers.get("content-encoding") == "gzip") == compressed
+    text = gzip.decompress(answer.body) if compressed else answer.body
+    assert text.startswith(b"# HELP")
+    assert int(answer.headers["content-length"]) == len(answer.body)
+
+
+@trio_test
+async def test_names_restrict_the_answer() -> None:
+    """`name[]` may be given several times, also percent-encoded."""
+    exporter = Exporter()
+    exporter.hear()
+    wanted = "name[]=distributed_llm_node_up&name%5B%5D=distributed_llm_node_status"
+    answer = await exporter.ask("/metrics", query=wanted)
+    shown = {line.partition("{")[0] for line in answer.body.decode().splitlines() if line[0] != "#"}
+    assert shown == {"distributed_llm_node_up", "distributed_llm_node_status"}
+
+
+@trio_test
+async def test_concurrent_scrapes_are_all_answered() -> None:
+    """Scrapes beyond those that render at once wait their turn and share nothing."""
+    exporter = Exporter()
+    exporter.hear(*every_event()[:-1])
+    answers: list[Answer] = []
+
+    async def scrape() -> None:
+        answers.append(await exporter.ask("/metrics"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(scrape)
+    assert [answer.status for answer in answers] == [200] * 8
+
+
+@trio_test
+async def test_livez_asks_nothing_but_the_loop() -> None:
+    """An exporter without a node is alive."""
+    assert (await Exporter().ask("/livez")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/readyz"])
+@trio_test
+async def test_health_without_a_node_is_503(path: str) -> None:
+    """Nobody has reported: that is a reason."""
+    answer = await Exporter().ask(path)
+    assert (answer.status, answer.json["status"]) == (503, "failed")
+    assert answer.json["reasons"] == ["no node has reported"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/readyz"])
+@pytest.mark.parametrize("state", ["online", "busy"])
+@trio_test
+async def test_health_of_a_serving_node_is_200(
+    autojump_clock: MockClock, path: str, state: events.NodeState
+) -> None:
+    """A node that serves, or has no slot free, is well."""
+    del autojump_clock
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged(state))
+    await trio.sleep(0.5)
+    answer = await exporter.ask(path)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.json["nodes"] == {"n1": {"up": True, "state": state, "silent_seconds": 0.5}}
+    assert answer.json["reasons"] == []
+
+
+@trio_test
+async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
+    """A node that fell silent is named, and well again when it is back."""
+    del autojump_clock
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged("online"))
+    await trio.sleep(TIMEOUT_SECONDS + 1)
+    await exporter.store.tick(trio.current_time())
+    answer = await exporter.ask("/health")
+    assert (answer.status, answer.json["reasons"]) == (503, ["node n1: offline"])
+    exporter.hear(events.NodeStateChanged("online"), first=2)
+    assert (await exporter.ask("/health")).status == 200
+
+
+@trio_test
+async def test_health_after_a_goodbye_is_503() -> None:
+    """A node that has left does not serve."""
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(first=2, goodbye=True)
+    assert (await exporter.ask("/health")).status == 503
+
+
+@pytest.mark.parametrize("state", ["draining", "unknown", "offline"])
+@trio_test
+async def test_health_of_a_node_that_takes_no_request_is_503(state: events.NodeState) -> None:
+    """Only online and busy are well; the state is the reason."""
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged(state))
+    answer = await exporter.ask("/health")
+    assert answer.status == 503
+    assert answer.json["reasons"] == [f"node n1: {state}"]
+
+
+@trio_test
+async def test_failed_check_is_named_and_counted() -> None:
+    """What a check found is in the answer and in the metrics."""
+    exporter = Exporter()
+    await exporter.health._run("events")
+    answer = await exporter.ask("/health")
+    assert answer.status == 503
+    assert answer.json["checks"]["events"]["status"] == "failed"
+    assert "events: no node has reported" in answer.json["reasons"]
+    exporter.hear(events.NodeStateChanged("online"))
+    await exporter.health._run("events")
+    await exporter.health._run("render")
+    assert (await exporter.ask("/health")).status == 200
+    await exporter.store.tick(trio.current_time())
+    shown = (await exporter.ask("/metrics")).body.decode()
+    name = "distributed_llm_health_check_total"
+    assert f'{name}{{check="events",status="failed"}} 1.0' in shown
+    assert f'{name}{{check="events",status="ok"}} 1.0' in shown
+    assert f'{name}{{check="render",status="ok"}} 1.0' in shown
+    latency = "distributed_llm_health_check_latency_seconds_count"
+    assert f'{latency}{{check="events"}} 2.0' in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "nonsense",
+        "http://127.0.0.1:99999",
+        "http://[::1",
+    ],
+)
+@trio_test
+async def test_api_that_cannot_be_asked_fails_its_check(url: str) -> None:
+    """Whatever a node says its address is, the exporter goes on and names the fault."""
+    exporter = Exporter()
+    exporter.hear(events.NodeStarted(1.5e9, "1", "3", "e", url), events.NodeStateChanged("online"))
+    await exporter.health._run("node_api")
+    answer = await exporter.ask("/health")
+    assert answer.status == 503
+    assert url in answer.json["checks"]["node_api"]["reason"]
+
+
+@trio_test
+async def test_lifespan_is_answered() -> None:
+    """A server that asks for start and end is told of both."""
+    sent: list[Any] = []
+    asked = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Any:
+        return next(asked)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await Exporter().application({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
