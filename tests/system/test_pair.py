@@ -86,7 +86,7 @@ def test_exporter_outlives_its_node(pair: Pair) -> None:
         assert value(samples, "node_status") == 0
         assert value(samples, "inference_requests_total", status="ok") == 1
         assert value(samples, "system_memory_usage_bytes") is None
-        assert value(samples, "exporter_last_event_timestamp_seconds") > time.time() - 60
+        assert (value(samples, "exporter_last_event_timestamp_seconds") or 0) > time.time() - 60
         assert httpx.get(f"{exporter.url}/health").status_code == 503
         assert httpx.get(f"{exporter.url}/readyz").status_code == 503
         assert httpx.get(f"{exporter.url}/livez").status_code == 200
@@ -99,11 +99,7 @@ def test_node_restart_goes_on_counting(pair: Pair) -> None:
             with pair.node() as node:
                 complete(node)
                 assert node.end() == 0
-            wait_for(
-                lambda turn=turn: (
-                    value(scrape(exporter.url), "inference_requests_total", status="ok") == turn
-                )
-            )
+            assert value(scrape(exporter.url), "inference_requests_total", status="ok") == turn
 
 
 def test_engine_child_killed_is_an_error_and_the_next_request_works(

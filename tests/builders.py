@@ -1,0 +1,91 @@
+"""Builds what several tests need: events of every kind, the bytes of a batch, what is shown."""
+
+import msgspec
+
+from exporter.catalogue import Family
+from exporter.cut import take_cut
+from exporter.state import Histogram, State
+from shared import events, wire
+from shared.events import Event
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def every_event(model_id: str = "m") -> list[Event]:
+    """Give one sound event of each kind, no number in it 0."""
+    return [
+        events.NodeStarted(1.5e9, "0.1.0", "3.11.7", "ctransformers", "http://127.0.0.1:8080"),
+        events.NodeStateChanged("online"),
+        events.ResourcesSampled(2.0, 2**30, 12, 8),
+        events.SystemSampled(
+            9.5, 2**20, 2**21, 2**29, 2**30, 4096, 1.5, 99.5, 50.0, 0.5, 7.5, 3, 4, 11, 1, 40
+        ),
+        events.EventLoopLagged(0.002),
+        events.ModelLoaded(model_id, 1.25),
+        events.ModelLoadFailed(model_id, 0.5),
+        events.ModelDescribed(model_id, "llama", "Q8_0", "ctransformers", 2**24, 8),
+        events.EngineRestarted(model_id, "crashed"),
+        events.LoadChanged(model_id, 2, 1, 1, 1),
+        events.EngineProgressed(model_id, 1.5e9),
+        events.TokensGenerated(model_id, 1),
+        finished(model_id),
+        events.HttpFinished("/v1/completions", "POST", 200, 0.75),
+        events.ModelUnloaded(model_id, "requested"),
+    ]
+
+
+def finished(model_id: str = "m") -> events.InferenceFinished:
+    """Give the end of a request that went well."""
+    return events.InferenceFinished(
+        model_id=model_id,
+        status="ok",
+        finish_reason="stop",
+        seconds=2.0,
+        queue_seconds=0.25,
+        prefill_seconds=0.5,
+        decode_seconds=1.25,
+        first_token_seconds=0.75,
+        prompt_tokens=5,
+        cached_tokens=2,
+        generated_tokens=6,
+        discarded_tokens=0,
+    )
+
+
+def pack_batch(  # noqa: PLR0913 - a batch has as many fields
+    *happened: Event | msgspec.Raw,
+    first: int = 1,
+    session: str = "s1",
+    node_id: str = "n1",
+    emitted: int | None = None,
+    dropped: dict[str, int] | None = None,
+    age: float = 0.0,
+    goodbye: bool = False,
+    protocol: int = wire.PROTOCOL,
+) -> bytes:
+    """Write a batch as a node does; what is not given is as in a session that lost nothing."""
+    dropped = dropped or {}
+    through = first - 1 + len(happened) + sum(dropped.values())
+    packed = b"".join(map(_encoder.encode, happened))
+    batch = wire.Batch(
+        protocol=protocol,
+        node_id=node_id,
+        session=session,
+        first_sequence=first,
+        emitted=through if emitted is None else emitted,
+        dropped=dropped,
+        age_seconds=age,
+        goodbye=goodbye,
+        events=msgspec.Raw(wire.pack_events(len(happened), packed)),
+    )
+    return _encoder.encode(batch)
+
+
+def number(state: State, family: Family, *labels: str) -> float | None:
+    """Give what a scrape shows of a counter or gauge; None where there is no such series."""
+    return take_cut(state).numbers[family].get(labels)
+
+
+def histogram(state: State, family: Family, *labels: str) -> Histogram:
+    """Give what a scrape shows of a histogram."""
+    return take_cut(state).histograms[family][labels]

@@ -1,0 +1,126 @@
+"""An engine child in memory: the real engine and frames, but the test says what the child says."""
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+import trio.testing
+
+from node.engine import protocol
+from node.engine.child_process import ChildProcess
+
+CONTEXT_LENGTH: Final = 64
+DESCRIBED: Final = protocol.Described(
+    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, "", {}, "<s>", "</s>"
+)
+
+
+class _Process:
+    """What `ChildProcess` asks of a process."""
+
+    def __init__(self, pid: int, died: Callable[[], None]) -> None:
+        self.pid = pid
+        self._died = died
+        self._ended = trio.Event()
+        self.code = 0
+
+    def kill(self) -> None:
+        """End it at once, unless it has ended."""
+        self.end(-9)
+
+    def end(self, code: int) -> None:
+        """End it as it would by itself."""
+        if not self._ended.is_set():
+            self.code = code
+            self._ended.set()
+            self._died()
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        await self._ended.wait()
+        return self.code
+
+
+class MemoryChild:
+    """The child's end of the pipes."""
+
+    def __init__(self, pid: int) -> None:
+        to_child, self._commands = trio.testing.memory_stream_one_way_pair()
+        self._results, from_child = trio.testing.memory_stream_one_way_pair()
+        self._log, log = trio.testing.memory_stream_one_way_pair()
+        self._reader = protocol.FrameReader()
+        self._waiting: list[protocol.Command] = []
+        self._process = _Process(pid, self._close)
+        process: Any = self._process
+        self.node_side = ChildProcess(process, to_child, from_child, log)
+
+    async def hear(self) -> protocol.Command:
+        """Wait for the node's next command."""
+        while not self._waiting:
+            frames = self._reader.feed(await self._commands.receive_some())
+            self._waiting += map(protocol.command_decoder.decode, frames)
+        return self._waiting.pop(0)
+
+    async def hear_generate(self) -> int:
+        """Wait for a request, which must be what comes next, and give its name."""
+        command = await self.hear()
+        assert isinstance(command, protocol.Generate), command
+        return command.request
+
+    async def hear_cancel(self) -> int:
+        """Wait for a cancel, which must be what comes next, and give its request's name."""
+        command = await self.hear()
+        assert isinstance(command, protocol.Cancel), command
+        return command.request
+
+    async def say(self, *results: protocol.Result) -> None:
+        """Write results, and wait until the node has dealt with them."""
+        await self._results.send_all(b"".join(map(protocol.frame, results)))
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def say_tokens(self, request: int, *pieces: str) -> None:
+        """Say that a short prompt was evaluated and these tokens were drawn."""
+        sampled = [protocol.Sampled(request, piece.encode()) for piece in pieces]
+        await self.say(protocol.Evaluated(request, 3, 3, 1), *sampled)
+
+    async def finish(self, request: int, reason: protocol.EndReason = "stop") -> None:
+        """Say that a request is over."""
+        await self.say(protocol.Finished(request, reason, ""))
+
+    async def load(self) -> None:
+        """Load the model as asked."""
+        assert isinstance(await self.hear(), protocol.Load)
+        await self.say(DESCRIBED, protocol.Loaded(CONTEXT_LENGTH))
+
+    def die(self, code: int = -11) -> None:
+        """Crash."""
+        self._process.end(code)
+
+    def _close(self) -> None:
+        for stream in (self._results, self._commands, self._log):
+            stream.close()
+
+
+class Children:
+    """The children that an engine starts, in their order."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[MemoryChild](math.inf)
+        self._started = 0
+
+    async def next(self) -> MemoryChild:
+        """Wait until the engine starts a child."""
+        return await self._receive.receive()
+
+    @asynccontextmanager
+    async def open_child(self) -> AsyncIterator[ChildProcess]:
+        """Stand in for `node.engine.child_process.open_child`."""
+        self._started += 1
+        child = MemoryChild(self._started)
+        self._send.send_nowait(child)
+        try:
+            yield child.node_side
+        finally:
+            child.die(-9)

@@ -1,0 +1,321 @@
+"""A generation comes to exactly one end, and its account of time and tokens is right."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, trio_test
+
+from node.engine.protocol import Sampling
+from node.errors import (
+    ContextLengthError,
+    EngineFailedError,
+    RequestError,
+    UnavailableError,
+)
+from node.inference.generation import Delta, Ending, Generation, InferenceRequest
+from shared.events import Event, InferenceFinished, TokensGenerated
+
+ROOM = 64
+
+
+def generation(
+    emitted: list[Event], *stops: str, streamed: bool = False, room: int = ROOM
+) -> Generation:
+    request = InferenceRequest(
+        model_id="m",
+        prompt="p",
+        control_tokens=False,
+        max_tokens=0,
+        sampling=Sampling(0, 1, 1, 1, 1),
+        stops=stops,
+        streamed=streamed,
+    )
+    return Generation(request, emitted.append, room)
+
+
+def account(emitted: Sequence[Event]) -> InferenceFinished:
+    """Give the one account of a request's end."""
+    (ended,) = [event for event in emitted if isinstance(event, InferenceFinished)]
+    return ended
+
+
+async def read_all(asked: Generation) -> tuple[str, Ending]:
+    text = ""
+    while isinstance(received := await asked.receive(), Delta):
+        text += received.text
+    return text, received
+
+
+@trio_test
+async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
+    """Queue, prefill and decode follow each other without a gap and without an overlap."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    await trio.sleep(0.5)
+    asked.started()
+    await trio.sleep(0.25)
+    asked.evaluated(5, 5, 2)
+    await trio.sleep(0.25)
+    asked.sampled(b"a")
+    await trio.sleep(2)
+    asked.sampled(b"b")
+    asked.finished("stop", "")
+    await trio.sleep(8)
+    asked.close()
+    ended = account(emitted)
+    assert (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds) == (0.5, 0.5, 2)
+    assert (ended.seconds, ended.first_token_seconds) == (3, 1)
+    assert (ended.prompt_tokens, ended.cached_tokens, ended.generated_tokens) == (5, 2, 2)
+    assert (ended.status, ended.finish_reason, ended.discarded_tokens) == ("ok", "stop", 0)
+    assert autojump_clock.current_time() >= 11
+
+
+@trio_test
+async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock) -> None:
+    """A request that ends in the queue waited all its time, and had no first token."""
+    del autojump_clock
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    await trio.sleep(4)
+    asked.close()
+    ended = account(emitted)
+    assert (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds) == (4, 0, 0)
+    assert (ended.seconds, ended.first_token_seconds) == (4, None)
+    assert (ended.status, ended.finish_reason) == ("cancelled", "cancelled")
+
+
+@trio_test
+async def test_caller_reads_the_text_and_the_ending() -> None:
+    """The pieces come in their order, a split character whole, then how it ended."""
+    asked = generation([])
+    asked.started()
+    asked.evaluated(3, 3, 0)
+    for piece in (b"a", b"\xc3", b"\xa4"):
+        asked.sampled(piece)
+    asked.finished("length", "")
+    assert await read_all(asked) == ("aä", Ending("length", 3, 0, 3))
+
+
+@trio_test
+async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
+    """What was held back for a stop sequence that did not come is not lost."""
+    asked = generation([], "END")
+    asked.started()
+    asked.sampled(b"the EN")
+    asked.finished("length", "")
+    assert (await read_all(asked))[0] == "the EN"
+
+
+@trio_test
+async def test_receive_more_takes_what_is_there() -> None:
+    """A slow reader catches up at once and never waits for that."""
+    asked = generation([])
+    asked.started()
+    assert asked.receive_more() == []
+    for piece in (b"a", b"b", b"c"):
+        asked.sampled(piece)
+    assert await asked.receive() == Delta("a", 1)
+    assert asked.receive_more() == [Delta("b", 1), Delta("c", 1)]
+    asked.finished("stop", "")
+    assert asked.receive_more() == []
+    assert isinstance(await asked.receive(), Ending)
+
+
+@trio_test
+async def test_reader_that_does_not_read_holds_nobody_up() -> None:
+    """There is room for the longest answer, so that the engine's side never waits or fails."""
+    asked = generation([], "END")
+    asked.started()
+    for _ in range(ROOM):
+        asked.sampled(b"E")
+    asked.finished("length", "")
+    assert (await read_all(asked))[0] == "E" * ROOM
+
+
+@trio_test
+async def test_each_token_is_counted_as_it_is_made() -> None:
+    """Tokens count when they are drawn, also those that nobody wants any more."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    asked.started()
+    asked.sampled(b"a")
+    assert emitted == [TokensGenerated("m", 1)]
+    asked.close()
+    asked.sampled(b"b")
+    assert emitted == [TokensGenerated("m", 1)] * 2
+
+
+@trio_test
+async def test_stop_sequence_ends_the_answer() -> None:
+    """At a stop the engine is not wanted any more and the answer is whole."""
+    emitted: list[Event] = []
+    asked = generation(emitted, "END")
+    asked.started()
+    asked.sampled(b"one E")
+    wanted = [not asked.unwanted]
+    asked.sampled(b"ND")
+    wanted.append(not asked.unwanted)
+    assert wanted == [True, False]
+    assert asked.changed.is_set()
+    assert not asked.over
+    asked.sampled(b"more")
+    asked.finished("cancelled", "")
+    assert await read_all(asked) == ("one ", Ending("stop", 0, 0, 3))
+    ended = account(emitted)
+    assert (ended.status, ended.finish_reason, ended.discarded_tokens) == ("ok", "stop", 0)
+
+
+@trio_test
+async def test_stop_sequence_at_the_last_token_is_a_stop() -> None:
+    """An answer that ended with its stop sequence was not cut off."""
+    asked = generation([], "END")
+    asked.started()
+    asked.sampled(b"one END")
+    asked.finished("length", "")
+    assert (await read_all(asked))[1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(("streamed", "discarded"), [(True, 3), (False, 5)])
+@trio_test
+async def test_tokens_of_a_cancelled_answer_are_discarded(
+    *, streamed: bool, discarded: int
+) -> None:
+    """Of a stream what was not read is thrown away, of a whole answer everything."""
+    emitted: list[Event] = []
+    asked = generation(emitted, streamed=streamed)
+    asked.started()
+    for piece in (b"a", b"b"):
+        asked.sampled(piece)
+        await asked.receive()
+    for piece in (b"c", b"d"):
+        asked.sampled(piece)
+    asked.close()
+    asked.sampled(b"e")
+    asked.finished("cancelled", "")
+    ended = account(emitted)
+    assert (ended.status, ended.generated_tokens) == ("cancelled", 5)
+    assert ended.discarded_tokens == discarded
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (EngineFailedError("the engine crashed"), "error"),
+        (UnavailableError("the node stopped"), "error"),
+        (ContextLengthError("the prompt is too long"), "rejected"),
+    ],
+)
+@trio_test
+async def test_error_reaches_the_caller(error: RequestError, status: str) -> None:
+    """An error ends the answer after what had come of it, and counts by whose fault it is."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    asked.started()
+    asked.sampled(b"a")
+    asked.failed(error)
+    assert await asked.receive() == Delta("a", 1)
+    with pytest.raises(type(error)) as raised:
+        await asked.receive()
+    assert raised.value is error
+    ended = account(emitted)
+    assert (ended.status, ended.finish_reason, ended.discarded_tokens) == (status, "error", 1)
+
+
+@trio_test
+async def test_prompt_that_is_too_long_is_refused() -> None:
+    """What the engine says of it reaches the caller before the stream's status is sent."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    asked.started()
+    asked.finished("too_long", "the prompt has 90 tokens")
+    with pytest.raises(ContextLengthError, match="90 tokens"):
+        await asked.wait_accepted()
+    assert account(emitted).status == "rejected"
+
+
+@trio_test
+async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockClock) -> None:
+    """A stream's status is held back until the engine works on the prompt."""
+    del autojump_clock
+    asked = generation([])
+    asked.started()
+    with trio.move_on_after(9) as waited:
+        await asked.wait_accepted()
+    assert waited.cancelled_caught
+    asked.evaluated(1, 9, 0)
+    await asked.wait_accepted()
+
+
+@trio_test
+async def test_what_comes_after_the_end_changes_nothing() -> None:
+    """A late word of the engine or a second farewell of the caller is harmless."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    asked.started()
+    asked.sampled(b"a")
+    asked.finished("stop", "")
+    before = list(emitted)
+    asked.sampled(b"b")
+    asked.finished("length", "")
+    asked.failed(EngineFailedError("late"))
+    asked.close()
+    asked.close()
+    assert emitted == before
+    assert asked.over
+    assert asked.error is None
+
+
+actions = st.lists(
+    st.sampled_from(
+        [
+            ("wait",),
+            ("evaluated", 2, 4, 1),
+            ("sampled", b"a"),
+            ("sampled", b"END"),
+            ("sampled", b"\xe2"),
+            ("receive_more",),
+            ("close",),
+            ("finished", "stop", ""),
+            ("finished", "length", ""),
+            ("finished", "cancelled", ""),
+            ("finished", "too_long", "why"),
+            ("failed", EngineFailedError("crashed")),
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(before=st.sampled_from([(), ("wait",), ("close",)]), then=actions, streamed=st.booleans())
+def test_any_course_has_one_end_and_a_sound_account(
+    before: tuple[str, ...], then: list[tuple[Any, ...]], *, streamed: bool
+) -> None:
+    """Whatever happens in whatever order, one account is given and its sums are right."""
+    emitted: list[Event] = []
+
+    async def live() -> None:
+        asked = generation(emitted, "END", streamed=streamed)
+        courses = [(name,) for name in before] + [("started",), *then]
+        for name, *arguments in courses:
+            if name == "wait":
+                await trio.sleep(0.25)
+            elif not (name == "started" and asked.over):
+                if name == "receive_more" and asked._closed:
+                    continue
+                getattr(asked, name)(*arguments)
+        asked.failed(UnavailableError("the node stopped"))
+        assert asked.over
+
+    trio.run(live, clock=MockClock(autojump_threshold=0))
+    ended = account(emitted)
+    phases = (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds)
+    assert min(phases) >= 0
+    assert sum(phases) == ended.seconds
+    assert ended.generated_tokens == emitted.count(TokensGenerated("m", 1))
+    assert 0 <= ended.discarded_tokens <= ended.generated_tokens
+    assert (ended.first_token_seconds is None) == (ended.generated_tokens == 0)
+    assert emitted[-1] == ended

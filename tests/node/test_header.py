@@ -1,0 +1,186 @@
+"""A model file's header is read, and what the engine cannot run is refused with the remedy."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.engine.header import UnusableModelError, read_header
+
+TYPES = gguf.GGMLQuantizationType
+TOKENS = ["<unk>", "<s>", "</s>", "a", "<|user|>"]
+KINDS = [
+    gguf.TokenType.UNKNOWN,
+    gguf.TokenType.CONTROL,
+    gguf.TokenType.CONTROL,
+    gguf.TokenType.NORMAL,
+    gguf.TokenType.CONTROL,
+]
+
+
+def write_model(
+    path: Path,
+    architecture: str = "llama",
+    tokenizer: str | None = "llama",
+    weights: Any = TYPES.F32,
+    layers: int = 2,
+    **fields: str,
+) -> Path:
+    """Write a file of a few hundred bytes that is a model in all but its size."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(64)
+    writer.add_block_count(layers)
+    if tokenizer is not None:
+        writer.add_tokenizer_model(tokenizer)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types(KINDS)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, value in fields.items():
+        writer.add_string(name.replace("__", "."), value)
+    _, size = gguf.GGML_QUANT_SIZES[weights]
+    packed = np.zeros((1, 2 * size), np.uint8)
+    writer.add_tensor("token_embd.weight", packed, raw_dtype=weights)
+    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def outcome(path: Path) -> str:
+    """Give why the file was refused, or nothing."""
+    try:
+        read_header(str(path))
+    except UnusableModelError as refused:
+        return str(refused)
+    return ""
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UnusableModelError) as refused:
+        read_header(str(path))
+    message = str(refused.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_header_describes_the_model(tmp_path: Path) -> None:
+    """Everything that the node says of a model comes from its header."""
+    template = "{{ messages }}"
+    described = read_header(
+        str(write_model(tmp_path / "m.gguf", tokenizer__chat_template=template))
+    )
+    assert (described.architecture, described.layers, described.context_length) == ("llama", 2, 64)
+    assert described.control_tokens == {"<s>": 1, "</s>": 2, "<|user|>": 4}
+    assert (described.bos, described.eos) == ("<s>", "</s>")
+    assert described.chat_template == template
+    assert described.size_bytes == 8 + 16
+
+
+def test_quantization_is_that_of_most_weights(tmp_path: Path) -> None:
+    """The few weights that stay in full precision do not name the file."""
+    described = read_header(str(write_model(tmp_path / "m.gguf", weights=TYPES.Q6_K)))
+    assert described.quantization == "Q6_K"
+
+
+def test_model_without_template_has_an_empty_one(tmp_path: Path) -> None:
+    """A file without a chat template is no fault."""
+    assert read_header(str(write_model(tmp_path / "m.gguf"))).chat_template == ""
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "missing/m.gguf", "."])
+def test_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    """A path without a file is answered with the flag to set."""
+    assert "--model" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "written", [b"", b"G", b"GGUF", b"GGML" + bytes(64), b"# a model\n" * 9, bytes(4096)]
+)
+def test_file_that_is_no_gguf_is_refused(tmp_path: Path, written: bytes) -> None:
+    """Anything else with that name is told apart from a model."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(written)
+    assert "download or convert it again" in refusal(path)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    """A download that broke off anywhere is noticed, for the weights come last."""
+    whole = write_model(tmp_path / "whole.gguf").read_bytes()
+    path = tmp_path / "m.gguf"
+    data = gguf.GGUFReader(tmp_path / "whole.gguf").tensors[-1]
+    end = int(data.data_offset) + int(data.n_bytes)
+    for length in (*range(64), *range(64, end - 64, 7), *range(end - 64, end)):
+        path.write_bytes(whole[:length])
+        assert "again" in refusal(path)
+
+
+def test_tokenizer_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no text where a name belongs are damage like any other."""
+    path = write_model(tmp_path / "m.gguf", tokenizer="TOKENIZER")
+    path.write_bytes(path.read_bytes().replace(b"TOKENIZER", b"TOKEN\xff\xff\xffR"))
+    refusal(path)
+
+
+@hypothesis.settings(
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@given(changes=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1))
+def test_damaged_file_is_described_or_refused(
+    tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
+    """Whatever the bytes are, nothing but a description or a refusal comes of them."""
+    path = tmp_path / "m.gguf"
+    damaged = bytearray(write_model(path).read_bytes())
+    for at, byte in changes:
+        damaged[at % len(damaged)] = byte
+    path.write_bytes(damaged)
+    assert "\n" not in outcome(path)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "gemma", "Llama"])
+def test_architecture_of_another_engine_is_refused(tmp_path: Path, architecture: str) -> None:
+    """A model of another architecture is refused by that name, with those that work."""
+    message = refusal(write_model(tmp_path / "m.gguf", architecture=architecture))
+    assert f"architecture '{architecture}' is not among llama, falcon" in message
+    assert message.endswith("choose another model file")
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bert", "none", None])
+def test_tokenizer_of_another_kind_is_refused(tmp_path: Path, tokenizer: str | None) -> None:
+    """A tokenizer that the engine lacks is refused by its name, a missing one too."""
+    message = refusal(write_model(tmp_path / "m.gguf", tokenizer=tokenizer))
+    assert f"tokenizer '{tokenizer or 'none'}'" in message
+    assert message.endswith("choose another model file")
+
+
+@pytest.mark.parametrize("kind", [TYPES.IQ4_XS, TYPES.BF16, TYPES.Q8_K, TYPES.I8, TYPES.MXFP4])
+def test_quantization_that_the_engine_lacks_is_refused(tmp_path: Path, kind: Any) -> None:
+    """A newer kind of weights is refused by its name."""
+    message = refusal(write_model(tmp_path / "m.gguf", weights=kind))
+    assert f"quantization {kind.name} is not supported" in message
+    assert message.endswith("choose another model file")
+
+
+def test_model_without_layers_is_refused(tmp_path: Path) -> None:
+    """A file that holds no layer, such as a vocabulary, is no model."""
+    assert "no layers" in refusal(write_model(tmp_path / "m.gguf", layers=0))
+
+
+def test_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    """The remedy for a file of another user is a permission, not a download."""
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = write_model(tmp_path / "m.gguf")
+    path.chmod(0)
+    assert "allow this user to read it" in refusal(path)

@@ -1,0 +1,87 @@
+"""Cores and memory are what the cgroup grants, not what the host has."""
+
+import itertools
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from node import machine
+
+AFFINITY = len(os.sched_getaffinity(0))
+
+
+def limit(directory: Path, **limits: str) -> Path:
+    """Write a cgroup's files, `cpu_max` for instance as `cpu.max`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in limits.items():
+        (directory / name.replace("_", ".")).write_text(text + "\n")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("50000 100000", 0.5),
+        ("150000 200000", 0.75),
+        ("max 100000", float(AFFINITY)),
+        ("100000000 100000", float(AFFINITY)),
+        ("nonsense", float(AFFINITY)),
+        ("", float(AFFINITY)),
+    ],
+)
+def test_cores_are_cut_by_the_quota(tmp_path: Path, quota: str, cores: float) -> None:
+    """A quota gives fractions of cores; without one the affinity mask holds."""
+    assert machine.usable_cores(limit(tmp_path, cpu_max=quota)) == cores
+
+
+def test_cores_without_cgroups_are_those_of_the_affinity_mask(tmp_path: Path) -> None:
+    """A machine without cgroups has no quota."""
+    assert machine.usable_cores(tmp_path / "none") == AFFINITY
+
+
+def test_affinity_mask_cuts_cores(tmp_path: Path) -> None:
+    """Cores that the process may not run on do not count."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert machine.usable_cores(tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("maximum", "limited"),
+    [("1048576", 2**20), ("max", None), (str(2**62), None), ("nonsense", None), ("", None)],
+)
+def test_memory_is_cut_by_the_limit(tmp_path: Path, maximum: str, limited: int | None) -> None:
+    """A limit below the host's memory holds; anything else leaves the host's."""
+    usable = machine.usable_memory_bytes(limit(tmp_path, memory_max=maximum))
+    assert usable == (limited or psutil.virtual_memory().total)
+
+
+def test_tightest_limit_on_the_way_up_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cgroup is bound by those around it too, and not by its neighbours."""
+    inner = limit(tmp_path / "pod" / "box", cpu_max="max 100000", memory_max="8000")
+    limit(tmp_path / "pod", cpu_max="25000 100000", memory_max="9000")
+    limit(tmp_path / "neighbour", cpu_max="1000 100000", memory_max="1")
+    limit(tmp_path.parent, cpu_max="1000 100000", memory_max="1")
+    monkeypatch.setattr(machine, "_own_cgroups", lambda root: [inner, inner.parent, root])
+    assert machine.usable_cores(tmp_path) == 0.25
+    assert machine.usable_memory_bytes(tmp_path) == 8000
+
+
+def test_own_cgroups_end_at_the_root(tmp_path: Path) -> None:
+    """The way up from the process's own cgroup ends where the cgroups are mounted."""
+    way = list(machine._own_cgroups(tmp_path))
+    assert way[-1] == tmp_path
+    assert all(inner.parent == outer for inner, outer in itertools.pairwise(way))
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(0.5, 1), (1, 1), (1.9, 1), (2, 1), (4, 3), (8, 7)])
+def test_engine_leaves_a_core_free(cores: float, threads: int) -> None:
+    """The engine's threads spin: one core is left for the rest, and there is always a thread."""
+    assert machine.engine_threads(cores) == threads

@@ -1,0 +1,247 @@
+"""The outbox keeps events, numbered and bounded, until they are acknowledged."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from node.outbox import Outbox
+from shared import events, wire
+from shared.events import Event, HttpFinished, TokensGenerated
+
+
+def read(written: bytes) -> tuple[wire.Batch, list[Event]]:
+    batch = msgspec.msgpack.decode(written, type=wire.Batch)
+    return batch, list(msgspec.msgpack.decode(batch.events, type=list[events.AnyEvent]))
+
+
+def number(event: Event) -> int:
+    assert isinstance(event, TokensGenerated)
+    return event.count
+
+
+def emit(outbox: Outbox, numbers: range) -> None:
+    for each in numbers:
+        outbox.emit(TokensGenerated("m", each))
+
+
+def drain(outbox: Outbox, now: float = 0.0) -> Iterator[tuple[wire.Batch, list[Event]]]:
+    """Take and acknowledge batches until nothing is left."""
+    while not outbox.empty:
+        yield read(outbox.next_batch(now))
+        outbox.acknowledge()
+
+
+def check_account(outbox: Outbox, emitted: int, **dropped: int) -> None:
+    """Check the totals that the session ends with."""
+    batch, happened = read(outbox.next_batch(0.0, goodbye=True))
+    assert not happened
+    assert batch.emitted == emitted
+    assert batch.dropped == dropped
+    assert batch.emitted == batch.first_sequence - 1 + sum(
+        count for reason, count in dropped.items() if reason != "rejected"
+    )
+
+
+def test_events_are_numbered_from_1() -> None:
+    """A batch names its session and its first event; the next one goes on from there."""
+    outbox = Outbox("n", "s", 0.0)
+    emit(outbox, range(3))
+    batch, happened = read(outbox.next_batch(0.0))
+    assert (batch.protocol, batch.node_id, batch.session) == (wire.PROTOCOL, "n", "s")
+    assert (batch.first_sequence, batch.emitted, batch.goodbye) == (1, 3, False)
+    assert list(map(number, happened)) == [0, 1, 2]
+    outbox.acknowledge()
+    emit(outbox, range(3, 5))
+    batch, happened = read(outbox.next_batch(0.0))
+    assert (batch.first_sequence, batch.emitted, len(happened)) == (4, 5, 2)
+
+
+def test_batch_stays_the_same_until_acknowledged() -> None:
+    """What was sent once is sent again byte for byte, whatever was emitted or dropped since."""
+    outbox = Outbox("n", "s", 0.0, events_limit=2)
+    emit(outbox, range(2))
+    sent = outbox.next_batch(1.0)
+    emit(outbox, range(5))
+    assert outbox.next_batch(9.0) == sent
+    assert outbox.next_batch(9.0, goodbye=True) == sent
+    outbox.acknowledge()
+    assert read(outbox.next_batch(9.0))[0].first_sequence == 3
+
+
+def test_heartbeat_is_an_empty_batch() -> None:
+    """With nothing to send a batch still goes, and acknowledging it changes nothing."""
+    outbox = Outbox("n", "s", 0.0)
+    batch, happened = read(outbox.next_batch(1.0))
+    assert (batch.first_sequence, batch.emitted, happened) == (1, 0, [])
+    emit(outbox, range(1))
+    outbox.acknowledge()
+    assert len(list(drain(outbox))) == 1
+
+
+def test_heartbeat_carries_the_totals() -> None:
+    """Drops are told even when no event is left to go with them."""
+    outbox = Outbox("n", "s", 0.0, events_limit=0)
+    emit(outbox, range(3))
+    check_account(outbox, 3, buffer_full=3)
+
+
+def test_batches_are_cut_by_bytes() -> None:
+    """No batch outgrows its bound, and no event is left out at the cut."""
+    outbox = Outbox("n", "s", 0.0)
+    long_name = "m" * 1000
+    for each in range(1000):
+        outbox.emit(TokensGenerated(long_name, each))
+    numbers: list[int] = []
+    for batch, happened in drain(outbox):
+        assert len(batch.events) <= wire.BATCH_BYTES + 5
+        assert batch.first_sequence == len(numbers) + 1
+        assert batch.emitted == len(numbers) + len(happened)
+        numbers += map(number, happened)
+    assert numbers == list(range(1000))
+
+
+def test_batch_that_was_sent_takes_no_more_events() -> None:
+    """While a batch is on its way the next one grows."""
+    outbox = Outbox("n", "s", 0.0)
+    emit(outbox, range(1))
+    outbox.next_batch(0.0)
+    emit(outbox, range(1, 3))
+    assert [len(happened) for _, happened in drain(outbox)] == [1, 2]
+
+
+def test_full_buffer_drops_the_newest() -> None:
+    """Past the bound of events the newest is dropped and counted; the oldest are kept."""
+    outbox = Outbox("n", "s", 0.0, events_limit=3)
+    emit(outbox, range(5))
+    ((batch, happened),) = drain(outbox)
+    assert list(map(number, happened)) == [0, 1, 2]
+    assert (batch.emitted, batch.dropped) == (5, {"buffer_full": 2})
+
+
+def test_full_backlog_drops_the_newest() -> None:
+    """Past the bound of bytes the newest is dropped and counted, and room returns."""
+    size = len(msgspec.msgpack.encode(TokensGenerated("m", 1)))
+    outbox = Outbox("n", "s", 0.0, backlog_bytes=3 * size)
+    emit(outbox, range(5))
+    ((batch, happened),) = drain(outbox)
+    assert list(map(number, happened)) == [0, 1, 2]
+    assert (batch.emitted, batch.dropped) == (5, {"backlog_full": 2})
+    emit(outbox, range(5, 8))
+    ((batch, happened),) = drain(outbox)
+    assert list(map(number, happened)) == [5, 6, 7]
+    check_account(outbox, 8, backlog_full=2)
+
+
+def test_oversize_event_is_dropped_alone() -> None:
+    """An event too large for a batch is dropped and counted; those beside it go."""
+    outbox = Outbox("n", "s", 0.0)
+    outbox.emit(HttpFinished("a", "GET", 200, 0.5))
+    outbox.emit(HttpFinished("b" * wire.EVENT_BYTES, "GET", 200, 0.5))
+    outbox.emit(HttpFinished("c", "GET", 200, 0.5))
+    ((batch, happened),) = drain(outbox)
+    assert [event.route for event in happened if isinstance(event, HttpFinished)] == ["a", "c"]
+    assert (batch.emitted, batch.dropped) == (3, {"oversize": 1})
+
+
+def test_event_that_cannot_be_packed_is_dropped_alone() -> None:
+    """An event that has no form on the wire is counted as dropped; it does not end the carrier."""
+    outbox = Outbox("n", "s", 0.0)
+    emit(outbox, range(1))
+    outbox.emit(TokensGenerated("\ud800", 1))
+    emit(outbox, range(1, 2))
+    ((batch, happened),) = drain(outbox)
+    assert list(map(number, happened)) == [0, 1]
+    assert batch.emitted == 3
+    assert sum(batch.dropped.values()) == 1
+
+
+def test_rejected_batch_is_counted_as_dropped() -> None:
+    """What the exporter refuses is not sent for ever: it is dropped, and the numbers go on."""
+    outbox = Outbox("n", "s", 0.0)
+    emit(outbox, range(3))
+    outbox.next_batch(0.0)
+    outbox.acknowledge(rejected=True)
+    emit(outbox, range(2))
+    ((batch, _),) = drain(outbox)
+    assert (batch.first_sequence, batch.emitted, batch.dropped) == (4, 5, {"rejected": 3})
+    check_account(outbox, 5, rejected=3)
+
+
+def test_rejected_heartbeat_drops_nothing() -> None:
+    """There is nothing in a heartbeat to lose."""
+    outbox = Outbox("n", "s", 0.0)
+    outbox.next_batch(0.0)
+    outbox.acknowledge(rejected=True)
+    check_account(outbox, 0)
+
+
+def test_goodbye_comes_after_the_last_event() -> None:
+    """Only a batch that leaves nothing behind ends the session."""
+    outbox = Outbox("n", "s", 0.0)
+    emit(outbox, range(1))
+    assert not read(outbox.next_batch(0.0, goodbye=True))[0].goodbye
+    outbox.acknowledge()
+    assert read(outbox.next_batch(0.0, goodbye=True))[0].goodbye
+
+
+def test_age_counts_from_the_last_collection() -> None:
+    """The age of a batch is a bound from above of its oldest event's wait, never negative."""
+    outbox = Outbox("n", "s", 10.0)
+    emit(outbox, range(1))
+    assert read(outbox.next_batch(12.5))[0].age_seconds == 2.5
+    outbox.acknowledge()
+    assert read(outbox.next_batch(13.0))[0].age_seconds == 0
+    emit(outbox, range(1))
+    assert read(outbox.next_batch(12.0))[0].age_seconds == 0
+
+
+def test_event_between_two_steps_of_a_collection_is_kept() -> None:
+    """What another thread emits while the pending events are taken goes with the next batch."""
+    outbox = Outbox("n", "s", 0.0)
+
+    class Interrupted(list[Event]):
+        """A list from which nothing is read without another thread coming in between."""
+
+        def __getitem__(self, place: Any) -> Any:
+            taken = super().__getitem__(place)
+            self.append(TokensGenerated("m", 2))
+            return taken
+
+    outbox._pending = Interrupted()
+    emit(outbox, range(2))
+    assert list(map(number, read(outbox.next_batch(0.0))[1])) == [0, 1]
+    outbox.acknowledge()
+    assert list(map(number, read(outbox.next_batch(0.0))[1])) == [2]
+
+
+def test_events_of_many_threads_are_neither_lost_nor_doubled() -> None:
+    """Any thread may emit while another collects."""
+    outbox = Outbox("n", "s", 0.0, events_limit=500)
+    threads, each = 8, 4000
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        running = [
+            threading.Thread(target=emit, args=(outbox, range(first, first + each)))
+            for first in range(0, threads * each, each)
+        ]
+        for thread in running:
+            thread.start()
+        numbers: list[int] = []
+        while any(thread.is_alive() for thread in running):
+            numbers += [number(e) for _, happened in drain(outbox) for e in happened]
+        for thread in running:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    numbers += [number(e) for _, happened in drain(outbox) for e in happened]
+    assert len(set(numbers)) == len(numbers)
+    batch, _ = read(outbox.next_batch(0.0))
+    assert batch.emitted == threads * each
+    assert len(numbers) + sum(batch.dropped.values()) == threads * each
+    for first in range(0, threads * each, each):
+        of_thread = [n for n in numbers if first <= n < first + each]
+        assert of_thread == sorted(of_thread)

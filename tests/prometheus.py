@@ -1,0 +1,57 @@
+"""A real Prometheus for tests: started here on a free port, asked here, ended here by its id."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.processes import free_port, wait_for
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[str]:
+    """Run a Prometheus that scrapes one target every second; gives its URL."""
+    directory.mkdir(parents=True)
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [{"job_name": "llm", "static_configs": [{"targets": [target]}]}],
+    }
+    (directory / "prometheus.yml").write_text(json.dumps(config))
+    port = free_port()
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={directory}/prometheus.yml",
+                f"--storage.tsdb.path={directory}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: _is_ready(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def query(url: str, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+    """Run a query for one moment, now or at a Unix time."""
+    asked: dict[str, str | float] = {"query": expression} | ({} if at is None else {"time": at})
+    response = httpx.get(f"{url}/api/v1/query", params=asked)
+    response.raise_for_status()
+    result: list[dict[str, Any]] = response.json()["data"]["result"]
+    return result
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False

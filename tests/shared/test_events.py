@@ -1,0 +1,109 @@
+"""The vocabulary of events is whole, and old and new readers and writers understand each other."""
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from exporter.rules import RULES
+from shared import events
+from shared.events import Event
+from tests.builders import every_event, finished
+
+EVENT_BYTES_AT_MOST = 160
+"""A few dozen bytes and a model's name: what a request costs on the wire stays small."""
+
+decoder = msgspec.msgpack.Decoder(events.AnyEvent)
+every = pytest.mark.parametrize("event", every_event(), ids=lambda e: type(e).__name__)
+
+
+def as_list(event: Event) -> list[Any]:
+    written: list[Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(event))
+    return written
+
+
+def test_any_event_names_every_event() -> None:
+    """A decoder knows every kind of event."""
+    assert set(get_args(events.AnyEvent)) == set(Event.__subclasses__())
+
+
+def test_builders_build_every_event() -> None:
+    """The tests that go through `every_event` leave no kind out."""
+    assert {type(event) for event in every_event()} == set(Event.__subclasses__())
+
+
+def test_tags_are_unique() -> None:
+    """No two events share a tag."""
+    tags = [kind.__struct_config__.tag for kind in Event.__subclasses__()]
+    assert len(set(tags)) == len(tags)
+    assert all(isinstance(tag, int) for tag in tags)
+
+
+def test_every_event_has_a_rule() -> None:
+    """The exporter knows what each event means in metrics."""
+    assert set(RULES) == set(Event.__subclasses__())
+
+
+@every
+def test_event_is_read_back_the_same(event: Event) -> None:
+    """An event survives the wire."""
+    assert decoder.decode(msgspec.msgpack.encode(event)) == event
+
+
+@every
+def test_event_is_small(event: Event) -> None:
+    """An event is an array of a few dozen bytes, which the garbage collector skips."""
+    assert len(msgspec.msgpack.encode(event)) <= EVENT_BYTES_AT_MOST
+    config = type(event).__struct_config__
+    assert config.array_like
+    assert config.frozen
+    assert not config.gc
+
+
+@every
+def test_field_of_a_newer_writer_is_skipped(event: Event) -> None:
+    """An older reader reads an event that has grown."""
+    assert decoder.decode(msgspec.msgpack.encode([*as_list(event), "new"])) == event
+
+
+@every
+def test_missing_field_is_refused(event: Event) -> None:
+    """A field without a default cannot be left out."""
+    with pytest.raises(msgspec.ValidationError):
+        decoder.decode(msgspec.msgpack.encode(as_list(event)[:-1]))
+
+
+def test_field_that_an_older_writer_left_out_is_filled_in() -> None:
+    """A newer reader fills in a field that was added with a default."""
+
+    class Grown(msgspec.Struct, frozen=True, array_like=True, tag=5):
+        seconds: float
+        place: str = "loop"
+
+    older = msgspec.msgpack.encode(events.EventLoopLagged(0.5))
+    assert msgspec.msgpack.decode(older, type=Grown) == Grown(0.5, "loop")
+
+
+def test_unknown_tag_is_refused() -> None:
+    """A kind of event that is not known is no other kind."""
+    with pytest.raises(msgspec.ValidationError):
+        decoder.decode(msgspec.msgpack.encode([999, 1.0]))
+
+
+def test_optional_field_may_be_none() -> None:
+    """A request without a first token says so."""
+    event = msgspec.structs.replace(finished(), first_token_seconds=None, finish_reason=None)
+    assert decoder.decode(msgspec.msgpack.encode(event)) == event
+
+
+def test_word_outside_the_vocabulary_is_refused() -> None:
+    """Statuses and reasons are closed sets: they become labels."""
+    with pytest.raises(msgspec.ValidationError):
+        decoder.decode(msgspec.msgpack.encode([2, "sleeping"]))
+
+
+def test_event_cannot_be_changed() -> None:
+    """An event that was emitted stays what it was."""
+    event = events.EventLoopLagged(0.5)
+    with pytest.raises(AttributeError):
+        event.seconds = 1.0  # type: ignore[misc]

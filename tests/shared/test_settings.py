@@ -1,0 +1,290 @@
+"""Settings are read from flags and the environment, and what is wrong is said in one line."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.settings import ExporterSettings
+from node.agent.settings import AgentSettings
+from node.settings import NodeSettings
+from shared.command import run_command
+from shared.settings import ENVIRONMENT_PREFIX, MetricsSettings, Settings, UsageError, fields
+
+MALFORMED = [
+    ("--node-id", "-node"),
+    ("--node-id", "node-"),
+    ("--node-id", ""),
+    ("--node-id", "a" * 65),
+    ("--node-id", "a b"),
+    ("--node-id", "n\n"),
+    ("--host", "example.org"),
+    ("--host", "127.0.0"),
+    ("--api-port", "x"),
+    ("--api-port", "-1"),
+    ("--api-port", "65536"),
+    ("--mesh-port", "1.5"),
+    ("--metrics-port", "65536"),
+    ("--seed-nodes", "host"),
+    ("--seed-nodes", "host:"),
+    ("--seed-nodes", ":7946"),
+    ("--seed-nodes", "host:0"),
+    ("--seed-nodes", "host:65536"),
+    ("--seed-nodes", "good:1,bad"),
+    ("--context-length", "-1"),
+    ("--threads", "-1"),
+    ("--queue", "0"),
+    ("--drain-seconds", "-0.1"),
+    ("--stall-seconds", "0"),
+    ("--flush-seconds", "0"),
+    ("--flush-seconds", "soon"),
+    ("--log-level", "loud"),
+    ("--log-format", "xml"),
+]
+
+
+class StartupRefusedError(Exception):
+    """What the commands of these tests raise where they cannot run."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Keep the machine's own settings out, and its logging as it was."""
+    for field in (*fields(AgentSettings), *fields(ExporterSettings)):
+        monkeypatch.delenv(ENVIRONMENT_PREFIX + field.name.upper(), raising=False)
+    for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def read(*arguments: str) -> AgentSettings:
+    return AgentSettings.read("agent", arguments, "about")
+
+
+def test_contracts_ports_are_the_defaults() -> None:
+    """Metrics on 9090, the API on 8080, the mesh on 7946, all on the loopback."""
+    settings = read()
+    assert (settings.metrics_port, settings.api_port, settings.mesh_port) == (9090, 8080, 7946)
+    assert settings.host == "127.0.0.1"
+
+
+def test_flag_sets_its_setting() -> None:
+    """A flag is read with the type of its setting, written with `=` or without."""
+    settings = read("--node-id=node1", "--metrics-port", "9191", "--seed-nodes=a:1,[::1]:2,")
+    assert (settings.node_id, settings.metrics_port) == ("node1", 9191)
+    assert settings.seed_nodes == ("a:1", "[::1]:2")
+
+
+def test_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting has a variable of its name."""
+    monkeypatch.setenv("DISTRIBUTED_LLM_API_PORT", "1234")
+    monkeypatch.setenv("DISTRIBUTED_LLM_SEED_NODES", "a:1,b:2")
+    settings = read()
+    assert (settings.api_port, settings.seed_nodes) == (1234, ("a:1", "b:2"))
+
+
+def test_flag_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag wins over the variable."""
+    monkeypatch.setenv("DISTRIBUTED_LLM_API_PORT", "1234")
+    assert read("--api-port=4321").api_port == 4321
+
+
+@pytest.mark.parametrize(("flag", "value"), MALFORMED)
+def test_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
+    """A malformed value is refused in one line that names the flag."""
+    with pytest.raises(UsageError) as refused:
+        read(f"{flag}={value}")
+    assert flag in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("flag", ["--drain-seconds", "--stall-seconds", "--flush-seconds"])
+def test_nan_is_refused(flag: str) -> None:
+    """A time that is no number is refused: no clock can be told to wait for it."""
+    with pytest.raises(UsageError, match=flag):
+        read(f"{flag}=nan")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--series-budget", "0"), ("--node-timeout-seconds", "1.4")],
+)
+def test_exporters_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
+    """The exporter's own settings are held to their ranges too."""
+    with pytest.raises(UsageError, match=flag):
+        ExporterSettings.read("exporter", [f"{flag}={value}"], "about")
+
+
+def test_malformed_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed variable is named, for nobody wrote the flag."""
+    monkeypatch.setenv("DISTRIBUTED_LLM_QUEUE", "many")
+    with pytest.raises(UsageError, match="DISTRIBUTED_LLM_QUEUE"):
+        read()
+
+
+@pytest.mark.parametrize("argument", ["--metric-port=1", "--api-prt", "node1", "-p", "--queue"])
+def test_unknown_argument_is_refused_by_name(argument: str) -> None:
+    """What is no flag, a stray word or a flag without its value is refused by name."""
+    with pytest.raises(UsageError) as refused:
+        read(argument)
+    assert argument.partition("=")[0] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_too_long_runtime_dir_is_refused() -> None:
+    """A directory in which no socket can be made is refused, and the longest that works is not."""
+    longest = "/" + "d" * (107 - len("//telemetry.sock"))
+    assert len(bytes(read(f"--runtime-dir={longest}").socket_path)) == 107
+    with pytest.raises(UsageError, match="--runtime-dir is too long"):
+        read(f"--runtime-dir={longest}d")
+
+
+def test_length_of_runtime_dir_is_counted_in_bytes() -> None:
+    """The limit is the kernel's, which knows no characters."""
+    with pytest.raises(UsageError, match="--runtime-dir is too long"):
+        read("--runtime-dir=/" + "ä" * 50)
+
+
+def test_systemd_directories_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under systemd the unit's own directories are used."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/unit")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/unit")
+    settings = read()
+    assert (settings.runtime_dir, settings.state_dir) == (Path("/run/unit"), Path("/var/lib/unit"))
+
+
+def test_session_directory_gets_a_subdirectory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that the user's programs share is not used itself."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert read().runtime_dir == Path("/run/user/7/distributed-llm")
+
+
+names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)
+seconds = st.floats(min_value=1e-6, max_value=1e9)
+paths = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20
+).map(lambda name: Path("/srv", name))
+
+
+@hypothesis.settings(max_examples=40)
+@given(
+    node_id=names,
+    directory=paths,
+    seeds=st.lists(st.tuples(names, st.integers(1, 65535)), max_size=3),
+    port=st.integers(0, 65535),
+    wait=seconds,
+)
+def test_as_flags_reads_back_the_same(
+    node_id: str, directory: Path, seeds: list[tuple[str, int]], port: int, wait: float
+) -> None:
+    """What the agent passes on to a process is what it was told."""
+    given_settings = AgentSettings(
+        node_id=node_id,
+        model=directory,
+        runtime_dir=directory,
+        seed_nodes=tuple(f"{host}:{seed_port}" for host, seed_port in seeds),
+        api_port=port,
+        drain_seconds=wait,
+        flush_seconds=wait,
+    )
+    again = AgentSettings.read("agent", given_settings.as_flags(AgentSettings), "about")
+    assert again == given_settings
+    node = NodeSettings.read("node", given_settings.as_flags(NodeSettings), "about")
+    for field in fields(NodeSettings):
+        assert getattr(node, field.name) == getattr(given_settings, field.name)
+
+
+def test_as_flags_gives_only_what_is_wanted() -> None:
+    """A process is not given flags that it does not have."""
+    flags = read("--metrics-port=1").as_flags(MetricsSettings)
+    assert "--metrics-port=1" in flags
+    assert not [flag for flag in flags if flag.startswith(("--api-port", "--queue"))]
+    assert ExporterSettings.read("exporter", flags, "about").metrics_port == 1
+
+
+def run(*arguments: str, error: Exception | None = None, code: int | None = None) -> int:
+    def start(settings: Settings) -> int | None:
+        del settings
+        if error is not None:
+            raise error
+        return code
+
+    return run_command("tool", "What it does.", Settings, start, StartupRefusedError, arguments)
+
+
+def test_clean_stop_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that ends well says nothing and exits with 0."""
+    assert run() == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_code_of_what_ran_is_passed_on() -> None:
+    """A command that runs another exits with its code."""
+    assert run(code=2) == 2
+
+
+def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` lists every setting with its variable and starts nothing."""
+    assert run("--help", error=AssertionError()) == 0
+    shown = capsys.readouterr().out
+    for field in fields(Settings):
+        assert "--" + field.name.replace("_", "-") in shown
+        assert ENVIRONMENT_PREFIX + field.name.upper() in shown
+
+
+def test_bad_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad usage is one line on stderr and exit code 2, and nothing starts."""
+    assert run("--log-level=loud", error=AssertionError()) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("tool: ")
+    assert "--log-level" in complaint
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_refused_start_exits_1(capsys: pytest.CaptureFixture[str], depth: int) -> None:
+    """What cannot run here is one line on stderr and exit code 1, from however deep it comes."""
+    error: Exception = StartupRefusedError("the port is taken: choose another")
+    for _ in range(depth):
+        error = ExceptionGroup("nursery", [error])
+    assert run(error=error) == 1
+    assert capsys.readouterr().err == "tool: the port is taken: choose another\n"
+
+
+def test_bug_is_not_swallowed() -> None:
+    """An error that is nobody's on purpose keeps its traceback."""
+    with pytest.raises(ExceptionGroup) as raised:
+        run(error=ExceptionGroup("nursery", [StartupRefusedError("no"), ZeroDivisionError()]))
+    assert raised.group_contains(ZeroDivisionError)
+
+
+def test_json_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--log-format=json` each line is one object, its exception included."""
+
+    def start(settings: Settings) -> None:
+        del settings
+        try:
+            int("many")
+        except ValueError:
+            logging.getLogger("place").exception("it failed")
+
+    arguments = ["--log-format=json"]
+    assert run_command("tool", "about", Settings, start, StartupRefusedError, arguments) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    written = json.loads(line)
+    assert (written["level"], written["logger"], written["message"]) == (
+        "error",
+        "place",
+        "it failed",
+    )
+    assert "\nValueError: " in written["exception"]

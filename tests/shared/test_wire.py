@@ -1,0 +1,58 @@
+"""The wire format: batches and replies survive it, and their sizes fit together."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import events, wire
+
+counts = st.integers(0, 2**63 - 1)
+
+
+@given(
+    count=st.integers(0, 40),
+    sequence=counts,
+    emitted=counts,
+    dropped=st.dictionaries(st.text(max_size=12), counts, max_size=4),
+    goodbye=st.booleans(),
+)
+def test_batch_is_read_back_the_same(
+    count: int, sequence: int, emitted: int, dropped: dict[str, int], *, goodbye: bool
+) -> None:
+    """A batch survives the wire, and its events are still there to decode."""
+    happened = [events.TokensGenerated("m", number) for number in range(count)]
+    packed = b"".join(map(msgspec.msgpack.encode, happened))
+    raw = msgspec.Raw(wire.pack_events(count, packed))
+    batch = wire.Batch(1, "n", "s", sequence, emitted, dropped, 0.5, goodbye, raw)
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=wire.Batch)
+    assert msgspec.structs.replace(again, events=raw) == msgspec.structs.replace(batch, events=raw)
+    assert msgspec.msgpack.decode(again.events, type=list[events.AnyEvent]) == happened
+
+
+def test_reply_is_read_back_the_same() -> None:
+    """A reply survives the wire."""
+    reply = wire.Reply(1, 2**62, durable=True, levels_wanted=True, error="malformed")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=wire.Reply) == reply
+
+
+def test_field_of_a_newer_reply_is_skipped() -> None:
+    """An older node reads the reply of a newer exporter."""
+    newer = msgspec.msgpack.encode([1, 7, False, True, "", "new"])
+    assert msgspec.msgpack.decode(newer, type=wire.Reply).applied == 7
+
+
+def test_packed_events_say_how_many_they_are() -> None:
+    """A header that promises more events than follow is no array."""
+    one = msgspec.msgpack.encode(events.EventLoopLagged(0.5))
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.msgpack.decode(wire.pack_events(2, one))
+    assert msgspec.msgpack.decode(wire.pack_events(0, b"")) == []
+
+
+def test_batch_stays_below_the_limit_of_a_message() -> None:
+    """A full batch of events and the largest event beside it fit a message with room to spare.
+
+    Over the limit nng closes the connection without a word and the sender tries for ever.
+    """
+    assert 2 * (wire.BATCH_BYTES + wire.EVENT_BYTES) < wire.MESSAGE_BYTES

@@ -1,0 +1,99 @@
+"""Imports point one way, and each foreign library is imported in as few places as possible."""
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+OWN: Final = ("shared", "node", "exporter")
+EXCEPTED: Final = Path("node/demo")
+"""The training scripts are no part of a running node."""
+
+FORBIDDEN: Final = {
+    "shared": {"node", "exporter"},
+    "node": {"exporter", "prometheus_client"},
+    "exporter": {"node"},
+}
+FOREIGN_IN_SHARED: Final = {"click", "msgspec"}
+INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "urllib"}
+"""Of the standard library, what `shared` has no business with (`socket` gives the host's name)."""
+ONLY_IN: Final = {
+    "prometheus_client": {"exporter/exposition.py"},
+    "pynng": {"node/carrier.py", "exporter/telemetry_socket.py"},
+    "ctransformers": {"node/engine/ctransformers.py"},
+    "gguf": {"node/engine/header.py"},
+    "psutil": {"node/system.py", "node/machine.py"},
+    "hypercorn": {"node/api/server.py", "exporter/web.py"},
+    "jinja2": {"node/api/chat.py"},
+}
+
+
+def modules(package: str) -> Iterator[str]:
+    for file in sorted((ROOT / package).rglob("*.py")):
+        path = file.relative_to(ROOT)
+        if EXCEPTED not in path.parents:
+            yield path.as_posix()
+
+
+@functools.cache
+def imported(module: str) -> set[str]:
+    """Give the top-level packages that a module imports, wherever in it."""
+    found: set[str] = set()
+    for part in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(part, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            assert not part.level, f"{module} imports relatively"
+            found.add(str(part.module).partition(".")[0])
+        elif isinstance(part, ast.Call) and ast.unparse(part.func).endswith("import_module"):
+            assert isinstance(part.args[0], ast.Constant), f"{module} imports a computed name"
+            found.add(str(part.args[0].value).partition(".")[0])
+    return found
+
+
+everywhere = [module for package in OWN for module in modules(package)]
+
+
+@pytest.mark.parametrize("module", everywhere)
+def test_imports_point_one_way(module: str) -> None:
+    """Node and exporter know shared, and neither the other; shared knows neither."""
+    assert not imported(module) & FORBIDDEN[module.partition("/")[0]]
+
+
+@pytest.mark.parametrize("module", list(modules("shared")))
+def test_shared_does_no_io(module: str) -> None:
+    """What both sides agree on needs no event loop, no socket and few libraries."""
+    names = imported(module)
+    assert names - set(sys.stdlib_module_names) <= {*FOREIGN_IN_SHARED, "shared"}
+    assert not names & INPUT_OUTPUT
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_library_is_imported_where_it_belongs(library: str) -> None:
+    """A foreign library can be replaced in the few modules that import it."""
+    assert {module for module in everywhere if library in imported(module)} == ONLY_IN[library]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("node.main", ("prometheus_client", "exporter", "ctransformers")),
+        ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
+        ("shared.command", ("node", "exporter", "trio", "pynng")),
+    ],
+)
+def test_process_does_not_load_the_others_libraries(module: str, absent: tuple[str, ...]) -> None:
+    """What a process must not depend on is not loaded by another way either."""
+    program = (
+        f"import sys, {module}; print(*[name for name in {absent!r} if name in sys.modules], 'end')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "end\n"
