@@ -50,6 +50,8 @@ class HealthChecks:
         self._store = store
         self._state = store.state
         self._outcomes: dict[str, Outcome] = {}
+        self._seen_well: set[str] = set()
+        self._rendered = False
         self._checks: dict[str, Callable[[], Any]] = {
             "events": self._check_events,
             "node_api": self._check_node_api,
@@ -63,6 +65,10 @@ class HealthChecks:
             for check in self._checks:
                 await self._run(check)
             await trio.sleep(CHECK_SECONDS)
+
+    def note_scrape(self) -> None:
+        """Take note that the exposition was rendered; the check need not do it again."""
+        self._rendered = True
 
     def report(self) -> tuple[bool, dict[str, Any]]:
         """Say whether exporter and nodes are well, with what each check found."""
@@ -94,7 +100,11 @@ class HealthChecks:
         seconds = time.perf_counter() - began
         before = self._outcomes.get(check)
         if before is not None and before.reason != reason:
-            _log.warning("health check %s: %s", check, reason or "ok again")
+            # What was never well yet is still starting: no reason to wake anybody.
+            level = logging.WARNING if check in self._seen_well and reason else logging.INFO
+            _log.log(level, "health check %s: %s", check, reason or "ok")
+        if not reason:
+            self._seen_well.add(check)
         self._outcomes[check] = Outcome(check, reason, trio.current_time(), seconds)
         self._store.note(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
         self._store.note(c.HEALTH_CHECK_LATENCY, (check,), seconds)
@@ -119,6 +129,9 @@ class HealthChecks:
             raise CheckFailedError(f"counts would not outlive a restart: {storage.failure}")
 
     async def _check_render(self) -> None:
+        if self._rendered:  # a scrape has shown it since
+            self._rendered = False
+            return
         cut = take_cut(self._state)
         rendered = await trio.to_thread.run_sync(render, cut, Wanted())
         if not rendered.body.endswith(b"\n"):
@@ -151,7 +164,7 @@ def _ask(url: str) -> None:
         connection.request("GET", "/health")
         response = connection.getresponse()
         response.read(65536)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckFailedError(f"the API at {url} does not answer: {error}") from error
     finally:
         connection.close()

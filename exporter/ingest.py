@@ -59,7 +59,7 @@ class Ingest:
                 return refusal("protocol")
             happened = _decode(batch.events)
         except _DAMAGED:
-            return refusal("malformed")
+            return refusal("protocol" if _is_of_another_protocol(message) else "malformed")
         if not _is_sane(batch, len(happened)):
             return refusal("malformed")
         return Accepted(batch, happened, pipe)
@@ -179,6 +179,15 @@ def _is_sane(batch: wire.Batch, count: int) -> bool:
         and 0 <= batch.age_seconds < math.inf
         and len(batch.session) <= wire.SESSION_CHARACTERS
     )
+
+
+def _is_of_another_protocol(message: bytes) -> bool:
+    """Whether it looks like a batch of a version that gave batches another form."""
+    try:
+        first, *_ = _raw_decoder.decode(message)
+        return msgspec.msgpack.decode(first, type=int) != wire.PROTOCOL
+    except (*_DAMAGED, ValueError):
+        return False
 
 
 def _decode(packed: msgspec.Raw) -> list[events.Event | None]:

@@ -56,7 +56,8 @@ class TelemetrySocket:
     async def keep_path(self) -> None:
         """Listen anew when somebody removed the socket's file. Runs until cancelled.
 
-        Nodes that are connected stay so; one that starts later would find nobody.
+        Without it a node that starts later would find nobody. Those that are connected lose their
+        connection and dial again.
         """
         while True:
             await trio.sleep(_LOOK_SECONDS)

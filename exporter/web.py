@@ -80,6 +80,7 @@ class Application:
             cut = take_cut(self._store.state)
             rendered = await trio.to_thread.run_sync(render, cut, wanted)
         self._store.note(c.SCRAPE_DURATION, (), time.perf_counter() - began)
+        self._health.note_scrape()
         encoding = (("content-encoding", "gzip"),) if wanted.compressed else ()
         vary = ("vary", "accept, accept-encoding")
         return Answer(200, rendered.content_type, rendered.body, (*encoding, vary))

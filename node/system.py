@@ -28,7 +28,9 @@ class SystemSampler:
         self._node = psutil.Process()
         self._engines: dict[int, psutil.Process] = {}
         self._ended_cpu_seconds = 0.0
+        self._ended_major_faults = 0
         self._last_cpu_seconds: dict[int, float] = {}
+        self._last_major_faults: dict[int, int] = {}
         self._began = time.monotonic()
         self._node.cpu_percent()  # the first call only sets the mark to measure from
         psutil.cpu_percent()
@@ -43,17 +45,17 @@ class SystemSampler:
         return SystemSampled(
             uptime_seconds=time.monotonic() - self._began,
             rss_bytes=self._node.memory_info().rss,
-            engine_rss_bytes=sum(rss for rss, _, _ in engines),
+            engine_rss_bytes=sum(rss for rss, _ in engines),
             available_bytes=memory.available,
             total_bytes=memory.total,
             swap_bytes=psutil.swap_memory().used,
             node_cpu_percent=self._node.cpu_percent(),
-            engine_cpu_percent=sum(percent for _, percent, _ in engines),
+            engine_cpu_percent=sum(percent for _, percent in engines),
             host_cpu_percent=psutil.cpu_percent(),
             node_cpu_seconds=node_times.user + node_times.system,
             engine_cpu_seconds=self._ended_cpu_seconds + sum(self._last_cpu_seconds.values()),
             node_major_faults=_major_faults(self._node),
-            engine_major_faults=sum(faults for _, _, faults in engines),
+            engine_major_faults=self._ended_major_faults + sum(self._last_major_faults.values()),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             worker_threads_busy=int(threads.borrowed_tokens),
             worker_threads_total=int(threads.total_tokens),
@@ -64,20 +66,22 @@ class SystemSampler:
         for pid in set(self._engines) - living:
             del self._engines[pid]
             self._ended_cpu_seconds += self._last_cpu_seconds.pop(pid, 0.0)
+            self._ended_major_faults += self._last_major_faults.pop(pid, 0)
         for pid in living - set(self._engines):
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._engines[pid] = psutil.Process(pid)
                 self._engines[pid].cpu_percent()
 
-    def _read_engine(self, process: psutil.Process) -> tuple[int, float, int]:
-        """Give resident bytes, CPU percent and major faults; zeros for one that just ended."""
+    def _read_engine(self, process: psutil.Process) -> tuple[int, float]:
+        """Note a child's totals; give resident bytes and CPU percent, zeros for one that ended."""
         try:
             with process.oneshot():
                 times = process.cpu_times()
                 self._last_cpu_seconds[process.pid] = times.user + times.system
-                return process.memory_info().rss, process.cpu_percent(), _major_faults(process)
+                self._last_major_faults[process.pid] = _major_faults(process)
+                return process.memory_info().rss, process.cpu_percent()
         except psutil.NoSuchProcess:
-            return 0, 0.0, 0
+            return 0, 0.0
 
 
 def _major_faults(process: psutil.Process) -> int:

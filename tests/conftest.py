@@ -1,5 +1,10 @@
-"""How thoroughly properties are tried: `just test --hypothesis-profile=slow` for much longer."""
+"""What all tests share.
 
+Properties are tried much longer with `just test --hypothesis-profile=slow`.
+"""
+
+import pytest
+import trio.testing
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -10,3 +15,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """A clock that jumps as soon as every task waits; `trio_test` runs the test on it."""
+    return trio.testing.MockClock(autojump_threshold=0)

@@ -32,8 +32,10 @@ def finish_sends(application: Application) -> Application:
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def shielding(message: Message) -> None:
-            last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            with trio.move_on_after(_LAST_SEND_SECONDS if last else float("inf"), shield=last):
+            if message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            with trio.move_on_after(_LAST_SEND_SECONDS, shield=True):
                 await send(message)
 
         await application(scope, receive, shielding)

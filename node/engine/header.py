@@ -33,9 +33,8 @@ def read_header(path: str) -> Described:
         UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UnusableModelError(f"there is no model file at {path}: give --model a GGUF file")
     try:
+        _check_there(file)
         reader = gguf.GGUFReader(file)
         described = _describe(reader)
         _check(reader, described, path)
@@ -48,6 +47,11 @@ def read_header(path: str) -> Described:
         message = f"{path} is damaged or no GGUF file ({error}): download or convert it again"
         raise UnusableModelError(" ".join(message.split())) from error
     return described
+
+
+def _check_there(file: Path) -> None:
+    if not file.is_file():
+        raise UnusableModelError(f"there is no model file at {file}: give --model a GGUF file")
 
 
 def _describe(reader: gguf.GGUFReader) -> Described:

@@ -190,7 +190,7 @@ class Generation:
             return
         if reason == "too_long":
             self.failed(ContextLengthError(message))
-        elif reason == "cancelled" and not self._text.stopped:
+        elif self._closed or (reason == "cancelled" and not self._text.stopped):
             self._end("cancelled", "cancelled")
         else:
             if rest := self._text.finish():

@@ -50,7 +50,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nobody waits or is served."""
-        return self._served is None and not self._waiting
+        return not self._waiting and (self._served is None or self._served.over)
 
     @property
     def has_free_slot(self) -> bool:

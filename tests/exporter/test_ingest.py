@@ -148,6 +148,12 @@ def test_infinite_age_is_refused(exporter: Exporter) -> None:
     assert exporter.take(pack_batch(age=math.inf)).error == "malformed"
 
 
+def test_other_protocol_of_another_form_is_refused_as_such(exporter: Exporter) -> None:
+    """A newer batch need not look like ours for the refusal to name the protocol."""
+    newer = msgspec.msgpack.encode([wire.PROTOCOL + 1, {"fields": "of another kind"}])
+    assert exporter.take(newer).error == "protocol"
+
+
 @pytest.mark.parametrize("protocol", [0, 2, -1, 2**40])
 def test_other_protocol_is_refused(exporter: Exporter, protocol: int) -> None:
     """A batch of another protocol is not guessed at; the node is told why."""

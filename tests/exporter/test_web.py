@@ -302,6 +302,7 @@ async def test_failed_check_is_named_and_counted() -> None:
         "nonsense",
         "http://127.0.0.1:99999",
         "http://[::1",
+        "http://" + "x" * 81,
     ],
 )
 @trio_test

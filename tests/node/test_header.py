@@ -1,6 +1,9 @@
 """A model file's header is read, and what the engine cannot run is refused with the remedy."""
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.header import UnusableModelError, read_header
+
+_NOBODY = 65534
 
 TYPES = gguf.GGMLQuantizationType
 TOKENS = ["<unk>", "<s>", "</s>", "a", "<|user|>"]
@@ -177,10 +182,27 @@ def test_model_without_layers_is_refused(tmp_path: Path) -> None:
     assert "no layers" in refusal(write_model(tmp_path / "m.gguf", layers=0))
 
 
-def test_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's rights, which reach everything, for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_file_that_may_not_be_read_is_refused(closed: str) -> None:
     """The remedy for a file of another user is a permission, not a download."""
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    path = write_model(tmp_path / "m.gguf")
-    path.chmod(0)
-    assert "allow this user to read it" in refusal(path)
+    with tempfile.TemporaryDirectory() as directory:
+        path = write_model(Path(directory) / "m.gguf")
+        Path(directory).chmod(0o755 if closed == "file" else 0)
+        path.chmod(0)
+        with as_nobody():
+            message = refusal(path)
+        assert "allow this user to read it" in message
+        Path(directory).chmod(0o700)
