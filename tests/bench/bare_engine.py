@@ -1,0 +1,58 @@
+"""The engine alone in a process, driven as the node's engine child drives it.
+
+Reads one JSON object a line on standard input, `prompt` and `max_tokens`, and answers with one
+line: how many tokens came, after how many seconds the first, and after how many the last.
+"""
+
+import json
+import sys
+import time
+from typing import Final
+
+from node.engine.ctransformers import CTransformersEngine
+from node.engine.protocol import Sampling
+
+CHUNK_TOKENS: Final = 64
+"""Of the prompt, evaluated at once: what `node.main` tells its engine child."""
+GREEDY: Final = Sampling(temperature=0.0, top_k=40, top_p=0.95, repetition_penalty=1.0, seed=1)
+
+
+def main(path: str, context_tokens: int, threads: int) -> None:
+    """Answer until standard input ends."""
+    engine = CTransformersEngine(path, context_tokens, threads, {})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(_generate(engine, asked["prompt"], asked["max_tokens"])), flush=True)
+
+
+def _generate(engine: CTransformersEngine, prompt: str, max_tokens: int) -> dict[str, float]:
+    began = time.perf_counter()
+    position = _evaluate(engine, prompt)
+    first_seconds = 0.0
+    for generated in range(1, max_tokens + 1):
+        token = engine.sample(GREEDY, position)
+        if engine.is_end(token):
+            raise RuntimeError(f"the model ended after {generated} tokens")
+        engine.text(token)
+        first_seconds = first_seconds or time.perf_counter() - began
+        if generated < max_tokens:
+            engine.evaluate([token])
+        position += 1
+    return {
+        "tokens": max_tokens,
+        "first_seconds": first_seconds,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _evaluate(engine: CTransformersEngine, prompt: str) -> int:
+    """Evaluate the prompt and give its length in tokens."""
+    tokens = engine.tokenize(prompt, control_tokens=False)
+    rest = engine.rewind(tokens)
+    for start in range(0, len(rest), CHUNK_TOKENS):
+        engine.evaluate(rest[start : start + CHUNK_TOKENS])
+    return len(tokens)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

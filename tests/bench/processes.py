@@ -1,0 +1,115 @@
+"""Starts the project's processes as an operator would, waits until they are ready, ends them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import psutil
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+NODE_ID: Final = "measured"
+_READY_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.5
+_STOP_SECONDS: Final = 10.0
+_MESSAGE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that is ready, and where it listens."""
+
+    process: psutil.Process
+    host: str
+    port: int
+
+    def cpu_seconds(self) -> float:
+        """Tell how long it has worked until now, its children not included."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def run_node(directory: Path, model: Path, threads: int) -> Iterator[Service]:
+    """Run a node for as long as the block does; it begins when the model is loaded."""
+    flags = [f"--model={model}", f"--threads={threads}", "--api-port=0", "--mesh-port=0"]
+    with _run_service("node", directory, flags) as service:
+        yield service
+
+
+@contextmanager
+def run_exporter(directory: Path) -> Iterator[Service]:
+    """Run an exporter for as long as the block does; it begins when the exporter listens."""
+    with _run_service("exporter", directory, ["--metrics-port=0"]) as service:
+        yield service
+
+
+@contextmanager
+def run_module(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a module in a process of its own, its input and output pipes of text."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process, _ended(process):
+        yield process
+
+
+@contextmanager
+def _run_service(name: str, directory: Path, flags: Sequence[str]) -> Iterator[Service]:
+    path = directory / f"{name}.ready"
+    common = [f"--node-id={NODE_ID}", f"--runtime-dir={directory}", f"--state-dir={directory}"]
+    command = [sys.executable, "-m", name, *common, "--log-level=error", *flags]
+    environment = os.environ | {"NOTIFY_SOCKET": str(path)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(str(path))
+        notifications.settimeout(_POLL_SECONDS)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
+        try:
+            with _ended(process):
+                yield _wait_ready(notifications, process)
+        finally:
+            path.unlink()
+
+
+@contextmanager
+def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """End the process when the block ends, by force if it does not listen."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(notifications: socket.socket, process: "subprocess.Popen[Any]") -> Service:
+    """Wait until the process says that it is ready, as sd_notify(3) has it.
+
+    Raises:
+        RuntimeError: It ended, or was not ready in time.
+    """
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            message = notifications.recv(_MESSAGE_BYTES).decode()
+        except TimeoutError:
+            continue
+        fields = dict(line.partition("=")[::2] for line in message.splitlines())
+        if fields.get("READY") == "1":
+            address = urlsplit(fields["X_URL"])
+            return Service(psutil.Process(process.pid), address.hostname or "", address.port or 0)
+    raise RuntimeError(f"process {process.pid} did not get ready; it says why on stderr")

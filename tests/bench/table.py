@@ -1,0 +1,28 @@
+"""The table that every benchmark gives, and how it is printed."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+
+class Row(NamedTuple):
+    """One comparison, written for a reader."""
+
+    what: str
+    measured: str
+    against: str
+    """The peer or the limit, measured in the same run."""
+    ratio: str
+    aim: str = ""
+
+
+_HEADER: Final = Row("", "measured", "against", "ratio", "aim")
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """Print the rows in columns as wide as they need."""
+    lines = [_HEADER._replace(what=title), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    print(flush=True)
