@@ -156,6 +156,7 @@ class Engine:
         """Run one child from its start to its end; give why it could not load, else nothing."""
         async with open_child() as child:
             self._child = child
+            reason: events.UnloadReason = "requested"
             try:
                 if failure := await self._load(child):
                     return failure
@@ -165,11 +166,12 @@ class Engine:
                     while results := await child.receive():
                         self._take(results)
                     nursery.cancel_scope.cancel()
+                reason = "stalled" if child.stalled else "crashed"
                 _log.warning("%s; model %s", await child.wait_epitaph(), self.model_id)
                 for line in child.last_lines:
                     _log.warning("engine child %d said: %s", child.pid, line)
             finally:
-                self._lose(child)
+                self._lose(reason)
         return ""
 
     async def _load(self, child: ChildProcess) -> str:
@@ -235,16 +237,16 @@ class Engine:
                 child.kill(stalled=True)
                 return
 
-    def _lose(self, child: ChildProcess) -> None:
+    def _lose(self, reason: events.UnloadReason) -> None:
         was_loaded = self.ready
         self._child = None
         self.context_length = 0
         if not was_loaded:
             return
         self._settled = trio.Event()
-        reason: events.RestartReason = "stalled" if child.stalled else "crashed"
         self._emit(events.ModelUnloaded(self.model_id, reason))
-        self._emit(events.EngineRestarted(self.model_id, reason))
+        if reason in ("crashed", "stalled"):
+            self._emit(events.EngineRestarted(self.model_id, reason))
         job = self._job
         self._free()
         if job is not None:

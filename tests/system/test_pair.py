@@ -179,6 +179,9 @@ def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> N
         samples = scrape(exporter.url)
         assert value(samples, "inference_requests_total", status="ok") == 1
         assert value(samples, "telemetry_events_lost") == 0
+        assert value(samples, "engine_restarts_total") == 0
+        assert value(samples, "model_unloads_total", reason="requested") == 1
+        assert value(samples, "model_unloads_total") == 1
 
 
 def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_model: Path) -> None:

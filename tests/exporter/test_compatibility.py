@@ -1,0 +1,62 @@
+"""Journals that released exporters wrote are read by this one.
+
+`journals/<format>-log` is the log of a real run of node and exporter (three completions of 20
+tokens with the demo model), `journals/<format>-snapshot` the same after a rotation. A new format
+adds a recording and keeps these.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from exporter import catalogue as c
+from exporter.cut import Cut, take_cut
+from exporter.exposition import Wanted, render
+from exporter.store import open_store
+
+RECORDINGS = sorted((Path(__file__).parent / "journals").iterdir())
+
+
+def recovered(recording: Path, directory: Path) -> Cut:
+    """Start on a copy of a recording."""
+    state = directory / "state"
+    shutil.copytree(recording, state)
+
+    async def scenario() -> Cut:
+        store = open_store(state, 10_000, 2.5)
+        assert store.state.storage.durable
+        await store.tick(trio.current_time())
+        cut = take_cut(store.state)
+        store.close()
+        return cut
+
+    return trio.run(scenario)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_recorded_journal_is_recovered(recording: Path, tmp_path: Path) -> None:
+    """Every count of a recorded run is there again, and nothing had to be set aside."""
+    cut = recovered(recording, tmp_path)
+    model = ("recorded", "demo")
+    assert cut.numbers[c.REQUESTS][*model, "ok"] == 3
+    assert cut.numbers[c.TOKENS_GENERATED][model] == 60
+    assert cut.numbers[c.HTTP_REQUESTS]["recorded", "unknown", "GET", "404"] == 1
+    assert cut.histograms[c.LATENCY][*model, "ok"].sum > 0
+    assert sum(cut.histograms[c.LATENCY][*model, "ok"].counts) == 3
+    applied = sum(cut.numbers[c.EVENTS].values())
+    assert cut.numbers[c.EMITTED][("recorded",)] == applied > 200
+    assert cut.numbers[c.LOST][("recorded",)] == 0
+    assert sum(cut.numbers[c.QUARANTINED].values()) == 0
+    assert cut.numbers[c.NODE_UP][("recorded",)] == 0
+
+
+def test_every_recording_gives_the_same(tmp_path: Path) -> None:
+    """A log and the snapshot made of it are two forms of one state."""
+    bodies = []
+    for recording in RECORDINGS:
+        cut = recovered(recording, tmp_path / recording.name)
+        lines = render(cut, Wanted()).body.splitlines()
+        bodies.append([line for line in lines if b'node_id="recorded"' in line])
+    assert all(body == bodies[0] for body in bodies)
