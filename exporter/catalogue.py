@@ -32,7 +32,7 @@ STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
     "unknown": 3,
     "draining": 2,  # takes no request, as a busy node
 }
-CHECKS: Final = ("events", "node_api", "journal", "render")
+CHECKS: Final = ("events", "node_api", "engine", "journal", "render")
 REJECTIONS: Final = ("malformed", "protocol", "conflict")
 DROPS: Final = ("buffer_full", "backlog_full", "oversize", "unencodable", "rejected")
 
@@ -185,6 +185,15 @@ FINISHES: Final = _counter(
     "reason",
     reason=get_args(events.FinishReason),
 )
+OBJECTIVES: Final = _counter(
+    "inference_slo_requests_total",
+    "Requests judged by the service-level objectives, by objective and result.",
+    *_MODEL,
+    "slo",
+    "result",
+    slo=("first_token", "per_token", "latency", "all"),
+    result=("good", "bad"),
+)
 REQUESTS_IN_FLIGHT: Final = _gauge(
     "inference_requests_in_flight", "Requests admitted and not ended.", *_MODEL
 )
@@ -243,6 +252,11 @@ MODEL_UNLOADS: Final = _counter(
 ENGINE_PROGRESS: Final = _gauge(
     "engine_last_progress_timestamp_seconds",
     "Unix time of the last prompt chunk or token, in seconds.",
+    *_MODEL,
+)
+ENGINE_SILENCE: Final = _gauge(
+    "engine_silent_seconds",
+    "Seconds that the work in hand has been without progress; 0 while there is none.",
     *_MODEL,
 )
 ENGINE_RESTARTS: Final = _counter(

@@ -15,8 +15,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from exporter import state
 from exporter.catalogue import PREFIX, Family
 from exporter.cut import Cut
 from exporter.state import Histogram, Labels
@@ -85,8 +87,22 @@ def _numbers(family: Family, series: dict[Labels, float]) -> Metric:
 
 def _histograms(family: Family, series: dict[Labels, Histogram]) -> Metric:
     metric = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
-    bounds = [*map(floatToGoString, family.buckets), "+Inf"]
     for labels, histogram in series.items():
-        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-        metric.add_metric(labels, buckets, histogram.sum)
+        metric.add_metric(labels, _buckets(histogram), histogram.sum)
     return metric
+
+
+def _buckets(
+    histogram: Histogram,
+) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+        *zip(bounds, accumulate(histogram.counts), strict=True)
+    ]
+    for index, one in histogram.exemplars.items():
+        buckets[index] = (*buckets[index][:2], _exemplar(one))
+    return buckets
+
+
+def _exemplar(one: state.Exemplar) -> Exemplar:
+    return Exemplar({"request_id": one.request_id}, one.value, one.at)

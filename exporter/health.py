@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from exporter.store import Store
 
 SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0
+FRESH_SECONDS: Final = 1.0
+_ADVISORY: Final = frozenset({"journal"})
+"""Checks whose failure is told but makes nothing unhealthy: the node serves, the counts go on."""
 _API_TIMEOUT_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)
@@ -44,9 +48,13 @@ class HealthChecks:
 
     Args:
         store: Where the nodes are known and the checks are counted.
+        engine_silence_seconds: Work without progress for so long is a stall.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, engine_silence_seconds: float) -> None:
+        self._engine_silence_seconds = engine_silence_seconds
+        self._turns = trio.Lock()
+        self._checked_at = -math.inf
         self._store = store
         self._state = store.state
         self._outcomes: dict[str, Outcome] = {}
@@ -55,6 +63,7 @@ class HealthChecks:
         self._checks: dict[str, Callable[[], Any]] = {
             "events": self._check_events,
             "node_api": self._check_node_api,
+            "engine": self._check_engine,
             "journal": self._check_journal,
             "render": self._check_render,
         }
@@ -62,33 +71,44 @@ class HealthChecks:
     async def run(self) -> None:
         """Run every check again and again. Runs until cancelled."""
         while True:
-            for check in self._checks:
-                await self._run(check)
+            await self._run_all()
             await trio.sleep(CHECK_SECONDS)
 
     def note_scrape(self) -> None:
         """Take note that the exposition was rendered; the check need not do it again."""
         self._rendered = True
 
-    def report(self) -> tuple[bool, dict[str, Any]]:
-        """Say whether exporter and nodes are well, with what each check found."""
+    async def report(self) -> tuple[bool, dict[str, Any]]:
+        """Say whether exporter and nodes are well, with what each check found.
+
+        The checks are run for it, but not more than once a second however often one asks.
+        """
+        await self._run_all()
         now = trio.current_time()
         nodes = {node.node_id: self._describe(node, now) for node in self._state.nodes.values()}
         faults = [
             f"node {name}: {node['state']}"
             for name, node in nodes.items()
-            if not node["up"] or node["state"] not in SERVING
+            if node["up"] and node["state"] not in SERVING
         ]
-        faults += [f"{o.check}: {o.reason}" for o in self._outcomes.values() if o.reason]
-        if not nodes:
-            faults.append("no node has reported")
+        failed = [outcome for outcome in self._outcomes.values() if outcome.reason]
+        faults += [f"{o.check}: {o.reason}" for o in failed if o.check not in _ADVISORY]
+        warnings = [f"{o.check}: {o.reason}" for o in failed if o.check in _ADVISORY]
         body = {
-            "status": "failed" if faults else "ok",
-            "reasons": faults,
+            "status": "failed" if faults else "degraded" if warnings else "ok",
+            "reasons": [*faults, *warnings],
             "nodes": nodes,
             "checks": {o.check: _write(o, now) for o in self._outcomes.values()},
         }
         return not faults, body
+
+    async def _run_all(self) -> None:
+        async with self._turns:
+            if trio.current_time() - self._checked_at < FRESH_SECONDS:
+                return
+            for check in self._checks:
+                await self._run(check)
+            self._checked_at = trio.current_time()
 
     async def _run(self, check: str) -> None:
         began = time.perf_counter()
@@ -122,6 +142,14 @@ class HealthChecks:
         for node in list(self._state.nodes.values()):
             if node.up and node.api_url:
                 await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
+
+    async def _check_engine(self) -> None:
+        for (node_id, model_id), seconds in self._state.values(c.ENGINE_SILENCE).items():
+            if seconds > self._engine_silence_seconds:
+                raise CheckFailedError(
+                    f"model {model_id} on {node_id} has work and made no progress "
+                    f"for {seconds:.0f} s"
+                )
 
     async def _check_journal(self) -> None:
         storage = self._state.storage

@@ -1,5 +1,6 @@
 """The exporter's composition root: opens everything in order; its nested blocks are lifetimes."""
 
+import functools
 import logging
 import signal
 from contextlib import closing
@@ -10,6 +11,7 @@ import trio
 from exporter.errors import StartupError
 from exporter.health import HealthChecks
 from exporter.settings import ExporterSettings
+from exporter.state import State
 from exporter.store import open_store
 from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
@@ -23,8 +25,9 @@ async def run(settings: ExporterSettings) -> None:
     Raises:
         StartupError: The exporter cannot start here (in a group).
     """
-    store = open_store(settings.state_dir, settings.series_budget, settings.node_timeout_seconds)
-    health = HealthChecks(store)
+    empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
+    store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
+    health = HealthChecks(store, settings.engine_silence_seconds)
     with (
         closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

@@ -98,7 +98,9 @@ def _load_changed(node: str, e: events.LoadChanged) -> tuple[Sample, ...]:
 
 
 def _engine_progressed(node: str, e: events.EngineProgressed) -> tuple[Sample, ...]:
-    return ((c.ENGINE_PROGRESS, (node, e.model_id), e.at),)
+    model = (node, e.model_id)
+    silence = (c.ENGINE_SILENCE, model, e.silent_seconds)
+    return ((c.ENGINE_PROGRESS, model, e.at), silence) if e.at else (silence,)
 
 
 def _tokens_generated(node: str, e: events.TokensGenerated) -> tuple[Sample, ...]:

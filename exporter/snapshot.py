@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.catalogue import FAMILIES
+from exporter.catalogue import FAMILIES, REQUESTS
 from exporter.state import Histogram, Labels, Node, State
 
 VERSION: Final = 1
@@ -48,9 +48,11 @@ def freeze(state: State) -> Snapshot:
         {family.name: series for family, series in numbers.items() if not family.derived},
         {
             family.name: _Histograms(
-                family.buckets, {labels: (h.counts, h.sum) for labels, h in series.items()}
+                next(iter(series.values())).bounds,
+                {labels: (h.counts, h.sum) for labels, h in series.items()},
             )
             for family, series in histograms.items()
+            if series
         },
         {node_id: _copy(node) for node_id, node in state.nodes.items()},
     )
@@ -61,8 +63,8 @@ def pack(snapshot: Snapshot) -> bytes:
     return _encoder.encode(snapshot)
 
 
-def restore(packed: bytes, budget: int) -> State:
-    """Build the state that a snapshot holds; label values past the budget become `other`.
+def restore_into(state: State, packed: bytes) -> None:
+    """Fill an empty state with what a snapshot holds.
 
     Raises:
         UnreadableSnapshotError: The bytes are damaged or from a newer exporter.
@@ -73,17 +75,18 @@ def restore(packed: bytes, budget: int) -> State:
         raise UnreadableSnapshotError(f"the snapshot is damaged: {error}") from error
     if snapshot.version > VERSION:
         raise UnreadableSnapshotError(f"the snapshot has version {snapshot.version}")
-    state = State(budget)
     for family in FAMILIES:
         for labels, value in snapshot.numbers.get(family.name, {}).items():
             state.move(family, labels, value)
         if found := snapshot.histograms.get(family.name):
             for labels, (counts, total) in found.series.items():
-                state.merge(family, labels, _sort_into(family.buckets, found, counts, total))
+                fresh = state.new_histogram(family)
+                _sort_into(fresh, found.bounds, counts, total)
+                state.merge(family, labels, fresh)
+    state.start_at_zero(snapshot.numbers.get(REQUESTS.name, {}))
     for node_id, node in snapshot.nodes.items():
         # What only that process could know: its clock, its connections.
         state.nodes[node_id] = replace(node, heard_at=None, pipe=-1, conflict_at=float("-inf"))
-    return state
 
 
 def _copy(node: Node) -> Node:
@@ -95,10 +98,8 @@ def _copy(node: Node) -> Node:
 
 
 def _sort_into(
-    bounds: tuple[float, ...], found: _Histograms, counts: list[int], total: float
-) -> Histogram:
-    histogram = Histogram(len(bounds) + 1)
+    histogram: Histogram, bounds: tuple[float, ...], counts: list[int], total: float
+) -> None:
     histogram.sum = total
-    for count, bound in zip(counts, (*found.bounds, float("inf")), strict=True):
-        histogram.counts[bisect_left(bounds, bound)] += count
-    return histogram
+    for count, bound in zip(counts, (*bounds, float("inf")), strict=True):
+        histogram.counts[bisect_left(histogram.bounds, bound)] += count

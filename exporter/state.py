@@ -9,23 +9,29 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, OTHER, Family
+from exporter.objectives import Objectives
 from exporter.rules import RULES
 from shared import events
 from shared.events import Event, NodeState
 
 CONFLICT_SECONDS: Final = 10.0
 LABEL_CHARACTERS: Final = 128
+REQUEST_ID_CHARACTERS: Final = 64
+"""OpenMetrics gives all labels of an exemplar 128 characters together."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Labels = tuple[str, ...]
 
+_OBJECTIVES: Final = Objectives()
 _NOTED: Final = (
+    events.InferenceFinished,
     events.NodeStarted,
     events.NodeStateChanged,
     events.ModelDescribed,
@@ -34,20 +40,46 @@ _NOTED: Final = (
 """Events that say more than their samples; see `State._note`."""
 
 
+class Exemplar(NamedTuple):
+    """One request that fell into a bucket."""
+
+    request_id: str
+    value: float
+    at: float
+    """Unix time at which the exporter heard of it."""
+
+
 class Histogram:
-    """Counts by bucket, the last one for everything above the highest bound, and their sum."""
+    """Counts by bucket, the last one for everything above the highest bound, and their sum.
 
-    __slots__ = ("counts", "sum")
+    Args:
+        bounds: Upper bounds of the buckets but the last.
+    """
 
-    def __init__(self, size: int) -> None:
-        self.counts = [0] * size
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The newest request of a bucket, where there was one with an id."""
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def remember(self, exemplar: Exemplar) -> None:
+        """Keep an example of the bucket that its value is in."""
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
 
     def copy(self) -> "Histogram":
         """Give one that does not change with this one."""
-        other = Histogram(0)
+        other = Histogram(self.bounds)
         other.counts = self.counts.copy()
         other.sum = self.sum
+        other.exemplars = self.exemplars.copy()
         return other
 
 
@@ -120,12 +152,21 @@ class State:
 
     Args:
         budget: Series that one family may have; label values past it become `other`.
+        objectives: What a good request is.
+        bounds: Bucket bounds of histograms that have others than the catalogue's, by family name.
     """
 
-    def __init__(self, budget: int = 10_000) -> None:
+    def __init__(
+        self,
+        budget: int = 10_000,
+        objectives: Objectives = _OBJECTIVES,
+        bounds: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+    ) -> None:
         self.nodes: dict[str, Node] = {}
         self.storage = Storage()
         self._budget = budget
+        self._objectives = objectives
+        self._bounds = bounds
         self._numbers: dict[Family, dict[Labels, float]] = {}
         self._histograms: dict[Family, dict[Labels, Histogram]] = {}
         for family in FAMILIES:
@@ -167,8 +208,6 @@ class State:
                     break
             else:
                 kinds[kind] += 1
-                if kind in _NOTED:
-                    self._note(node, event)
                 for family, labels, value in samples:
                     series = counters.get(family)
                     if series is not None and labels in series:
@@ -177,6 +216,8 @@ class State:
                         self.move_total(session, family, labels, value)
                     else:
                         self.move(family, labels, value)
+                if kind in _NOTED:
+                    self._note(node, event)
         for which, count in kinds.items():
             name = which if isinstance(which, str) else which.__name__
             self.move(c.EVENTS, (node_id, name), count)
@@ -225,14 +266,32 @@ class State:
         }
         return {family: dict(series) for family, series in self._numbers.items()}, histograms
 
+    def new_histogram(self, family: Family) -> Histogram:
+        """Give an empty histogram of a family, with the buckets in use."""
+        return Histogram(self._bounds.get(family.name, family.buckets))
+
     def merge(self, family: Family, labels: Labels, other: Histogram) -> None:
         """Add a histogram of the same buckets."""
         series = self._histograms[family]
         if labels not in series:
             labels = self._admit(family, labels)
-        mine = series.setdefault(labels, Histogram(len(family.buckets) + 1))
+        mine = series.setdefault(labels, self.new_histogram(family))
         mine.counts = [a + b for a, b in zip(mine.counts, other.counts, strict=True)]
         mine.sum += other.sum
+
+    def start_at_zero(self, known: Iterable[Labels]) -> None:
+        """Give families that are new in this version their series for nodes and models of before.
+
+        Args:
+            known: Label values that begin with a node and its model.
+        """
+        for node_id, model_id in {labels[:2] for labels in known}:
+            self._initialise("node", (node_id,))
+            self._initialise("model", (node_id, model_id))
+
+    def values(self, family: Family) -> Mapping[Labels, float]:
+        """Give the numbers of a family, to look at."""
+        return self._numbers[family]
 
     def series_count(self, family: Family) -> int:
         """Tell how many label sets a family has."""
@@ -243,13 +302,14 @@ class State:
         histogram = series.get(labels)
         if histogram is None:
             labels = self._admit(family, labels)
-            histogram = series.setdefault(labels, Histogram(len(family.buckets) + 1))
-        histogram.counts[bisect_left(family.buckets, value)] += 1
-        histogram.sum += value
+            histogram = series.setdefault(labels, self.new_histogram(family))
+        histogram.observe(value)
 
     def _note(self, node: Node, event: Event) -> None:
         """Keep what later decisions need."""
         match event:
+            case events.InferenceFinished():
+                self._judge(node, event)
             case events.NodeStarted():
                 node.api_url = event.api_url
             case events.NodeStateChanged():
@@ -262,6 +322,25 @@ class State:
                 node.models.discard(event.model_id)
                 self.forget_levels(node.node_id, event.model_id)
 
+    def _judge(self, node: Node, event: events.InferenceFinished) -> None:
+        """Count a request by the objectives, and keep it as an example of its buckets."""
+        for family, labels, value in self._objectives.samples(node.node_id, event):
+            self.move(family, labels, value)
+        if not event.request_id:
+            return
+        model = (node.node_id, event.model_id)
+        self._remember(c.LATENCY, (*model, event.status), event.request_id, event.seconds, node)
+        if event.first_token_seconds is not None:
+            seconds = event.first_token_seconds
+            self._remember(c.FIRST_TOKEN, model, event.request_id, seconds, node)
+
+    def _remember(
+        self, family: Family, labels: Labels, request_id: str, value: float, node: Node
+    ) -> None:
+        cleaned = clean_label(request_id)[:REQUEST_ID_CHARACTERS]
+        if (histogram := self._histograms[family].get(labels)) is not None:
+            histogram.remember(Exemplar(cleaned, value, node.heard_time))
+
     def _initialise(self, scope: c.Scope, owner: Labels) -> None:
         """Start at 0 what has a closed vocabulary, so that rate() works from the first scrape."""
         for family in FAMILIES:
@@ -271,8 +350,7 @@ class State:
             for rest in itertools.product(*values):
                 labels = self._admit(family, (*owner, *rest))
                 if family.kind == "histogram":
-                    empty = Histogram(len(family.buckets) + 1)
-                    self._histograms[family].setdefault(labels, empty)
+                    self._histograms[family].setdefault(labels, self.new_histogram(family))
                 else:
                     self._numbers[family].setdefault(labels, 0)
 

@@ -21,7 +21,7 @@ from exporter.catalogue import FAMILIES, Family
 from exporter.errors import StartupError
 from exporter.ingest import Accepted, Ingest
 from exporter.journal import Journal, JournalError
-from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore
+from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore_into
 from exporter.state import Labels, State
 from shared import wire
 
@@ -223,13 +223,16 @@ class Store:
 
 
 def open_store(
-    directory: Path, budget: int, timeout_seconds: float, rotate_bytes: int = ROTATE_BYTES
+    directory: Path,
+    empty: Callable[[], State],
+    timeout_seconds: float,
+    rotate_bytes: int = ROTATE_BYTES,
 ) -> Store:
     """Recover the state that a directory holds. Blocks; nothing is to be shown before.
 
     Args:
         directory: Made if it is missing; without durability if it cannot be used.
-        budget: Series that one family may have.
+        empty: Gives a state without anything in it.
         timeout_seconds: A node that is silent for so long counts as gone.
         rotate_bytes: Length at which the log is replaced.
 
@@ -240,25 +243,27 @@ def open_store(
         journal = Journal.open(directory)
     except JournalError as error:
         _log.error("metrics are not durable: %s", error)
-        ingest = Ingest(State(budget), timeout_seconds)
+        ingest = Ingest(empty(), timeout_seconds)
         return Store(ingest, directory, None, str(error), rotate_bytes)
     try:
-        ingest = _recover(journal, budget, timeout_seconds)
+        ingest = _recover(journal, empty, timeout_seconds)
         failure = ""
     except JournalError as error:
         _log.error("metrics are not durable: %s", error)
-        ingest, failure = Ingest(State(budget), timeout_seconds), str(error)
+        ingest, failure = Ingest(empty(), timeout_seconds), str(error)
     store = Store(ingest, directory, journal, failure, rotate_bytes)
     for kind, count in journal.quarantined.items():
         store.note(c.QUARANTINED, (kind,), count)
     return store
 
 
-def _recover(journal: Journal, budget: int, timeout_seconds: float) -> Ingest:
+def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: float) -> Ingest:
     while True:
         snapshot, records = journal.recover()
+        state = empty()
         try:
-            state = State(budget) if snapshot is None else restore(snapshot, budget)
+            if snapshot is not None:
+                restore_into(state, snapshot)
             break
         except UnreadableSnapshotError as error:
             _log.error("%s: it is kept aside", error)

@@ -19,6 +19,7 @@ from shared import wire
 Take = Callable[[bytes, int, Callable[[], Container[int]]], Awaitable[wire.Reply]]
 
 _LOOK_SECONDS: Final = 1.0
+_REPLY_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder()
@@ -48,10 +49,19 @@ class TelemetrySocket:
             message = await self._socket.arecv_msg()
             pipe = message.pipe.id if message.pipe else -1
             reply = await take(message.bytes, pipe, self._live)
+            await self._reply(_encoder.encode(reply))
+
+    async def _reply(self, reply: bytes) -> None:
+        # Not without waiting: while an earlier reply is still on its way out that fails and the
+        # reply is lost, as it cannot be tried again. The wait is bounded, because an asker may
+        # have stopped reading; pynng then leaks the message, a few dozen bytes.
+        with trio.move_on_after(_REPLY_SECONDS) as deadline:
             try:
-                self._socket.send(_encoder.encode(reply), block=False)
+                await self._socket.asend(reply)
             except pynng.NNGException as error:  # the asker is gone; it will ask again
                 _log.debug("no reply could be sent: %s", error)
+        if deadline.cancelled_caught:
+            _log.warning("an asker does not read its replies")
 
     async def keep_path(self) -> None:
         """Listen anew when somebody removed the socket's file. Runs until cancelled.

@@ -65,7 +65,7 @@ class Application:
             case "/metrics":
                 return await self._metrics(scope)
             case "/health" | "/readyz":
-                well, body = self._health.report()
+                well, body = await self._health.report()
                 written = json.dumps(body, indent=2).encode() + b"\n"
                 return Answer(200 if well else 503, "application/json", written)
             case "/livez":  # answered by the loop that it asks about

@@ -9,6 +9,7 @@ import trio
 
 from node import machine
 from node.engine import NAME
+from node.engine.supervisor import Engine
 from node.inference.scheduler import Scheduler
 from node.system import SystemSampler
 from shared import events
@@ -60,9 +61,7 @@ class NodeStatus:
             self._emit(self._resources())
             self.note_change()
             for lane in self._scheduler.lanes:
-                engine = lane.engine
-                if engine.progressed_at:
-                    self._emit(events.EngineProgressed(engine.model_id, engine.progressed_at))
+                self._emit(_progress(lane.engine))
             await trio.sleep(_SAMPLE_SECONDS)
 
     def levels(self) -> Iterator[Event]:
@@ -73,6 +72,7 @@ class NodeStatus:
         yield self._sample
         for lane in self._scheduler.lanes:
             yield lane.load()
+            yield _progress(lane.engine)
             if (described := lane.engine.describe()) is not None:
                 yield described
 
@@ -95,3 +95,7 @@ class NodeStatus:
 
     def _engine_pids(self) -> list[int]:
         return [pid for lane in self._scheduler.lanes if (pid := lane.engine.pid)]
+
+
+def _progress(engine: Engine) -> events.EngineProgressed:
+    return events.EngineProgressed(engine.model_id, engine.progressed_at, engine.silent_seconds)

@@ -134,7 +134,9 @@ class EngineProgressed(Event, frozen=True, tag=12):
 
     model_id: str
     at: float
-    """Unix time in seconds, by the node's wall clock."""
+    """Unix time in seconds, by the node's wall clock; 0 before the first."""
+    silent_seconds: float = 0.0
+    """How long the work in hand has been without progress; 0 while there is none."""
 
 
 class TokensGenerated(Event, frozen=True, tag=13):
@@ -165,6 +167,8 @@ class InferenceFinished(Event, frozen=True, tag=14):
     generated_tokens: int
     discarded_tokens: int
     """Generated, then thrown away because nobody was left to read them."""
+    request_id: str = ""
+    """For exemplars; never a label."""
 
 
 class HttpFinished(Event, frozen=True, tag=15):

@@ -1,11 +1,13 @@
 """The routes of the node's HTTP API."""
 
 import logging
+import re
+import secrets
 import time
 from typing import Any, Final
 
 import msgspec
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -20,6 +22,10 @@ from node.inference.scheduler import Scheduler
 from node.state import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20
+
+_REQUEST_ID: Final = "X-Request-ID"
+_REQUEST_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""An id that a caller may give; for any other one is made up."""
 
 _encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -46,6 +52,7 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
     app.before_request(_note_route)
+    app.after_request(_show_request_id)
     app.register_error_handler(RequestError, _answer_request_error)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_bug)
@@ -92,6 +99,7 @@ class _Routes:
             sampling=asked.sampling(),
             stops=asked.stops(),
             streamed=bool(asked.stream),
+            request_id=g.request_id,
         )
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
@@ -114,6 +122,7 @@ class _Routes:
             sampling=asked.sampling(),
             stops=asked.stops(),
             streamed=bool(asked.stream),
+            request_id=g.request_id,
         )
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
@@ -150,7 +159,14 @@ async def _read_whole(generation: Generation) -> tuple[str, Ending]:
         generation.close()
 
 
+async def _show_request_id(response: Response) -> Response:
+    response.headers[_REQUEST_ID] = g.request_id
+    return response
+
+
 async def _note_route() -> None:
+    given = request.headers.get(_REQUEST_ID, "")
+    g.request_id = given if _REQUEST_IDS.fullmatch(given) else secrets.token_hex(16)
     if request.url_rule is not None:
         request.scope[ROUTE] = request.url_rule.rule  # type: ignore[typeddict-unknown-key]
 

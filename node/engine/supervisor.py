@@ -126,6 +126,11 @@ class Engine:
             steady = trio.current_time() - born > _STEADY_SECONDS
             backoff = _BACKOFF_SECONDS[0] if steady else min(2 * backoff, _BACKOFF_SECONDS[1])
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long the job in hand has been without progress; 0 while there is none."""
+        return 0.0 if self._job is None else trio.current_time() - self._progress
+
     async def wait_ready(self) -> None:
         """Wait until a child has the model.
 
@@ -232,7 +237,7 @@ class Engine:
         limit = self._options.stall_seconds
         while True:
             await trio.sleep(min(1.0, limit / 4))
-            if self._job is not None and trio.current_time() - self._progress > limit:
+            if self.silent_seconds > limit:
                 _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
                 child.kill(stalled=True)
                 return

@@ -30,6 +30,8 @@ class InferenceRequest:
     sampling: Sampling
     stops: tuple[str, ...] = ()
     streamed: bool = False
+    request_id: str = ""
+    """Names the request in answers and exemplars."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -242,4 +244,5 @@ class Generation:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated,
             discarded_tokens=0 if status == "ok" else self._generated - delivered,
+            request_id=self.request.request_id,
         )

@@ -14,6 +14,7 @@ import trio
 from exporter import catalogue as c
 from exporter.cut import Cut, take_cut
 from exporter.exposition import Wanted, render
+from exporter.state import State
 from exporter.store import open_store
 
 RECORDINGS = sorted((Path(__file__).parent / "journals").iterdir())
@@ -25,7 +26,7 @@ def recovered(recording: Path, directory: Path) -> Cut:
     shutil.copytree(recording, state)
 
     async def scenario() -> Cut:
-        store = open_store(state, 10_000, 2.5)
+        store = open_store(state, State, 2.5)
         assert store.state.storage.durable
         await store.tick(trio.current_time())
         cut = take_cut(store.state)

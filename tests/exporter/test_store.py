@@ -19,6 +19,7 @@ from exporter import store as store_module
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.journal import JournalError
+from exporter.state import State
 from exporter.store import Store, open_store
 from node.outbox import Outbox
 from shared import wire
@@ -35,7 +36,7 @@ def sampled() -> SystemSampled:
 
 def opened(directory: Path, rotate_bytes: int = store_module.ROTATE_BYTES) -> Store:
     """Open a store as the exporter does."""
-    return open_store(directory, 10_000, TIMEOUT_SECONDS, rotate_bytes)
+    return open_store(directory, State, TIMEOUT_SECONDS, rotate_bytes)
 
 
 def killed(store: Store) -> None:

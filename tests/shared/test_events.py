@@ -69,8 +69,9 @@ def test_field_of_a_newer_writer_is_skipped(event: Event) -> None:
 @every
 def test_missing_field_is_refused(event: Event) -> None:
     """A field without a default cannot be left out."""
+    needed = len(as_list(event)) - len(type(event).__struct_defaults__)
     with pytest.raises(msgspec.ValidationError):
-        decoder.decode(msgspec.msgpack.encode(as_list(event)[:-1]))
+        decoder.decode(msgspec.msgpack.encode(as_list(event)[: needed - 1]))
 
 
 def test_field_that_an_older_writer_left_out_is_filled_in() -> None:

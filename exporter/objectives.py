@@ -1,0 +1,57 @@
+"""Judges finished requests by the service-level objectives that the operator set."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from exporter import catalogue as c
+from exporter.rules import Sample
+from shared.events import InferenceFinished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objectives:
+    """What a good request takes at the most, each a bucket bound of the family that shows it."""
+
+    first_token_seconds: float = 2.5
+    per_token_seconds: float = 0.2
+    latency_seconds: float = 30
+
+    def samples(self, node: str, e: InferenceFinished) -> Iterator[Sample]:
+        """Give one sample for each objective that applies to the request.
+
+        A request that failed, timed out or found no room is bad. One that its client left, or
+        that was wrong in itself, says nothing about the service and is not judged.
+        """
+        if e.status == "cancelled" or (e.status == "rejected" and e.finish_reason is not None):
+            return
+        good = {"latency": e.status == "ok" and e.seconds <= self.latency_seconds}
+        if e.first_token_seconds is not None:
+            good["first_token"] = e.first_token_seconds <= self.first_token_seconds
+            if e.generated_tokens > 1:
+                rest = (e.seconds - e.first_token_seconds) / (e.generated_tokens - 1)
+                good["per_token"] = rest <= self.per_token_seconds
+        elif e.status != "ok":
+            good["first_token"] = False
+        good["all"] = all(good.values())
+        for objective, is_good in good.items():
+            result = "good" if is_good else "bad"
+            yield c.OBJECTIVES, (node, e.model_id, objective, result), 1
+
+
+def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) -> str:
+    """Say which objective is no bucket bound, so that a histogram could not show it; or nothing.
+
+    Args:
+        objectives: What was set.
+        bounds: The bucket bounds in use, by family.
+    """
+    for seconds, family, flag in (
+        (objectives.first_token_seconds, c.FIRST_TOKEN, "--slo-first-token-seconds"),
+        (objectives.per_token_seconds, c.PER_TOKEN, "--slo-per-token-seconds"),
+        (objectives.latency_seconds, c.LATENCY, "--slo-latency-seconds"),
+    ):
+        allowed = bounds.get(family.name, family.buckets)
+        if seconds not in allowed:
+            listed = ", ".join(f"{bound:g}" for bound in allowed)
+            return f"{flag}={seconds:g} is no bucket bound of {family.name}; those are {listed}"
+    return ""

@@ -1,0 +1,128 @@
+"""Requests are judged by the operator's objectives, and shown as examples of their buckets."""
+
+from typing import Any
+
+import pytest
+
+from exporter import catalogue as c
+from exporter.cut import take_cut
+from exporter.exposition import Wanted, render
+from exporter.objectives import Objectives
+from exporter.settings import ExporterSettings
+from exporter.state import Session, State
+from shared.events import InferenceFinished
+from shared.settings import UsageError
+
+GOOD: dict[str, Any] = {
+    "model_id": "m",
+    "status": "ok",
+    "finish_reason": "stop",
+    "seconds": 2.0,
+    "queue_seconds": 0.0,
+    "prefill_seconds": 1.0,
+    "decode_seconds": 1.0,
+    "first_token_seconds": 1.0,
+    "prompt_tokens": 5,
+    "cached_tokens": 0,
+    "generated_tokens": 11,
+    "discarded_tokens": 0,
+}
+
+
+def judged(**changes: Any) -> dict[str, str]:
+    """Judge one request: the result of each objective that applies."""
+    samples = Objectives().samples("n", InferenceFinished(**(GOOD | changes)))
+    return {labels[2]: labels[3] for family, labels, _ in samples if family is c.OBJECTIVES}
+
+
+def test_good_request_is_good_in_everything() -> None:
+    """A request within each limit counts as good for each and for all."""
+    everything = ("first_token", "per_token", "latency", "all")
+    assert judged() == dict.fromkeys(everything, "good")
+
+
+@pytest.mark.parametrize(
+    ("changes", "bad"),
+    [
+        ({"seconds": 31.0, "generated_tokens": 2000}, "latency"),
+        ({"first_token_seconds": 2.6, "seconds": 3.0}, "first_token"),
+        ({"seconds": 3.2}, "per_token"),
+    ],
+)
+def test_one_limit_passed_is_bad_for_it_and_for_all(changes: dict[str, Any], bad: str) -> None:
+    """Past one limit the others stay good and the whole is bad."""
+    results = judged(**changes)
+    assert {name for name, result in results.items() if result == "bad"} == {bad, "all"}
+
+
+def test_limit_itself_is_good() -> None:
+    """A limit is a bucket bound, and a bucket holds its bound."""
+    assert judged(first_token_seconds=2.5, seconds=4.5)["first_token"] == "good"
+
+
+@pytest.mark.parametrize("status", ["error", "timeout"])
+def test_failed_request_is_bad_however_fast(status: str) -> None:
+    """Failing quickly is not serving."""
+    results = judged(status=status, finish_reason="error", first_token_seconds=None)
+    assert results == dict.fromkeys(("latency", "first_token", "all"), "bad")
+
+
+def test_full_queue_is_the_services_fault() -> None:
+    """A request that found no room is bad."""
+    results = judged(status="rejected", finish_reason=None, first_token_seconds=None)
+    assert results["all"] == "bad"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "rejected"])
+def test_callers_own_end_is_not_judged(status: str) -> None:
+    """A client that left, or a prompt that was too long, says nothing about the service."""
+    assert judged(status=status, finish_reason="error", first_token_seconds=None) == {}
+
+
+def test_request_id_is_an_exemplar_in_openmetrics_only() -> None:
+    """The newest request of a bucket is named where the format can name it."""
+    state = State()
+    node = state.node("n")
+    events = [InferenceFinished(**(GOOD | {"request_id": name})) for name in ("first", "newest")]
+    state.apply(node, Session("s"), events)
+    cut = take_cut(state)
+    text = render(cut, Wanted()).body.decode()
+    assert "newest" not in text
+    shown = render(cut, Wanted(openmetrics=True)).body.decode()
+    lines = [line for line in shown.splitlines() if "request_id" in line]
+    assert len(lines) == 2
+    assert all('# {request_id="newest"}' in line and "_bucket{" in line for line in lines)
+
+
+def test_objective_that_is_no_bucket_bound_is_refused() -> None:
+    """What no bucket shows could not be checked against the histogram; the bounds are named."""
+    with pytest.raises(UsageError, match=r"--slo-latency-seconds=7 .* 5, 10, 20"):
+        ExporterSettings.read("exporter", ["--slo-latency-seconds=7"], "")
+
+
+def test_buckets_can_be_chosen() -> None:
+    """Bounds given for a family are used, for its objective too."""
+    flags = ["--buckets=inference_latency_seconds=1,7,9", "--slo-latency-seconds=7"]
+    settings = ExporterSettings.read("exporter", flags, "")
+    state = State(bounds=settings.buckets)
+    assert state.new_histogram(c.LATENCY).bounds == (1, 7, 9)
+    assert state.new_histogram(c.FIRST_TOKEN).bounds == c.FIRST_TOKEN.buckets
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("nothing=1,2", "no histogram"),
+        ("inference_latency_seconds=", "not all numbers"),
+        ("inference_latency_seconds=1,x", "not all numbers"),
+        ("inference_latency_seconds=2,1", "not rising"),
+        ("inference_latency_seconds=1,1", "not rising"),
+        ("inference_latency_seconds=-1,1", "not rising"),
+        ("inference_latency_seconds=1,inf", "not rising"),
+        ("inference_latency_seconds=nan", "not rising"),
+    ],
+)
+def test_malformed_buckets_are_refused(value: str, says: str) -> None:
+    """Bounds that make no histogram are refused by the name of the family."""
+    with pytest.raises(UsageError, match=says):
+        ExporterSettings.read("exporter", [f"--buckets={value}"], "")
