@@ -45,6 +45,18 @@ fmt: (_install "dev")
 bench *names: (_install "dev")
     @exec python -m tests.bench {{ names }}
 
+# Write docs/metrics.md anew from the catalogue of metrics
+docs: (_install "dev")
+    python -m exporter.reference > docs/metrics.md
+
+# Write the golden exposition anew, for review
+golden: (_install "dev")
+    python -m tests.exporter.golden
+
+# Faults against real processes, as a table; names choose (`just chaos exporter-killed`)
+chaos *names: (_install "dev")
+    @exec python -m tests.chaos {{ names }}
+
 # Compile the pinned requirements again from pyproject.toml (`just pin --upgrade` for newer ones)
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
