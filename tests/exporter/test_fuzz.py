@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from hypothesis import settings
@@ -17,7 +18,19 @@ from tests.builders import every_event, pack_batch
 INPUTS = 20_000
 SLOW_INPUTS = 1_000_000
 SLOW_EXAMPLES = 10_000
-HOSTILE = (float("nan"), float("inf"), -1.0, -(2**62), 2**63, "", "x" * 5000, "\x00", None, [], {})
+HOSTILE: tuple[Any, ...] = (
+    float("nan"),
+    float("inf"),
+    -1.0,
+    -(2**62),
+    2**63,
+    "",
+    "x" * 5000,
+    "\x00",
+    None,
+    [],
+    {},
+)
 
 
 def _flip(message: bytearray, rng: random.Random) -> None:
