@@ -2,14 +2,15 @@
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.processes import PREFIX, Pair, wait_for
+from tests.processes import PREFIX, Pair, scrape, value, wait_for
 from tests.prometheus import prometheus, query
+
+REPOSITORY = Path(__file__).parents[2]
 
 needs_prometheus = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
@@ -41,7 +42,7 @@ def test_promtool_likes_the_exposition(pair: Pair) -> None:
     with pair.exporter() as exporter, pair.node() as node:
         body = {"prompt": "Once upon a time", "max_tokens": 8}
         httpx.post(f"{node.url}/v1/completions", json=body).raise_for_status()
-        time.sleep(1)
+        wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok"))
         shown = httpx.get(f"{exporter.url}/metrics").text
         told = subprocess.run(  # noqa: PLW1510
             ["promtool", "check", "metrics"],
@@ -51,3 +52,15 @@ def test_promtool_likes_the_exposition(pair: Pair) -> None:
             timeout=30,
         )
         assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+@needs_prometheus
+def test_configuration_for_prometheus_is_sound() -> None:
+    """The configuration that comes with the project is one that Prometheus takes."""
+    told = subprocess.run(  # noqa: PLW1510
+        ["promtool", "check", "config", REPOSITORY / "deployments/prometheus/prometheus.yml"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
