@@ -1,5 +1,6 @@
 """The outbox keeps events, numbered and bounded, until they are acknowledged."""
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -245,3 +246,16 @@ def test_events_of_many_threads_are_neither_lost_nor_doubled() -> None:
     for first in range(0, threads * each, each):
         of_thread = [n for n in numbers if first <= n < first + each]
         assert of_thread == sorted(of_thread)
+
+
+def test_forked_process_takes_no_events() -> None:
+    """A copy that nobody carries neither keeps events nor sends the parent's again."""
+    outbox = Outbox("n", "s", 0.0)
+    outbox.emit(TokensGenerated("m", 1))
+    child = os.fork()
+    if child == 0:
+        outbox.emit(TokensGenerated("m", 1))
+        os._exit(0 if outbox.empty else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert read(outbox.next_batch(1.0))[0].emitted == 1

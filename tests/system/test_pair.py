@@ -142,6 +142,55 @@ def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
         )
 
 
+def test_wedged_engine_is_unhealthy_until_it_is_replaced(pair: Pair, slow_model: Path) -> None:
+    """Green but dead it is not: work without progress is a 503 that names the model."""
+    with (
+        pair.exporter("--engine-silence-seconds=1") as exporter,
+        pair.node(f"--model={slow_model}", "--stall-seconds=5") as node,
+    ):
+        wait_for(lambda: _status(exporter, "/health") == 200)
+        chunks = stream(node.url, max_tokens=1000, temperature=0)
+        next(chunks)
+        os.kill(_engine_pid(node), signal.SIGSTOP)
+        report = wait_for(lambda: _stalled(exporter))
+        assert any(slow_model.stem in reason for reason in report["reasons"])
+        assert _status(exporter, "/readyz") == 503
+        assert (value(scrape(exporter.url), "engine_silent_seconds") or 0) > 1
+        assert list(chunks)[-1]["error"]["code"] == "engine_failed"
+        wait_for(lambda: _status(exporter, "/health") == 200)
+        assert value(scrape(exporter.url), "engine_restarts_total", reason="stalled") == 1
+
+
+def _status(exporter: Running, path: str) -> int:
+    return httpx.get(f"{exporter.url}{path}").status_code
+
+
+def _stalled(exporter: Running) -> Any:
+    response = httpx.get(f"{exporter.url}/health")
+    report = response.json()
+    failed = report["checks"].get("engine", {}).get("status") == "failed"
+    return report if response.status_code == 503 and failed else None
+
+
+def test_long_prompt_is_no_stall(pair: Pair, slow_model: Path) -> None:
+    """A prompt that takes longer than the limit makes progress chunk by chunk."""
+    limit_seconds = 2.0
+    with (
+        pair.exporter(f"--engine-silence-seconds={limit_seconds}") as exporter,
+        pair.node(f"--model={slow_model}", f"--stall-seconds={limit_seconds}") as node,
+        ThreadPoolExecutor(1) as client,
+    ):
+        wait_for(lambda: _status(exporter, "/health") == 200)
+        asked = client.submit(_post, node, {"prompt": "word " * 400, "max_tokens": 1})
+        while not asked.done():
+            assert _status(exporter, "/health") == 200
+        assert asked.result().json()["usage"]["prompt_tokens"] == 2002
+        prefill_seconds = wait_for(
+            lambda: value(scrape(exporter.url), "inference_prefill_seconds_sum")
+        )
+        assert prefill_seconds > limit_seconds
+
+
 def test_client_that_leaves_stops_the_engine(pair: Pair, slow_model: Path) -> None:
     """A cancelled stream frees the engine at once; its tokens and its end are counted."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
