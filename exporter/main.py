@@ -1,6 +1,7 @@
 """The exporter's composition root: opens everything in order; its nested blocks are lifetimes."""
 
 import functools
+import ipaddress
 import logging
 import signal
 from contextlib import closing
@@ -15,6 +16,7 @@ from exporter.state import State
 from exporter.store import open_store
 from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
+from shared.secret import BearerTokens, parse_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +30,14 @@ async def run(settings: ExporterSettings) -> None:
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     health = HealthChecks(store, settings.engine_silence_seconds)
+    tokens = _read_tokens(settings)
     with (
         closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         open_socket(settings.runtime_dir) as socket,
     ):
         async with trio.open_nursery() as nursery:
-            url = await _open_web(nursery, Application(store, health), settings)
+            url = await _open_web(nursery, Application(store, health, tokens), settings)
             nursery.start_soon(socket.receive, store.take, name="ingest")
             nursery.start_soon(socket.keep_path, name="socket path")
             nursery.start_soon(store.run, name="store")
@@ -44,6 +47,24 @@ async def run(settings: ExporterSettings) -> None:
             number = await anext(signals)
             _log.info("%s: the metrics exporter stops", signal.Signals(number).name)
             nursery.cancel_scope.cancel()
+
+
+def _read_tokens(settings: ExporterSettings) -> BearerTokens | None:
+    """Read what `/metrics` asks for; None where it asks for nothing."""
+    file = settings.metrics_token_file
+    if file is None:
+        if not ipaddress.ip_address(settings.host).is_loopback:
+            _log.warning(
+                "whoever reaches %s can read the metrics: set --metrics-token-file", settings.host
+            )
+        return None
+    try:
+        tokens = parse_tokens(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--metrics-token-file {file} cannot be read: {error}") from error
+    if not tokens:
+        raise StartupError(f"--metrics-token-file {file} holds no token")
+    return BearerTokens(tokens)
 
 
 async def _open_web(

@@ -18,6 +18,7 @@ from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.health import HealthChecks
 from exporter.store import Store
+from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -25,6 +26,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _RENDERERS: Final = 2
 """Scrapes that are rendered at once; further ones wait their turn."""
+_OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
+"""What a probe asks, which cannot carry a token everywhere; `/readyz` says no more than yes or no
+where one is set."""
+_CHALLENGE: Final = ("www-authenticate", "Bearer")
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -44,9 +49,13 @@ class Application:
     Args:
         store: What is shown.
         health: What is known of how things are.
+        tokens: What `/metrics` and `/health` ask for; None for nothing.
     """
 
-    def __init__(self, store: Store, health: HealthChecks) -> None:
+    def __init__(
+        self, store: Store, health: HealthChecks, tokens: BearerTokens | None = None
+    ) -> None:
+        self._tokens = tokens
         self._store = store
         self._health = health
         self._limiter = trio.CapacityLimiter(_RENDERERS)
@@ -61,17 +70,27 @@ class Application:
     async def _answer(self, scope: Scope) -> Answer:
         if scope["method"] not in ("GET", "HEAD"):
             return Answer(405, _TEXT, b"only GET and HEAD\n", (("allow", "GET, HEAD"),))
+        if not self._is_allowed(scope):
+            return Answer(401, _TEXT, b"a bearer token is needed\n", (_CHALLENGE,))
         match scope["path"]:
             case "/metrics":
                 return await self._metrics(scope)
-            case "/health" | "/readyz":
+            case "/health" | "/readyz" as path:
                 well, body = await self._health.report()
+                if path == "/readyz" and self._tokens is not None:
+                    body = {"status": body["status"]}
                 written = json.dumps(body, indent=2).encode() + b"\n"
                 return Answer(200 if well else 503, "application/json", written)
             case "/livez":  # answered by the loop that it asks about
                 return Answer(200, _TEXT, b"ok\n")
             case _:
                 return Answer(404, _TEXT, b"/metrics /health /livez /readyz\n")
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if self._tokens is None or scope["path"] in _OPEN_PATHS:
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        return self._tokens.allow(given)
 
     async def _metrics(self, scope: Scope) -> Answer:
         wanted = read_wanted(scope)

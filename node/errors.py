@@ -42,6 +42,14 @@ class ContextLengthError(InvalidRequestError):
     code = "context_length_exceeded"
 
 
+class UnauthorizedError(RequestError):
+    """The caller gave no API key, or one that is not known."""
+
+    status = 401
+    kind = "invalid_request_error"
+    code = "invalid_api_key"
+
+
 class ModelNotFoundError(RequestError):
     """The caller named a model that is not served here."""
 

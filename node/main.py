@@ -1,19 +1,21 @@
 """The node's composition root: opens everything in order; its nested blocks are the lifetimes."""
 
 import importlib.metadata
+import ipaddress
 import logging
 import re
 import secrets
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sdnotify
 import trio
 
 from node import machine
 from node.api.app import build_app
+from node.api.asgi import Application, require_key
 from node.api.server import serve
 from node.carrier import open_carrier
 from node.engine.supervisor import Engine, EngineOptions
@@ -23,6 +25,7 @@ from node.outbox import Outbox
 from node.settings import NodeSettings
 from node.state import NodeStatus
 from node.system import watch_loop_lag
+from shared.secret import BearerTokens, parse_tokens
 from shared.settings import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 64
@@ -52,7 +55,8 @@ async def run(settings: NodeSettings) -> None:
     lane = scheduler.add(engine, settings.queue)
     status = NodeStatus(importlib.metadata.version(APPLICATION), scheduler, outbox.emit)
     scheduler.on_change = status.note_change
-    application = build_app(scheduler, status, engine.model_id)
+    framework: Any = build_app(scheduler, status, engine.model_id)
+    application = _protect(framework, settings)
     stop_serving = trio.Event()
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -78,9 +82,25 @@ async def run(settings: NodeSettings) -> None:
     _log.info("the node has stopped")
 
 
+def _protect(application: Application, settings: NodeSettings) -> Application:
+    """Have the API ask for a key where there is a file of them."""
+    if settings.api_key_file is None:
+        if not ipaddress.ip_address(settings.host).is_loopback:
+            _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
+        return application
+    try:
+        keys = parse_tokens(settings.api_key_file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"--api-key-file {settings.api_key_file} cannot be read: {error}"
+        raise StartupError(message) from error
+    if not keys:
+        raise StartupError(f"--api-key-file {settings.api_key_file} holds no key")
+    return require_key(application, BearerTokens(keys))
+
+
 async def _open_api(
     serving: trio.Nursery,
-    application: object,
+    application: Application,
     settings: NodeSettings,
     outbox: Outbox,
     stop: trio.Event,

@@ -7,7 +7,7 @@ import click
 
 from node.demo import MODEL_PATH
 from node.outbox import BACKLOG_BYTES, EVENTS_LIMIT
-from shared.settings import NOT_NEGATIVE, PORT, POSITIVE, SEEDS, Settings, setting
+from shared.settings import FILE, NOT_NEGATIVE, PORT, POSITIVE, SEEDS, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,9 @@ class NodeSettings(Settings):
         MODEL_PATH, click.Path(path_type=Path), "GGUF file to serve; the demo model if not given."
     )
     api_port: int = setting(8080, PORT, "Port of the API; 0 takes a free one.")
+    api_key_file: Path | None = setting(
+        None, FILE, "File of API keys, one a line, of which the API then asks for one."
+    )
     mesh_port: int = setting(7946, PORT, "Port of the mesh; 0 takes a free one.")
     seed_nodes: tuple[str, ...] = setting((), SEEDS, "Peers to join the mesh by.")
     context_length: int = setting(

@@ -95,6 +95,7 @@ POSITIVE: Final = Number(min=0, min_open=True)
 NOT_NEGATIVE: Final = Number(min=0)
 PORT: Final = click.IntRange(0, 2**16 - 1)
 SEEDS: Final = _Seeds()
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 
 
@@ -176,7 +177,7 @@ class Settings:
         return [
             f"{_flag(field.name)}={_as_text(getattr(self, field.name))}"
             for field in fields(wanted)
-            if hasattr(self, field.name)
+            if getattr(self, field.name, None) is not None
         ]
 
 
@@ -185,6 +186,9 @@ class MetricsSettings(Settings):
     """What also concerns whoever starts an exporter."""
 
     metrics_port: int = setting(9090, PORT, "Port of /metrics and /health; 0 takes a free one.")
+    metrics_token_file: Path | None = setting(
+        None, FILE, "File of bearer tokens, one a line, that /metrics and /health then ask for."
+    )
 
 
 def fields(settings: type[Settings]) -> list["dataclasses.Field[Any]"]:

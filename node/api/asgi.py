@@ -3,9 +3,13 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+import msgspec
 import trio
 
+from node.api.schema import error_body
+from node.errors import UnauthorizedError
 from shared.events import Event, HttpFinished
+from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -15,6 +19,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROUTE: Final = "distributed_llm.route"
 """Key of the ASGI scope where the application notes which route's template matched."""
+_OPEN_PATHS: Final = frozenset({"/health"})
 _UNKNOWN: Final = "unknown"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LAST_SEND_SECONDS: Final = 5.0
@@ -41,6 +46,34 @@ def finish_sends(application: Application) -> Application:
         await application(scope, receive, shielding)
 
     return wrapped
+
+
+def require_key(application: Application, keys: BearerTokens) -> Application:
+    """Answer 401 to who carries none of the keys; `/health` stays open for probes."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
+            await application(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        if keys.allow(given):
+            await application(scope, receive, send)
+        else:
+            await _refuse(send)
+
+    return wrapped
+
+
+async def _refuse(send: Send) -> None:
+    error = UnauthorizedError("this API asks for a key: send Authorization: Bearer <key>")
+    body = msgspec.json.encode(error_body(error))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b"Bearer"),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def report(application: Application, emit: Callable[[Event], None]) -> Application:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import connections, damage, deaths, disks
+from tests.chaos import connections, deaths, disks, poison
 from tests.chaos.rows import Row
 
 
@@ -24,7 +24,8 @@ def test_killed_exporter_counts_each_event_once(tmp_path: Path) -> None:
 
 def test_both_killed_cost_a_flush_interval(tmp_path: Path) -> None:
     """Node and exporter killed -9 at once: at most what the node had not sent yet is lost."""
-    hold(deaths.both_killed(tmp_path, kills=1))
+    # Other tests may keep the cores busy meanwhile.
+    hold(deaths.both_killed(tmp_path, kills=1, exchange_seconds=0.5))
 
 
 def test_removed_socket_is_made_anew(tmp_path: Path) -> None:
@@ -54,4 +55,4 @@ def test_read_only_disk_costs_durability_only(tmp_path: Path) -> None:
 
 def test_poison_is_skipped(tmp_path: Path) -> None:
     """A record that crashed the exporter twice is set aside; the rest counts."""
-    hold(damage.poison_last(tmp_path))
+    hold(poison.last(tmp_path))

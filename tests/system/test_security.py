@@ -1,0 +1,63 @@
+"""Keys and tokens: what is closed is closed, and no secret is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.processes import Pair, wait_for
+
+KEY = "sk-a-key-of-a-client"
+TOKEN = "a-token-of-prometheus"
+
+
+def test_api_and_metrics_ask_for_what_they_were_given(pair: Pair, tmp_path: Path) -> None:
+    """Without a key 401 in the API's form, with one all as usual; probes and checks need none."""
+    keys, tokens = tmp_path / "keys", tmp_path / "tokens"
+    keys.write_text(f"# clients\n{KEY}\n")
+    tokens.write_text(f"{TOKEN}\n")
+    with (
+        pair.exporter(f"--metrics-token-file={tokens}") as exporter,
+        pair.node(f"--api-key-file={keys}") as node,
+    ):
+        refused = httpx.post(f"{node.url}/v1/completions", json={"prompt": "x"})
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+        client = openai.OpenAI(base_url=f"{node.url}/v1", api_key=KEY, max_retries=0)
+        assert client.completions.create(model="demo", prompt="Once", max_tokens=2).choices
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="wrong").models.list()
+        assert httpx.get(f"{node.url}/health").status_code == 200
+
+        assert httpx.get(f"{exporter.url}/metrics").status_code == 401
+        assert httpx.get(f"{exporter.url}/health").status_code == 401
+        assert httpx.get(f"{exporter.url}/livez").status_code == 200
+        wait_for(lambda: httpx.get(f"{exporter.url}/readyz").status_code == 200)
+        assert set(httpx.get(f"{exporter.url}/readyz").json()) == {"status"}
+        authorized = {"Authorization": f"Bearer {TOKEN}"}
+        shown = httpx.get(f"{exporter.url}/metrics", headers=authorized)
+        assert shown.status_code == 200
+        told = shown.text + node.log.read_text() + exporter.log.read_text()
+        assert KEY not in told
+        assert TOKEN not in told
+
+
+@pytest.mark.parametrize("program", ["node", "exporter"])
+@pytest.mark.parametrize("content", [None, "", "# only a comment\n"])
+def test_unusable_secret_file_is_one_line(
+    pair: Pair, tmp_path: Path, program: str, content: str | None
+) -> None:
+    """A file that is missing or empty must not end in an open port."""
+    file = tmp_path / "secrets"
+    if content is not None:
+        file.write_text(content)
+    flag = "--api-key-file" if program == "node" else "--metrics-token-file"
+    port = "--api-port=0" if program == "node" else "--metrics-port=0"
+    command = [sys.executable, "-m", program, port, *pair.flags, f"{flag}={file}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)  # noqa: PLW1510
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert flag in done.stderr
