@@ -114,6 +114,13 @@ NODE_START_TIME: Final = _gauge(
 NODE_INFO: Final = _gauge(
     "node_info", "Versions that the node runs; always 1.", *_NODE, "version", "python", "engine"
 )
+NODE_ENDS: Final = _counter(
+    "node_ends_total",
+    "Ends of the node's runs: with a goodbye, or lost without one.",
+    *_NODE,
+    "reason",
+    reason=("goodbye", "lost"),
+)
 NODE_STATE: Final = _gauge(
     "node_state",
     "1 for the state that the node is in, 0 for the others.",

@@ -103,7 +103,7 @@ class Ingest:
         self._count_events(node, session, accepted)
         self._reckon(node, session, batch)
         if batch.goodbye:
-            self.lose(node.node_id)
+            self._end(node, "goodbye")
         return wire.Reply(wire.PROTOCOL, session.sequence, False, levels_wanted, "")
 
     def silent(self, now: float) -> list[str]:
@@ -117,13 +117,17 @@ class Ingest:
         return gone
 
     def lose(self, node_id: str) -> None:
+        """Note that a node is gone without a goodbye."""
+        self._end(self.state.node(node_id), "lost")
+
+    def _end(self, node: Node, reason: str) -> None:
         """Take away what was true of a node only while it lived."""
-        node = self.state.node(node_id)
+        self.state.move(c.NODE_ENDS, (node.node_id, reason), 1)
         node.up = False
         node.state = "offline"
         node.models.clear()
-        self._greeted.discard(node_id)
-        self.state.forget_levels(node_id)
+        self._greeted.discard(node.node_id)
+        self.state.forget_levels(node.node_id)
 
     def _enter(self, node: Node, name: str) -> Session:
         """Find the session that a batch belongs to; a new one replaces the node's levels."""

@@ -99,6 +99,8 @@ class Store:
             received_at = time.time()
             await self._keep(_BATCH, received_at, message)
             reply = self._ingest.count(accepted, trio.current_time(), received_at)
+            if accepted.batch.goodbye:
+                _log.info("node %s said goodbye", accepted.batch.node_id)
             return msgspec.structs.replace(reply, durable=self.state.storage.durable)
 
     def note(self, family: Family, labels: Labels, value: float) -> None:

@@ -85,6 +85,8 @@ def test_exporter_outlives_its_node(pair: Pair) -> None:
         samples = scrape(exporter.url)
         assert value(samples, "node_status") == 0
         assert value(samples, "inference_requests_total", status="ok") == 1
+        assert value(samples, "node_ends_total", reason="lost") == 1
+        assert value(samples, "node_ends_total", reason="goodbye") == 0
         assert value(samples, "system_memory_usage_bytes") is None
         assert (value(samples, "exporter_last_event_timestamp_seconds") or 0) > time.time() - 60
         assert httpx.get(f"{exporter.url}/health").status_code == 503
@@ -229,6 +231,8 @@ def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> N
         assert value(samples, "inference_requests_total", status="ok") == 1
         assert value(samples, "telemetry_events_lost") == 0
         assert value(samples, "engine_restarts_total") == 0
+        assert value(samples, "node_ends_total", reason="goodbye") == 1
+        assert value(samples, "node_ends_total", reason="lost") == 0
         assert value(samples, "model_unloads_total", reason="requested") == 1
         assert value(samples, "model_unloads_total") == 1
 
