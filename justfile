@@ -60,10 +60,10 @@ chaos *names: (_install "dev")
 # Compile the pinned requirements again from pyproject.toml (`just pin --upgrade` for newer ones)
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+        --no-header --no-annotate \
         --extra node --extra exporter pyproject.toml -o requirements/runtime.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+        --no-header --no-annotate \
         --extra node --extra exporter --group dev -c requirements/runtime.txt pyproject.toml \
         -o requirements/dev.txt
 

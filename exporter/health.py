@@ -19,6 +19,8 @@ from exporter.store import Store
 
 SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0
+RENDER_SECONDS: Final = 60.0
+"""How often the render check renders where nobody scrapes: at 90,000 series it takes a second."""
 FRESH_SECONDS: Final = 1.0
 _ADVISORY: Final = frozenset({"journal"})
 """Checks whose failure is told but makes nothing unhealthy: the node serves, the counts go on."""
@@ -59,7 +61,7 @@ class HealthChecks:
         self._state = store.state
         self._outcomes: dict[str, Outcome] = {}
         self._seen_well: set[str] = set()
-        self._rendered = False
+        self._rendered_at = -math.inf
         self._checks: dict[str, Callable[[], Any]] = {
             "events": self._check_events,
             "node_api": self._check_node_api,
@@ -75,8 +77,8 @@ class HealthChecks:
             await trio.sleep(CHECK_SECONDS)
 
     def note_scrape(self) -> None:
-        """Take note that the exposition was rendered; the check need not do it again."""
-        self._rendered = True
+        """Take note that the exposition was rendered: the check need not do it again so soon."""
+        self._rendered_at = trio.current_time()
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Say whether exporter and nodes are well, with what each check found.
@@ -157,13 +159,13 @@ class HealthChecks:
             raise CheckFailedError(f"counts would not outlive a restart: {storage.failure}")
 
     async def _check_render(self) -> None:
-        if self._rendered:  # a scrape has shown it since
-            self._rendered = False
+        if trio.current_time() - self._rendered_at < RENDER_SECONDS:
             return
         cut = take_cut(self._state)
         rendered = await trio.to_thread.run_sync(render, cut, Wanted())
         if not rendered.body.endswith(b"\n"):
             raise CheckFailedError("the exposition is cut short")
+        self.note_scrape()
 
     @staticmethod
     def _describe(node: Node, now: float) -> dict[str, Any]:

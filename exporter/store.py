@@ -25,13 +25,14 @@ from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore_int
 from exporter.state import Labels, State
 from shared import wire
 
-ROTATE_BYTES: Final = 16 * 2**20
+ROTATE_BYTES: Final = 8 * 2**20
 """A log this long is replaced by a snapshot: it bounds the disk used and the time of a start."""
 TICK_SECONDS: Final = 0.25
 SYNC_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 2.0
 APPEND_SECONDS: Final = 0.5
 """A disk that takes longer for one record counts as failed."""
+_SLICES: Final = 5
 REPLACE_SECONDS: Final = 5.0
 """As `APPEND_SECONDS`, for a snapshot while nothing else may change."""
 
@@ -205,9 +206,28 @@ class Store:
             finally:
                 self._appending.release()
 
-        with trio.move_on_after(seconds):
-            return await _in_thread(alone)
-        raise JournalError(f"{self._directory} did not answer within {seconds} s")
+        values: list[_T] = []
+        failures: list[JournalError] = []
+
+        async def work() -> None:
+            try:
+                values.append(await _in_thread(alone))
+            except JournalError as error:
+                failures.append(error)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, name="journal call")
+            # In slices: after a stop of the whole process only one of them has passed, and the
+            # disk, which was not at fault, has the others to answer.
+            for _ in range(_SLICES):
+                await trio.sleep(seconds / _SLICES)
+            nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        if not values:
+            raise JournalError(f"{self._directory} did not answer within {seconds} s")
+        return values[0]
 
     def _fail(self, error: Exception) -> None:
         if not self._failure:

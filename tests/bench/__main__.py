@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import emit, stall, stream
+from tests.bench import absence, emit, exposition, footprint, ingest, restart, stall, stream
 from tests.bench.table import Row, print_table
 
 BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
     "emit": emit.measure,
     "stream": stream.measure,
     "stall": stall.measure,
+    "ingest": ingest.measure,
+    "restart": restart.measure,
+    "footprint": footprint.measure,
+    "absence": absence.measure,
+    "exposition": exposition.measure,
 }
 
 

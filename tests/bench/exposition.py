@@ -1,0 +1,119 @@
+"""What a scrape takes while events come in, and how long a scrape keeps them waiting."""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import pynng
+
+from node.outbox import Outbox
+from shared import wire
+from shared.events import HttpFinished
+from tests.bench.load import mixed_events, pack, send
+from tests.bench.processes import NODE_ID, run_exporter
+from tests.bench.scrape import Scrape, scrape
+from tests.bench.table import Row
+
+_EVENTS_PER_SECOND: Final = 5000
+_BATCH_EVENTS: Final = 500
+_SCRAPES: Final = 200
+_SCRAPE_PAUSE_SECONDS: Final = 0.02
+_MANY_ROUTES: Final = 5556
+"""Each a counter and a histogram of 14 buckets, 18 series: 100,008 in all."""
+_MANY_SCRAPES: Final = 5
+
+
+def measure() -> list[Row]:
+    """Scrape under load, then scrape very much."""
+    return [*_under_load(), *_with_many_series()]
+
+
+def _under_load() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as name, run_exporter(Path(name)) as exporter:
+        ended = threading.Event()
+        with ThreadPoolExecutor(1) as sender:
+            sending = sender.submit(send, Path(name), _paced(ended))
+            time.sleep(1)
+            scrapes = []
+            for _ in range(_SCRAPES):
+                scrapes.append(scrape(exporter))
+                time.sleep(_SCRAPE_PAUSE_SECONDS)
+            ended.set()
+            sending.result()
+    seconds = sorted(one.seconds for one in scrapes)
+    p99 = seconds[int(0.99 * len(seconds))]
+    what = f"scrape at {_EVENTS_PER_SECOND} events/s, {scrapes[-1].series} series"
+    yield Row(f"{what}, p99", _ms(p99), "30 ms", f"{p99 / 0.03:.2f}", "<= 1")
+    yield Row("  ... median", _ms(statistics.median(seconds)), "", "")
+
+
+def _paced(ended: threading.Event) -> Iterator[bytes]:
+    """Give batches at the rate until it is told to end."""
+    due = time.monotonic()
+    for batch in pack(mixed_events(), _BATCH_EVENTS, 10**9):
+        if ended.is_set():
+            return
+        yield batch
+        due += _BATCH_EVENTS / _EVENTS_PER_SECOND
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _with_many_series() -> Iterator[Row]:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        run_exporter(Path(name)) as exporter,
+        ThreadPoolExecutor(1) as asker,
+    ):
+        _fill(Path(name))
+        ended = threading.Event()
+        idle = asker.submit(_longest_exchange, Path(name), ended)
+        time.sleep(2)
+        ended.set()
+        ended = threading.Event()
+        waiting = asker.submit(_longest_exchange, Path(name), ended)
+        scrapes: list[Scrape] = [scrape(exporter) for _ in range(_MANY_SCRAPES)]
+        ended.set()
+    seconds = statistics.median(one.seconds for one in scrapes)
+    what = f"longest wait of a batch while {scrapes[0].series} series are rendered ({_ms(seconds)})"
+    longest = waiting.result()
+    yield Row(what, _ms(longest), "50 ms", f"{longest / 0.05:.2f}", "<= 1")
+    yield Row("  ... while nothing is", _ms(idle.result()), "", "")
+
+
+def _fill(runtime_dir: Path) -> None:
+    outbox = Outbox(NODE_ID, "filler", 0.0)
+    for route in range(_MANY_ROUTES):
+        outbox.emit(HttpFinished(f"/route/{route}", "GET", 200, 0.1))
+    send(runtime_dir, _drain(outbox))
+
+
+def _drain(outbox: Outbox) -> Iterator[bytes]:
+    while not outbox.empty:
+        yield outbox.next_batch(0.0)
+        outbox.acknowledge()
+
+
+def _longest_exchange(runtime_dir: Path, ended: threading.Event) -> float:
+    """Send small batches without a pause and give the longest time to an answer, in seconds."""
+    longest = 0.0
+    with pynng.Req0(send_timeout=5000, recv_timeout=5000) as socket:
+        socket.dial(f"ipc://{runtime_dir / wire.SOCKET_NAME}", block=True)
+        for number in count():
+            outbox = Outbox("asker", str(number), 0.0)
+            began = time.perf_counter()
+            socket.send(outbox.next_batch(0.0))
+            socket.recv()
+            longest = max(longest, time.perf_counter() - began)
+            if ended.is_set():
+                return longest
+    raise AssertionError("unreachable")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,59 @@
+"""The telemetry of a node alone in a process: an outbox and its carrier, and a steady load.
+
+Prints a line when it has settled and, after the time asked for, a line with the seconds of CPU
+that this took.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, Literal
+
+import trio
+
+from node.carrier import open_carrier
+from node.outbox import Outbox
+from node.settings import NodeSettings
+from shared.events import Event
+from tests.bench.load import mixed_events
+from tests.bench.processes import NODE_ID
+
+Mode = Literal["bare", "beating", "emitting"]
+"""Nothing but the loop of the load; with a carrier that has only heartbeats; with all events."""
+
+EVENTS_PER_SECOND: Final = 1000
+_STEP_SECONDS: Final = 0.01
+_SETTLE_SECONDS: Final = 1.5
+
+
+async def main(mode: str, seconds: float, socket_path: Path) -> None:
+    """Emit for so long after settling."""
+    outbox = Outbox(NODE_ID, mode, trio.current_time())
+    emit: Callable[[Event], None] = outbox.emit if mode == "emitting" else lambda _: None
+    async with AsyncExitStack() as stack:
+        if mode != "bare":
+            flush_seconds = NodeSettings.flush_seconds
+            await stack.enter_async_context(open_carrier(outbox, socket_path, flush_seconds, list))
+        await _emit_steadily(emit, _SETTLE_SECONDS)
+        print("settled", flush=True)
+        began = time.process_time()
+        await _emit_steadily(emit, seconds)
+        print(time.process_time() - began, flush=True)
+
+
+async def _emit_steadily(emit: Callable[[Event], None], seconds: float) -> None:
+    # The events are there already: what making one costs belongs to who emits, see `emit`.
+    coming = itertools.cycle(mixed_events())
+    due = trio.current_time()
+    for _ in range(round(seconds / _STEP_SECONDS)):
+        for event in itertools.islice(coming, round(EVENTS_PER_SECOND * _STEP_SECONDS)):
+            emit(event)
+        due += _STEP_SECONDS
+        await trio.sleep_until(due)
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]))
