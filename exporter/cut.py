@@ -8,8 +8,10 @@ from typing import Final, get_args
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, STATUS_CODES, Family
+from exporter.histogram import Histogram
+from exporter.nodes import Labels, Node
 from exporter.rules import Sample
-from exporter.state import Histogram, Labels, Node, State
+from exporter.state import State
 from shared import events
 from shared.settings import APPLICATION
 

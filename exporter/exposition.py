@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest, samples
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter import state
 from exporter.catalogue import PREFIX, Family
 from exporter.cut import Cut
-from exporter.state import Histogram, Labels
+from exporter.histogram import Exemplar, Histogram
+from exporter.nodes import Labels
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """Whatever version was asked for: the library labels a 1.0 body as 2.0 to who asks for that."""
@@ -94,9 +93,9 @@ def _histograms(family: Family, series: dict[Labels, Histogram]) -> Metric:
 
 def _buckets(
     histogram: Histogram,
-) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+) -> list[tuple[str, float] | tuple[str, float, samples.Exemplar]]:
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+    buckets: list[tuple[str, float] | tuple[str, float, samples.Exemplar]] = [
         *zip(bounds, accumulate(histogram.counts), strict=True)
     ]
     for index, one in histogram.exemplars.items():
@@ -104,5 +103,5 @@ def _buckets(
     return buckets
 
 
-def _exemplar(one: state.Exemplar) -> Exemplar:
-    return Exemplar({"request_id": one.request_id}, one.value, one.at)
+def _exemplar(one: Exemplar) -> samples.Exemplar:
+    return samples.Exemplar({"request_id": one.request_id}, one.value, one.at)

@@ -14,7 +14,7 @@ import trio
 from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
-from exporter.state import Node
+from exporter.nodes import Node
 from exporter.store import Store
 
 SERVING: Final = ("online", "busy")

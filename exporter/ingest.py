@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from exporter import catalogue as c
-from exporter.state import Node, Session, State
+from exporter.nodes import Node, Session
+from exporter.state import State
 from shared import events, wire
 from shared.settings import NODE_ID
 

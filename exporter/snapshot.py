@@ -12,7 +12,9 @@ from typing import Final
 import msgspec
 
 from exporter.catalogue import FAMILIES, REQUESTS
-from exporter.state import Histogram, Labels, Node, State
+from exporter.histogram import Histogram
+from exporter.nodes import Labels, Node
+from exporter.state import State
 
 VERSION: Final = 1
 _Counts = tuple[list[int], float]

@@ -1,4 +1,4 @@
-"""What the exporter knows: the series of every family, and what it last heard of each node.
+"""The series of every family, moved by events.
 
 Plain data that changes only by `apply` and the calls beside it, one batch at a time, so that a
 copy taken between two batches is a consistent cut.
@@ -7,27 +7,25 @@ copy taken between two batches is a consistent cut.
 import itertools
 import math
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, OTHER, Family
+from exporter.histogram import Exemplar, Histogram
+from exporter.nodes import Labels, Node, Session
 from exporter.objectives import Objectives
 from exporter.rules import RULES
 from shared import events
-from shared.events import Event, NodeState
+from shared.events import Event
 
-CONFLICT_SECONDS: Final = 10.0
 LABEL_CHARACTERS: Final = 128
 REQUEST_ID_CHARACTERS: Final = 64
 """OpenMetrics gives all labels of an exemplar 128 characters together."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-Labels = tuple[str, ...]
 
 _OBJECTIVES: Final = Objectives()
 _NOTED: Final = (
@@ -38,103 +36,6 @@ _NOTED: Final = (
     events.ModelUnloaded,
 )
 """Events that say more than their samples; see `State._note`."""
-
-
-class Exemplar(NamedTuple):
-    """One request that fell into a bucket."""
-
-    request_id: str
-    value: float
-    at: float
-    """Unix time at which the exporter heard of it."""
-
-
-class Histogram:
-    """Counts by bucket, the last one for everything above the highest bound, and their sum.
-
-    Args:
-        bounds: Upper bounds of the buckets but the last.
-    """
-
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
-        """The newest request of a bucket, where there was one with an id."""
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def remember(self, exemplar: Exemplar) -> None:
-        """Keep an example of the bucket that its value is in."""
-        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
-
-    def copy(self) -> "Histogram":
-        """Give one that does not change with this one."""
-        other = Histogram(self.bounds)
-        other.counts = self.counts.copy()
-        other.sum = self.sum
-        other.exemplars = self.exemplars.copy()
-        return other
-
-
-@dataclass
-class Session:
-    """One run of a node: what of it is counted."""
-
-    name: str
-    applied: int = 0
-    """Events counted."""
-    sequence: int = 0
-    """The highest sequence number counted."""
-    totals: dict[tuple[str, Labels], float] = field(default_factory=dict)
-    """Running totals as last heard, by family and labels."""
-
-    @property
-    def lost(self) -> float:
-        """Events emitted, not dropped and not applied."""
-        emitted = sum(v for (name, _), v in self.totals.items() if name == c.EMITTED.name)
-        dropped = sum(v for (name, _), v in self.totals.items() if name == c.DROPPED.name)
-        return max(0.0, emitted - dropped - self.applied)
-
-
-@dataclass
-class Node:
-    """What is known of one node."""
-
-    node_id: str
-    sessions: dict[str, Session] = field(default_factory=dict)
-    current: str = ""
-    state: NodeState = "unknown"
-    up: bool = False
-    api_url: str = ""
-    models: set[str] = field(default_factory=set)
-    """Models described in this session and not unloaded since."""
-    heard_at: float | None = None
-    """On the exporter's monotonic clock; None until it is heard in this process."""
-    pipe: int = -1
-    """The connection that it was last heard on."""
-    conflict_at: float = -math.inf
-    """When another live node with its name was last refused, on the monotonic clock."""
-    lost_before: float = 0.0
-    """Events lost in sessions that are forgotten."""
-    heard_time: float = 0.0
-    """Unix time."""
-    lag_seconds: float = 0.0
-
-    def is_doubled(self, now: float) -> bool:
-        """Whether another live node with this one's name has spoken lately."""
-        return now - self.conflict_at < CONFLICT_SECONDS
-
-    @property
-    def lost(self) -> float:
-        """Events that a session emitted, did not drop, and that were never applied."""
-        return self.lost_before + sum(session.lost for session in self.sessions.values())
 
 
 @dataclass

@@ -21,8 +21,9 @@ from exporter.catalogue import FAMILIES, Family
 from exporter.errors import StartupError
 from exporter.ingest import Accepted, Ingest
 from exporter.journal import Journal, JournalError
+from exporter.nodes import Labels
 from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore_into
-from exporter.state import Labels, State
+from exporter.state import State
 from shared import wire
 
 ROTATE_BYTES: Final = 8 * 2**20

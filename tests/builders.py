@@ -4,7 +4,8 @@ import msgspec
 
 from exporter.catalogue import Family
 from exporter.cut import take_cut
-from exporter.state import Histogram, State
+from exporter.histogram import Histogram
+from exporter.state import State
 from shared import events, wire
 from shared.events import Event
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
-from exporter.state import Session, State
+from exporter.nodes import Session
+from exporter.state import State
 from tests.builders import every_event
 
 GOLDEN: Final = Path(__file__).with_name("exposition.golden.txt")

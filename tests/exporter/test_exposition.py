@@ -18,7 +18,8 @@ from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, PREFIX
 from exporter.cut import Cut, take_cut
 from exporter.exposition import Wanted, render
-from exporter.state import Session, State
+from exporter.nodes import Session
+from exporter.state import State
 from tests.builders import every_event
 
 FORMATS = [False, True]

@@ -7,9 +7,10 @@ import pytest
 from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
+from exporter.nodes import Session
 from exporter.objectives import Objectives
 from exporter.settings import ExporterSettings
-from exporter.state import Session, State
+from exporter.state import State
 from shared.events import InferenceFinished
 from shared.settings import UsageError
 

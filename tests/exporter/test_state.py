@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES
 from exporter.cut import take_cut
-from exporter.state import LABEL_CHARACTERS, Node, Session, State, clean_label
+from exporter.nodes import Node, Session
+from exporter.state import LABEL_CHARACTERS, State, clean_label
 from shared import events
 from shared.events import Event
 from tests.builders import every_event, finished, histogram, number

@@ -1,0 +1,47 @@
+"""A histogram: counts by bucket, their sum, and an example request of each bucket."""
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+
+class Exemplar(NamedTuple):
+    """One request that fell into a bucket."""
+
+    request_id: str
+    value: float
+    at: float
+    """Unix time at which the exporter heard of it."""
+
+
+class Histogram:
+    """Counts by bucket, the last one for everything above the highest bound, and their sum.
+
+    Args:
+        bounds: Upper bounds of the buckets but the last.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The newest request of a bucket, where there was one with an id."""
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def remember(self, exemplar: Exemplar) -> None:
+        """Keep an example of the bucket that its value is in."""
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
+
+    def copy(self) -> "Histogram":
+        """Give one that does not change with this one."""
+        other = Histogram(self.bounds)
+        other.counts = self.counts.copy()
+        other.sum = self.sum
+        other.exemplars = self.exemplars.copy()
+        return other
