@@ -1,5 +1,6 @@
 """The exporter's health checks: what they ask, how long it took, and what they say together."""
 
+import contextlib
 import http.client
 import logging
 import math
@@ -119,6 +120,10 @@ class HealthChecks:
             await self._checks[check]()
         except CheckFailedError as error:
             reason = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a failed check
+            # A check must never end the process that it checks.
+            _log.exception("health check %s failed by a fault of ours", check)
+            reason = f"the check itself failed: {error}"
         seconds = time.perf_counter() - began
         before = self._outcomes.get(check)
         if before is not None and before.reason != reason:
@@ -137,13 +142,16 @@ class HealthChecks:
         now = trio.current_time()
         if doubled := [n.node_id for n in self._state.nodes.values() if n.is_doubled(now)]:
             raise CheckFailedError(f"two live nodes are named {', '.join(doubled)}")
-        if silent := [n.node_id for n in self._state.nodes.values() if not n.up]:
+        if silent := _missed(list(self._state.nodes.values())):
             raise CheckFailedError(f"no events from {', '.join(silent)}")
 
     async def _check_node_api(self) -> None:
         for node in list(self._state.nodes.values()):
-            if node.up and node.api_url:
-                await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
+            if not node.up:
+                continue
+            if not node.api_url:
+                raise CheckFailedError(f"node {node.node_id} has not said where its API is")
+            await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
 
     async def _check_engine(self) -> None:
         for (node_id, model_id), seconds in self._state.values(c.ENGINE_SILENCE).items():
@@ -173,6 +181,12 @@ class HealthChecks:
         return {"up": node.up, "state": node.state, "silent_seconds": silent}
 
 
+def _missed(nodes: list[Node]) -> list[str]:
+    """Name the nodes that ought to be up; one that said goodbye ought not, if another is."""
+    served = any(node.up for node in nodes)
+    return [n.node_id for n in nodes if not n.up and not (n.departed and served)]
+
+
 def _write(outcome: Outcome, now: float) -> dict[str, Any]:
     return {
         "status": "failed" if outcome.reason else "ok",
@@ -189,14 +203,12 @@ def _ask(url: str) -> None:
         host, port = address.hostname or "", address.port or 80
     except ValueError as error:
         raise CheckFailedError(f"the node says that its API is at {url!r}: {error}") from error
-    connection = http.client.HTTPConnection(host, port, timeout=_API_TIMEOUT_SECONDS)
     try:
-        connection.request("GET", "/health")
-        response = connection.getresponse()
-        response.read(65536)
+        connection = http.client.HTTPConnection(host, port, timeout=_API_TIMEOUT_SECONDS)
+        with contextlib.closing(connection):
+            connection.request("GET", "/health")
+            response = connection.getresponse()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckFailedError(f"the API at {url} does not answer: {error}") from error
-    finally:
-        connection.close()
     if response.status != http.client.OK:
         raise CheckFailedError(f"the API at {url} answers {response.status}")

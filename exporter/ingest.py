@@ -117,6 +117,12 @@ class Ingest:
                 gone.append(node.node_id)
         return gone
 
+    def excuse(self, seconds: float) -> None:
+        """Take a pause of this process for no node's silence: what they sent waits to be read."""
+        for node in self.state.nodes.values():
+            if node.heard_at is not None:
+                node.heard_at += seconds
+
     def lose(self, node_id: str) -> None:
         """Note that a node is gone without a goodbye."""
         self._end(self.state.node(node_id), "lost")
@@ -125,6 +131,7 @@ class Ingest:
         """Take away what was true of a node only while it lived."""
         self.state.move(c.NODE_ENDS, (node.node_id, reason), 1)
         node.up = False
+        node.departed = reason == "goodbye"
         node.state = "offline"
         node.models.clear()
         self._greeted.discard(node.node_id)

@@ -21,7 +21,13 @@ from typing import Final, Self
 from exporter.errors import ExporterError, StartupError
 from exporter.log_writer import LogWriter, start_log
 from exporter.quarantine import Quarantine
-from exporter.records import LOG_HEADER, log_path
+from exporter.records import (
+    LOG_HEADER,
+    log_generations,
+    log_path,
+    snapshot_generations,
+    snapshot_path,
+)
 from exporter.recovery import Recovery
 from exporter.state_directory import StateDirectory
 
@@ -52,6 +58,8 @@ class Journal:
         self._log: LogWriter | None = None
         self._failure = f"{directory.path} is not recovered"
         """Why there is no log."""
+        self._is_recovered = False
+        """Whether what was there is part of the caller's state."""
         self._retired: list[LogWriter] = []
         """Closed later, as `sync` may be at one in another thread."""
         self._generation = 0
@@ -138,6 +146,7 @@ class Journal:
         if not self._recovery.is_done:
             raise RuntimeError("records are left to recover")
         with _translated(self._directory.path):
+            self._is_recovered = True
             self._snapshot_generation = self._recovery.snapshot_generation
             self._directory.forget_before(self._snapshot_generation)
             self._generation = self._directory.newest_generation()
@@ -165,6 +174,10 @@ class Journal:
             self._needed_generation = self._generation + 1
             self._retire(f"{self._log.path} cannot be written ({error.strerror})")
             raise JournalError(self._failure) from error
+
+    def note_gap(self) -> None:
+        """Say that records are missing from here on: only a newer snapshot makes up for them."""
+        self._needed_generation = max(self._needed_generation, self._generation + 1)
 
     def sync(self) -> None:
         """Bring the current log to the disk. Blocks.
@@ -210,6 +223,9 @@ class Journal:
             self._close_retired()
             self._directory.write_snapshot(generation, payload)
             self._snapshot_generation = generation
+            if not self._is_recovered:
+                self._set_aside_before(generation)
+                self._is_recovered = True
             self._directory.forget_before(generation)
             self._set_limit()
 
@@ -228,6 +244,16 @@ class Journal:
             self._retire(f"{self._directory.path} could not be rotated")
             self.write_snapshot(generation, snapshot)
             self._start_log(generation)
+
+    def _set_aside_before(self, generation: int) -> None:
+        """Keep what was there and never read: it may be the counts of before."""
+        path = self._directory.path
+        for older in log_generations(path):
+            if older < generation:
+                self._quarantine.move("log", log_path(path, older))
+        for older in snapshot_generations(path):
+            if older < generation:
+                self._quarantine.move("snapshot", snapshot_path(path, older))
 
     def _recover_records(self) -> Iterator[bytes]:
         with _translated(self._directory.path):

@@ -1,5 +1,7 @@
 """A lock file that says who holds it."""
 
+import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -19,17 +21,25 @@ def lock_file(path: Path, what: str, remedy: str) -> int:
         StartupError: Another exporter holds it.
         OSError: It cannot be made or written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError as error:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         message = f"another exporter (process {owner}) {what} {path.parent}: stop it or {remedy}"
         raise StartupError(message) from error
-    except OSError:
-        os.close(descriptor)
-        raise
+    with contextlib.suppress(OSError):  # a full disk holds a lock, if not its owner's number
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        # What can be read can be recovered; a lock needs no more.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

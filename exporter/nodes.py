@@ -55,6 +55,8 @@ class Node:
     heard_time: float = 0.0
     """Unix time."""
     lag_seconds: float = 0.0
+    departed: bool = False
+    """Whether it said goodbye the last time that it was heard."""
 
     def is_doubled(self, now: float) -> bool:
         """Whether another live node with this one's name has spoken lately."""

@@ -1,5 +1,6 @@
 """Reads back what a crash left in the state directory and mends it, damaged parts set aside."""
 
+import errno
 import logging
 import os
 import struct
@@ -101,7 +102,7 @@ class Recovery:
 
     def _read_log(self, generation: int, note: "_Note") -> Iterator[bytes]:
         path = log_path(self._directory, generation)
-        with path.open("r+b", buffering=0) as file:
+        with _open_log(path) as file:
             size = os.fstat(file.fileno()).st_size
             try:
                 reader = LogReader(path, file)
@@ -118,7 +119,8 @@ class Recovery:
                     self._skip(path, file, offset, payload)
             if reader.good_bytes < size:
                 self._cut(path, file, reader.good_bytes, size)
-            self.log_generation = generation
+            if file.writable():
+                self.log_generation = generation
 
     def _reject_log(self, path: Path, size: int, error: FormatError) -> None:
         if size == 0:  # the exporter was killed between making the file and writing its header
@@ -133,14 +135,26 @@ class Recovery:
         _log.warning("%s is damaged from byte %d: cutting %d bytes", path, good_bytes, tail_bytes)
         name = f"{path.name}.tail-{good_bytes}"
         self._quarantine.copy("tail", name, file, good_bytes, tail_bytes)
-        os.truncate(file.fileno(), good_bytes)
+        if file.writable():
+            os.truncate(file.fileno(), good_bytes)
         self.cut_bytes += tail_bytes
 
     def _skip(self, path: Path, file: FileIO, offset: int, payload: bytes) -> None:
         _log.error("%s: the record at byte %d crashed the exporter: skipping it", path, offset)
         size = RECORD_HEADER.size + len(payload)
         self._quarantine.copy("poison", f"{path.name}.record-{offset}", file, offset, size)
-        os.pwrite(file.fileno(), pack_skipped_header(payload), offset)
+        if file.writable():
+            os.pwrite(file.fileno(), pack_skipped_header(payload), offset)
+
+
+def _open_log(path: Path) -> FileIO:
+    """Open a log to mend it, or to read it where nothing can be written."""
+    try:
+        return path.open("r+b", buffering=0)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return path.open("rb", buffering=0)
 
 
 class _Note:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.catalogue import FAMILIES, REQUESTS
+from exporter.catalogue import FAMILIES, REQUESTS, Family
 from exporter.histogram import Histogram
 from exporter.nodes import Labels, Node
 from exporter.state import State
@@ -81,14 +81,20 @@ def restore_into(state: State, packed: bytes) -> None:
         for labels, value in snapshot.numbers.get(family.name, {}).items():
             state.move(family, labels, value)
         if found := snapshot.histograms.get(family.name):
-            for labels, (counts, total) in found.series.items():
-                fresh = state.new_histogram(family)
-                _sort_into(fresh, found.bounds, counts, total)
-                state.merge(family, labels, fresh)
+            _merge(state, family, found)
     state.start_at_zero(snapshot.numbers.get(REQUESTS.name, {}))
     for node_id, node in snapshot.nodes.items():
         # What only that process could know: its clock, its connections.
         state.nodes[node_id] = replace(node, heard_at=None, pipe=-1, conflict_at=float("-inf"))
+
+
+def _merge(state: State, family: Family, found: _Histograms) -> None:
+    for labels, (counts, total) in found.series.items():
+        if len(counts) != len(found.bounds) + 1:
+            raise UnreadableSnapshotError(f"the snapshot's {family.name} has other buckets")
+        fresh = state.new_histogram(family)
+        _sort_into(fresh, found.bounds, counts, total)
+        state.merge(family, labels, fresh)
 
 
 def _copy(node: Node) -> Node:

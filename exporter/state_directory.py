@@ -1,12 +1,10 @@
 """Holds the exporter's state directory: its lock, its generations, and snapshots written whole."""
 
-import fcntl
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import StartupError
+from exporter.lock import lock_file
 from exporter.records import (
     log_generations,
     log_path,
@@ -108,28 +106,4 @@ def is_in_place(path: Path, descriptor: int) -> bool:
 def _lock(directory: Path) -> int:
     """Lock the directory for as long as the descriptor given is open."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(directory / _LOCK_NAME, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sign(descriptor)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        message = (
-            f"another exporter (process {owner}) keeps its state in {directory}: "
-            "stop it or choose another --state-dir"
-        )
-        raise StartupError(message) from error
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _sign(lock: int) -> None:
-    """Leave our process id for the message above; a full disk is no reason not to start."""
-    name = f"{os.getpid()}\n".encode()
-    with suppress(OSError):
-        os.pwrite(lock, name, 0)
-        os.ftruncate(lock, len(name))
+    return lock_file(directory / _LOCK_NAME, "keeps its state in", "choose another --state-dir")

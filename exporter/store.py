@@ -34,6 +34,9 @@ RETRY_SECONDS: Final = 2.0
 APPEND_SECONDS: Final = 0.5
 """A disk that takes longer for one record counts as failed."""
 _SLICES: Final = 5
+_AWAY_SECONDS: Final = 1.0
+"""A tick so late means that this process was stopped or starved, not that its nodes were."""
+CLOSE_SECONDS: Final = 2.0
 REPLACE_SECONDS: Final = 5.0
 """As `APPEND_SECONDS`, for a snapshot while nothing else may change."""
 
@@ -115,7 +118,10 @@ class Store:
             nursery.start_soon(self._look_after_disk, name="journal upkeep")
             while True:
                 await self.tick(trio.current_time())
-                await trio.sleep(TICK_SECONDS)
+                due = trio.current_time() + TICK_SECONDS
+                await trio.sleep_until(due)
+                if (late := trio.current_time() - due) > _AWAY_SECONDS:
+                    self._ingest.excuse(late)
 
     async def tick(self, now: float) -> None:
         """Count the exporter's own metrics and take away the levels of nodes that fell silent."""
@@ -133,11 +139,21 @@ class Store:
         """Bring the log to the disk and let go of the directory. Blocks."""
         if self._journal is None:
             return
+        # A disk that does not answer must not keep the process from ending.
+        syncing = threading.Thread(target=self._sync_last, args=(self._journal,), daemon=True)
+        syncing.start()
+        syncing.join(CLOSE_SECONDS)
+        if syncing.is_alive():
+            _log.warning("%s does not answer: leaving it", self._directory)
+        else:
+            self._journal.close()
+
+    @staticmethod
+    def _sync_last(journal: Journal) -> None:
         try:
-            self._journal.sync()
+            journal.sync()
         except JournalError as error:
             _log.warning("the journal may lack its last second: %s", error)
-        self._journal.close()
 
     async def _keep(self, kind: int, received_at: float, content: bytes) -> None:
         """Put a record into the journal, or note why it could not be."""
@@ -166,7 +182,7 @@ class Store:
         """Start a log, and write a snapshot of the state as of that moment."""
         async with self._changes:
             if self._journal is None:
-                self._journal = await _in_thread(Journal.open, self._directory)
+                self._journal = await self._on_disk(Journal.open, self._directory)
             journal = self._journal
             try:
                 generation = await self._on_disk(journal.begin_rotation)
@@ -177,7 +193,13 @@ class Store:
                 return
             snapshot = freeze(self.state)
             recovered, self._failure = self._failure, ""
-        await _in_thread(lambda: journal.write_snapshot(generation, pack(snapshot)))
+        try:
+            await _in_thread(lambda: journal.write_snapshot(generation, pack(snapshot)))
+        except JournalError as error:
+            if recovered:
+                raise
+            # Both logs are whole: nothing is missing, they only stay until the next rotation.
+            _log.warning("the journal's snapshot could not be written: %s", error)
         self._note_storage()
         if recovered:
             _log.warning("metrics are durable again in %s", self._directory)
@@ -233,6 +255,8 @@ class Store:
     def _fail(self, error: Exception) -> None:
         if not self._failure:
             _log.error("metrics are not durable: %s", error)
+            if self._journal is not None:
+                self._journal.note_gap()
         self._failure = str(error)
         self._note_storage()
 
@@ -268,12 +292,19 @@ def open_store(
         _log.error("metrics are not durable: %s", error)
         ingest = Ingest(empty(), timeout_seconds)
         return Store(ingest, directory, None, str(error), rotate_bytes)
+    failure = ""
     try:
         ingest = _recover(journal, empty, timeout_seconds)
-        failure = ""
     except JournalError as error:
-        _log.error("metrics are not durable: %s", error)
         ingest, failure = Ingest(empty(), timeout_seconds), str(error)
+    else:
+        # What was read is shown whether or not anything can be written after it.
+        try:
+            journal.recovered()
+        except JournalError as error:
+            failure = str(error)
+    if failure:
+        _log.error("metrics are not durable: %s", failure)
     store = Store(ingest, directory, journal, failure, rotate_bytes)
     for kind, count in journal.quarantined.items():
         store.note(c.QUARANTINED, (kind,), count)
@@ -293,7 +324,6 @@ def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: floa
             journal.reject_snapshot()
     ingest = Ingest(state, timeout_seconds)
     recovered = sum(_apply(ingest, record) for record in records)
-    journal.recovered()
     state.move(c.RECOVERED_EVENTS, (), recovered)
     return ingest
 

@@ -125,8 +125,9 @@ def _make_private(directory: Path) -> None:
         status = directory.stat()
         if status.st_uid != os.getuid():
             raise StartupError(f"{directory} belongs to another user: choose another --runtime-dir")
-        if status.st_mode & 0o077:
-            directory.chmod(0o700)
+        if status.st_mode & 0o022:
+            message = f"{directory} can be written by others: choose another --runtime-dir"
+            raise StartupError(message)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

@@ -21,7 +21,7 @@ from shared.events import Event
 
 GOODBYE_SECONDS: Final = 2.0
 LEVELS_SECONDS: Final = 10.0
-_RECONNECT_MILLISECONDS: Final = (20, 1000)
+_RECONNECT_MILLISECONDS: Final = (20, 200)
 _RESEND_MILLISECONDS: Final = 2000
 _REPLY_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 0.05
@@ -54,6 +54,7 @@ async def open_carrier(
         carrier = _Carrier(outbox, socket, flush_seconds, levels)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(carrier.run, name="telemetry carrier")
+            nursery.start_soon(carrier.pack, name="telemetry packer")
             try:
                 yield
             finally:
@@ -88,6 +89,16 @@ class _Carrier:
             if not self._outbox.empty or trio.current_time() >= beat:
                 await self._exchange(self._outbox.next_batch(trio.current_time()))
                 beat = trio.current_time() + wire.HEARTBEAT_SECONDS
+            if not self._outbox.is_behind:
+                await trio.sleep(self._flush_seconds)
+
+    async def pack(self) -> None:
+        """Pack what gathers while a batch is under way or nobody is there. Runs until cancelled.
+
+        Packed events are bounded by their bytes, and far more of them fit than of unpacked ones.
+        """
+        while True:
+            self._outbox.collect(trio.current_time())
             await trio.sleep(self._flush_seconds)
 
     async def finish(self) -> None:
@@ -101,7 +112,7 @@ class _Carrier:
             await self._send(batch)
             try:
                 reply = _reply_decoder.decode(await self._socket.arecv())
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._complain("the exporter's answer is not one of the telemetry protocol")
                 await trio.sleep(wire.HEARTBEAT_SECONDS)
             else:
@@ -122,7 +133,7 @@ class _Carrier:
     def _settle(self, reply: wire.Reply) -> bool:
         """Act on a reply; false where the batch has to be sent again."""
         if reply.error:
-            self._complain(f"the exporter refused a batch of metric events: {reply.error}")
+            self._complain(f"the exporter refused a batch of metric events: {reply.error!r:.100}")
         else:
             self._complaint = ""
         if reply.error == "conflict":

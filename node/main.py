@@ -74,6 +74,7 @@ async def run(settings: NodeSettings) -> None:
                 status.api_url = await _open_api(
                     serving, application, settings, outbox, stop_serving
                 )
+                outbox.emit(status.identity())
                 _log.info("API on %s; loading model %s", status.api_url, engine.model_id)
                 await work.start(engine.run, name=f"engine of {engine.model_id}")
                 _log.info("model %s is ready", engine.model_id)
@@ -151,6 +152,7 @@ def _engine_options(settings: NodeSettings) -> EngineOptions:
         context_length=settings.context_length,
         threads=settings.threads or machine.engine_threads(machine.usable_cores()),
         batch_tokens=_PROMPT_CHUNK_TOKENS,
+        load_seconds=settings.load_seconds,
         stall_seconds=settings.stall_seconds,
     )
 

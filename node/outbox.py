@@ -91,6 +91,20 @@ class Outbox:
         """Whether every event that was taken has been acknowledged."""
         return not self._pending and not self._chunks
 
+    def collect(self, now: float) -> None:
+        """Number and pack what was emitted until now."""
+        count = len(self._pending)
+        events = self._pending[:count]
+        del self._pending[:count]  # what other threads append meanwhile stays behind the slice
+        for event in events:
+            self._put(event)
+        self._collected_at = now
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits than the one batch that gathers."""
+        return len(self._chunks) > 1
+
     def next_batch(self, now: float, *, goodbye: bool = False) -> bytes:
         """Give the bytes of the oldest batch not yet acknowledged, the same until it is.
 
@@ -98,7 +112,7 @@ class Outbox:
         of the session; it is built anew, for a batch that was sent without the mark has to stay
         what it was.
         """
-        self._collect(now)
+        self.collect(now)
         if not self._chunks:
             return self._pack(_Chunk(self._sequence + 1, now), now, goodbye=goodbye)
         chunk = self._chunks[0]
@@ -114,14 +128,6 @@ class Outbox:
         self._backlog -= len(chunk.packed)
         if rejected:
             self._dropped[REJECTED] = self._dropped.get(REJECTED, 0) + chunk.count
-
-    def _collect(self, now: float) -> None:
-        count = len(self._pending)
-        events = self._pending[:count]
-        del self._pending[:count]  # what other threads append meanwhile stays behind the slice
-        for event in events:
-            self._put(event)
-        self._collected_at = now
 
     def _put(self, event: Event) -> None:
         try:

@@ -33,6 +33,9 @@ class NodeSettings(Settings):
     drain_seconds: float = setting(
         20.0, NOT_NEGATIVE, "Seconds that running requests get when the node stops."
     )
+    load_seconds: float = setting(
+        600.0, POSITIVE, "Seconds that an engine may take to load its model."
+    )
     stall_seconds: float = setting(
         120.0, POSITIVE, "Seconds without progress after which a working engine is replaced."
     )

@@ -64,9 +64,14 @@ class NodeStatus:
                 self._emit(_progress(lane.engine))
             await trio.sleep(_SAMPLE_SECONDS)
 
+    def identity(self) -> events.NodeStarted:
+        """Say who the node is and where its API answers."""
+        python = platform.python_version()
+        return events.NodeStarted(self._started_at, self._version, python, NAME, self.api_url)
+
     def levels(self) -> Iterator[Event]:
         """Give every level as it is now."""
-        yield self._identity()
+        yield self.identity()
         yield events.NodeStateChanged(self.state)
         yield self._resources()
         yield self._sample
@@ -75,10 +80,6 @@ class NodeStatus:
             yield _progress(lane.engine)
             if (described := lane.engine.describe()) is not None:
                 yield described
-
-    def _identity(self) -> events.NodeStarted:
-        python = platform.python_version()
-        return events.NodeStarted(self._started_at, self._version, python, NAME, self.api_url)
 
     def _resources(self) -> events.ResourcesSampled:
         memory = machine.usable_memory_bytes()

@@ -117,8 +117,12 @@ def _runtime_directory() -> Path:
 def _state_directory() -> Path:
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given)
-    home = os.environ.get("XDG_STATE_HOME")
-    return Path(home or Path.home() / ".local" / "state", APPLICATION)
+    if given := os.environ.get("XDG_STATE_HOME"):
+        return Path(given, APPLICATION)
+    try:
+        return Path.home() / ".local" / "state" / APPLICATION
+    except RuntimeError:  # a user without a home, as in many containers
+        return Path(tempfile.gettempdir(), f"{APPLICATION}-{os.getuid()}-state")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

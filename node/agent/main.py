@@ -47,7 +47,7 @@ async def run(settings: AgentSettings) -> int:
         code = 0
         try:
             async with trio.open_nursery() as outer:
-                outer.start_soon(_cancel_on_signal, signals, stopping, name="signals")
+                outer.start_soon(_stop_on_signal, signals, stopping, node, name="signals")
                 with stopping:
                     metrics_url: str = await outer.start(exporter.run, name="exporter")
                     async with trio.open_nursery() as inner:
@@ -60,10 +60,15 @@ async def run(settings: AgentSettings) -> int:
     return code
 
 
-async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _stop_on_signal(
+    signals: AsyncIterator[int], stopping: trio.CancelScope, node: Service
+) -> None:
+    """Stop at the first signal, hurry the node at each further one. Runs until cancelled."""
     number = await anext(signals)
     _log.info("%s: stopping the node, then the exporter", signal.Signals(number).name)
-    scope.cancel()
+    stopping.cancel()
+    async for _ in signals:
+        node.hurry()
 
 
 def _code(error: BaseException) -> int:

@@ -16,6 +16,7 @@ _STEADY_SECONDS: Final = 60.0
 """A process that lived this long was no part of a crash loop."""
 _USAGE: Final = (1, 2)
 """Exit codes by which a process says that it cannot run with what it was given."""
+_NOT_STARTED: Final = 127
 _MESSAGE_BYTES: Final = 4096
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Service:
         self._command = command
         self._notify_path = directory / f"{name}.sock"
         self._stop_seconds = stop_seconds
+        self._process: trio.Process | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the process alive; started with its URL when it is ready. Runs until cancelled.
@@ -70,7 +72,11 @@ class Service:
             backoff = _BACKOFF_SECONDS[0]
             while True:
                 born = trio.current_time()
-                code = await self._live(receiver, started)
+                try:
+                    code = await self._live(receiver, started)
+                except OSError as error:  # no process or memory to be had now
+                    _log.error("the %s cannot be started: %s", self.name, error)
+                    code = _NOT_STARTED
                 if not ready and code in _USAGE:
                     raise CannotStartError(code)
                 if trio.current_time() - born > _STEADY_SECONDS:
@@ -79,6 +85,11 @@ class Service:
                 await trio.sleep(backoff)
                 backoff = min(2 * backoff, _BACKOFF_SECONDS[1])
 
+    def hurry(self) -> None:
+        """Send SIGTERM once more to a process that is ending: it need not be polite any longer."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
     async def _live(self, receiver: trio.socket.SocketType, started: Callable[[str], None]) -> int:
         """Run the process once and give its exit code."""
         process = await trio.lowlevel.open_process(
@@ -86,6 +97,7 @@ class Service:
             env=os.environ | {"NOTIFY_SOCKET": str(self._notify_path)},
             start_new_session=True,  # Ctrl-C reaches the agent, which ends the node first
         )
+        self._process = process
         _log.info("the %s is process %d", self.name, process.pid)
         try:
             async with trio.open_nursery() as nursery:
@@ -126,4 +138,4 @@ async def _wait_ready(receiver: trio.socket.SocketType, started: Callable[[str],
 
 
 def _how(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+    return f"killed by signal {-code}" if code < 0 else f"status {code}"

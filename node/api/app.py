@@ -108,7 +108,8 @@ class _Routes:
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
         engine = self._scheduler.find(model_id)
-        await engine.wait_ready()
+        if engine.described is None:  # before the first load only: a template outlives its child
+            await engine.wait_ready()
         described = engine.described
         if described is None:
             raise UnavailableError(f"model {model_id} is not loaded yet: try again")
@@ -127,6 +128,9 @@ class _Routes:
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
+        if "\0" in wanted.prompt:  # the engine's library would end the text there, without a word
+            parameter = "messages" if chat else "prompt"
+            raise InvalidRequestError("text cannot hold a NUL character", parameter=parameter)
         generation = self._scheduler.admit(wanted)
         form = Form(wanted.model_id, int(time.time()), chat=chat)
         if wanted.streamed:
@@ -183,7 +187,7 @@ async def _answer_request_error(error: RequestError) -> Response:
 
 
 async def _answer_http_error(error: HTTPException) -> Response:
-    if isinstance(error, HTTPException) and (error.code or 500) < 500:
+    if (error.code or 500) < 500:
         refused = InvalidRequestError(f"{request.method} {request.path}: {error.description}")
         return _json(schema.error_body(refused), error.code or 400)
     return await _answer_bug(error)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+import msgspec
 import trio
 from trio.abc import ReceiveStream, SendStream
 
@@ -63,8 +64,12 @@ class ChildProcess:
             received = await self._results.receive_some(_READ_BYTES)
             if not received:
                 return []
-            if frames := self._reader.feed(received):
-                return [protocol.result_decoder.decode(frame) for frame in frames]
+            try:
+                if frames := self._reader.feed(received):
+                    return [protocol.result_decoder.decode(frame) for frame in frames]
+            except (ValueError, msgspec.DecodeError) as error:
+                _log.error("engine child %d speaks nonsense: %s", self.pid, error)
+                return []
 
     async def wait_epitaph(self) -> str:
         """Wait for the end of a child whose pipe has closed and say how it ended, in one line."""

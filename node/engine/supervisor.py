@@ -53,6 +53,8 @@ class EngineOptions:
     context_length: int
     threads: int
     batch_tokens: int
+    load_seconds: float
+    """A child that takes longer to load counts as hung."""
     stall_seconds: float
     """With a request in work and no progress for so long, the child counts as hung."""
 
@@ -159,6 +161,12 @@ class Engine:
 
     async def _live(self, started: Callable[[], None]) -> str:
         """Run one child from its start to its end; give why it could not load, else nothing."""
+        try:
+            return await self._live_child(started)
+        except OSError as error:  # no process, pipe or memory to be had: as bad, and as passing
+            return f"no engine child can be started: {error}"
+
+    async def _live_child(self, started: Callable[[], None]) -> str:
         async with open_child() as child:
             self._child = child
             reason: events.UnloadReason = "requested"
@@ -187,7 +195,9 @@ class Engine:
                 options.path, options.context_length, options.threads, options.batch_tokens
             )
         )
-        failure = await self._wait_loaded(child)
+        failure = f"{options.path} was not loaded within {options.load_seconds:g} s"
+        with trio.move_on_after(options.load_seconds):
+            failure = await self._wait_loaded(child)
         seconds = trio.current_time() - began
         if failure:
             self._emit(events.ModelLoadFailed(self.model_id, seconds))

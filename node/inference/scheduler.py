@@ -125,9 +125,8 @@ class Lane:
         await self.engine.release(generation)
 
     def _forget_the_gone(self) -> None:
-        if any(generation.over for generation in self._waiting):
-            self._waiting = deque(g for g in self._waiting if not g.over)
-            self._note_load()
+        self._waiting = deque(g for g in self._waiting if not g.over)
+        self._note_load()
 
     def _note_load(self) -> None:
         self._emit(self.load())

@@ -136,12 +136,25 @@ def test_socket_is_for_this_user_only(directory: Path) -> None:
         os.umask(before)
 
 
-def test_open_directory_is_made_private(directory: Path) -> None:
-    """A directory that was there and open to others is closed to them."""
-    directory.mkdir(mode=0o755)
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_directory_that_others_may_write_is_refused_and_left_alone(
+    directory: Path, mode: int
+) -> None:
+    """Others could put a socket of theirs there; whose directory it is, we do not change it."""
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(StartupError, match="written by others"), open_socket(directory):
+        pass
+    assert directory.stat().st_mode & 0o7777 == mode
+
+
+def test_directory_that_others_may_read_will_do(directory: Path) -> None:
+    """The socket is for this user alone; systemd's runtime directories are like this."""
+    directory.mkdir()
     directory.chmod(0o755)
     with open_socket(directory):
-        assert directory.stat().st_mode & 0o777 == 0o700
+        assert (directory / wire.SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+    assert directory.stat().st_mode & 0o777 == 0o755
 
 
 def test_missing_parents_are_made(directory: Path) -> None:

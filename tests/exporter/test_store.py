@@ -321,6 +321,96 @@ class _StuckFile:
         os.close(self._reading)
 
 
+@needs_root
+def test_counts_on_a_read_only_disk_are_shown(tmp_path: Path) -> None:
+    """A disk that turned read-only costs what comes, not what was."""
+
+    async def scenario(disk: Path) -> None:
+        store = opened(disk / "state")
+        sender = Sender()
+        await sender.send(store, TokensGenerated(MODEL, 5))
+        killed(store)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        again = opened(disk / "state")
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 5
+        assert number(again, c.DURABLE) == 0
+        await sender.send(again, TokensGenerated(MODEL, 1))
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        await again._rotate()
+        assert number(again, c.DURABLE) == 1
+        killed(again)
+        last = opened(disk / "state")
+        assert number(last, c.TOKENS_GENERATED, "n1", MODEL) == 6
+        last.close()
+
+    with _small_disk(tmp_path / "disk", "size=1m") as disk:
+        trio.run(scenario, disk)
+
+
+def test_counts_that_could_not_be_read_are_kept_aside(tmp_path: Path) -> None:
+    """A directory that was away at the start is not emptied when it comes back."""
+
+    async def scenario() -> None:
+        state, away = tmp_path / "state", tmp_path / "away"
+        store = opened(state)
+        await Sender().send(store, TokensGenerated(MODEL, 500))
+        killed(store)
+        state.rename(away)
+        state.write_text("no directory")
+        late = opened(state)
+        assert number(late, c.DURABLE) == 0
+        state.unlink()
+        away.rename(state)
+        await late._rotate()
+        assert number(late, c.DURABLE) == 1
+        assert list((state / "quarantine").glob("*journal-1.log*"))
+        killed(late)
+
+    trio.run(scenario)
+
+
+def test_durable_is_not_said_before_the_snapshot_is_there(tmp_path: Path) -> None:
+    """After a record that hung, a restart loses something until a snapshot is written."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        sender = Sender()
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        stuck = _StuckFile(store)
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        await sender.send(store, TokensGenerated(MODEL, 1))
+        stuck.answer()
+        assert store._journal is not None
+        await trio.sleep(0.5)  # the record that was given up is written after all
+        store._journal.begin_rotation()
+        store._failure = ""
+        store._note_storage()
+        assert number(store, c.DURABLE) == 0
+        await store._rotate()
+        assert number(store, c.DURABLE) == 1
+        killed(store)
+        stuck.close()
+        again = opened(tmp_path)
+        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 3
+        again.close()
+
+    trio.run(scenario)
+
+
+def test_pause_of_the_exporter_is_no_nodes_silence(tmp_path: Path) -> None:
+    """Nodes get back the time in which this process stood still."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        await Sender().send(store, sampled())
+        store._ingest.excuse(10.0)
+        await store.tick(trio.current_time() + 10.0)
+        assert number(store, c.NODE_UP, "n1") == 1
+        store.close()
+
+    trio.run(scenario)
+
+
 def test_disk_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     """A record that hangs costs half a second once, then durability until the disk is back."""
 

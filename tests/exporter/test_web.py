@@ -2,8 +2,10 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,34 @@ class Answer:
         return json.loads(self.body)
 
 
+class _Api(BaseHTTPRequestHandler):
+    """A node's API that is well."""
+
+    def do_GET(self) -> None:
+        """Answer whatever is asked."""
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def api_url() -> Iterator[str]:
+    """Where the nodes of these tests have their API."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Api) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        Exporter.api_url = f"http://127.0.0.1:{server.server_port}"
+        yield Exporter.api_url
+        server.shutdown()
+        serving.join()
+
+
 class Exporter:
-    """An exporter without its sockets."""
+    """An exporter without its sockets, whose nodes have an API that answers."""
+
+    api_url = ""
 
     def __init__(self) -> None:
         self.ingest = Ingest(State(), TIMEOUT_SECONDS)
@@ -86,6 +114,8 @@ class Exporter:
         accepted = self.ingest.read(pack_batch(*happened, first=first, **fields))
         assert isinstance(accepted, Accepted)
         self.ingest.count(accepted, trio.current_time(), 1.6e9)
+        node = self.store.state.nodes["n1"]
+        node.api_url = node.api_url or self.api_url
 
 
 @trio_test
@@ -258,6 +288,37 @@ async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
 
 
 @trio_test
+async def test_departed_node_is_no_fault_while_another_serves() -> None:
+    """A node that said goodbye is shown; it does not keep the others from being well."""
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(first=2, goodbye=True)
+    batch = pack_batch(events.NodeStateChanged("online"), node_id="n2", session="t1")
+    accepted = exporter.ingest.read(batch)
+    assert isinstance(accepted, Accepted)
+    exporter.ingest.count(accepted, trio.current_time(), 1.6e9)
+    exporter.store.state.nodes["n2"].api_url = Exporter.api_url
+    answer = await exporter.ask("/health")
+    assert (answer.status, answer.json["reasons"]) == (200, [])
+    assert answer.json["nodes"]["n1"]["up"] is False
+
+
+@trio_test
+async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a check runs into, the exporter goes on and says so."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("exporter.health._ask", broken)
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged("online"))
+    answer = await exporter.ask("/health")
+    assert answer.status == 503
+    assert "a fault of ours" in answer.json["checks"]["node_api"]["reason"]
+
+
+@trio_test
 async def test_health_after_a_goodbye_is_503() -> None:
     """A node that has left does not serve."""
     exporter = Exporter()
@@ -352,6 +413,8 @@ async def test_journal_that_fails_degrades_and_does_not_fail(autojump_clock: Moc
         "http://127.0.0.1:99999",
         "http://[::1",
         "http://" + "x" * 81,
+        "http://a b:80/",
+        "http://127.0.0.1:1/\r\nx",
     ],
 )
 @trio_test

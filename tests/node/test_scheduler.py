@@ -80,6 +80,7 @@ async def open_place(
         context_length=0,
         threads=1,
         batch_tokens=16,
+        load_seconds=600.0,
         stall_seconds=STALL_SECONDS,
     )
     scheduler = Scheduler(emitted.append)
@@ -356,7 +357,12 @@ async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
     del autojump_clock
     emitted: list[Event] = []
     options = EngineOptions(
-        path="/m.gguf", context_length=0, threads=1, batch_tokens=16, stall_seconds=1.0
+        path="/m.gguf",
+        context_length=0,
+        threads=1,
+        batch_tokens=16,
+        load_seconds=600.0,
+        stall_seconds=1.0,
     )
     with trio.fail_after(FOREVER_SECONDS), pytest.RaisesGroup(StartupError) as raised:
         async with trio.open_nursery() as nursery:

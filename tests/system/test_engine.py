@@ -1,6 +1,7 @@
 """The engine child itself, spoken to over its pipes."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +52,11 @@ class Child:
             results.append(self.receive())
         return results
 
+    def drain(self) -> None:
+        """Drop what has come and was not taken yet; the child is stopped meanwhile."""
+        while select.select([self._results], [], [], 0.05)[0]:
+            next(self._received)
+
     def _messages(self) -> Iterator[protocol.Result]:
         reader = protocol.FrameReader()
         while received := os.read(self._results, 65536):
@@ -85,7 +91,10 @@ def test_cancel_stops_within_one_token_step(slow: Child) -> None:
     slow.send(Generate(1, "one two", False, 1000, GREEDY))
     while not isinstance(slow.receive(), Sampled):
         pass
+    slow.process.send_signal(signal.SIGSTOP)  # nothing is drawn between the look and the cancel
+    slow.drain()
     slow.send(Cancel(1))
+    slow.process.send_signal(signal.SIGCONT)
     *tokens, end = slow.until_finished()
     assert isinstance(end, Finished)
     assert end.reason == "cancelled"

@@ -1,0 +1,190 @@
+"""A process that emits as a busy node does, through the node's own telemetry, and keeps the truth.
+
+The truth, what was emitted by kind and dropped by reason, is in a file before the events are in
+the outbox: it survives `kill -9` and is never less than what an exporter can have heard of.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from node.carrier import open_carrier
+from node.outbox import Outbox
+from node.settings import NodeSettings
+from shared import events, wire
+from shared.events import Event
+
+TICK_SECONDS: Final = 0.01
+TRUTH_BYTES: Final = 2048
+OVERSIZE_KIND: Final = "ModelLoadFailed"
+"""The kind of the oversize events; the mix has none of it."""
+_MODEL: Final = "some-model"
+_TOKENS: Final = 10
+
+
+class Truth:
+    """What was emitted, in a file that is written before the events are.
+
+    Args:
+        path: Of the file; beside it goes one line a second with how evenly events were emitted.
+        session: Name of this run.
+        outbox: Knows what it dropped.
+    """
+
+    def __init__(self, path: Path, session: str, outbox: Outbox) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._kinds: Counter[str] = Counter()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._seconds = path.with_suffix(".seconds").open("a", buffering=1)
+
+    def emit(self, happened: Iterable[Event]) -> None:
+        """Write down that events are emitted, then emit them."""
+        for event in self.note(happened):
+            self._outbox.emit(event)
+
+    def note(self, happened: Iterable[Event]) -> list[Event]:
+        """Write down events that the carrier is about to emit, and give them."""
+        events_now = list(happened)
+        self._kinds.update(type(event).__name__ for event in events_now)
+        self.write()
+        return events_now
+
+    def write(self) -> str:
+        """Bring the file up to date, and give what it says."""
+        truth = {
+            "session": self._session,
+            "kinds": self._kinds,
+            "dropped": self._outbox._dropped,
+        }
+        text = json.dumps(truth)
+        # One call of one length: a reader, or the end of the process, never finds half of it.
+        os.pwrite(self._descriptor, text.ljust(TRUTH_BYTES).encode(), 0)
+        return text
+
+    def write_second(self, longest_gap_seconds: float) -> None:
+        """Add a line about the second that has passed."""
+        second = {
+            "at": time.monotonic(),
+            "emitted": self._kinds.total(),
+            "longest_gap_seconds": longest_gap_seconds,
+        }
+        self._seconds.write(json.dumps(second) + "\n")
+
+    def close(self) -> None:
+        """Let go of the files."""
+        os.close(self._descriptor)
+        self._seconds.close()
+
+
+def main() -> None:
+    """Emit until SIGTERM, then say goodbye and print the truth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--node-id", required=True)
+    parser.add_argument("--runtime-dir", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--rate", type=float, required=True, help="events a second")
+    parser.add_argument("--oversize", type=int, default=0, help="oversize events, first of all")
+    parser.add_argument("--padding", type=int, default=0, help="characters too many in some events")
+    parser.add_argument("--routes", type=int, default=0, help="responses of as many routes, only")
+    trio.run(_run, parser.parse_args())
+
+
+async def _run(options: argparse.Namespace) -> None:
+    settings = NodeSettings(node_id=options.node_id, runtime_dir=options.runtime_dir)
+    session = secrets.token_hex(8)
+    outbox = Outbox(
+        settings.node_id,
+        session,
+        trio.current_time(),
+        events_limit=settings.buffer_events,
+        backlog_bytes=settings.buffer_bytes,
+    )
+    truth = Truth(options.truth, session, outbox)
+    source = _routes(options.routes) if options.routes else _mix(options.oversize, options.padding)
+
+    def levels() -> list[Event]:
+        return truth.note(_levels())
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with (
+            open_carrier(outbox, settings.socket_path, settings.flush_seconds, levels),
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(_emit, truth, source, options.rate, name="emit")
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+    print(truth.write(), flush=True)
+    truth.close()
+
+
+async def _emit(truth: Truth, source: Iterator[Event], rate: float) -> None:
+    """Emit what is due, tick by tick, a late tick's share with the next. Runs until cancelled."""
+    began = last = second = trio.current_time()
+    done, longest_gap = 0, 0.0
+    while True:
+        now = trio.current_time()
+        longest_gap = max(longest_gap, now - last)
+        last = now
+        due = int((now - began) * rate)
+        truth.emit(islice(source, due - done))
+        done = due
+        if now - second >= 1:
+            truth.write_second(longest_gap)
+            second, longest_gap = now, 0.0
+        await trio.sleep(TICK_SECONDS)
+
+
+def _mix(oversize: int, padding: int) -> Iterator[Event]:
+    """Give a few oversize events, then what a node emits for request after request."""
+    too_long = "x" * (wire.EVENT_BYTES + 1)
+    return chain(
+        (events.ModelLoadFailed(too_long, 1.0) for _ in range(oversize)),
+        cycle(_request(padding)),
+    )
+
+
+def _routes(count: int) -> Iterator[Event]:
+    """Give responses of as many routes, as a node would that takes paths for routes."""
+    return (events.HttpFinished(f"/{number}", "GET", 200, 0.1) for number in range(count))
+
+
+def _request(padding: int) -> list[Event]:
+    return [
+        events.LoadChanged(_MODEL, 1, 1, 0, 1),
+        events.LoadChanged(_MODEL, 1, 0, 1, 1),
+        events.NodeStateChanged("busy"),
+        *(events.TokensGenerated(_MODEL, 1) for _ in range(_TOKENS)),
+        events.EngineProgressed(_MODEL + "x" * padding, 1.5e9),
+        events.InferenceFinished(
+            _MODEL, "ok", "stop", 2.0, 0.25, 0.5, 1.25, 0.75, 5, 2, _TOKENS, 0
+        ),
+        events.LoadChanged(_MODEL, 0, 0, 0, 1),
+        events.NodeStateChanged("online"),
+        events.EventLoopLagged(0.002),
+        events.HttpFinished("/v1/completions", "POST", 200, 2.0),
+    ]
+
+
+def _levels() -> list[Event]:
+    return [
+        # Without a URL: the emitter has no API that a health check could ask.
+        events.NodeStarted(1.5e9, "0.1.0", "3.11", "none", ""),
+        events.NodeStateChanged("online"),
+        events.ResourcesSampled(2.0, 2**30, 12, 8),
+        events.ModelDescribed(_MODEL, "llama", "Q8_0", "none", 2**24, 8),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Faults of one record that crashes whoever applies it."""
+
+from pathlib import Path
+from typing import Final
+
+from exporter.records import pack_record
+from tests.chaos.ground import NODE, Ground
+from tests.chaos.journals import QUARANTINED, fill, newest_log, records
+from tests.chaos.rows import Row
+from tests.processes import wait_for
+
+_POISON: Final = b"\x01"
+"""Too short for what a record begins with: whoever applies it raises."""
+_STARTS: Final = 6
+
+
+def last(directory: Path) -> list[Row]:
+    """Put a record that crashes the exporter at the journal's end, as a live crash leaves it."""
+    return _poison(directory, crashes=2, followed=False)
+
+
+def inside(directory: Path) -> list[Row]:
+    """Put a record that crashes the exporter into the journal's middle.
+
+    The first start takes notes of the last record only, so that it takes one more.
+    """
+    return _poison(directory, crashes=3, followed=True)
+
+
+def _poison(directory: Path, crashes: int, *, followed: bool) -> list[Row]:
+    with Ground(directory) as ground:
+        counted = fill(ground)
+        emitter = ground.emitter()
+        _append_poison(newest_log(ground.state), followed=followed)
+        starts = next(start for start in range(_STARTS) if _starts(ground))
+        ground.wait_caught_up(emitter, counted)
+        assert emitter.end() == 0
+        quarantined = ground.value(QUARANTINED, kind="poison")
+        applied = ground.applied_kinds(NODE).total()
+        return [
+            Row(
+                f"starts after at most {crashes} crashed starts",
+                f"{starts} crashed",
+                0 < starts <= crashes,
+            ),
+            Row(
+                'quarantined_total{kind="poison"} 1',
+                f"{quarantined:.0f}, kept as {_kept(ground)}",
+                quarantined == 1,
+            ),
+            Row(
+                "everything else is counted",
+                f"{applied:,} of {counted + emitter.truth().emitted:,}",
+                applied == counted + emitter.truth().emitted,
+            ),
+        ]
+
+
+def _append_poison(log: Path, *, followed: bool) -> None:
+    """Append poison, followed by a record that was there before and does not count again."""
+    content = log.read_bytes()
+    begin, end = next(records(content))
+    with log.open("ab") as file:
+        file.write(pack_record(_POISON) + (content[begin:end] if followed else b""))
+
+
+def _starts(ground: Ground) -> bool:
+    """Start the exporter and tell whether it got so far as to answer."""
+    exporter = ground.begin_exporter()
+    return bool(wait_for(lambda: ground.get("/livez") or not exporter.is_running)) and (
+        exporter.is_running
+    )
+
+
+def _kept(ground: Ground) -> str:
+    return ", ".join(path.name for path in (ground.state / "quarantine").iterdir())

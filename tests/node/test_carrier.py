@@ -1,0 +1,79 @@
+"""The carrier gets every event to the exporter, whatever that is doing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pynng
+import pytest
+import trio
+from trio.testing import trio_test
+
+from node.carrier import open_carrier
+from node.outbox import EVENTS_LIMIT, Outbox
+from shared import wire
+from shared.events import TokensGenerated
+
+LIMIT_SECONDS = 30.0
+FLUSH_SECONDS = 0.02
+ACCEPTED = wire.Reply(wire.PROTOCOL, 0, True, False, "")
+
+
+@asynccontextmanager
+async def carried(directory: Path) -> AsyncIterator[Outbox]:
+    """Carry an outbox to a socket in a directory, whether or not anybody listens."""
+    outbox = Outbox("n", "s", trio.current_time())
+    with trio.fail_after(LIMIT_SECONDS):
+        async with open_carrier(outbox, directory / "x.sock", FLUSH_SECONDS, list):
+            yield outbox
+
+
+def listen(directory: Path) -> pynng.Rep0:
+    return pynng.Rep0(listen=f"ipc://{directory / 'x.sock'}")
+
+
+async def take(socket: pynng.Rep0, reply: bytes | None = None) -> wire.Batch:
+    """Take one batch and answer it."""
+    batch = msgspec.msgpack.decode(await socket.arecv(), type=wire.Batch)
+    await socket.asend(msgspec.msgpack.encode(ACCEPTED) if reply is None else reply)
+    return batch
+
+
+@trio_test
+async def test_absent_exporter_costs_no_event_while_the_bytes_suffice(tmp_path: Path) -> None:
+    """More events than may wait unpacked wait packed, and all arrive."""
+    count = 0
+    async with trio.open_nursery() as nursery, carried(tmp_path) as outbox:
+        for _ in range(8):
+            for _ in range(EVENTS_LIMIT // 4):
+                outbox.emit(TokensGenerated("m", 1))
+            count += EVENTS_LIMIT // 4
+            await trio.sleep(10 * FLUSH_SECONDS)
+        socket = listen(tmp_path)
+        nursery.start_soon(_take_until_goodbye, socket, count)
+
+
+async def _take_until_goodbye(socket: pynng.Rep0, count: int) -> None:
+    with socket:
+        while not (batch := await take(socket)).goodbye:
+            pass
+    assert batch.dropped == {}
+    assert batch.emitted == count
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"", b"\xc1", b"\x95\x01\x02\x03\xc2\xa2\xff\xfe", b"\x95" * 3000]
+)
+@trio_test
+async def test_nonsense_for_an_answer_does_not_end_the_node(
+    tmp_path: Path, nonsense: bytes
+) -> None:
+    """A batch whose answer says nothing is sent again until one does."""
+    async with trio.open_nursery() as nursery, carried(tmp_path) as outbox:
+        socket = listen(tmp_path)
+        outbox.emit(TokensGenerated("m", 7))
+        first = await take(socket, nonsense)
+        again = await take(socket)
+        assert again.first_sequence == first.first_sequence
+        nursery.start_soon(_take_until_goodbye, socket, 1)
