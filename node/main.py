@@ -43,6 +43,8 @@ async def run(settings: NodeSettings) -> None:
     Raises:
         StartupError: The node cannot start here (in a group).
     """
+    if settings.seed_nodes:
+        _log.warning("this version has no mesh: --seed-nodes is not used")
     outbox = Outbox(
         settings.node_id,
         secrets.token_hex(8),

@@ -21,8 +21,8 @@ class NodeSettings(Settings):
     api_key_file: Path | None = setting(
         None, FILE, "File of API keys, one a line, of which the API then asks for one."
     )
-    mesh_port: int = setting(7946, PORT, "Port of the mesh; 0 takes a free one.")
-    seed_nodes: tuple[str, ...] = setting((), SEEDS, "Peers to join the mesh by.")
+    mesh_port: int = setting(7946, PORT, "Port of the mesh; not used yet.")
+    seed_nodes: tuple[str, ...] = setting((), SEEDS, "Peers to join the mesh by; not used yet.")
     context_length: int = setting(
         0, click.IntRange(min=0), "Tokens of context; 0 for what the model was trained with."
     )
