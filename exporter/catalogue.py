@@ -23,6 +23,7 @@ _PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 60
 _CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_NET: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
@@ -130,6 +131,53 @@ NODE_STATE: Final = _gauge(
     state=get_args(events.NodeState),
 )
 
+# Network
+NETWORK_CONNECTIONS: Final = _gauge(
+    "network_connections",
+    "Peers connected, by this node's view of them.",
+    *_NODE,
+    "state",
+    state=("alive", "suspect"),
+)
+NETWORK_MESSAGES: Final = _counter(
+    "network_messages_total",
+    "Messages between nodes.",
+    *_NODE,
+    "direction",
+    "message_type",
+    direction=get_args(events.Direction),
+    message_type=get_args(events.MessageType),
+)
+NETWORK_LATENCY: Final = _histogram(
+    "network_latency_seconds",
+    _NET,
+    "Seconds until a peer answered.",
+    *_NODE,
+    "target_node",
+    "operation",
+    operation=get_args(events.PeerOperation),
+)
+NETWORK_BYTES: Final = _counter(
+    "network_bytes_total",
+    "Bytes of messages between nodes.",
+    *_NODE,
+    "direction",
+    direction=get_args(events.Direction),
+)
+NETWORK_ERRORS: Final = _counter(
+    "network_errors_total",
+    "Messages refused and exchanges failed between nodes, by reason.",
+    *_NODE,
+    "reason",
+    reason=get_args(events.NetworkFault),
+)
+PEER_STATUS: Final = _gauge(
+    "peer_status",
+    "A peer's status in this node's view: 0 offline, 1 online, 2 busy, 3 unknown.",
+    *_NODE,
+    "peer",
+)
+
 # Inference
 REQUESTS: Final = _counter(
     "inference_requests_total", "Requests that ended, by status.", *_MODEL, "status", status=_STATUS
@@ -201,6 +249,13 @@ OBJECTIVES: Final = _counter(
     slo=("first_token", "per_token", "latency", "all"),
     result=("good", "bad"),
 )
+RESUMED: Final = _counter(
+    "inference_resumed_total",
+    "Requests that went on in a new engine after theirs ended, by how it ended.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.RestartReason),
+)
 REQUESTS_IN_FLIGHT: Final = _gauge(
     "inference_requests_in_flight", "Requests admitted and not ended.", *_MODEL
 )
@@ -211,6 +266,21 @@ SLOTS: Final = _gauge(
     *_MODEL,
     "state",
     state=("busy", "total"),
+)
+RPC_REQUESTS: Final = _counter(
+    "rpc_requests_total",
+    "Calls over gRPC that ended, by method and status code.",
+    *_NODE,
+    "method",
+    "code",
+)
+RPC_LATENCY: Final = _histogram(
+    "rpc_latency_seconds",
+    _E2E,
+    "Seconds that a call over gRPC took.",
+    *_NODE,
+    "method",
+    "code",
 )
 HTTP_REQUESTS: Final = _counter(
     "http_requests_total",
@@ -236,11 +306,21 @@ MODEL_SIZE: Final = _gauge("model_size_bytes", "Bytes of a loaded model's weight
 LAYERS_ALLOCATED: Final = _gauge(
     "layers_allocated", "Layers of a model that are on this node.", *_MODEL
 )
+LAYERS_UNSERVED: Final = _gauge(
+    "layers_unserved", "Layers of a model that no living node has memory for.", *_MODEL
+)
 MODEL_INFO: Final = _gauge(
     "model_info", "What a model is; always 1.", *_MODEL, "architecture", "quantization", "engine"
 )
 MODEL_LOAD_DURATION: Final = _histogram(
     "model_load_duration_seconds", _LOAD, "Seconds that loading took.", *_MODEL
+)
+MODEL_LOAD_PROGRESS: Final = _gauge(
+    "model_load_progress_ratio",
+    "How much of a model is downloaded, or read into memory, from 0 to 1.",
+    *_MODEL,
+    "stage",
+    stage=get_args(events.LoadStage),
 )
 MODEL_LOADS: Final = _counter(
     "model_loads_total",

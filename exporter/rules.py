@@ -144,6 +144,53 @@ def _http_finished(node: str, e: events.HttpFinished) -> tuple[Sample, ...]:
     return ((c.HTTP_REQUESTS, labels, 1), (c.HTTP_DURATION, labels, e.seconds))
 
 
+def _rpc_finished(node: str, e: events.RpcFinished) -> tuple[Sample, ...]:
+    labels = (node, e.method, e.code)
+    return ((c.RPC_REQUESTS, labels, 1), (c.RPC_LATENCY, labels, e.seconds))
+
+
+def _inference_resumed(node: str, e: events.InferenceResumed) -> tuple[Sample, ...]:
+    return ((c.RESUMED, (node, e.model_id, e.reason), 1),)
+
+
+def _model_load_progressed(node: str, e: events.ModelLoadProgressed) -> tuple[Sample, ...]:
+    ratio = min(1.0, e.done_bytes / e.total_bytes) if e.total_bytes > 0 else 0.0
+    return ((c.MODEL_LOAD_PROGRESS, (node, e.model_id, e.stage), ratio),)
+
+
+def _peer_changed(node: str, e: events.PeerChanged) -> tuple[Sample, ...]:
+    status: events.NodeState = "offline" if e.state in ("dead", "left") else "unknown"
+    if e.state == "alive":
+        status = e.status
+    return ((c.PEER_STATUS, (node, e.peer), c.STATUS_CODES[status]),)
+
+
+def _peers_counted(node: str, e: events.PeersCounted) -> tuple[Sample, ...]:
+    return (
+        (c.NETWORK_CONNECTIONS, (node, "alive"), e.alive),
+        (c.NETWORK_CONNECTIONS, (node, "suspect"), e.suspect),
+    )
+
+
+def _peer_answered(node: str, e: events.PeerAnswered) -> tuple[Sample, ...]:
+    return ((c.NETWORK_LATENCY, (node, e.peer, e.operation), e.seconds),)
+
+
+def _messages_moved(node: str, e: events.MessagesMoved) -> tuple[Sample, ...]:
+    return (
+        (c.NETWORK_MESSAGES, (node, e.direction, e.message_type), e.count),
+        (c.NETWORK_BYTES, (node, e.direction), e.size_bytes),
+    )
+
+
+def _network_failed(node: str, e: events.NetworkFailed) -> tuple[Sample, ...]:
+    return ((c.NETWORK_ERRORS, (node, e.reason), e.count),)
+
+
+def _layers_planned(node: str, e: events.LayersPlanned) -> tuple[Sample, ...]:
+    return ((c.LAYERS_UNSERVED, (node, e.model_id), e.unserved),)
+
+
 def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
     del node, event
     return ()
@@ -165,4 +212,14 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.TokensGenerated: _tokens_generated,
     events.InferenceFinished: _inference_finished,
     events.HttpFinished: _http_finished,
+    events.RpcFinished: _rpc_finished,
+    events.InferenceResumed: _inference_resumed,
+    events.ModelLoadProgressed: _model_load_progressed,
+    events.PeerChanged: _peer_changed,
+    events.PeerForgotten: _nothing,  # takes series away
+    events.PeersCounted: _peers_counted,
+    events.PeerAnswered: _peer_answered,
+    events.MessagesMoved: _messages_moved,
+    events.NetworkFailed: _network_failed,
+    events.LayersPlanned: _layers_planned,
 }

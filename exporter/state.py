@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, OTHER, Family
@@ -34,6 +34,8 @@ _NOTED: Final = (
     events.NodeStateChanged,
     events.ModelDescribed,
     events.ModelUnloaded,
+    events.ModelLoadFailed,
+    events.PeerForgotten,
 )
 """Events that say more than their samples; see `State._note`."""
 
@@ -157,6 +159,14 @@ class State:
                 for labels in [ls for ls in numbers if ls[: len(owner)] == owner]:
                     del numbers[labels]
 
+    def forget_peer(self, node_id: str, peer: str) -> None:
+        """Take away every series, counted ones too, that a node has of a peer."""
+        owner = tuple(map(clean_label, (node_id, peer)))
+        for family in (c.PEER_STATUS, c.NETWORK_LATENCY):
+            series: dict[Labels, Any] = self._series(family)
+            for labels in [ls for ls in series if ls[:2] == owner]:
+                del series[labels]
+
     def copy_series(
         self,
     ) -> tuple[dict[Family, dict[Labels, float]], dict[Family, dict[Labels, Histogram]]]:
@@ -219,9 +229,11 @@ class State:
                 if event.model_id not in node.models:
                     node.models.add(event.model_id)
                     self._initialise("model", (node.node_id, event.model_id))
-            case events.ModelUnloaded():
+            case events.ModelUnloaded() | events.ModelLoadFailed():
                 node.models.discard(event.model_id)
                 self.forget_levels(node.node_id, event.model_id)
+            case events.PeerForgotten():
+                self.forget_peer(node.node_id, event.peer)
 
     def _judge(self, node: Node, event: events.InferenceFinished) -> None:
         """Count a request by the objectives, and keep it as an example of its buckets."""

@@ -15,6 +15,14 @@ NodeState = Literal["offline", "online", "busy", "draining", "unknown"]
 UnloadReason = Literal["requested", "idle", "crashed", "stalled"]
 LoadResult = Literal["ok", "error"]
 RestartReason = Literal["crashed", "stalled"]
+LoadStage = Literal["download", "read"]
+PeerState = Literal["alive", "suspect", "dead", "left", "incompatible"]
+Direction = Literal["sent", "received"]
+MessageType = Literal["survey", "answer", "leave", "forward"]
+PeerOperation = Literal["survey", "forward"]
+NetworkFault = Literal[
+    "unauthenticated", "stale", "malformed", "incompatible", "oversize", "timeout", "connection"
+]
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -181,6 +189,89 @@ class HttpFinished(Event, frozen=True, tag=15):
     seconds: float
 
 
+class RpcFinished(Event, frozen=True, tag=16):
+    """A gRPC call came to its end, whatever the end was."""
+
+    method: str
+    """`package.Service/Method`, of a method that the node has."""
+    code: str
+    """The canonical status in lower case, as `ok` or `deadline_exceeded`."""
+    seconds: float
+
+
+class InferenceResumed(Event, frozen=True, tag=17):
+    """A request that lost its engine went on in a new one, its tokens kept."""
+
+    model_id: str
+    reason: RestartReason
+
+
+class ModelLoadProgressed(Event, frozen=True, tag=18):
+    """How far a model's download or load is. A level that leaves with the model."""
+
+    model_id: str
+    stage: LoadStage
+    done_bytes: int
+    total_bytes: int
+
+
+class PeerChanged(Event, frozen=True, tag=19):
+    """What this node holds of a peer has changed. A level."""
+
+    peer: str
+    """The peer's node id."""
+    state: PeerState
+    status: NodeState
+    """What the peer says of itself."""
+
+
+class PeerForgotten(Event, frozen=True, tag=20):
+    """A departed peer is not remembered any more; its series go."""
+
+    peer: str
+
+
+class PeersCounted(Event, frozen=True, tag=21):
+    """How many peers are connected. A level."""
+
+    alive: int
+    suspect: int
+
+
+class PeerAnswered(Event, frozen=True, tag=22):
+    """A peer answered, `seconds` after it was asked."""
+
+    peer: str
+    operation: PeerOperation
+    seconds: float
+
+
+class MessagesMoved(Event, frozen=True, tag=23):
+    """Messages of one kind went or came since the last event of the kind."""
+
+    direction: Direction
+    message_type: MessageType
+    count: int
+    size_bytes: int
+    """Of all of them together."""
+
+
+class NetworkFailed(Event, frozen=True, tag=24):
+    """Something in the mesh was refused or failed, `count` times since the last such event."""
+
+    reason: NetworkFault
+    count: int
+
+
+class LayersPlanned(Event, frozen=True, tag=25):
+    """What the mesh's plan could do for a model. A level."""
+
+    model_id: str
+    layers: int
+    unserved: int
+    """Layers that no living node has memory for."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -197,5 +288,15 @@ AnyEvent = (
     | TokensGenerated
     | InferenceFinished
     | HttpFinished
+    | RpcFinished
+    | InferenceResumed
+    | ModelLoadProgressed
+    | PeerChanged
+    | PeerForgotten
+    | PeersCounted
+    | PeerAnswered
+    | MessagesMoved
+    | NetworkFailed
+    | LayersPlanned
 )
 """What a decoder can expect; a test holds that no event is missing."""

@@ -31,6 +31,16 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.TokensGenerated(model_id, 1),
         finished(model_id),
         events.HttpFinished("/v1/completions", "POST", 200, 0.75),
+        events.RpcFinished("distributed_llm.v1.Inference/Generate", "ok", 0.75),
+        events.InferenceResumed(model_id, "crashed"),
+        events.ModelLoadProgressed(model_id, "read", 3, 4),
+        events.PeerChanged("n2", "alive", "busy"),
+        events.PeersCounted(2, 1),
+        events.PeerAnswered("n2", "survey", 0.002),
+        events.MessagesMoved("sent", "survey", 3, 600),
+        events.NetworkFailed("unauthenticated", 2),
+        events.LayersPlanned(model_id, 8, 3),
+        events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]
 

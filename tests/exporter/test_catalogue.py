@@ -11,6 +11,9 @@ CONTRACT: Mapping[str, tuple[str, set[str]]] = {
     "node_status": ("gauge", {"node_id"}),
     "node_uptime_seconds": ("gauge", {"node_id"}),
     "node_resources": ("gauge", {"node_id", "resource_type"}),
+    "network_connections": ("gauge", {"node_id", "state"}),
+    "network_messages_total": ("counter", {"node_id", "direction", "message_type"}),
+    "network_latency_seconds": ("histogram", {"node_id", "target_node", "operation"}),
     "inference_requests_total": ("counter", {"node_id", "model_id", "status"}),
     "inference_latency_seconds": ("histogram", {"node_id", "model_id", "status"}),
     "inference_tokens_generated": ("counter", {"node_id", "model_id"}),
@@ -23,8 +26,7 @@ CONTRACT: Mapping[str, tuple[str, set[str]]] = {
     "health_check_total": ("counter", {"check", "status"}),
     "health_check_latency_seconds": ("histogram", {"check"}),
 }
-"""What the monitoring document names, with the labels that it asks for; the network's are due
-with the mesh."""
+"""What the monitoring document names, with the labels that it asks for."""
 VOCABULARIES = {
     ("node_resources", "resource_type"): "cpu_cores memory_bytes max_layers used_layers",
     ("inference_requests_total", "status"): "ok error timeout cancelled rejected",

@@ -23,6 +23,7 @@ from tests.builders import every_event, histogram, number, pack_batch
 
 TIMEOUT_SECONDS = 2.5
 RECEIVED_AT = 1.6e9
+ALL = len(every_event())
 
 
 @dataclasses.dataclass
@@ -92,9 +93,9 @@ def raw(*fields: object) -> msgspec.Raw:
 def test_batch_is_counted_and_acknowledged(exporter: Exporter) -> None:
     """The reply names the last event that is counted."""
     reply = exporter.take(pack_batch(*every_event()))
-    assert (reply.protocol, reply.applied, reply.error) == (wire.PROTOCOL, 15, "")
-    assert exporter.number(c.EMITTED, "n1") == 15
-    assert sum(exporter.events(type(event).__name__) for event in every_event()) == 15
+    assert (reply.protocol, reply.applied, reply.error) == (wire.PROTOCOL, ALL, "")
+    assert exporter.number(c.EMITTED, "n1") == ALL
+    assert sum(exporter.events(type(event).__name__) for event in every_event()) == ALL
     assert exporter.number(c.LOST, "n1") == 0
     assert exporter.number(c.BATCHES, "n1") == 1
 
@@ -298,7 +299,7 @@ def test_new_session_replaces_levels_and_keeps_counters(exporter: Exporter) -> N
     assert exporter.number(c.NODE_UP, "n1") == 1
     assert exporter.number(c.MODELS_LOADED, "n1") == 0
     assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 2
-    assert exporter.number(c.EMITTED, "n1") == 15
+    assert exporter.number(c.EMITTED, "n1") == ALL
     exporter.take(pack_batch(*every_event()[:-1], session="s2", first=2), 2)
     assert exporter.number(c.CPU_SECONDS, "n1", "engine") == 15
     assert exporter.number(c.LOST, "n1") == 0
@@ -336,7 +337,7 @@ def check_gone(exporter: Exporter) -> None:
 def test_goodbye_takes_the_levels_away(exporter: Exporter) -> None:
     """A node that has left is offline at once; its counters and last time stay."""
     exporter.take(pack_batch(*every_event()[:-1]))
-    reply = exporter.take(pack_batch(first=15, goodbye=True))
+    reply = exporter.take(pack_batch(first=ALL, goodbye=True))
     assert not reply.levels_wanted
     check_gone(exporter)
 
@@ -345,7 +346,7 @@ def test_repeated_goodbye_leaves_the_node_gone(exporter: Exporter) -> None:
     """The goodbye whose reply was lost comes again and asks for nothing."""
     exporter.take(pack_batch(*every_event()[:-1]))
     for _ in range(2):
-        assert not exporter.take(pack_batch(first=15, goodbye=True)).levels_wanted
+        assert not exporter.take(pack_batch(first=ALL, goodbye=True)).levels_wanted
         check_gone(exporter)
 
 
@@ -363,7 +364,7 @@ def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
     exporter.take(pack_batch(*every_event()[:-1]))
     for _ in range(5):
         exporter.wait(2)
-        exporter.take(pack_batch(first=15))
+        exporter.take(pack_batch(first=ALL))
     assert exporter.number(c.NODE_STATUS, "n1") == 1
     assert exporter.number(c.QUEUE_DEPTH, "n1", "m") == 1
 
@@ -380,7 +381,7 @@ def test_node_that_came_back_is_shown_again(exporter: Exporter) -> None:
     """After a silence the same session goes on, with the levels that it sends again."""
     exporter.take(pack_batch(*every_event()[:-1]))
     exporter.wait(60)
-    exporter.take(pack_batch(*every_event()[:-1], first=15))
+    exporter.take(pack_batch(*every_event()[:-1], first=ALL))
     assert exporter.number(c.NODE_STATUS, "n1") == 1
     assert exporter.number(c.MODELS_LOADED, "n1") == 1
     assert exporter.number(c.LOST, "n1") == 0
@@ -393,7 +394,7 @@ def test_second_live_node_of_one_name_is_refused(exporter: Exporter) -> None:
     reply = exporter.take(pack_batch(*tokens(3), session="s2"), 2, 1)
     assert (reply.error, reply.levels_wanted) == ("conflict", False)
     assert exporter.everything() == before
-    assert not exporter.take(pack_batch(*tokens(1), first=15), 1, 2).error
+    assert not exporter.take(pack_batch(*tokens(1), first=ALL), 1, 2).error
     assert exporter.state.nodes["n1"].is_doubled(exporter.now)
 
 
