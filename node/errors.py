@@ -22,11 +22,18 @@ class RequestError(NodeError):
     code: str | None = None
 
     def __init__(
-        self, message: str, *, parameter: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        parameter: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.parameter = parameter
         self.code = code or self.code
+        self.retry_after_seconds = retry_after_seconds
+        """When to ask again, where that may help."""
 
 
 class InvalidRequestError(RequestError):
@@ -64,6 +71,22 @@ class QueueFullError(RequestError):
     status = 429
     kind = "rate_limit_error"
     code = "queue_full"
+
+
+class DeadlineExceededError(RequestError):
+    """The request was not done in the time that it had."""
+
+    status = 504
+    kind = "server_error"
+    code = "deadline_exceeded"
+
+
+class InsufficientMemoryError(RequestError):
+    """There is no room for the model beside what is loaded."""
+
+    status = 503
+    kind = "server_error"
+    code = "insufficient_memory"
 
 
 class EngineFailedError(RequestError):

@@ -30,6 +30,24 @@ def usable_memory_bytes(root: Path = _CGROUPS) -> int:
     return min([psutil.virtual_memory().total, *map(int, filter(str.isdecimal, limits))])
 
 
+def available_memory_bytes(root: Path = _CGROUPS) -> int:
+    """Tell how much memory could be had now without swapping, files in the cache counted as free.
+
+    A cgroup's `memory.current` holds its cached files too; `inactive_file` of its `memory.stat`
+    is the part that the kernel gives up first.
+    """
+    free = [psutil.virtual_memory().available]
+    for directory in _own_cgroups(root):
+        limit, used = _read(directory / "memory.max"), _read(directory / "memory.current")
+        if limit.isdecimal() and used.isdecimal():
+            statistics = dict(
+                line.split() for line in _read(directory / "memory.stat").splitlines()
+            )
+            cached = int(statistics.get("inactive_file", 0))
+            free.append(max(0, int(limit) - int(used) + cached))
+    return min(free)
+
+
 def engine_threads(cores: float) -> int:
     """Choose how many threads evaluate: one for each whole core but one.
 

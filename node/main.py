@@ -3,11 +3,10 @@
 import importlib.metadata
 import ipaddress
 import logging
-import re
+import math
 import secrets
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import sdnotify
@@ -18,9 +17,12 @@ from node.api.app import build_app
 from node.api.asgi import Application, require_key
 from node.api.server import serve
 from node.carrier import open_carrier
-from node.engine.supervisor import Engine, EngineOptions
-from node.errors import StartupError
-from node.inference.scheduler import Scheduler
+from node.engine.protocol import Described
+from node.engine.supervisor import Engine, EngineOptions, Watcher
+from node.errors import RequestError, StartupError
+from node.inference.lane import Lane, LaneOptions
+from node.inference.models import Model, find_shortage, list_models
+from node.inference.scheduler import Limits, Scheduler
 from node.outbox import Outbox
 from node.settings import NodeSettings
 from node.state import NodeStatus
@@ -52,12 +54,11 @@ async def run(settings: NodeSettings) -> None:
         events_limit=settings.buffer_events,
         backlog_bytes=settings.buffer_bytes,
     )
-    scheduler = Scheduler(outbox.emit)
-    engine = Engine(_model_id(settings.model), _engine_options(settings), outbox.emit)
-    lane = scheduler.add(engine, settings.queue)
+    models = list_models(settings.model, settings.models_dir)
+    scheduler = _build_scheduler(models, settings, outbox)
     status = NodeStatus(importlib.metadata.version(APPLICATION), scheduler, outbox.emit)
     scheduler.on_change = status.note_change
-    framework: Any = build_app(scheduler, status, engine.model_id)
+    framework: Any = build_app(scheduler, status, models[0].model_id)
     application = _protect(framework, settings)
     stop_serving = trio.Event()
 
@@ -72,17 +73,59 @@ async def run(settings: NodeSettings) -> None:
                 )
                 work.start_soon(watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(status.run, name="sampler")
-                work.start_soon(lane.run, name=f"lane of {engine.model_id}")
+                for lane in scheduler.lanes:
+                    work.start_soon(lane.run, name=f"lane of {lane.engine.model_id}")
+                    work.start_soon(lane.engine.run, name=f"engine of {lane.engine.model_id}")
                 status.api_url = await _open_api(
                     serving, application, settings, outbox, stop_serving
                 )
                 outbox.emit(status.identity())
-                _log.info("API on %s; loading model %s", status.api_url, engine.model_id)
-                await work.start(engine.run, name=f"engine of {engine.model_id}")
-                _log.info("model %s is ready", engine.model_id)
+                _log.info("API on %s", status.api_url)
+                await _load(scheduler, models)
                 sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={status.api_url}")
             work.cancel_scope.cancel()
     _log.info("the node has stopped")
+
+
+def _build_scheduler(models: list[Model], settings: NodeSettings, outbox: Outbox) -> Scheduler:
+    """Give each model its engine and its lane; the composition root runs them."""
+    limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
+    scheduler = Scheduler(outbox.emit, limits)
+
+    def find_room(described: Described) -> str:
+        loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
+        return find_shortage(described, loaded, machine.available_memory_bytes())
+
+    cores = machine.usable_cores()
+    threads = settings.threads or machine.engine_threads(cores)
+    turns = trio.CapacityLimiter(max(1, int(cores) // threads))
+    watcher = Watcher(outbox.emit, find_room, scheduler.note_change)
+    options = LaneOptions(
+        queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
+    )
+    for model in models:
+        engine = Engine(model.model_id, _engine_options(model, threads, settings), watcher)
+        engine.resident = model.resident
+        scheduler.add(Lane(engine, options, turns, outbox.emit, scheduler.note_change))
+    return scheduler
+
+
+async def _load(scheduler: Scheduler, models: list[Model]) -> None:
+    """Load what is to be there from the start, one after the other.
+
+    Raises:
+        StartupError: One cannot be loaded.
+    """
+    for model in models:
+        if model.resident:
+            _log.info("loading model %s from %s", model.model_id, model.path)
+            try:
+                await scheduler.load(model.model_id)
+            except RequestError as error:
+                if scheduler.draining:
+                    return
+                raise StartupError(f"model {model.model_id} cannot be served: {error}") from error
+            _log.info("model %s is ready", model.model_id)
 
 
 def _protect(application: Application, settings: NodeSettings) -> Application:
@@ -148,17 +191,13 @@ async def _hurry(signals: AsyncIterator[int], draining: trio.Nursery) -> None:
     draining.cancel_scope.cancel()
 
 
-def _engine_options(settings: NodeSettings) -> EngineOptions:
+def _engine_options(model: Model, threads: int, settings: NodeSettings) -> EngineOptions:
     return EngineOptions(
-        path=str(settings.model),
+        path=str(model.path),
         context_length=settings.context_length,
-        threads=settings.threads or machine.engine_threads(machine.usable_cores()),
+        prompt_limit=settings.max_prompt_tokens,
+        threads=threads,
         batch_tokens=_PROMPT_CHUNK_TOKENS,
         load_seconds=settings.load_seconds,
         stall_seconds=settings.stall_seconds,
     )
-
-
-def _model_id(path: Path) -> str:
-    """Name a model after its file; the name goes into metrics, so that it is kept plain."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:64] or "model"

@@ -2,20 +2,51 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from node.demo import MODEL_PATH
 from node.outbox import BACKLOG_BYTES, EVENTS_LIMIT
-from shared.settings import FILE, NOT_NEGATIVE, PORT, POSITIVE, SEEDS, Settings, setting
+from shared.settings import (
+    DIRECTORY,
+    FILE,
+    NOT_NEGATIVE,
+    PORT,
+    POSITIVE,
+    SEEDS,
+    Settings,
+    setting,
+)
+
+
+class _Models(click.ParamType[tuple[str, ...]]):
+    name = "[name=]path,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        del param, ctx
+        return value if isinstance(value, tuple) else tuple(filter(None, value.split(",")))
+
+
+_MODELS: Final = _Models()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSettings(Settings):
     """What the node is told."""
 
-    model: Path = setting(
-        MODEL_PATH, click.Path(path_type=Path), "GGUF file to serve; the demo model if not given."
+    model: tuple[str, ...] = setting(
+        (str(MODEL_PATH),),
+        _MODELS,
+        "GGUF files to load and serve, perhaps under other names; the demo model if not given.",
+    )
+    models_dir: Path | None = setting(
+        None, DIRECTORY, "Directory of further GGUF files, each loaded when it is asked for."
+    )
+    idle_unload_seconds: float = setting(
+        0.0, NOT_NEGATIVE, "Seconds without a request after which a model is unloaded; 0 for never."
     )
     api_port: int = setting(8080, PORT, "Port of the API; 0 takes a free one.")
     api_key_file: Path | None = setting(
@@ -26,10 +57,19 @@ class NodeSettings(Settings):
     context_length: int = setting(
         0, click.IntRange(min=0), "Tokens of context; 0 for what the model was trained with."
     )
+    max_prompt_tokens: int = setting(
+        0, click.IntRange(min=0), "Tokens that a prompt may have; 0 for as many as the context."
+    )
+    max_output_tokens: int = setting(
+        0, click.IntRange(min=0), "Tokens that an answer may have; 0 for as many as the context."
+    )
     threads: int = setting(
         0, click.IntRange(min=0), "Threads of the engine; 0 for one a usable core but one."
     )
     queue: int = setting(64, click.IntRange(min=1), "Requests that may wait for a model.")
+    request_seconds: float = setting(
+        600.0, POSITIVE, "Seconds that a request may take, waiting included."
+    )
     drain_seconds: float = setting(
         20.0, NOT_NEGATIVE, "Seconds that running requests get when the node stops."
     )

@@ -10,6 +10,7 @@ import trio
 from node import machine
 from node.engine import NAME
 from node.engine.supervisor import Engine
+from node.inference.lane import Lane
 from node.inference.scheduler import Scheduler
 from node.system import SystemSampler
 from shared import events
@@ -46,6 +47,12 @@ class NodeStatus:
         free = any(lane.has_free_slot for lane in self._scheduler.lanes)
         return "online" if free else "busy"
 
+    @property
+    def serving(self) -> bool:
+        """Whether requests are taken and every model that must be loaded is."""
+        lanes = self._scheduler.lanes
+        return not self._scheduler.draining and all(lane.engine.healthy for lane in lanes)
+
     def note_change(self) -> None:
         """Emit the state if it is another one than before."""
         state = self.state
@@ -60,7 +67,7 @@ class NodeStatus:
             self._emit(self._sample)
             self._emit(self._resources())
             self.note_change()
-            for lane in self._scheduler.lanes:
+            for lane in self._present():
                 self._emit(_progress(lane.engine))
             await trio.sleep(_SAMPLE_SECONDS)
 
@@ -75,11 +82,15 @@ class NodeStatus:
         yield events.NodeStateChanged(self.state)
         yield self._resources()
         yield self._sample
-        for lane in self._scheduler.lanes:
+        for lane in self._present():
             yield lane.load()
             yield _progress(lane.engine)
             if (described := lane.engine.describe()) is not None:
                 yield described
+
+    def _present(self) -> list[Lane]:
+        """Give the lanes of models that are in memory, or shall be."""
+        return [lane for lane in self._scheduler.lanes if lane.engine.state != "unloaded"]
 
     def _resources(self) -> events.ResourcesSampled:
         memory = machine.usable_memory_bytes()

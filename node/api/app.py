@@ -67,11 +67,10 @@ class _Routes:
         self._created = int(time.time())
 
     async def health(self) -> Response:
-        """Say whether the node serves: 200 while each model's engine is up, else 503."""
-        lanes = list(self._scheduler.lanes)
-        engines = {lane.engine.model_id: "ready" if lane.engine.ready else "down" for lane in lanes}
+        """Say whether the node serves: 200 while every model that must be loaded is, else 503."""
+        engines = {lane.engine.model_id: lane.engine.state for lane in self._scheduler.lanes}
         state = self._status.state
-        healthy = state in ("online", "busy") and all(lane.engine.ready for lane in lanes)
+        healthy = self._status.serving
         body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
         return _json(body, 200 if healthy else 503)
 
@@ -107,8 +106,9 @@ class _Routes:
         """Take the assistant's turn in a chat."""
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
-        engine = self._scheduler.find(model_id)
+        engine = self._scheduler.find(model_id).engine
         if engine.described is None:  # before the first load only: a template outlives its child
+            engine.want()
             await engine.wait_ready()
         described = engine.described
         if described is None:

@@ -9,14 +9,30 @@ import select
 import signal
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from node.engine import header, protocol
 from node.engine.ctransformers import CTransformersEngine
-from node.engine.protocol import Cancel, Command, Evaluated, Finished, Generate, Load, Sampled
+from node.engine.protocol import (
+    Cancel,
+    Command,
+    Evaluated,
+    Finished,
+    Generate,
+    Load,
+    Proceed,
+    Read,
+    Sampled,
+)
 
 _COMMANDS: Final = 0
 _READ_BYTES: Final = 64 * 1024
+_FILE_READ_BYTES: Final = 16 * 2**20
+_UNKNOWN_CONTEXT: Final = 2048
+"""Positions where neither the settings nor the file say how many."""
 
 
 class Link:
@@ -68,10 +84,11 @@ class Link:
 class Child:
     """One loaded model that answers one request at a time."""
 
-    def __init__(self, link: Link, engine: CTransformersEngine, batch_tokens: int) -> None:
+    def __init__(self, link: Link, engine: CTransformersEngine, options: Load) -> None:
         self._link = link
         self._engine = engine
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = options.batch_tokens
+        self._prompt_limit = options.prompt_limit or engine.context_length - 1
 
     def serve(self) -> None:
         """Answer requests until the node is gone (EOFError)."""
@@ -84,16 +101,19 @@ class Child:
     def _generate(self, command: Generate) -> Finished:
         tokens = self._engine.tokenize(command.prompt, control_tokens=command.control_tokens)
         room = self._engine.context_length - len(tokens)
-        if room < 1:
+        if room < 1 or len(tokens) > self._prompt_limit:
             message = (
-                f"the prompt has {len(tokens)} tokens and the model's context holds "
-                f"{self._engine.context_length}, the answer included"
+                f"the prompt has {len(tokens)} tokens and may have {self._prompt_limit}; "
+                f"the model's context holds {self._engine.context_length}, the answer included"
             )
             return Finished(command.request, "too_long", message)
+        wanted = min(command.max_tokens or room, room) - len(command.prior)
+        if wanted < 1:  # an earlier child drew the last one and died before it said so
+            return Finished(command.request, "length", "")
+        tokens += command.prior
         if not self._evaluate(command.request, tokens):
             return Finished(command.request, "cancelled", "")
-        limit = min(command.max_tokens or room, room)
-        return Finished(command.request, self._decode(command, len(tokens), limit), "")
+        return Finished(command.request, self._decode(command, len(tokens), wanted), "")
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
         """Evaluate the prompt in chunks; False when it was cancelled between two."""
@@ -117,7 +137,7 @@ class Child:
             if self._engine.is_end(token):
                 return "stop"
             # Sent before the token is evaluated: nobody waits a step longer than needed.
-            self._link.send(Sampled(command.request, self._engine.text(token)))
+            self._link.send(Sampled(command.request, token, self._engine.text(token)))
             if generated < limit:
                 self._engine.evaluate([token])
             position += 1
@@ -127,9 +147,11 @@ class Child:
 def load(link: Link, command: Load) -> CTransformersEngine | None:
     """Check the model's header, load it and say so; None when it cannot be used."""
     try:
-        described = header.read_header(command.path)
+        length, described = describe(command)
         link.send(described)
-        length = command.context_length or described.context_length or 2048
+        if not isinstance(link.receive(), Proceed):
+            return None
+        read_through(link, command.path)
         engine = CTransformersEngine(
             command.path, length, command.threads, described.control_tokens
         )
@@ -144,6 +166,31 @@ def load(link: Link, command: Load) -> CTransformersEngine | None:
     return engine
 
 
+def describe(command: Load) -> tuple[int, protocol.Described]:
+    """Give the context length to use, and the model's description with it.
+
+    Raises:
+        UnusableModelError: The engine cannot run the model.
+    """
+    described = header.read_header(command.path)
+    length = command.context_length or described.context_length or _UNKNOWN_CONTEXT
+    return length, msgspec.structs.replace(described, context_length=length)
+
+
+def read_through(link: Link, path: str) -> None:
+    """Read the model's file once, so that it is in memory, telling how far that is.
+
+    The library maps the file and would wait for the disk page by page, without a word.
+    """
+    total = Path(path).stat().st_size
+    buffer = bytearray(_FILE_READ_BYTES)
+    done = 0
+    with Path(path).open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            done += count
+            link.send(Read(done, total))
+
+
 def main() -> None:
     """Serve the node on the pipe whose number is the argument, until the node is gone."""
     # The node decides when the child ends; a signal to the whole group must not cut its drain.
@@ -153,7 +200,7 @@ def main() -> None:
     try:
         command = link.receive()
         if isinstance(command, Load) and (engine := load(link, command)):
-            Child(link, engine, command.batch_tokens).serve()
+            Child(link, engine, command).serve()
     except (EOFError, BrokenPipeError):
         pass
 

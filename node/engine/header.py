@@ -66,6 +66,7 @@ def _describe(reader: gguf.GGUFReader) -> Described:
         size_bytes=sum(int(tensor.n_bytes) for tensor in reader.tensors),
         layers=int(_value(reader, f"{architecture}.block_count", 0)),
         context_length=int(_value(reader, f"{architecture}.context_length", 0)),
+        position_bytes=_position_bytes(reader, architecture),
         chat_template=str(_value(reader, "tokenizer.chat_template", "")),
         control_tokens={text: i for i, (text, kind) in pairs if kind == _CONTROL},
         bos=_token(reader, tokens, "bos"),
@@ -105,6 +106,15 @@ def _value(reader: gguf.GGUFReader, key: str, default: Any) -> Any:
 def _token(reader: gguf.GGUFReader, tokens: list[str], which: str) -> str:
     identity = _value(reader, f"tokenizer.ggml.{which}_token_id", None)
     return tokens[identity] if identity is not None and identity < len(tokens) else ""
+
+
+def _position_bytes(reader: gguf.GGUFReader, architecture: str) -> int:
+    """Reckon what one position takes: a key and a value of 16-bit floats in each layer."""
+    layers = int(_value(reader, f"{architecture}.block_count", 0))
+    width = int(_value(reader, f"{architecture}.embedding_length", 0))
+    heads = int(_value(reader, f"{architecture}.attention.head_count", 0)) or 1
+    shared = int(_value(reader, f"{architecture}.attention.head_count_kv", heads))
+    return 2 * 2 * layers * width * shared // heads
 
 
 def _quantization(reader: gguf.GGUFReader) -> str:

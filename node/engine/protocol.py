@@ -15,7 +15,7 @@ FRAME_BYTES: Final = 64 * 2**20
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Load the model at `path`; the first command, sent once."""
+    """Describe the model at `path`, the first command; load it once `Proceed` comes."""
 
     path: str
     context_length: int
@@ -23,6 +23,12 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     threads: int
     batch_tokens: int
     """Prompt tokens per evaluation: progress is seen and a cancel heard between two."""
+    prompt_limit: int
+    """Tokens that a prompt may have; 0 for as many as the context holds."""
+
+
+class Proceed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """There is memory for the model that was described: load it."""
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -46,8 +52,11 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Text in which the model's control tokens count as such where `control_tokens` is set."""
     control_tokens: bool
     max_tokens: int
-    """0 for as many as the context holds."""
+    """0 for as many as the context holds; those in `prior` count."""
     sampling: Sampling
+    prior: tuple[int, ...] = ()
+    """Tokens of the answer that an earlier child drew: evaluated after the prompt, so that the
+    next one is what it would have been there."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -65,11 +74,20 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     size_bytes: int
     layers: int
     context_length: int
+    position_bytes: int
+    """Memory that each position of the context takes."""
     chat_template: str
     """Empty where the file has none."""
     control_tokens: dict[str, int]
     bos: str
     eos: str
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """So much of the model's file has been read into memory."""
+
+    done_bytes: int
+    total_bytes: int
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -97,6 +115,7 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """One token was drawn; `text` is its bytes, perhaps part of a character."""
 
     request: int
+    token: int
     text: bytes
 
 
@@ -112,8 +131,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """For `too_long`, how long the prompt is and how long it may be."""
 
 
-Command = Load | Generate | Cancel
-Result = Described | Loaded | LoadFailed | Evaluated | Sampled | Finished
+Command = Load | Proceed | Generate | Cancel
+Result = Described | Read | Loaded | LoadFailed | Evaluated | Sampled | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder = msgspec.msgpack.Decoder(Command)

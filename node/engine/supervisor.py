@@ -1,26 +1,26 @@
 """Keeps one model's engine child alive and passes requests to it and results back.
 
-A crash, a hang or an out-of-memory kill of the child is an event here: the request that it had
-ends with an error, a new child is started, the rest of the queue goes on.
+A crash, a hang or an out-of-memory kill of the child is an event here: the request that it had is
+interrupted, a new child is started, and the model's lane hands the request over again.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import trio
 
 from node.engine import protocol
 from node.engine.child_process import ChildProcess, open_child
-from node.errors import EngineFailedError, RequestError, StartupError, UnavailableError
+from node.errors import InsufficientMemoryError, RequestError, UnavailableError
 from shared import events
 from shared.events import Event
 
+EngineState = Literal["unloaded", "loading", "ready", "failed"]
+
 _BACKOFF_SECONDS: Final = (0.1, 30.0)
-_STEADY_SECONDS: Final = 60.0
-"""A child that lived this long was no part of a crash loop."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,14 +35,17 @@ class Job(Protocol):
     def evaluated(self, done: int, total: int, cached: int) -> None:
         """`done` of `total` prompt tokens are evaluated."""
 
-    def sampled(self, piece: bytes) -> None:
+    def sampled(self, token: int, piece: bytes) -> None:
         """One token was drawn."""
 
     def finished(self, reason: protocol.EndReason, message: str) -> None:
         """The engine is done with it."""
 
+    def interrupted(self, reason: events.RestartReason) -> None:
+        """The engine ended while it had it."""
+
     def failed(self, error: RequestError) -> None:
-        """The engine is gone."""
+        """There will be no engine for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class EngineOptions:
 
     path: str
     context_length: int
+    prompt_limit: int
     threads: int
     batch_tokens: int
     load_seconds: float
@@ -59,46 +63,96 @@ class EngineOptions:
     """With a request in work and no progress for so long, the child counts as hung."""
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told of what happens to an engine, and asked before it takes memory."""
+
+    emit: Callable[[Event], None]
+    find_room: Callable[[protocol.Described], str] = lambda _: ""
+    """Says why there is no memory for a model, or nothing."""
+    changed: Callable[[], None] = lambda: None
+    """Called when the engine's state has changed."""
+
+
 class Engine:
     """One model's engine. The model's lane gives it one job at a time.
+
+    It has a child while the model is wanted: from `want` until `unload`, with a new child
+    whenever one ends. A model that is `resident` is tried again until it loads; one that is not
+    is tried again when it is next wanted.
 
     Args:
         model_id: The model's name in events.
         options: How to load it.
-        emit: Takes the events of its life.
+        watcher: Who is told.
     """
 
-    def __init__(
-        self, model_id: str, options: EngineOptions, emit: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, model_id: str, options: EngineOptions, watcher: Watcher) -> None:
         self.model_id: Final = model_id
         self.described: protocol.Described | None = None
         self.context_length = 0
+        self.resident = False
         self.progressed_at = 0.0
         """Unix time of the last prompt chunk or token; 0 before the first."""
         self._options = options
-        self._emit = emit
+        self._watcher = watcher
+        self._emit = watcher.emit
+        self._wanted = False
+        self._called = trio.Event()
+        """Set when `want` or `unload` has something to say."""
+        self._unload_reason: events.UnloadReason = "requested"
         self._child: ChildProcess | None = None
+        self._loaded = False
+        self._failure: RequestError | None = None
         self._settled = trio.Event()
-        self._failure = ""
+        """Set while the model is loaded, could not be loaded, or is not wanted."""
+        self._gone = trio.Event()
+        """Set while there is no child."""
+        self._gone.set()
+        self._worked = False
+        """Whether this child has got any work done: then its end was no part of a crash loop."""
         self._job: Job | None = None
         self._freed = trio.Event()
         self._progress = 0.0
 
     @property
+    def state(self) -> EngineState:
+        """How the model is."""
+        if self._loaded:
+            return "ready"
+        if not self._wanted:
+            return "unloaded"
+        return "failed" if self._failure else "loading"
+
+    @property
     def ready(self) -> bool:
         """Whether a child has the model loaded now."""
-        return self._child is not None and self._settled.is_set() and not self._failure
+        return self._loaded
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it is as it should be: a model that must be in memory is."""
+        return self._loaded or not self.resident
 
     @property
     def pid(self) -> int | None:
         """The child's process id, while there is one."""
         return self._child.pid if self._child else None
 
+    @property
+    def weights_bytes(self) -> int:
+        """How large the weights in memory are; 0 while there are none."""
+        return self.described.size_bytes if self.described and self._loaded else 0
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the job in hand has been without progress; 0 while there is none."""
+        return 0.0 if self._job is None else trio.current_time() - self._progress
+
     def describe(self) -> events.ModelDescribed | None:
         """Give the level that says what the loaded model is; None while none is loaded."""
         described = self.described
-        if described is None or self._child is None or not self.context_length:
+        if described is None or not self._loaded:
             return None
         return events.ModelDescribed(
             self.model_id,
@@ -109,44 +163,61 @@ class Engine:
             described.layers,
         )
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a child with the model; started when it is loaded. Runs until cancelled.
-
-        Raises:
-            StartupError: The first child could not load the model.
-        """
-        if failure := await self._live(task_status.started):
-            raise StartupError(failure)
+    async def run(self) -> None:
+        """Keep a child with the model while it is wanted. Runs until cancelled."""
         backoff = _BACKOFF_SECONDS[0]
         while True:
-            await trio.sleep(backoff)
-            born = trio.current_time()
-            self._failure = await self._live(lambda: None)
-            if self._failure:
-                _log.error("model %s cannot be loaded again: %s", self.model_id, self._failure)
-                self._settled.set()  # whoever waits is told
-            steady = trio.current_time() - born > _STEADY_SECONDS
-            backoff = _BACKOFF_SECONDS[0] if steady else min(2 * backoff, _BACKOFF_SECONDS[1])
+            while not self._wanted:
+                await self._wait_called()
+                backoff = _BACKOFF_SECONDS[0]
+            self._worked = False
+            failure = await self._live()
+            if self._worked:
+                backoff = _BACKOFF_SECONDS[0]
+            if failure:
+                self._fail(failure)
+            if self._wanted:
+                with trio.move_on_after(backoff):
+                    await self._wait_called()
+                backoff = min(2 * backoff, _BACKOFF_SECONDS[1])
 
-    @property
-    def silent_seconds(self) -> float:
-        """How long the job in hand has been without progress; 0 while there is none."""
-        return 0.0 if self._job is None else trio.current_time() - self._progress
+    def want(self) -> None:
+        """Have the model loaded, if it is not."""
+        if self._wanted:  # one that fails to load is tried again in its own time
+            return
+        self._wanted = True
+        self._failure = None
+        self._settled = trio.Event()
+        self._called.set()
+        self._watcher.changed()
 
     async def wait_ready(self) -> None:
-        """Wait until a child has the model.
+        """Wait until a child has the model, which has to be wanted.
 
         Raises:
-            UnavailableError: The model cannot be loaded any more.
+            UnavailableError: The model cannot be loaded, or is not wanted any more.
         """
-        await self._settled.wait()
-        if self._failure:
-            raise UnavailableError(f"model {self.model_id} cannot be loaded: {self._failure}")
+        while not self._loaded:
+            if self._failure:
+                raise self._failure
+            if not self._wanted:
+                raise UnavailableError(f"model {self.model_id} was unloaded", code="model_unloaded")
+            await self._settled.wait()
+
+    async def unload(self, reason: Literal["requested", "idle"]) -> None:
+        """Let the model go. Ends when its child is gone; a job that it has is lost."""
+        self.resident = False
+        self._wanted = False
+        self._unload_reason = reason
+        self._called.set()
+        self._settled.set()
+        await self._gone.wait()
+        self._watcher.changed()
 
     async def begin(self, job: Job, command: protocol.Generate) -> None:
         """Hand a job to the child, whose one job it then is until `release` returns."""
-        if self._child is None:
-            job.failed(EngineFailedError("the engine ended; send the request again"))
+        if self._child is None or not self._loaded:
+            job.interrupted("crashed")
             return
         self._job = job
         self._freed = trio.Event()
@@ -159,69 +230,105 @@ class Engine:
             await self._child.send(protocol.Cancel(job.identity))
             await self._freed.wait()
 
-    async def _live(self, started: Callable[[], None]) -> str:
-        """Run one child from its start to its end; give why it could not load, else nothing."""
-        try:
-            return await self._live_child(started)
-        except OSError as error:  # no process, pipe or memory to be had: as bad, and as passing
-            return f"no engine child can be started: {error}"
+    async def _wait_called(self) -> None:
+        await self._called.wait()
+        self._called = trio.Event()
 
-    async def _live_child(self, started: Callable[[], None]) -> str:
-        async with open_child() as child:
+    def _fail(self, failure: RequestError) -> None:
+        """Tell whoever waits that the model cannot be loaded."""
+        # Who asked for its first load is told; a later one happens by itself.
+        level = logging.ERROR if self.described else logging.DEBUG
+        _log.log(level, "model %s cannot be loaded: %s", self.model_id, failure)
+        self._failure = failure
+        if not self.resident:
+            self._wanted = False
+        self._settled.set()
+        self._watcher.changed()
+
+    async def _live(self) -> RequestError | None:
+        """Run one child from its start to its end; give why it could not load, if so."""
+        self._gone = trio.Event()
+        try:
+            return await self._live_child()
+        except OSError as error:  # no process, pipe or memory to be had: as bad, and as passing
+            return UnavailableError(f"no engine child can be started: {error}")
+        finally:
+            self._gone.set()
+
+    async def _live_child(self) -> RequestError | None:
+        async with open_child() as child, trio.open_nursery() as nursery:
             self._child = child
-            reason: events.UnloadReason = "requested"
+            nursery.start_soon(self._leave, nursery.cancel_scope, name=f"end of {self.model_id}")
+            reason: events.UnloadReason | None = None
             try:
                 if failure := await self._load(child):
                     return failure
-                started()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._watch, child, name=f"watchdog of {self.model_id}")
-                    while results := await child.receive():
-                        self._take(results)
-                    nursery.cancel_scope.cancel()
+                nursery.start_soon(self._watch, child, name=f"watchdog of {self.model_id}")
+                while results := await child.receive():
+                    self._take(results)
                 reason = "stalled" if child.stalled else "crashed"
                 _log.warning("%s; model %s", await child.wait_epitaph(), self.model_id)
                 for line in child.last_lines:
                     _log.warning("engine child %d said: %s", child.pid, line)
             finally:
-                self._lose(reason)
-        return ""
+                self._lose(reason or self._unload_reason)
+                nursery.cancel_scope.cancel()
+        return None
 
-    async def _load(self, child: ChildProcess) -> str:
+    async def _leave(self, scope: trio.CancelScope) -> None:
+        """End the child's block when the model is not wanted any more."""
+        while self._wanted:
+            await self._wait_called()
+        scope.cancel()
+
+    async def _load(self, child: ChildProcess) -> RequestError | None:
         began = trio.current_time()
         options = self._options
         await child.send(
             protocol.Load(
-                options.path, options.context_length, options.threads, options.batch_tokens
+                options.path,
+                options.context_length,
+                options.threads,
+                options.batch_tokens,
+                options.prompt_limit,
             )
         )
-        failure = f"{options.path} was not loaded within {options.load_seconds:g} s"
+        failure: RequestError | None = UnavailableError(
+            f"{options.path} was not loaded within {options.load_seconds:g} s"
+        )
         with trio.move_on_after(options.load_seconds):
             failure = await self._wait_loaded(child)
         seconds = trio.current_time() - began
         if failure:
             self._emit(events.ModelLoadFailed(self.model_id, seconds))
             return failure
+        self._loaded = True
+        self._failure = None
         self._emit(events.ModelLoaded(self.model_id, seconds))
         if (level := self.describe()) is not None:
             self._emit(level)
-        self._failure = ""
         self._settled.set()
-        return ""
+        self._watcher.changed()
+        return None
 
-    async def _wait_loaded(self, child: ChildProcess) -> str:
+    async def _wait_loaded(self, child: ChildProcess) -> RequestError | None:
         while results := await child.receive():
             for result in results:
                 match result:
                     case protocol.Described():
                         self.described = result
+                        if fault := self._watcher.find_room(result):
+                            return InsufficientMemoryError(fault)
+                        await child.send(protocol.Proceed())
+                    case protocol.Read(done, total):
+                        self._emit(events.ModelLoadProgressed(self.model_id, "read", done, total))
                     case protocol.Loaded(context_length):
                         self.context_length = context_length
-                        return ""
+                        return None
                     case protocol.LoadFailed(message):
-                        return message
+                        return UnavailableError(message)
         epitaph = await child.wait_epitaph()
-        return (
+        return UnavailableError(
             f"{epitaph} while it loaded {self._options.path}: "
             "is there memory for it, and is the file whole?"
         )
@@ -229,13 +336,14 @@ class Engine:
     def _take(self, results: list[protocol.Result]) -> None:
         self._progress = trio.current_time()
         self.progressed_at = time.time()
+        self._worked = True
         for result in results:
             job = self._job
             if job is None:
                 continue
             match result:
-                case protocol.Sampled(_, text):
-                    job.sampled(text)
+                case protocol.Sampled(_, token, text):
+                    job.sampled(token, text)
                 case protocol.Evaluated(_, done, total, cached):
                     job.evaluated(done, total, cached)
                 case protocol.Finished(_, reason, message):
@@ -253,19 +361,25 @@ class Engine:
                 return
 
     def _lose(self, reason: events.UnloadReason) -> None:
-        was_loaded = self.ready
+        """Note that the child is gone, or about to be."""
+        was_loaded = self._loaded
         self._child = None
+        self._loaded = False
         self.context_length = 0
         if not was_loaded:
             return
+        self._settled.set()  # who waits looks again
         self._settled = trio.Event()
         self._emit(events.ModelUnloaded(self.model_id, reason))
-        if reason in ("crashed", "stalled"):
-            self._emit(events.EngineRestarted(self.model_id, reason))
         job = self._job
         self._free()
-        if job is not None:
-            job.failed(EngineFailedError(f"the engine {reason}; send the request again"))
+        if reason in ("crashed", "stalled"):
+            self._emit(events.EngineRestarted(self.model_id, reason))
+            if job is not None:
+                job.interrupted(reason)
+        elif job is not None:
+            job.failed(UnavailableError(f"model {self.model_id} was unloaded"))
+        self._watcher.changed()
 
     def _free(self) -> None:
         self._job = None

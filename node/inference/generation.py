@@ -1,6 +1,7 @@
 """One request on its way from admission to its one end, with the account that is kept of it."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -9,12 +10,30 @@ from typing import Final
 import msgspec
 import trio
 
-from node.engine.protocol import EndReason, Sampling
-from node.errors import ContextLengthError, RequestError
+from node.engine.protocol import EndReason, Generate, Sampling
+from node.errors import (
+    ContextLengthError,
+    DeadlineExceededError,
+    EngineFailedError,
+    QueueFullError,
+    RequestError,
+)
 from node.inference.text import TextAssembler
-from shared.events import Event, FinishReason, InferenceFinished, RequestStatus, TokensGenerated
+from shared.events import (
+    Event,
+    FinishReason,
+    InferenceFinished,
+    InferenceResumed,
+    RequestStatus,
+    RestartReason,
+    TokensGenerated,
+)
 
 Emit = Callable[[Event], None]
+
+_FRUITLESS_RESUMES: Final = 2
+"""How often a request is handed to a new engine without a token in between: one that ends every
+engine is at fault itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +51,10 @@ class InferenceRequest:
     streamed: bool = False
     request_id: str = ""
     """Names the request in answers and exemplars."""
+    client: str = ""
+    """Who asks: requests of one client wait behind each other, not before those of others."""
+    deadline_seconds: float | None = None
+    """How long the whole answer may take from its admission; None for as long as it may."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -63,9 +86,9 @@ class _Phase(Enum):
 class Generation:
     """One admitted request.
 
-    The engine's side calls `started`, `evaluated`, `sampled`, `finished` or `failed`; the
-    caller's side reads with `receive` and leaves with `close`. Exactly one `InferenceFinished`
-    is emitted for it, whatever happens.
+    The engine's side calls `begin`, `evaluated`, `sampled`, `finished`, `interrupted` or `failed`;
+    the caller's side reads with `receive` and leaves with `close`. Exactly one
+    `InferenceFinished` is emitted for it, whatever happens.
     """
 
     def __init__(
@@ -73,7 +96,7 @@ class Generation:
         request: InferenceRequest,
         emit: Emit,
         room: int,
-        left_queue: Callable[[], None] = lambda: None,
+        left_queue: Callable[["Generation"], None] = lambda _: None,
     ) -> None:
         """Take what is wanted.
 
@@ -86,7 +109,7 @@ class Generation:
         self.request: Final = request
         self.identity: Final = next(_identities)
         self.changed = trio.Event()
-        """Set when the caller has left or the generation is over."""
+        """Set when the engine is to let go of it, or has."""
         self._accepted = trio.Event()
         self.error: RequestError | None = None
         self._ending: Ending | None = None
@@ -97,11 +120,18 @@ class Generation:
         self._send, self._receive = trio.open_memory_channel[Delta](room + 2)
         self._phase = _Phase.QUEUED
         now = trio.current_time()
+        seconds = request.deadline_seconds
+        self._deadline = math.inf if seconds is None else now + seconds
         self._began = {_Phase.QUEUED: now}
         self._closed = False
+        self._expired = False
+        self._in_engine = False
+        self._interruption: RestartReason | None = None
+        self._fruitless = 0
+        """Interruptions since the last token."""
+        self._tokens: list[int] = []
         self._prompt_tokens = 0
         self._cached_tokens = 0
-        self._generated = 0
         self._delivered = 0
 
     # The caller's side.
@@ -112,7 +142,10 @@ class Generation:
         Raises:
             RequestError: It was not accepted.
         """
-        await self._accepted.wait()
+        with trio.move_on_at(self._deadline) as limit:
+            await self._accepted.wait()
+        if limit.cancelled_caught:
+            self._expire()
         if self.error is not None:
             raise self.error
 
@@ -123,13 +156,16 @@ class Generation:
             RequestError: The answer ended in an error.
         """
         try:
-            delta = await self._receive.receive()
+            with trio.move_on_at(self._deadline):
+                delta = await self._receive.receive()
+                self._delivered += delta.tokens
+                return delta
+            self._expire()
         except trio.EndOfChannel:
-            if self._ending is None or self.error is not None:
-                raise self.error or RequestError("the answer was given up") from None
-            return self._ending
-        self._delivered += delta.tokens
-        return delta
+            pass
+        if self._ending is None or self.error is not None:
+            raise self.error or RequestError("the answer was given up") from None
+        return self._ending
 
     def receive_more(self) -> list[Delta]:
         """Take the pieces that are there already, without waiting."""
@@ -145,7 +181,7 @@ class Generation:
         """Leave: the answer is not wanted any more. Harmless after the end."""
         self._closed = True
         self._receive.close()
-        if self._phase is _Phase.QUEUED:
+        if not self._in_engine:
             self._end("cancelled", "cancelled")
         self.changed.set()
 
@@ -156,29 +192,46 @@ class Generation:
 
     @property
     def unwanted(self) -> bool:
-        """Whether the engine should stop: the caller left, or the answer hit a stop sequence."""
-        return self._closed or self._text.stopped
+        """Whether the engine should stop: nobody waits, or the answer hit a stop sequence."""
+        return self._closed or self._expired or self._text.stopped or self.over
 
     # The engine's side.
 
-    def started(self) -> None:
-        """Note that the engine has it now."""
-        self._enter(_Phase.PREFILL)
+    def begin(self) -> Generate:
+        """Note that an engine has it now, and say what that engine is to do."""
+        if self._interruption is not None:
+            self._emit(InferenceResumed(self.request.model_id, self._interruption))
+            self._interruption = None
+        elif self._phase is _Phase.QUEUED:
+            self._enter(_Phase.PREFILL)
+        self._in_engine = True
+        self.changed = trio.Event()
+        request = self.request
+        return Generate(
+            self.identity,
+            request.prompt,
+            request.control_tokens,
+            request.max_tokens,
+            request.sampling,
+            tuple(self._tokens),
+        )
 
     def evaluated(self, done: int, total: int, cached: int) -> None:
         """Note that `done` of the prompt's `total` tokens are evaluated."""
         del done  # progress is the supervisor's to watch
         self._accepted.set()
-        self._prompt_tokens = total
-        self._cached_tokens = cached
+        if not self._tokens:  # else it is resumed, and its own tokens are among them
+            self._prompt_tokens = total
+            self._cached_tokens = cached
 
-    def sampled(self, piece: bytes) -> None:
-        """Take the bytes of one token."""
+    def sampled(self, token: int, piece: bytes) -> None:
+        """Take one token and its bytes."""
         if self.over:
             return
-        if not self._generated:
+        if not self._tokens:
             self._enter(_Phase.DECODE)
-        self._generated += 1
+        self._tokens.append(token)
+        self._fruitless = 0
         self._emit(TokensGenerated(self.request.model_id, 1))
         if self.unwanted:
             return
@@ -188,10 +241,13 @@ class Generation:
 
     def finished(self, reason: EndReason, message: str) -> None:
         """Note that the engine is done with it."""
+        self._in_engine = False
         if self.over:
             return
         if reason == "too_long":
             self.failed(ContextLengthError(message))
+        elif self._expired:
+            self._end("timeout", "error")
         elif self._closed or (reason == "cancelled" and not self._text.stopped):
             self._end("cancelled", "cancelled")
         else:
@@ -199,11 +255,43 @@ class Generation:
                 self._deliver(Delta(rest, 0))
             self._end("ok", "length" if reason == "length" and not self._text.stopped else "stop")
 
+    def interrupted(self, reason: RestartReason) -> None:
+        """Note that the engine ended while it had it.
+
+        The next `begin` goes on where this engine was: the prompt and the tokens so far are
+        evaluated again, and since each token's draw depends on the seed and its position alone,
+        what follows is what would have followed.
+        """
+        self._in_engine = False
+        if self.unwanted:
+            self.finished("cancelled", "")
+        elif self._fruitless >= _FRUITLESS_RESUMES:
+            message = f"{self._fruitless + 1} engines ended with this request ({reason})"
+            self.failed(EngineFailedError(message))
+        else:
+            self._fruitless += 1
+            self._interruption = reason
+            self.changed.set()
+
     def failed(self, error: RequestError) -> None:
         """End it with an error that its caller sees."""
         if not self.over:
             self.error = error
-            self._end("rejected" if error.status < 500 else "error", "error")
+            if isinstance(error, QueueFullError):  # as one that was never taken in
+                self._end("rejected", None)
+            else:
+                self._end("rejected" if error.status < 500 else "error", "error")
+
+    def _expire(self) -> None:
+        """Give it up because its time is over; an engine that has it stops at its next token."""
+        if self.over:
+            return
+        message = f"the answer was not complete after {self.request.deadline_seconds:g} s"
+        self.error = DeadlineExceededError(message)
+        self._expired = True
+        if not self._in_engine:
+            self._end("timeout", "error")
+        self.changed.set()
 
     def _deliver(self, delta: Delta) -> None:
         if not self._closed:
@@ -213,19 +301,21 @@ class Generation:
         self._phase = phase
         self._began[phase] = trio.current_time()
 
-    def _end(self, status: RequestStatus, reason: FinishReason) -> None:
+    def _end(self, status: RequestStatus, reason: FinishReason | None) -> None:
         if self.over:
             return
-        self._ending = Ending(reason, self._prompt_tokens, self._cached_tokens, self._generated)
+        self._ending = Ending(
+            reason or "error", self._prompt_tokens, self._cached_tokens, len(self._tokens)
+        )
         self._emit(self._account(status, reason, trio.current_time()))
         self._accepted.set()
         self.changed.set()
         self._send.close()
         if self._phase is _Phase.QUEUED:
-            self._left_queue()
+            self._left_queue(self)
 
     def _account(
-        self, status: RequestStatus, reason: FinishReason, now: float
+        self, status: RequestStatus, reason: FinishReason | None, now: float
     ) -> InferenceFinished:
         queued = self._began[_Phase.QUEUED]
         prefill = self._began.get(_Phase.PREFILL, now)
@@ -239,10 +329,10 @@ class Generation:
             queue_seconds=prefill - queued,
             prefill_seconds=decode - prefill,
             decode_seconds=now - decode,
-            first_token_seconds=decode - queued if self._generated else None,
+            first_token_seconds=decode - queued if self._tokens else None,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated,
-            discarded_tokens=0 if status == "ok" else self._generated - delivered,
+            generated_tokens=len(self._tokens),
+            discarded_tokens=0 if status == "ok" else len(self._tokens) - delivered,
             request_id=self.request.request_id,
         )

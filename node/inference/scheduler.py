@@ -1,136 +1,29 @@
-"""Admits requests, keeps each model's bounded queue, and feeds its engine one at a time."""
+"""Admits requests to the lanes of the node's models, loads and unloads them, and drains."""
 
-import logging
-from collections import deque
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
-from node.engine.protocol import Generate
-from node.engine.supervisor import Engine
-from node.errors import (
-    ModelNotFoundError,
-    QueueFullError,
-    RequestError,
-    UnavailableError,
-)
+from node.errors import InvalidRequestError, ModelNotFoundError, RequestError, UnavailableError
 from node.inference.generation import Emit, Generation, InferenceRequest
+from node.inference.lane import Lane
 from shared import events
 
-_SLOTS: Final = 1
-"""Requests that one child works on at once: the library keeps a single sequence."""
 
-_ANY_CONTEXT: Final = 2**20
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a request may ask for."""
 
-_log = logging.getLogger(__name__)
+    output_tokens: int = 0
+    """0 for as many as the context holds."""
+    seconds: float = math.inf
+    """From its admission to its end."""
 
 
-class Lane:
-    """One model's way to its engine: who waits, and who is being served.
-
-    Args:
-        engine: The model's engine.
-        queue_limit: Requests that may wait; one more is refused with `QueueFullError`.
-        emit: Takes events.
-        changed: Called when a slot was taken or freed.
-    """
-
-    def __init__(
-        self, engine: Engine, queue_limit: int, emit: Emit, changed: Callable[[], None]
-    ) -> None:
-        self.engine: Final = engine
-        self._queue_limit = queue_limit
-        self._emit = emit
-        self._changed = changed
-        self._waiting: deque[Generation] = deque()
-        self._served: Generation | None = None
-        self._arrived = trio.Event()
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody waits or is served."""
-        return not self._waiting and (self._served is None or self._served.over)
-
-    @property
-    def has_free_slot(self) -> bool:
-        """Whether a request would be served at once."""
-        return self.engine.ready and self._served is None
-
-    def admit(self, request: InferenceRequest) -> Generation:
-        """Put a request in the queue.
-
-        Raises:
-            QueueFullError: The queue holds as many as it may.
-        """
-        if len(self._waiting) >= self._queue_limit:
-            message = f"{self._queue_limit} requests wait for {request.model_id}: try again later"
-            raise QueueFullError(message)
-        # Before the first load nobody knows the context; an answer is never longer than it.
-        room = self.engine.context_length or _ANY_CONTEXT
-        generation = Generation(request, self._emit, room, self._forget_the_gone)
-        self._waiting.append(generation)
-        self._arrived.set()
-        self._note_load()
-        return generation
-
-    def load(self) -> events.LoadChanged:
-        """Describe who waits and who is served now."""
-        busy = int(self._served is not None)
-        return events.LoadChanged(
-            self.engine.model_id, busy + len(self._waiting), len(self._waiting), busy, _SLOTS
-        )
-
-    async def run(self) -> None:
-        """Serve the queue. Runs until cancelled."""
-        while True:
-            generation = await self._next()
-            try:
-                await self.engine.wait_ready()
-                if not generation.over:
-                    await self._serve(generation)
-            except UnavailableError as error:
-                generation.failed(error)
-            finally:
-                self._served = None
-                self._note_load()
-
-    def fail_all(self, error: RequestError) -> None:
-        """End every request that waits or is served."""
-        served = [self._served] if self._served else []
-        for generation in [*served, *tuple(self._waiting)]:
-            generation.failed(error)
-
-    async def _next(self) -> Generation:
-        while True:
-            if self._waiting:
-                self._served = self._waiting.popleft()
-                self._note_load()
-                return self._served
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-
-    async def _serve(self, generation: Generation) -> None:
-        request = generation.request
-        command = Generate(
-            generation.identity,
-            request.prompt,
-            request.control_tokens,
-            request.max_tokens,
-            request.sampling,
-        )
-        generation.started()
-        await self.engine.begin(generation, command)
-        await generation.changed.wait()
-        await self.engine.release(generation)
-
-    def _forget_the_gone(self) -> None:
-        self._waiting = deque(g for g in self._waiting if not g.over)
-        self._note_load()
-
-    def _note_load(self) -> None:
-        self._emit(self.load())
-        self._changed()
+_NO_LIMITS: Final = Limits()
 
 
 class Scheduler:
@@ -138,35 +31,35 @@ class Scheduler:
 
     Args:
         emit: Takes events.
+        limits: What a request may ask for.
     """
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, limits: Limits = _NO_LIMITS) -> None:
         self.on_change: Callable[[], None] = lambda: None
         """Called when what the node can take has changed."""
         self._emit = emit
+        self._limits = limits
         self._lanes: dict[str, Lane] = {}
         self._moved = trio.Event()
         self.draining = False
 
-    def add(self, engine: Engine, queue_limit: int) -> Lane:
-        """Serve a model; the caller runs the lane that is given back."""
-        lane = Lane(engine, queue_limit, self._emit, self._note_change)
-        self._lanes[engine.model_id] = lane
-        return lane
+    def add(self, lane: Lane) -> None:
+        """Serve a model; the caller runs its lane and its engine."""
+        self._lanes[lane.engine.model_id] = lane
 
     @property
     def lanes(self) -> Iterator[Lane]:
-        """Every model's lane."""
+        """The lane of every model that is served or can be loaded."""
         return iter(self._lanes.values())
 
-    def find(self, model_id: str) -> Engine:
-        """Give a model's engine.
+    def find(self, model_id: str) -> Lane:
+        """Give a model's lane.
 
         Raises:
-            ModelNotFoundError: No such model is served here.
+            ModelNotFoundError: No such model is here.
         """
         try:
-            return self._lanes[model_id].engine
+            return self._lanes[model_id]
         except KeyError:
             served = ", ".join(self._lanes) or "none"
             message = f"the model {model_id!r} is not served here; served: {served}"
@@ -176,18 +69,49 @@ class Scheduler:
         """Take a request in.
 
         Raises:
-            UnavailableError: The node is stopping.
-            QueueFullError: The model's queue is full.
             ModelNotFoundError: No such model is served here.
+            InvalidRequestError: It asks for a longer answer than is allowed.
+            UnavailableError: The node is stopping, or the model was unloaded on purpose.
+            QueueFullError: The model's queue is full.
         """
-        self.find(request.model_id)
+        lane = self.find(request.model_id)
         try:
-            if self.draining:
-                raise UnavailableError("the node is stopping: send the request elsewhere")
-            return self._lanes[request.model_id].admit(request)
+            return lane.admit(self._bound(request))
         except RequestError:
-            self._emit(_rejection(request.model_id))
+            self._emit(_rejection(request))
             raise
+
+    async def load(self, model_id: str) -> None:
+        """Load a model and keep it loaded. Ends when it is ready.
+
+        Raises:
+            ModelNotFoundError: No such model is here.
+            RequestError: It could not be loaded.
+        """
+        lane = self.find(model_id)
+        if self.draining:
+            raise _stopping()
+        lane.closed = False
+        lane.engine.want()
+        await lane.engine.wait_ready()
+        lane.engine.resident = True
+
+    async def unload(self, model_id: str) -> None:
+        """Take no more requests for a model, finish those that it has, and let it go.
+
+        Ends when its memory is free.
+
+        Raises:
+            ModelNotFoundError: No such model is here.
+            UnavailableError: It was loaded again meanwhile.
+        """
+        lane = self.find(model_id)
+        lane.closed = True
+        while not lane.idle:
+            await self._moved.wait()
+            if not lane.closed:
+                raise UnavailableError(f"model {model_id} was loaded again meanwhile")
+        await lane.engine.unload("requested")
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no more requests and wait for those in work, for as long as the grace."""
@@ -203,15 +127,38 @@ class Scheduler:
         for lane in self._lanes.values():
             lane.fail_all(error)
 
-    def _note_change(self) -> None:
+    def note_change(self) -> None:
+        """Take note that a lane or an engine has changed."""
         self._moved.set()
         self._moved = trio.Event()
         self.on_change()
 
+    def _bound(self, request: InferenceRequest) -> InferenceRequest:
+        """Give the request within the limits."""
+        if self.draining:
+            raise _stopping()
+        most = self._limits.output_tokens
+        if most and request.max_tokens > most:
+            message = (
+                f"max_tokens is {request.max_tokens}; an answer here has at most {most} tokens"
+            )
+            raise InvalidRequestError(message, parameter="max_tokens")
+        seconds = request.deadline_seconds
+        return replace(
+            request,
+            max_tokens=request.max_tokens or most,
+            deadline_seconds=min(self._limits.seconds, math.inf if seconds is None else seconds),
+        )
 
-def _rejection(model_id: str) -> events.InferenceFinished:
+
+def _stopping() -> UnavailableError:
+    message = "the node is stopping: send the request elsewhere"
+    return UnavailableError(message, retry_after_seconds=1)
+
+
+def _rejection(request: InferenceRequest) -> events.InferenceFinished:
     return events.InferenceFinished(
-        model_id=model_id,
+        model_id=request.model_id,
         status="rejected",
         finish_reason=None,
         seconds=0.0,
@@ -223,4 +170,5 @@ def _rejection(model_id: str) -> events.InferenceFinished:
         cached_tokens=0,
         generated_tokens=0,
         discarded_tokens=0,
+        request_id=request.request_id,
     )

@@ -13,7 +13,7 @@ from node.engine.child_process import ChildProcess
 
 CONTEXT_LENGTH: Final = 64
 DESCRIBED: Final = protocol.Described(
-    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, "", {}, "<s>", "</s>"
+    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "", {}, "<s>", "</s>"
 )
 
 
@@ -36,6 +36,11 @@ class _Process:
             self.code = code
             self._ended.set()
             self._died()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
 
     async def wait(self) -> int:
         """Wait for its end."""
@@ -82,7 +87,7 @@ class MemoryChild:
 
     async def say_tokens(self, request: int, *pieces: str) -> None:
         """Say that a short prompt was evaluated and these tokens were drawn."""
-        sampled = [protocol.Sampled(request, piece.encode()) for piece in pieces]
+        sampled = [protocol.Sampled(request, len(piece), piece.encode()) for piece in pieces]
         await self.say(protocol.Evaluated(request, 3, 3, 1), *sampled)
 
     async def finish(self, request: int, reason: protocol.EndReason = "stop") -> None:
@@ -92,7 +97,14 @@ class MemoryChild:
     async def load(self) -> None:
         """Load the model as asked."""
         assert isinstance(await self.hear(), protocol.Load)
-        await self.say(DESCRIBED, protocol.Loaded(CONTEXT_LENGTH))
+        await self.say(DESCRIBED)
+        assert isinstance(await self.hear(), protocol.Proceed)
+        await self.say(protocol.Read(2**19, 2**20), protocol.Loaded(CONTEXT_LENGTH))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone, by itself or by the node."""
+        return self._process.has_ended
 
     def die(self, code: int = -11) -> None:
         """Crash."""

@@ -10,16 +10,18 @@ from node.engine.protocol import FrameReader, frame
 
 SAMPLING = protocol.Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
-    protocol.Load("/m.gguf", 0, 2, 64),
-    protocol.Generate(1, "Once ä", False, 0, SAMPLING),
+    protocol.Load("/m.gguf", 0, 2, 64, 0),
+    protocol.Proceed(),
+    protocol.Generate(1, "Once ä", False, 0, SAMPLING, (5, 6)),
     protocol.Cancel(1),
 ]
 RESULTS = [
-    protocol.Described("e", "llama", "Q8_0", 2**40, 8, 256, "", {"<s>": 1}, "<s>", "</s>"),
+    protocol.Described("e", "llama", "Q8_0", 2**40, 8, 256, 64, "", {"<s>": 1}, "<s>", "</s>"),
+    protocol.Read(1, 2),
     protocol.Loaded(256),
     protocol.LoadFailed("why"),
     protocol.Evaluated(1, 2, 3, 0),
-    protocol.Sampled(1, b"\xe2\x82"),
+    protocol.Sampled(1, 9, b"\xe2\x82"),
     protocol.Finished(1, "too_long", "why"),
 ]
 

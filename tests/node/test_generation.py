@@ -12,18 +12,23 @@ from trio.testing import MockClock, trio_test
 from node.engine.protocol import Sampling
 from node.errors import (
     ContextLengthError,
+    DeadlineExceededError,
     EngineFailedError,
     RequestError,
     UnavailableError,
 )
 from node.inference.generation import Delta, Ending, Generation, InferenceRequest
-from shared.events import Event, InferenceFinished, TokensGenerated
+from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
 ROOM = 64
 
 
 def generation(
-    emitted: list[Event], *stops: str, streamed: bool = False, room: int = ROOM
+    emitted: list[Event],
+    *stops: str,
+    streamed: bool = False,
+    room: int = ROOM,
+    deadline_seconds: float | None = None,
 ) -> Generation:
     request = InferenceRequest(
         model_id="m",
@@ -33,6 +38,7 @@ def generation(
         sampling=Sampling(0, 1, 1, 1, 1),
         stops=stops,
         streamed=streamed,
+        deadline_seconds=deadline_seconds,
     )
     return Generation(request, emitted.append, room)
 
@@ -56,13 +62,13 @@ async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
     emitted: list[Event] = []
     asked = generation(emitted)
     await trio.sleep(0.5)
-    asked.started()
+    asked.begin()
     await trio.sleep(0.25)
     asked.evaluated(5, 5, 2)
     await trio.sleep(0.25)
-    asked.sampled(b"a")
+    asked.sampled(7, b"a")
     await trio.sleep(2)
-    asked.sampled(b"b")
+    asked.sampled(7, b"b")
     asked.finished("stop", "")
     await trio.sleep(8)
     asked.close()
@@ -92,10 +98,10 @@ async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock
 async def test_caller_reads_the_text_and_the_ending() -> None:
     """The pieces come in their order, a split character whole, then how it ended."""
     asked = generation([])
-    asked.started()
+    asked.begin()
     asked.evaluated(3, 3, 0)
     for piece in (b"a", b"\xc3", b"\xa4"):
-        asked.sampled(piece)
+        asked.sampled(7, piece)
     asked.finished("length", "")
     assert await read_all(asked) == ("aä", Ending("length", 3, 0, 3))
 
@@ -104,8 +110,8 @@ async def test_caller_reads_the_text_and_the_ending() -> None:
 async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
     """What was held back for a stop sequence that did not come is not lost."""
     asked = generation([], "END")
-    asked.started()
-    asked.sampled(b"the EN")
+    asked.begin()
+    asked.sampled(7, b"the EN")
     asked.finished("length", "")
     assert (await read_all(asked))[0] == "the EN"
 
@@ -114,10 +120,10 @@ async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
 async def test_receive_more_takes_what_is_there() -> None:
     """A slow reader catches up at once and never waits for that."""
     asked = generation([])
-    asked.started()
+    asked.begin()
     assert asked.receive_more() == []
     for piece in (b"a", b"b", b"c"):
-        asked.sampled(piece)
+        asked.sampled(7, piece)
     assert await asked.receive() == Delta("a", 1)
     assert asked.receive_more() == [Delta("b", 1), Delta("c", 1)]
     asked.finished("stop", "")
@@ -129,9 +135,9 @@ async def test_receive_more_takes_what_is_there() -> None:
 async def test_reader_that_does_not_read_holds_nobody_up() -> None:
     """There is room for the longest answer, so that the engine's side never waits or fails."""
     asked = generation([], "END")
-    asked.started()
+    asked.begin()
     for _ in range(ROOM):
-        asked.sampled(b"E")
+        asked.sampled(7, b"E")
     asked.finished("length", "")
     assert (await read_all(asked))[0] == "E" * ROOM
 
@@ -141,11 +147,11 @@ async def test_each_token_is_counted_as_it_is_made() -> None:
     """Tokens count when they are drawn, also those that nobody wants any more."""
     emitted: list[Event] = []
     asked = generation(emitted)
-    asked.started()
-    asked.sampled(b"a")
+    asked.begin()
+    asked.sampled(7, b"a")
     assert emitted == [TokensGenerated("m", 1)]
     asked.close()
-    asked.sampled(b"b")
+    asked.sampled(7, b"b")
     assert emitted == [TokensGenerated("m", 1)] * 2
 
 
@@ -154,15 +160,15 @@ async def test_stop_sequence_ends_the_answer() -> None:
     """At a stop the engine is not wanted any more and the answer is whole."""
     emitted: list[Event] = []
     asked = generation(emitted, "END")
-    asked.started()
-    asked.sampled(b"one E")
+    asked.begin()
+    asked.sampled(7, b"one E")
     wanted = [not asked.unwanted]
-    asked.sampled(b"ND")
+    asked.sampled(7, b"ND")
     wanted.append(not asked.unwanted)
     assert wanted == [True, False]
     assert asked.changed.is_set()
     assert not asked.over
-    asked.sampled(b"more")
+    asked.sampled(7, b"more")
     asked.finished("cancelled", "")
     assert await read_all(asked) == ("one ", Ending("stop", 0, 0, 3))
     ended = account(emitted)
@@ -173,8 +179,8 @@ async def test_stop_sequence_ends_the_answer() -> None:
 async def test_stop_sequence_at_the_last_token_is_a_stop() -> None:
     """An answer that ended with its stop sequence was not cut off."""
     asked = generation([], "END")
-    asked.started()
-    asked.sampled(b"one END")
+    asked.begin()
+    asked.sampled(7, b"one END")
     asked.finished("length", "")
     assert (await read_all(asked))[1].finish_reason == "stop"
 
@@ -187,14 +193,14 @@ async def test_tokens_of_a_cancelled_answer_are_discarded(
     """Of a stream what was not read is thrown away, of a whole answer everything."""
     emitted: list[Event] = []
     asked = generation(emitted, streamed=streamed)
-    asked.started()
+    asked.begin()
     for piece in (b"a", b"b"):
-        asked.sampled(piece)
+        asked.sampled(7, piece)
         await asked.receive()
     for piece in (b"c", b"d"):
-        asked.sampled(piece)
+        asked.sampled(7, piece)
     asked.close()
-    asked.sampled(b"e")
+    asked.sampled(7, b"e")
     asked.finished("cancelled", "")
     ended = account(emitted)
     assert (ended.status, ended.generated_tokens) == ("cancelled", 5)
@@ -214,8 +220,8 @@ async def test_error_reaches_the_caller(error: RequestError, status: str) -> Non
     """An error ends the answer after what had come of it, and counts by whose fault it is."""
     emitted: list[Event] = []
     asked = generation(emitted)
-    asked.started()
-    asked.sampled(b"a")
+    asked.begin()
+    asked.sampled(7, b"a")
     asked.failed(error)
     assert await asked.receive() == Delta("a", 1)
     with pytest.raises(type(error)) as raised:
@@ -230,7 +236,7 @@ async def test_prompt_that_is_too_long_is_refused() -> None:
     """What the engine says of it reaches the caller before the stream's status is sent."""
     emitted: list[Event] = []
     asked = generation(emitted)
-    asked.started()
+    asked.begin()
     asked.finished("too_long", "the prompt has 90 tokens")
     with pytest.raises(ContextLengthError, match="90 tokens"):
         await asked.wait_accepted()
@@ -242,7 +248,7 @@ async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockCloc
     """A stream's status is held back until the engine works on the prompt."""
     del autojump_clock
     asked = generation([])
-    asked.started()
+    asked.begin()
     with trio.move_on_after(9) as waited:
         await asked.wait_accepted()
     assert waited.cancelled_caught
@@ -251,15 +257,115 @@ async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockCloc
 
 
 @trio_test
+async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
+    """The next engine is given the tokens so far, and the caller notices nothing."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    assert asked.begin().prior == ()
+    asked.evaluated(3, 3, 1)
+    asked.sampled(7, b"a")
+    asked.sampled(8, b"\xc3")
+    asked.interrupted("crashed")
+    assert asked.changed.is_set()
+    assert asked.begin().prior == (7, 8)
+    assert not asked.changed.is_set()
+    asked.evaluated(5, 5, 0)
+    asked.sampled(9, b"\xa4")
+    asked.finished("length", "")
+    assert await read_all(asked) == ("aä", Ending("length", 3, 1, 3))
+    assert emitted.count(TokensGenerated("m", 1)) == 3
+    assert emitted.count(InferenceResumed("m", "crashed")) == 1
+    ended = account(emitted)
+    assert (ended.status, ended.prompt_tokens, ended.discarded_tokens) == ("ok", 3, 0)
+
+
+@trio_test
+async def test_request_that_ends_every_engine_is_given_up() -> None:
+    """It is tried again while tokens come, and twice without one."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    for _ in range(5):
+        asked.begin()
+        asked.sampled(7, b"a")
+        asked.interrupted("crashed")
+    asked.begin()
+    asked.interrupted("stalled")
+    assert not asked.over
+    asked.begin()
+    asked.interrupted("stalled")
+    assert isinstance(asked.error, EngineFailedError)
+    assert account(emitted).status == "error"
+
+
+@trio_test
+async def test_interrupted_answer_that_nobody_waits_for_is_over() -> None:
+    """A caller that left, or a stop sequence that was found, asks for no new engine."""
+    left: list[Event] = []
+    asked = generation(left)
+    asked.begin()
+    asked.close()
+    asked.interrupted("crashed")
+    stopped: list[Event] = []
+    asked = generation(stopped, "END")
+    asked.begin()
+    asked.sampled(7, b"oneEND")
+    asked.interrupted("crashed")
+    assert (account(left).status, account(stopped).status) == ("cancelled", "ok")
+
+
+@trio_test
+async def test_caller_leaves_while_there_is_no_engine() -> None:
+    """Between two engines nobody has the request, so that leaving ends it at once."""
+    emitted: list[Event] = []
+    asked = generation(emitted)
+    asked.begin()
+    asked.sampled(7, b"a")
+    asked.interrupted("crashed")
+    asked.close()
+    assert account(emitted).status == "cancelled"
+
+
+@trio_test
+async def test_deadline_ends_a_request_that_waits(autojump_clock: MockClock) -> None:
+    """Time in the queue counts; the caller is told as soon as it is over."""
+    emitted: list[Event] = []
+    asked = generation(emitted, deadline_seconds=5)
+    with pytest.raises(DeadlineExceededError):
+        await asked.wait_accepted()
+    assert autojump_clock.current_time() == 5
+    ended = account(emitted)
+    assert (ended.status, ended.finish_reason, ended.queue_seconds) == ("timeout", "error", 5)
+
+
+@trio_test
+async def test_deadline_stops_the_engine(autojump_clock: MockClock) -> None:
+    """The caller is told at once, and the account is closed when the engine has let go."""
+    emitted: list[Event] = []
+    asked = generation(emitted, deadline_seconds=5, streamed=True)
+    asked.begin()
+    asked.sampled(7, b"a")
+    assert await asked.receive() == Delta("a", 1)
+    with pytest.raises(DeadlineExceededError):
+        await asked.receive()
+    assert autojump_clock.current_time() == 5
+    assert asked.changed.is_set()
+    assert not asked.over
+    asked.sampled(8, b"b")
+    asked.finished("cancelled", "")
+    ended = account(emitted)
+    assert (ended.status, ended.generated_tokens, ended.discarded_tokens) == ("timeout", 2, 1)
+
+
+@trio_test
 async def test_what_comes_after_the_end_changes_nothing() -> None:
     """A late word of the engine or a second farewell of the caller is harmless."""
     emitted: list[Event] = []
     asked = generation(emitted)
-    asked.started()
-    asked.sampled(b"a")
+    asked.begin()
+    asked.sampled(7, b"a")
     asked.finished("stop", "")
     before = list(emitted)
-    asked.sampled(b"b")
+    asked.sampled(7, b"b")
     asked.finished("length", "")
     asked.failed(EngineFailedError("late"))
     asked.close()
@@ -274,9 +380,9 @@ actions = st.lists(
         [
             ("wait",),
             ("evaluated", 2, 4, 1),
-            ("sampled", b"a"),
-            ("sampled", b"END"),
-            ("sampled", b"\xe2"),
+            ("sampled", 7, b"a"),
+            ("sampled", 7, b"END"),
+            ("sampled", 7, b"\xe2"),
             ("receive_more",),
             ("close",),
             ("finished", "stop", ""),
@@ -284,6 +390,8 @@ actions = st.lists(
             ("finished", "cancelled", ""),
             ("finished", "too_long", "why"),
             ("failed", EngineFailedError("crashed")),
+            ("interrupted", "crashed"),
+            ("interrupted", "stalled"),
         ]
     ),
     max_size=12,
@@ -299,14 +407,16 @@ def test_any_course_has_one_end_and_a_sound_account(
 
     async def live() -> None:
         asked = generation(emitted, "END", streamed=streamed)
-        courses = [(name,) for name in before] + [("started",), *then]
+        courses = [(name,) for name in before] + [("begin",), *then]
         for name, *arguments in courses:
             if name == "wait":
                 await trio.sleep(0.25)
-            elif not (name == "started" and asked.over):
+            elif not (name == "begin" and asked.over):
                 if name == "receive_more" and asked._closed:
                     continue
                 getattr(asked, name)(*arguments)
+                if name == "interrupted" and not asked.over:
+                    asked.begin()
         asked.failed(UnavailableError("the node stopped"))
         assert asked.over
 

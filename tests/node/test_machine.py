@@ -85,3 +85,19 @@ def test_own_cgroups_end_at_the_root(tmp_path: Path) -> None:
 def test_engine_leaves_a_core_free(cores: float, threads: int) -> None:
     """The engine's threads spin: one core is left for the rest, and there is always a thread."""
     assert machine.engine_threads(cores) == threads
+
+
+def test_free_memory_is_what_the_limit_leaves(tmp_path: Path) -> None:
+    """What the group uses is gone, but for the cached files that the kernel gives up first."""
+    limit(tmp_path, memory_max=str(2**20), memory_current=str(2**19))
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1024\nfile 9\n")
+    assert machine.available_memory_bytes(tmp_path) == 2**19 + 1024
+    limit(tmp_path, memory_current=str(2**21))
+    assert machine.available_memory_bytes(tmp_path) == 1024
+
+
+def test_free_memory_without_a_limit_is_the_hosts(tmp_path: Path) -> None:
+    """A group without a limit has what the host has."""
+    limit(tmp_path, memory_max="max", memory_current=str(2**19))
+    available = psutil.virtual_memory().available
+    assert machine.available_memory_bytes(tmp_path) == pytest.approx(available, rel=0.2)

@@ -1,5 +1,6 @@
 """The scheduler admits, queues, serves one at a time, and loses nobody when something ends."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,21 +11,24 @@ from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from node.engine import protocol
 from node.engine.protocol import Sampling
-from node.engine.supervisor import Engine, EngineOptions
+from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import (
     EngineFailedError,
+    InsufficientMemoryError,
+    InvalidRequestError,
     ModelNotFoundError,
     QueueFullError,
-    StartupError,
     UnavailableError,
 )
 from node.inference.generation import Delta, Ending, Generation, InferenceRequest
-from node.inference.scheduler import Lane, Scheduler
+from node.inference.lane import Lane, LaneOptions
+from node.inference.scheduler import Limits, Scheduler
 from shared import events
 from shared.events import Event, InferenceFinished, LoadChanged
 from tests.node.memory_child import CONTEXT_LENGTH, DESCRIBED, Children, MemoryChild
 
 STALL_SECONDS = 30.0
+NO_LIMITS = Limits()
 FOREVER_SECONDS = 3600.0
 """On the jumping clock: a test that hangs fails at once."""
 
@@ -39,16 +43,24 @@ class Place:
     emitted: list[Event]
     children: Children
 
-    def admit(self, *, streamed: bool = False, stops: tuple[str, ...] = ()) -> Generation:
+    def admit(
+        self,
+        *,
+        streamed: bool = False,
+        stops: tuple[str, ...] = (),
+        client: str = "",
+        max_tokens: int = 7,
+    ) -> Generation:
         """Ask for an answer."""
         request = InferenceRequest(
             model_id="m",
             prompt="p",
             control_tokens=False,
-            max_tokens=7,
+            max_tokens=max_tokens,
             sampling=Sampling(0, 1, 1, 1, 1),
             stops=stops,
             streamed=streamed,
+            client=client,
         )
         return self.scheduler.admit(request)
 
@@ -69,31 +81,60 @@ class Place:
         return last.in_flight, last.queued, last.slots_busy
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a test wants of its place."""
+
+    queue: int = 4
+    idle_seconds: float = math.inf
+    resident: bool = True
+    limits: Limits = NO_LIMITS
+    shortage: str = ""
+    """Why there is no memory, if so."""
+
+
+OPTIONS = EngineOptions(
+    path="/m.gguf",
+    context_length=0,
+    prompt_limit=0,
+    threads=1,
+    batch_tokens=16,
+    load_seconds=600.0,
+    stall_seconds=STALL_SECONDS,
+)
+
+
 @asynccontextmanager
-async def open_place(
-    children: Children, queue: int = 4
-) -> AsyncIterator[tuple[Place, MemoryChild]]:
-    """Run lane and engine for as long as the block does, the model loaded."""
+async def open_empty_place(children: Children, asked: Asked) -> AsyncIterator[Place]:
+    """Run lane and engine for as long as the block does, the model not loaded."""
     emitted: list[Event] = []
-    options = EngineOptions(
-        path="/m.gguf",
-        context_length=0,
-        threads=1,
-        batch_tokens=16,
-        load_seconds=600.0,
-        stall_seconds=STALL_SECONDS,
-    )
-    scheduler = Scheduler(emitted.append)
-    engine = Engine("m", options, emitted.append)
-    lane = scheduler.add(engine, queue)
+    scheduler = Scheduler(emitted.append, asked.limits)
+    watcher = Watcher(emitted.append, lambda _: asked.shortage, scheduler.note_change)
+    engine = Engine("m", OPTIONS, watcher)
+    engine.resident = asked.resident
+    options = LaneOptions(queue_limit=asked.queue, idle_seconds=asked.idle_seconds)
+    turns = trio.CapacityLimiter(1)
+    lane = Lane(engine, options, turns, emitted.append, scheduler.note_change)
+    scheduler.add(lane)
     with trio.fail_after(FOREVER_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lane.run)
             nursery.start_soon(engine.run)
-            child = await children.next()
-            await child.load()
-            yield Place(scheduler, lane, engine, emitted, children), child
+            yield Place(scheduler, lane, engine, emitted, children)
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_place(
+    children: Children, queue: int = 4, idle_seconds: float = math.inf
+) -> AsyncIterator[tuple[Place, MemoryChild]]:
+    """Run lane and engine for as long as the block does, the model loaded."""
+    asked = Asked(queue=queue, idle_seconds=idle_seconds)
+    async with open_empty_place(children, asked) as place, trio.open_nursery() as nursery:
+        nursery.start_soon(place.scheduler.load, "m")
+        child = await children.next()
+        await child.load()
+        yield place, child
 
 
 async def read_all(asked: Generation) -> tuple[str, Ending]:
@@ -259,43 +300,72 @@ async def test_stop_sequence_stops_the_engine(
 
 
 @trio_test
-async def test_crash_ends_only_its_request(autojump_clock: MockClock, children: Children) -> None:
-    """The request that the engine had fails, a new child is started and serves the next."""
+async def test_crash_is_not_seen_by_the_caller(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The new child is given the tokens of the old one and goes on; the rest of the queue waits."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked, following = place.admit(), place.admit()
         await child.hear_generate()
-        await child.say_tokens(asked.identity, "a")
+        await child.say_tokens(asked.identity, "a", "bc")
         child.die()
-        assert await asked.receive() == Delta("a", 1)
-        with pytest.raises(EngineFailedError, match="crashed"):
-            await asked.receive()
+        await wait_all_tasks_blocked()
         assert not place.lane.has_free_slot
         assert events.ModelUnloaded("m", "crashed") in place.emitted
         assert events.EngineRestarted("m", "crashed") in place.emitted
         again = await children.next()
         await again.load()
+        command = await again.hear()
+        assert isinstance(command, protocol.Generate)
+        assert (command.request, command.prior) == (asked.identity, (1, 2))
+        await again.say_tokens(asked.identity, "d")
+        await again.finish(asked.identity)
+        assert await read_all(asked) == ("abcd", Ending("stop", 3, 1, 3))
         assert await again.hear_generate() == following.identity
         await again.finish(following.identity)
-        assert place.statuses == ["error", "ok"]
+        assert place.statuses == ["ok", "ok"]
+        assert events.InferenceResumed("m", "crashed") in place.emitted
         assert place.lane.has_free_slot
 
 
 @trio_test
+async def test_request_that_ends_each_engine_fails_alone(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """After the third child that it ended it is given up, and the next is served."""
+    del autojump_clock
+    async with open_place(children) as (place, first):
+        asked, following = place.admit(), place.admit()
+        child = first
+        for _ in range(3):
+            await child.hear_generate()
+            child.die()
+            child = await children.next()
+            await child.load()
+        with pytest.raises(EngineFailedError, match="3 engines ended"):
+            await asked.receive()
+        assert await child.hear_generate() == following.identity
+        await child.finish(following.identity)
+        assert place.statuses == ["error", "ok"]
+
+
+@trio_test
 async def test_stalled_engine_is_replaced(autojump_clock: MockClock, children: Children) -> None:
-    """With work and no progress for too long the child is killed and its request told so."""
+    """With work and no progress for too long the child is killed, and a new one goes on."""
     async with open_place(children) as (place, child):
         asked = place.admit()
         await child.hear_generate()
         await child.say_tokens(asked.identity, "a")
-        assert await asked.receive() == Delta("a", 1)
         began = autojump_clock.current_time()
-        with pytest.raises(EngineFailedError, match="stalled"):
-            await asked.receive()
+        again = await children.next()
         assert STALL_SECONDS < autojump_clock.current_time() - began < STALL_SECONDS + 2
         assert events.EngineRestarted("m", "stalled") in place.emitted
-        await (await children.next()).load()
-        assert place.engine.ready
+        await again.load()
+        await again.hear_generate()
+        await again.finish(asked.identity)
+        assert (await read_all(asked))[0] == "a"
+        assert events.InferenceResumed("m", "stalled") in place.emitted
 
 
 @trio_test
@@ -355,23 +425,21 @@ async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
 ) -> None:
     """The node does not start with a model that it cannot serve."""
     del autojump_clock
-    emitted: list[Event] = []
-    options = EngineOptions(
-        path="/m.gguf",
-        context_length=0,
-        threads=1,
-        batch_tokens=16,
-        load_seconds=600.0,
-        stall_seconds=1.0,
-    )
-    with trio.fail_after(FOREVER_SECONDS), pytest.RaisesGroup(StartupError) as raised:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(Engine("m", options, emitted.append).run)
-            child = await children.next()
-            await child.hear()
-            await child.say(protocol.LoadFailed("no GGUF file"))
-    assert str(raised.value.exceptions[0]) == "no GGUF file"
-    assert emitted == [events.ModelLoadFailed("m", 0.0)]
+    async with (
+        open_empty_place(children, Asked(resident=False)) as place,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def load() -> None:
+            with pytest.raises(UnavailableError, match="no GGUF file"):
+                await place.scheduler.load("m")
+
+        nursery.start_soon(load)
+        child = await children.next()
+        await child.hear()
+        await child.say(protocol.LoadFailed("no GGUF file"))
+        assert place.emitted == [events.ModelLoadFailed("m", 0.0)]
+        assert place.engine.state == "unloaded"
 
 
 @trio_test
@@ -395,7 +463,8 @@ async def test_loaded_model_is_described(autojump_clock: MockClock, children: Ch
     async with open_place(children) as (place, child):
         level = events.ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**20, 8)
         assert place.engine.describe() == level
-        assert place.emitted[:2] == [events.ModelLoaded("m", 0.0), level]
+        progress = events.ModelLoadProgressed("m", "read", 2**19, 2**20)
+        assert place.emitted[:3] == [progress, events.ModelLoaded("m", 0.0), level]
         assert place.engine.described == DESCRIBED
         assert (place.engine.context_length, place.engine.pid) == (CONTEXT_LENGTH, 1)
         child.die()
@@ -531,7 +600,225 @@ async def come_to_an_end(place: Place, child: MemoryChild, asked: Generation, en
             assert await child.hear_cancel() == asked.identity
             await trio.sleep(0.25)
             await child.finish(asked.identity, "cancelled")
-        case "crash":
+        case "crash" | "stall":
+            if end == "crash":
+                child.die()
+            again = await place.children.next()  # the watchdog ended a child that is silent
+            await again.load()
+            await again.hear_generate()
+            await again.finish(asked.identity)
+
+
+@trio_test
+async def test_clients_take_turns(autojump_clock: MockClock, children: Children) -> None:
+    """Who asks once is not behind all that another asked before."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        first = place.admit(client="a")
+        await child.hear_generate()
+        greedy = [place.admit(client="a") for _ in range(3)]
+        modest = place.admit(client="b")
+        await child.finish(first.identity)
+        order = []
+        for _ in range(4):
+            order.append(await child.hear_generate())
+            await child.finish(order[-1])
+        assert order == [each.identity for each in (greedy[0], modest, greedy[1], greedy[2])]
+
+
+@trio_test
+async def test_who_fills_the_queue_makes_room(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The newest request of the client that has the most leaves for another client's first."""
+    del autojump_clock
+    async with open_place(children, queue=3) as (place, child):
+        served = place.admit(client="a")
+        await child.hear_generate()
+        greedy = [place.admit(client="a") for _ in range(3)]
+        modest = place.admit(client="b")
+        with pytest.raises(QueueFullError):
+            await greedy[2].receive()
+        with pytest.raises(QueueFullError):
+            place.admit(client="b")
+        assert place.load == (4, 3, 1)
+        assert place.statuses == ["rejected", "rejected"]
+        for each in (served, greedy[0], modest, greedy[1]):
+            if each is not served:
+                assert await child.hear_generate() == each.identity
+            await child.finish(each.identity)
+        assert place.statuses[2:] == ["ok"] * 4
+
+
+@trio_test
+async def test_retry_after_follows_the_observed_rate(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """It is the time in which half of those who wait will have been served."""
+    del autojump_clock
+    async with open_place(children, queue=3) as (place, child):
+        asked = place.admit()
+        await child.hear_generate()
+        await trio.sleep(10)
+        await child.finish(asked.identity)
+        place.admit()
+        await child.hear_generate()
+        for _ in range(3):
+            place.admit()
+        with pytest.raises(QueueFullError) as refused:
+            place.admit()
+        assert refused.value.retry_after_seconds == 20
+
+
+@trio_test
+async def test_longer_answer_than_allowed_is_refused(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The limit is named, holds where nothing was asked for, and the refusal is counted."""
+    del autojump_clock
+    asked = Asked(limits=Limits(output_tokens=5, seconds=9))
+    async with open_empty_place(children, asked) as place:
+        with pytest.raises(InvalidRequestError, match="at most 5") as refused:
+            place.admit(max_tokens=6)
+        assert refused.value.parameter == "max_tokens"
+        assert place.statuses == ["rejected"]
+        request = place.admit(max_tokens=0).request
+        assert (request.max_tokens, request.deadline_seconds) == (5, 9)
+
+
+@trio_test
+async def test_model_is_loaded_for_its_first_request(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A model that is not resident waits on disk, is no fault, and comes when it is asked for."""
+    del autojump_clock
+    async with open_empty_place(children, Asked(resident=False)) as place:
+        assert (place.engine.state, place.engine.healthy) == ("unloaded", True)
+        assert place.lane.has_free_slot
+        asked = place.admit()
+        child = await children.next()
+        states: list[str] = [place.engine.state]
+        await child.load()
+        states.append(place.engine.state)
+        assert states == ["loading", "ready"]
+        assert await child.hear_generate() == asked.identity
+
+
+@trio_test
+async def test_request_for_a_model_that_cannot_be_loaded_is_told_why(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The request fails, and the next one tries again."""
+    del autojump_clock
+    async with open_empty_place(children, Asked(resident=False)) as place:
+        for _ in range(2):
+            asked = place.admit()
+            child = await children.next()
+            await child.hear()
+            await child.say(protocol.LoadFailed("it is damaged"))
+            with pytest.raises(UnavailableError, match="damaged"):
+                await asked.receive()
+            assert place.engine.state == "unloaded"
+
+
+@trio_test
+async def test_model_without_room_is_refused_before_its_weights_are_read(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The child never hears that it may proceed."""
+    del autojump_clock
+    asked = Asked(resident=False, shortage="9 MiB are free")
+    async with open_empty_place(children, asked) as place:
+        request = place.admit()
+        child = await children.next()
+        await child.hear()
+        await child.say(DESCRIBED)
+        with pytest.raises(InsufficientMemoryError, match="9 MiB are free"):
+            await request.receive()
+        assert child.has_ended
+
+
+@trio_test
+async def test_unloaded_model_is_finished_with_and_stays_away(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Those who had asked are served, the next are refused, and a load brings it back."""
+    del autojump_clock
+    async with open_place(children) as (place, child), trio.open_nursery() as nursery:
+        asked = place.admit()
+        await child.hear_generate()
+        nursery.start_soon(place.scheduler.unload, "m")
+        await wait_all_tasks_blocked()
+        with pytest.raises(UnavailableError, match="unloaded"):
+            place.admit()
+        assert place.engine.ready
+        await child.finish(asked.identity)
+        assert child.has_ended
+        assert events.ModelUnloaded("m", "requested") in place.emitted
+        assert (place.engine.state, place.engine.healthy) == ("unloaded", True)
+        nursery.start_soon(place.scheduler.load, "m")
+        await (await children.next()).load()
+        place.admit()
+
+
+@trio_test
+async def test_unload_stops_a_load(autojump_clock: MockClock, children: Children) -> None:
+    """A model that is being loaded can be given up; who waits for it is told."""
+    del autojump_clock
+    async with open_empty_place(children, Asked()) as place, trio.open_nursery() as nursery:
+
+        async def load() -> None:
+            with pytest.raises(UnavailableError, match="unloaded"):
+                await place.scheduler.load("m")
+
+        nursery.start_soon(load)
+        child = await children.next()
+        await child.hear()
+        await place.scheduler.unload("m")
+        assert child.has_ended
+
+
+@trio_test
+async def test_idle_model_is_unloaded_until_it_is_asked_for(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Time without a request counts; the next request has the model loaded again."""
+    async with open_place(children, idle_seconds=60) as (place, child):
+        asked = place.admit()
+        await child.hear_generate()
+        await child.finish(asked.identity)
+        ended_at = autojump_clock.current_time()
+        await trio.sleep(59)
+        assert place.engine.ready
+        await trio.sleep(2)
+        assert (place.engine.state, child.has_ended) == ("unloaded", True)
+        assert events.ModelUnloaded("m", "idle") in place.emitted
+        assert autojump_clock.current_time() - ended_at == 61
+        asked = place.admit()
+        again = await children.next()
+        await again.load()
+        assert await again.hear_generate() == asked.identity
+
+
+@trio_test
+async def test_children_that_get_nothing_done_are_started_ever_later(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A crash loop backs off; a child that worked before it crashed is replaced at once."""
+    async with open_place(children) as (place, first):
+        child = first
+        pauses = []
+        for _ in range(4):
+            died_at = autojump_clock.current_time()
             child.die()
-        case "stall":
-            await asked.changed.wait()
+            child = await children.next()
+            pauses.append(autojump_clock.current_time() - died_at)
+            await child.load()
+        asked = place.admit()
+        await child.hear_generate()
+        await child.say_tokens(asked.identity, "a")
+        died_at = autojump_clock.current_time()
+        child.die()
+        await children.next()
+        pauses.append(autojump_clock.current_time() - died_at)
+        assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 0.1])

@@ -190,7 +190,7 @@ def test_as_flags_reads_back_the_same(
     """What the agent passes on to a process is what it was told."""
     given_settings = AgentSettings(
         node_id=node_id,
-        model=directory,
+        model=(node_id, f"{node_id}={node_id}.gguf"),
         runtime_dir=directory,
         seed_nodes=tuple(f"{host}:{seed_port}" for host, seed_port in seeds),
         api_port=port,

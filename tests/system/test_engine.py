@@ -8,11 +8,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from node.demo import MODEL_PATH
 from node.engine import protocol
-from node.engine.protocol import Cancel, Evaluated, Finished, Generate, Load, Sampled, Sampling
+from node.engine.protocol import (
+    Cancel,
+    Evaluated,
+    Finished,
+    Generate,
+    Load,
+    Proceed,
+    Sampled,
+    Sampling,
+)
 
 GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, seed=0)
 
@@ -20,7 +30,7 @@ GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, s
 class Child:
     """A child with its model loaded, one message at a time."""
 
-    def __init__(self, model: Path, batch_tokens: int = 64) -> None:
+    def __init__(self, model: Path, batch_tokens: int = 64, prompt_limit: int = 0) -> None:
         self._results, write_end = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "node.engine.child", str(write_end)],
@@ -29,11 +39,13 @@ class Child:
         )
         os.close(write_end)
         self._received = self._messages()
-        self.send(Load(str(model), 0, 1, batch_tokens))
+        self.send(Load(str(model), 0, 1, batch_tokens, prompt_limit))
         first = next(self._received)
         assert isinstance(first, protocol.Described)
         self.described = first
-        assert isinstance(next(self._received), protocol.Loaded)
+        self.send(Proceed())
+        *self.progress, last = self._until(protocol.Loaded)
+        assert isinstance(last, protocol.Loaded)
 
     def send(self, *commands: protocol.Command) -> None:
         """Write commands in one go."""
@@ -47,8 +59,11 @@ class Child:
 
     def until_finished(self) -> list[protocol.Result]:
         """Collect results up to the request's end."""
+        return self._until(Finished)
+
+    def _until(self, kind: type[protocol.Result]) -> list[protocol.Result]:
         results = [self.receive()]
-        while not isinstance(results[-1], Finished):
+        while not isinstance(results[-1], kind):
             results.append(self.receive())
         return results
 
@@ -159,6 +174,42 @@ def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
     assert "512" in end.message
 
 
+def test_prompt_longer_than_allowed_is_refused() -> None:
+    """The limit on prompts holds below the context's, and is named."""
+    child = Child(MODEL_PATH, prompt_limit=5)
+    child.send(Generate(1, "word " * 9, False, 4, GREEDY))
+    end = child.receive()
+    assert isinstance(end, Finished)
+    assert (end.reason, "may have 5" in end.message) == ("too_long", True)
+    child.close()
+
+
+def test_loading_tells_how_far_it_is(demo: Child) -> None:
+    """What is read grows to the size of the file."""
+    done = [result.done_bytes for result in demo.progress if isinstance(result, protocol.Read)]
+    assert done == sorted(done)
+    assert done[-1] == MODEL_PATH.stat().st_size
+
+
+SAMPLED = Sampling(temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=5)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_answer_goes_on_in_another_child_as_in_its_own(demo: Child, sampling: Sampling) -> None:
+    """Given the tokens so far, another child draws what the first would have drawn."""
+    command = Generate(1, "Once upon a time", False, 60, sampling)
+    demo.send(command)
+    whole = _tokens(demo.until_finished())
+    other = Child(MODEL_PATH, batch_tokens=8)
+    for kept in (0, 1, 7, 8, 30, len(whole) - 1, len(whole)):
+        other.send(msgspec.structs.replace(command, prior=tuple(whole[:kept])))
+        *results, end = other.until_finished()
+        assert whole[:kept] + _tokens(results) == whole
+        assert isinstance(end, Finished)
+        assert end.reason in ("length", "stop")
+    other.close()
+
+
 def test_answer_ends_where_the_context_does(demo: Child) -> None:
     """Without a limit an answer goes on to its end or to the end of the context, never past it."""
     demo.send(Generate(1, "Once " * 200, False, 0, GREEDY))
@@ -175,6 +226,10 @@ def test_child_survives_the_terminals_signals(demo: Child) -> None:
         demo.process.send_signal(number)
     demo.send(Generate(1, "Once", False, 3, GREEDY))
     assert isinstance(demo.until_finished()[-1], Finished)
+
+
+def _tokens(results: list[protocol.Result]) -> list[int]:
+    return [result.token for result in results if isinstance(result, Sampled)]
 
 
 def _text(results: list[protocol.Result]) -> bytes:

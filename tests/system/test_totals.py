@@ -14,21 +14,23 @@ from tests.processes import PREFIX, Pair, Running, Samples, scrape, stream, valu
 TOKENS = 12
 
 
-def test_totals_add_up_over_every_kind_of_end(pair: Pair, slow_model: Path) -> None:
+def test_totals_add_up_over_every_kind_of_end(pair: Pair, slow_model: Path, tmp_path: Path) -> None:
     """Statuses, finish reasons, tokens and phases of a mixed load agree with each other."""
-    with (
-        pair.exporter() as exporter,
-        pair.node(f"--model={slow_model}", "--queue=1", "--context-length=256") as node,
-    ):
+    model = tmp_path / "model.gguf"
+    model.hardlink_to(slow_model)
+    flags = ("--queue=1", "--context-length=256", "--request-seconds=8")
+    with pair.exporter() as exporter, pair.node(f"--model={model}", *flags) as node:
         delivered = _finish_two(node)
         _send_too_long(node)
         delivered += _leave_in_the_middle(node)
         _overfill(node)
-        delivered += _lose_the_engine(node)
+        _run_out_of_time(node)
+        delivered += _lose_the_engine(node, model)
         samples = wait_for(lambda: _settled(exporter))
     requests = {s: value(samples, "inference_requests_total", status=s) for s in STATUSES}
     assert requests["ok"] == 2 + 2
     assert requests["error"] == 1
+    assert requests["timeout"] == 1
     assert requests["cancelled"] == 1
     assert requests["rejected"] == 2
     _check_reasons(samples)
@@ -37,7 +39,7 @@ def test_totals_add_up_over_every_kind_of_end(pair: Pair, slow_model: Path) -> N
     assert value(samples, "telemetry_events_lost") == 0
 
 
-STATUSES = ("ok", "error", "cancelled", "rejected")
+STATUSES = ("ok", "error", "timeout", "cancelled", "rejected")
 
 
 def _ask(node: Running, **body: Any) -> httpx.Response:
@@ -77,18 +79,30 @@ def _overfill(node: Running) -> None:
         assert [one.result().status_code for one in waiting] == [200]
 
 
-def _lose_the_engine(node: Running) -> int:
+def _run_out_of_time(node: Running) -> None:
+    """The engine is stopped for longer than the request may take."""
     chunks = stream(node.url, temperature=0, max_tokens=200)
     next(chunks)
     (child,) = psutil.Process(node.process.pid).children()
+    child.suspend()
+    assert list(chunks)[-1]["error"]["code"] == "deadline_exceeded"
+    child.resume()
+
+
+def _lose_the_engine(node: Running, model: Path) -> int:
+    """The engine dies and its model is gone, so that no other can go on."""
+    chunks = stream(node.url, temperature=0, max_tokens=200)
+    next(chunks)
+    model.unlink()
+    (child,) = psutil.Process(node.process.pid).children()
     os.kill(child.pid, signal.SIGKILL)
-    assert list(chunks)[-1]["error"]["code"] == "engine_failed"
+    assert list(chunks)[-1]["error"]["code"] == "unavailable"
     return 0
 
 
 def _settled(exporter: Running) -> Samples | None:
     samples = scrape(exporter.url)
-    ended = value(samples, "inference_requests_total") == 8
+    ended = value(samples, "inference_requests_total") == 9
     return samples if ended and value(samples, "inference_requests_in_flight") == 0 else None
 
 
@@ -99,7 +113,7 @@ def _check_reasons(samples: Samples) -> None:
     assert finishes + turned_away == value(samples, "inference_requests_total")
     assert value(samples, "inference_finish_total", reason="length") == 4
     assert value(samples, "inference_finish_total", reason="cancelled") == 1
-    assert value(samples, "inference_finish_total", reason="error") == 2
+    assert value(samples, "inference_finish_total", reason="error") == 3
 
 
 def _check_tokens(samples: Samples, delivered: int) -> None:
@@ -122,5 +136,5 @@ def _check_phases(samples: Samples) -> None:
         name: value(samples, f"{name}_count")
         for name in ("inference_queue_seconds", "inference_prefill_seconds")
     }
-    assert set(counts.values()) == {7}
+    assert set(counts.values()) == {8}
     assert (PREFIX + "inference_latency_seconds_count") in {name for name, _ in samples}
