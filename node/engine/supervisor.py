@@ -7,6 +7,7 @@ interrupted, a new child is started, and the model's lane hands the request over
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -15,6 +16,7 @@ import trio
 from node.engine import protocol
 from node.engine.child_process import ChildProcess, open_child
 from node.errors import InsufficientMemoryError, RequestError, UnavailableError
+from node.progress import Progress
 from shared import events
 from shared.events import Event
 
@@ -296,8 +298,9 @@ class Engine:
         failure: RequestError | None = UnavailableError(
             f"{options.path} was not loaded within {options.load_seconds:g} s"
         )
-        with trio.move_on_after(options.load_seconds):
-            failure = await self._wait_loaded(child)
+        progress = Progress(self.model_id, "read", self._emit)
+        with trio.move_on_after(options.load_seconds), closing(progress):
+            failure = await self._wait_loaded(child, progress)
         seconds = trio.current_time() - began
         if failure:
             self._emit(events.ModelLoadFailed(self.model_id, seconds))
@@ -311,7 +314,7 @@ class Engine:
         self._watcher.changed()
         return None
 
-    async def _wait_loaded(self, child: ChildProcess) -> RequestError | None:
+    async def _wait_loaded(self, child: ChildProcess, progress: Progress) -> RequestError | None:
         while results := await child.receive():
             for result in results:
                 match result:
@@ -321,7 +324,7 @@ class Engine:
                             return InsufficientMemoryError(fault)
                         await child.send(protocol.Proceed())
                     case protocol.Read(done, total):
-                        self._emit(events.ModelLoadProgressed(self.model_id, "read", done, total))
+                        progress.note(done, total)
                     case protocol.Loaded(context_length):
                         self.context_length = context_length
                         return None

@@ -1,0 +1,68 @@
+"""A load tells how far it is: every stage by events, on a terminal by a bar, else by few lines."""
+
+import io
+import logging
+import sys
+
+import pytest
+import trio
+from trio.testing import MockClock, trio_test
+
+from node.progress import Progress
+from shared.events import Event, ModelLoadProgressed
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@trio_test
+async def test_progress_is_told_now_and_then(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file's many blocks give some events and a line in ten seconds, and always the end."""
+    del autojump_clock
+    caplog.set_level(logging.INFO)
+    emitted: list[Event] = []
+    progress = Progress("m", "read", emitted.append)
+    for done in range(1001):
+        progress.note(done, 1000)
+        await trio.sleep(0.02)
+    assert emitted[0] == ModelLoadProgressed("m", "read", 0, 1000)
+    assert emitted[-1] == ModelLoadProgressed("m", "read", 1000, 1000)
+    assert 80 < len(emitted) < 110
+    assert [record.getMessage() for record in caplog.records] == [
+        "loading m: 5 %",
+        "loading m: 55 %",
+    ]
+
+
+@trio_test
+async def test_quick_load_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """What is done at once needs no line."""
+    caplog.set_level(logging.INFO)
+    emitted: list[Event] = []
+    progress = Progress("m", "download", emitted.append)
+    progress.note(1000, 1000)
+    progress.close()
+    assert emitted == [ModelLoadProgressed("m", "download", 1000, 1000)]
+    assert not caplog.records
+
+
+@trio_test
+async def test_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a long load draws a bar and leaves the line when it is done."""
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress("m", "read", lambda _: None)
+    progress.note(0, 1000)
+    await trio.sleep(1.2)  # the bar's own clock is the real one
+    progress.note(500, 1000)
+    await trio.sleep(0.2)
+    progress.note(600, 1000)
+    drawn = terminal.getvalue()
+    assert "loading m" in drawn
+    assert "60%" in drawn
+    progress.note(1000, 1000)
+    assert terminal.getvalue().endswith("\r")
