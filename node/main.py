@@ -30,7 +30,7 @@ from node.system import watch_loop_lag
 from shared.secret import BearerTokens, parse_tokens
 from shared.settings import APPLICATION
 
-_PROMPT_CHUNK_TOKENS: Final = 64
+_PROMPT_CHUNK_TOKENS: Final = 32
 _CLOSING_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)

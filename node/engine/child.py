@@ -118,14 +118,13 @@ class Child:
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
         """Evaluate the prompt in chunks; False when it was cancelled between two."""
         total = len(tokens)
-        rest = self._engine.rewind(tokens)
-        cached = total - len(rest)
-        for start in range(0, len(rest), self._batch_tokens):
+        done = cached = total - len(self._engine.rewind(tokens))
+        while done < total:
             if self._link.cancelled(request):
                 return False
-            chunk = rest[start : start + self._batch_tokens]
-            self._engine.evaluate(chunk)
-            done = cached + start + len(chunk)
+            end = self._engine.chunk_end(done, total, self._batch_tokens)
+            self._engine.evaluate(tokens[done:end])
+            done = end
             self._link.send(Evaluated(request, done, total, cached))
         return True
 

@@ -10,6 +10,8 @@ import ctransformers
 from node.engine.protocol import Sampling
 
 _PENALTY_WINDOW: Final = 64
+_SUM_BLOCK: Final = 32
+"""Positions that the library's attention sums at once; the rest of a sum it adds one by one."""
 _SPACE_BYTES: Final = len("\N{LOWER ONE EIGHTH BLOCK}".encode())
 
 
@@ -53,6 +55,24 @@ class CTransformersEngine:
     def rewind(self, tokens: Sequence[int]) -> list[int]:
         """Keep what `tokens` shares with the evaluated sequence and give the rest to evaluate."""
         return list(self._llm.prepare_inputs_for_generation(tokens, reset=True))
+
+    @staticmethod
+    def chunk_end(position: int, total: int, most: int) -> int:
+        """Tell how far to evaluate at once from a position, for results that do not depend on it.
+
+        The library sums a position's attention in blocks, over all positions that the sequence
+        has after the evaluation. A chunk that completes a block gives its positions other rounding
+        errors than tokens evaluated one by one, and a token drawn from nearly equal ones may then
+        be another. Each block's last position is therefore evaluated alone: then a text is the
+        same whether it was a prompt, was cached, or was drawn.
+
+        Args:
+            position: The first to evaluate.
+            total: Positions that there are to evaluate in all.
+            most: Positions to evaluate at once at the most.
+        """
+        block_end = position - position % _SUM_BLOCK + _SUM_BLOCK
+        return min(max(block_end - 1, position + 1), position + most, total)
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Append tokens to the sequence.

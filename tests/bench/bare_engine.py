@@ -12,7 +12,7 @@ from typing import Final
 from node.engine.ctransformers import CTransformersEngine
 from node.engine.protocol import Sampling
 
-CHUNK_TOKENS: Final = 64
+CHUNK_TOKENS: Final = 32
 """Of the prompt, evaluated at once: what `node.main` tells its engine child."""
 GREEDY: Final = Sampling(temperature=0.0, top_k=40, top_p=0.95, repetition_penalty=1.0, seed=1)
 
@@ -48,10 +48,13 @@ def _generate(engine: CTransformersEngine, prompt: str, max_tokens: int) -> dict
 def _evaluate(engine: CTransformersEngine, prompt: str) -> int:
     """Evaluate the prompt and give its length in tokens."""
     tokens = engine.tokenize(prompt, control_tokens=False)
-    rest = engine.rewind(tokens)
-    for start in range(0, len(rest), CHUNK_TOKENS):
-        engine.evaluate(rest[start : start + CHUNK_TOKENS])
-    return len(tokens)
+    total = len(tokens)
+    done = total - len(engine.rewind(tokens))
+    while done < total:
+        end = engine.chunk_end(done, total, CHUNK_TOKENS)
+        engine.evaluate(tokens[done:end])
+        done = end
+    return total
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import connections, deaths, disks, poison
+from tests.chaos import connections, deaths, disks, engines, poison
 from tests.chaos.rows import Row
 
 
@@ -26,6 +26,11 @@ def test_both_killed_cost_a_flush_interval(tmp_path: Path) -> None:
     """Node and exporter killed -9 at once: at most what the node had not sent yet is lost."""
     # Other tests may keep the cores busy meanwhile.
     hold(deaths.both_killed(tmp_path, kills=1, exchange_seconds=0.5))
+
+
+def test_killed_engine_is_not_seen(tmp_path: Path) -> None:
+    """An engine killed -9 at a random token, six times: the same text, each token counted once."""
+    hold(engines.engine_killed(tmp_path, kills=6))
 
 
 def test_removed_socket_is_made_anew(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from node.demo import MODEL_PATH
 from node.engine import protocol
+from node.engine.ctransformers import CTransformersEngine
 from node.engine.protocol import (
     Cancel,
     Evaluated,
@@ -192,6 +193,27 @@ def test_loading_tells_how_far_it_is(demo: Child) -> None:
 
 
 SAMPLED = Sampling(temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=5)
+
+
+def test_results_do_not_depend_on_how_a_text_was_evaluated(slow_model: Path) -> None:
+    """One by one, in chunks of any size, or cached: the next tokens weigh the same to the bit."""
+    engine = CTransformersEngine(str(slow_model), 256, 1, {})
+    tokens = [300 + 37 * number % 3000 for number in range(75)]
+
+    def weights(most: int, first: int = 0) -> list[float]:
+        done = first
+        while done < len(tokens):
+            end = engine.chunk_end(done, len(tokens), most)
+            engine.evaluate(tokens[done:end])
+            done = end
+        return list(engine._llm.logits)
+
+    engine.rewind([0])
+    alone = weights(1)
+    for most, kept in ((64, 0), (8, 0), (16, 0), (31, 33), (64, 5), (32, 70)):
+        rest = engine.rewind([*tokens[:kept], 0])
+        assert rest == [0]
+        assert weights(most, kept) == alone, (most, kept)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -1,0 +1,75 @@
+"""Engines killed in the middle of answers: the clients read what they would have read."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.bench.random_model import random_model
+from tests.chaos.rows import Row
+from tests.processes import Pair, Running, Samples, scrape, stream, text_of, value, wait_for
+
+_ANSWER_TOKENS: Final = 40
+
+
+def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
+    """Ask everything twice, and kill the engine at a random token of each second answer."""
+    draw = random.Random(kills)
+    same = 0
+    with (
+        Pair(directory).exporter() as exporter,
+        Pair(directory).node(f"--model={random_model()}") as node,
+    ):
+        for number in range(kills):
+            asked = _question(number)
+            whole = text_of(list(stream(node.url, **asked)))
+            killed = _answer_killed_at(node, draw.randrange(_ANSWER_TOKENS), asked)
+            same += text_of(list(killed)) == whole
+        asked_for = 2 * kills
+        samples = wait_for(lambda: _ended(exporter, asked_for), 30)
+    resumed = value(samples, "inference_resumed_total", reason="crashed") or 0
+    restarts = value(samples, "engine_restarts_total") or 0
+    tokens = value(samples, "inference_tokens_generated_total") or 0
+    return [
+        Row("the text of an answer is the same", f"{same} of {kills} killed", same == kills),
+        Row(
+            "the requests went on, and are counted",
+            f"{restarts:.0f} engines ended, {resumed:.0f} requests went on",
+            # A kill that comes as the last token does ends an engine that has nothing to do.
+            kills * 0.9 <= resumed <= restarts == kills,
+        ),
+        Row(
+            "no client sees an error",
+            f"{value(samples, 'inference_requests_total', status='ok'):.0f} of {asked_for} ok",
+            value(samples, "inference_requests_total", status="ok") == asked_for,
+        ),
+        Row(
+            "no token is counted twice",
+            f"{tokens:.0f} for {asked_for} answers of {_ANSWER_TOKENS}",
+            tokens == asked_for * _ANSWER_TOKENS,
+        ),
+    ]
+
+
+def _question(number: int) -> dict[str, Any]:
+    """Give a question of its own, every other one sampled with a seed."""
+    sampled = {"temperature": 0.9, "seed": number} if number % 2 else {"temperature": 0}
+    return {"prompt": f"number {number} once", "max_tokens": _ANSWER_TOKENS} | sampled
+
+
+def _answer_killed_at(node: Running, token: int, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the chunks of an answer whose engine is killed once so many of them have come."""
+    for number, chunk in enumerate(stream(node.url, **asked)):
+        if number == token:
+            (child,) = psutil.Process(node.process.pid).children()
+            os.kill(child.pid, signal.SIGKILL)
+        yield chunk
+
+
+def _ended(exporter: Running, requests: int) -> Samples | None:
+    samples = scrape(exporter.url)
+    return samples if value(samples, "inference_requests_total") == requests else None
