@@ -1,6 +1,7 @@
 """The routes of the node's HTTP API."""
 
 import logging
+import math
 import re
 import secrets
 import time
@@ -9,13 +10,14 @@ from typing import Any, Final
 import msgspec
 from quart import Response, g, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from node.api import schema
+from node.api import conversion, openapi, schema
+from node.api.answer import Form, Model, ModelList
 from node.api.asgi import ROUTE
-from node.api.chat import render_chat
-from node.api.schema import ChatRequest, CompletionRequest, Form
+from node.api.schema import ChatRequest, CompletionRequest
 from node.api.stream import GenerationBody, usage_of
+from node.engine.protocol import Described
 from node.errors import InvalidRequestError, RequestError, UnavailableError
 from node.inference.generation import Delta, Ending, Generation, InferenceRequest
 from node.inference.scheduler import Scheduler
@@ -46,7 +48,9 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
     routes = _Routes(scheduler, status, default_model)
     for path, method, view in (
         ("/health", "GET", routes.health),
+        ("/openapi.json", "GET", routes.openapi),
         ("/v1/models", "GET", routes.models),
+        ("/v1/models/<path:model_id>", "GET", routes.model),
         ("/v1/completions", "POST", routes.complete),
         ("/v1/chat/completions", "POST", routes.chat),
     ):
@@ -65,6 +69,7 @@ class _Routes:
         self._status = status
         self._default_model = default_model
         self._created = int(time.time())
+        self._openapi = openapi.describe()
 
     async def health(self) -> Response:
         """Say whether the node serves: 200 while every model that must be loaded is, else 503."""
@@ -74,69 +79,53 @@ class _Routes:
         body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
         return _json(body, 200 if healthy else 503)
 
+    async def openapi(self) -> Response:
+        """Describe this API."""
+        return _json(self._openapi)
+
     async def models(self) -> Response:
         """List the models served."""
-        listed = [
-            {
-                "id": lane.engine.model_id,
-                "object": "model",
-                "created": self._created,
-                "owned_by": "distributed-llm",
-            }
-            for lane in self._scheduler.lanes
-        ]
-        return _json({"object": "list", "data": listed})
+        return _json(
+            ModelList([self._model(lane.engine.model_id) for lane in self._scheduler.lanes])
+        )
+
+    async def model(self, model_id: str) -> Response:
+        """Describe one model."""
+        return _json(self._model(self._scheduler.find(model_id).engine.model_id))
 
     async def complete(self) -> Response:
         """Continue a text."""
         asked: CompletionRequest = schema.decode(schema.completion_decoder, await request.body)
-        wanted = InferenceRequest(
-            model_id=asked.model or self._default_model,
-            prompt=asked.prompt,
-            control_tokens=False,
-            max_tokens=asked.max_tokens or 0,
-            sampling=asked.sampling(),
-            stops=asked.stops(),
-            streamed=bool(asked.stream),
-            request_id=g.request_id,
-        )
+        model_id = asked.model or self._default_model
+        wanted = conversion.completion_request(asked, model_id, g.request_id)
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
     async def chat(self) -> Response:
         """Take the assistant's turn in a chat."""
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
+        described = await self._described(model_id)
+        wanted = conversion.chat_request(asked, described, model_id, g.request_id)
+        return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
+
+    def _model(self, model_id: str) -> Model:
+        return Model(model_id, self._created)
+
+    async def _described(self, model_id: str) -> Described:
         engine = self._scheduler.find(model_id).engine
         if engine.described is None:  # before the first load only: a template outlives its child
             engine.want()
             await engine.wait_ready()
-        described = engine.described
-        if described is None:
+        if engine.described is None:
             raise UnavailableError(f"model {model_id} is not loaded yet: try again")
-        wanted = InferenceRequest(
-            model_id=model_id,
-            prompt=render_chat(
-                described.chat_template, asked.messages, described.bos, described.eos
-            ),
-            control_tokens=True,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens or 0,
-            sampling=asked.sampling(),
-            stops=asked.stops(),
-            streamed=bool(asked.stream),
-            request_id=g.request_id,
-        )
-        return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
+        return engine.described
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
-        if "\0" in wanted.prompt:  # the engine's library would end the text there, without a word
-            parameter = "messages" if chat else "prompt"
-            raise InvalidRequestError("text cannot hold a NUL character", parameter=parameter)
         generation = self._scheduler.admit(wanted)
-        form = Form(wanted.model_id, int(time.time()), chat=chat)
+        form = Form(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
         if wanted.streamed:
             await _wait_accepted(generation)
-            body = GenerationBody(generation, form, with_usage=with_usage)
-            response = Response(body, content_type="text/event-stream")
+            response = Response(GenerationBody(generation, form), content_type="text/event-stream")
             response.headers["Cache-Control"] = "no-store"
             response.timeout = None
             return response
@@ -181,16 +170,19 @@ def _json(body: Any, status: int = 200) -> Response:
 
 async def _answer_request_error(error: RequestError) -> Response:
     response = _json(schema.error_body(error), error.status)
-    if error.status in (429, 503):
-        response.headers["Retry-After"] = "1"
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     return response
 
 
 async def _answer_http_error(error: HTTPException) -> Response:
-    if (error.code or 500) < 500:
-        refused = InvalidRequestError(f"{request.method} {request.path}: {error.description}")
-        return _json(schema.error_body(refused), error.code or 400)
-    return await _answer_bug(error)
+    if (error.code or 500) >= 500:
+        return await _answer_bug(error)
+    refused = InvalidRequestError(f"{request.method} {request.path}: {error.description}")
+    response = _json(schema.error_body(refused), error.code or 400)
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+    return response
 
 
 async def _answer_bug(error: Exception) -> Response:

@@ -23,6 +23,7 @@ def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> s
     The names that a template may use (`messages`, `bos_token`, `eos_token`,
     `add_generation_prompt`, `raise_exception`) are those of Hugging Face's chat templates. The
     engine puts the beginning-of-sequence token itself, so that one at the start is taken off.
+    OpenAI's `developer` is what the templates call `system`.
 
     Raises:
         InvalidRequestError: The model has no template, or it refuses these messages.
@@ -30,7 +31,7 @@ def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> s
     if not template:
         message = "this model has no chat template: use /v1/completions"
         raise InvalidRequestError(message, parameter="messages")
-    turns = [{"role": m.role, "content": m.content} for m in messages]
+    turns = [_turn(message) for message in messages]
     try:
         prompt = _compiled(template).render(
             messages=turns, bos_token=bos, eos_token=eos, add_generation_prompt=True
@@ -39,6 +40,12 @@ def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> s
         message = f"the model's chat template refuses these messages: {error}"
         raise InvalidRequestError(message, parameter="messages") from error
     return prompt.removeprefix(bos)
+
+
+def _turn(message: Message) -> dict[str, str]:
+    role = "system" if message.role == "developer" else message.role
+    turn = {"role": role, "content": message.text}
+    return turn if message.name is None else turn | {"name": message.name}
 
 
 _TEMPLATE_FAULTS: Final = (

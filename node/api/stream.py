@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from quart.wrappers.response import ResponseBody
 
-from node.api.schema import Form, Usage, error_body
+from node.api.answer import Form, TokenDetails, Usage
+from node.api.schema import error_body
 from node.errors import RequestError
 from node.inference.generation import Delta, Ending, Generation
 
@@ -22,14 +23,13 @@ class GenerationBody(ResponseBody):
     whole, the client left in the middle, or left while the request still waited.
     """
 
-    def __init__(self, generation: Generation, form: Form, *, with_usage: bool) -> None:
+    def __init__(self, generation: Generation, form: Form) -> None:
         self._generation = generation
         self._form = form
-        self._with_usage = with_usage
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         """Start to follow."""
-        return _Events(self._generation, self._form, with_usage=self._with_usage)
+        return _Events(self._generation, self._form)
 
     async def __aexit__(
         self,
@@ -44,10 +44,9 @@ class GenerationBody(ResponseBody):
 class _Events(AsyncIterator[bytes]):
     """What is written for each time that something happened, several tokens at once if many."""
 
-    def __init__(self, generation: Generation, form: Form, *, with_usage: bool) -> None:
+    def __init__(self, generation: Generation, form: Form) -> None:
         self._generation = generation
         self._form = form
-        self._with_usage = with_usage
         self._opened = False
         self._ended = False
 
@@ -74,7 +73,7 @@ class _Events(AsyncIterator[bytes]):
 
     def _closing(self, ending: Ending) -> bytes:
         written = self._opening() + _event(self._form.last(ending.finish_reason))
-        if self._with_usage:
+        if self._form.with_usage:
             written += _event(self._form.usage(usage_of(ending)))
         return written + _DONE
 
@@ -85,9 +84,9 @@ def usage_of(ending: Ending) -> Usage:
         ending.prompt_tokens,
         ending.generated_tokens,
         ending.prompt_tokens + ending.generated_tokens,
-        {"cached_tokens": ending.cached_tokens},
+        TokenDetails(ending.cached_tokens),
     )
 
 
-def _event(content: dict[str, Any]) -> bytes:
+def _event(content: msgspec.Struct) -> bytes:
     return b"data: " + _encoder.encode(content) + b"\n\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from node.api.chat import render_chat
-from node.api.schema import Message
+from node.api.schema import Message, TextPart
 from node.errors import InvalidRequestError
 
 TEMPLATE = """{{ bos_token }}
@@ -56,8 +56,23 @@ def test_model_without_template_is_refused() -> None:
 
 def test_template_can_refuse_messages() -> None:
     """What `raise_exception` says reaches the caller."""
-    with pytest.raises(InvalidRequestError, match="no role tool"):
-        render_chat(TEMPLATE, [Message("tool", "x")], "<s>", "</s>")
+    with pytest.raises(InvalidRequestError, match="no role assistant"):
+        render("{{ raise_exception('no role assistant') }}")
+
+
+def test_message_is_text_whatever_its_form() -> None:
+    """Parts are put on lines of their own; OpenAI's developer is the template's system."""
+    parts = [TextPart("a"), TextPart("b")]
+    turns = [Message("developer", "Be kind."), Message("user", parts), Message("assistant", "c")]
+    prompt = render_chat(TEMPLATE, turns, "<s>", "</s>")
+    assert prompt == "<|system|>Be kind.</s><|user|>a\nb</s><|assistant|>c</s><|assistant|>"
+
+
+def test_name_of_a_participant_is_the_templates_to_write() -> None:
+    """A name reaches the template, and is not defined where none was given."""
+    template = "{% for m in messages %}{{ m.name | default('-') }}{% endfor %}"
+    turns = [Message("user", "a", name="Ann"), Message("user", "b")]
+    assert render_chat(template, turns, "", "") == "Ann-"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,222 @@
+"""The bodies that the OpenAI-compatible API answers with, as OpenAI's API reference has them."""
+
+import secrets
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+OWNER: Final = "distributed-llm"
+
+
+class TokenDetails(msgspec.Struct, frozen=True):
+    """What was special about a prompt's tokens."""
+
+    cached_tokens: int
+    """Of them, those that needed no work."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens that a request took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenDetails
+
+
+class CompletionChoice(msgspec.Struct, frozen=True):
+    """A completion's text, or a piece of it."""
+
+    text: str
+    finish_reason: str | None
+    index: int = 0
+    logprobs: None = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion, whole or a chunk of its stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    """Unix time in whole seconds."""
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | UnsetType | None = UNSET
+    """In a stream only where it was asked for, and then null but in the last chunk."""
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """The assistant's turn."""
+
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """A chat's whole answer."""
+
+    message: ChatMessage
+    finish_reason: str
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat completion in one piece."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(msgspec.Struct, frozen=True):
+    """What a chunk adds to the assistant's turn."""
+
+    content: str | UnsetType = UNSET
+    role: Literal["assistant"] | UnsetType = UNSET
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True):
+    """A piece of a chat's answer."""
+
+    delta: ChatDelta
+    finish_reason: str | None
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk of a chat completion's stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+    """As in `Completion`."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that is served."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = OWNER
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """The models that are served."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """The vector of one text: its numbers, or base64 of them as little-endian 32-bit floats."""
+
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    """Tokens of all the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, frozen=True):
+    """The vectors of the texts, in their order."""
+
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+    object: Literal["list"] = "list"
+
+
+class Form:
+    """How one answer is written: an object for a whole one, chunks for a stream.
+
+    Args:
+        model: The model's id.
+        created: Unix time of the answer, whole seconds.
+        chat: Whether it is a chat completion.
+        with_usage: Whether a stream says at its end what it took.
+    """
+
+    def __init__(self, model: str, created: int, *, chat: bool, with_usage: bool = False) -> None:
+        self.identity = ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12)
+        self.with_usage: Final = with_usage
+        self._model = model
+        self._created = created
+        self._chat = chat
+
+    def whole(self, text: str, finish_reason: str, usage: Usage) -> Completion | ChatCompletion:
+        """Write the whole answer."""
+        if not self._chat:
+            return self._completion([CompletionChoice(text, finish_reason)], usage)
+        return ChatCompletion(
+            id=self.identity,
+            created=self._created,
+            model=self._model,
+            choices=[ChatChoice(ChatMessage(text), finish_reason)],
+            usage=usage,
+        )
+
+    def first(self) -> ChatChunk | None:
+        """Write what opens a stream, where the form has such."""
+        return self._chunk(ChatDelta("", "assistant"), None) if self._chat else None
+
+    def piece(self, text: str) -> Completion | ChatChunk:
+        """Write one piece of a stream."""
+        if self._chat:
+            return self._chunk(ChatDelta(text), None)
+        return self._completion([CompletionChoice(text, None)], self._no_usage)
+
+    def last(self, finish_reason: str) -> Completion | ChatChunk:
+        """Write what ends a stream's text."""
+        if self._chat:
+            return self._chunk(ChatDelta(), finish_reason)
+        return self._completion([CompletionChoice("", finish_reason)], self._no_usage)
+
+    def usage(self, usage: Usage) -> Completion | ChatChunk:
+        """Write the account after a stream's end."""
+        return self._chat_chunk([], usage) if self._chat else self._completion([], usage)
+
+    @property
+    def _no_usage(self) -> UnsetType | None:
+        return None if self.with_usage else UNSET
+
+    def _chunk(self, delta: ChatDelta, finish_reason: str | None) -> ChatChunk:
+        return self._chat_chunk([ChatChunkChoice(delta, finish_reason)], self._no_usage)
+
+    def _chat_chunk(
+        self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None
+    ) -> ChatChunk:
+        return ChatChunk(
+            id=self.identity,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage,
+        )
+
+    def _completion(
+        self, choices: list[CompletionChoice], usage: Usage | UnsetType | None
+    ) -> Completion:
+        return Completion(
+            id=self.identity,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage,
+        )

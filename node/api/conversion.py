@@ -1,0 +1,60 @@
+"""Turns what a caller asked for into what the scheduler takes, whichever protocol it came by."""
+
+from node.api.chat import render_chat
+from node.api.schema import ChatRequest, CompletionRequest
+from node.engine.protocol import Described
+from node.errors import InvalidRequestError
+from node.inference.generation import InferenceRequest
+
+
+def completion_request(
+    asked: CompletionRequest, model_id: str, request_id: str
+) -> InferenceRequest:
+    """Convert a request for a completion.
+
+    Raises:
+        InvalidRequestError: The prompt is one that the engine cannot take.
+    """
+    return InferenceRequest(
+        model_id=model_id,
+        prompt=without_nul(asked.text, "prompt"),
+        control_tokens=False,
+        max_tokens=asked.output_limit,
+        sampling=asked.sampling(),
+        stops=asked.stops(),
+        streamed=bool(asked.stream),
+        request_id=request_id,
+    )
+
+
+def chat_request(
+    asked: ChatRequest, described: Described, model_id: str, request_id: str
+) -> InferenceRequest:
+    """Convert a chat, written as the prompt that the described model was trained on.
+
+    Raises:
+        InvalidRequestError: The model's template refuses the messages, or the engine cannot take
+            the prompt.
+    """
+    prompt = render_chat(described.chat_template, asked.messages, described.bos, described.eos)
+    return InferenceRequest(
+        model_id=model_id,
+        prompt=without_nul(prompt, "messages"),
+        control_tokens=True,
+        max_tokens=asked.output_limit,
+        sampling=asked.sampling(),
+        stops=asked.stops(),
+        streamed=bool(asked.stream),
+        request_id=request_id,
+    )
+
+
+def without_nul(text: str, parameter: str) -> str:
+    """Give the text back.
+
+    Raises:
+        InvalidRequestError: It holds a NUL, where the engine's library would end it, silently.
+    """
+    if "\0" in text:
+        raise InvalidRequestError("text cannot hold a NUL character", parameter=parameter)
+    return text

@@ -1,0 +1,96 @@
+"""Describes the HTTP API in OpenAPI's words, out of the structs that read and write its bodies."""
+
+import importlib.metadata
+from typing import Any, Final
+
+import msgspec
+
+from node.api import answer, schema
+from shared.settings import APPLICATION
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+_BODIES: Final = (
+    schema.CompletionRequest,
+    schema.ChatRequest,
+    schema.ErrorBody,
+    answer.Completion,
+    answer.ChatCompletion,
+    answer.ChatChunk,
+    answer.Model,
+    answer.ModelList,
+)
+
+
+def describe() -> dict[str, Any]:
+    """Give the description, of version 3.1 of the OpenAPI Specification."""
+    _, schemas = msgspec.json.schema_components(
+        _BODIES, schema_hook=_describe_switch, ref_template=_REFERENCE
+    )
+    version = importlib.metadata.version(APPLICATION)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": APPLICATION, "version": version},
+        "paths": {
+            "/v1/models": {"get": _operation("listModels", "List the models", answer.ModelList)},
+            "/v1/models/{model_id}": {
+                "get": _operation("getModel", "Describe a model", answer.Model)
+                | {"parameters": [_MODEL_ID]}
+            },
+            "/v1/completions": {
+                "post": _operation("complete", "Continue a text", answer.Completion)
+                | _body(schema.CompletionRequest)
+            },
+            "/v1/chat/completions": {
+                "post": _operation("chat", "Take a turn in a chat", answer.ChatCompletion)
+                | _body(schema.ChatRequest)
+            },
+        },
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],  # whether a key is asked for is the operator's choice
+    }
+
+
+_MODEL_ID: Final = {
+    "name": "model_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+}
+
+
+def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _reference(answered)}}
+    if answered in (answer.Completion, answer.ChatCompletion):
+        # With `stream`: events whose data is a chunk, and at the end the word [DONE].
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    refused = {"description": "Refused", **_json(schema.ErrorBody)}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {
+            "200": {"description": "Answered", "content": content},
+            "4XX": refused,
+            "5XX": {**refused, "description": "Not possible now, or failed"},
+        },
+    }
+
+
+def _body(asked: type) -> dict[str, Any]:
+    return {"requestBody": {"required": True, **_json(asked)}}
+
+
+def _json(kind: type) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": _reference(kind)}}}
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=kind.__name__)}
+
+
+def _describe_switch(kind: type) -> dict[str, Any]:
+    if kind is schema.Off:
+        return {"type": "boolean", "enum": [False]}
+    raise NotImplementedError

@@ -1,0 +1,403 @@
+"""The official `openai` client against a running node: what it asks, gets, and is refused."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import openai
+import pytest
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+from tests.processes import Pair, Running, scrape, value, wait_for
+
+STORY = "Once upon a time"
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def client(shared_node: Running) -> Iterator[openai.OpenAI]:
+    with client_of(shared_node) as opened:
+        yield opened
+
+
+def client_of(node: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def check_shape(kind: type[BaseModel], body: dict[str, Any]) -> None:
+    """Hold a body to OpenAI's own type: every field known, of its type, and none invented."""
+    parsed = kind.model_validate(body, strict=False)
+    assert json.loads(parsed.model_dump_json(exclude_unset=True)) == body
+    extra = [model for model in parts(parsed) if model.model_extra]
+    assert not extra, f"not OpenAI's: {[model.model_extra for model in extra]}"
+
+
+def parts(value_: object) -> Iterator[BaseModel]:
+    if isinstance(value_, BaseModel):
+        yield value_
+        for name in type(value_).model_fields:
+            yield from parts(getattr(value_, name))
+    elif isinstance(value_, list):
+        for item in value_:
+            yield from parts(item)
+
+
+def post(node: Running, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{node.url}{path}", json=body, timeout=60)
+
+
+def events(node: Running, path: str, **body: Any) -> list[Any]:
+    """Give what a stream's events hold, after a look at the stream's form."""
+    response = post(node, path, stream=True, **body)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/event-stream"
+    *chunks, end, rest = response.text.split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    return [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+
+
+def test_answers_are_of_openais_own_types(shared_node: Running) -> None:
+    """Every body that is answered is what OpenAI's types say, with nothing invented."""
+    whole = post(shared_node, "/v1/completions", prompt=STORY, max_tokens=4).json()
+    check_shape(Completion, whole)
+    chat = post(shared_node, "/v1/chat/completions", messages=HELLO, max_tokens=4).json()
+    check_shape(ChatCompletion, chat)
+    assert chat["choices"][0]["message"]["refusal"] is None
+    options = {"include_usage": True}
+    chunks = events(
+        shared_node, "/v1/completions", prompt=STORY, max_tokens=4, stream_options=options
+    )
+    for chunk in chunks:
+        for choice in chunk["choices"]:  # null in OpenAI's streams, which the type knows only whole
+            choice["finish_reason"] = choice["finish_reason"] or "stop"
+        check_shape(Completion, chunk)
+    for chunk in events(
+        shared_node, "/v1/chat/completions", messages=HELLO, max_tokens=4, stream_options=options
+    ):
+        check_shape(ChatCompletionChunk, chunk)
+    check_shape(Model, httpx.get(f"{shared_node.url}/v1/models/demo").json())
+    listed = httpx.get(f"{shared_node.url}/v1/models").json()
+    assert listed["object"] == "list"
+    for model in listed["data"]:
+        check_shape(Model, model)
+
+
+def test_completion_streams_what_it_answers_whole(client: openai.OpenAI) -> None:
+    """One greedy request, streamed and not, gives one text, one end and one account."""
+    asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 24, "temperature": 0}
+    whole = client.completions.create(**asked)
+    chunks = list(
+        client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
+    *texts, last, account = chunks
+    assert "".join(chunk.choices[0].text for chunk in texts) == whole.choices[0].text
+    assert last.choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert account.usage is not None
+    assert whole.usage is not None
+    assert account.choices == []
+    assert account.usage.completion_tokens == whole.usage.completion_tokens == 24
+    assert account.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert all(chunk.usage is None for chunk in [*texts, last])
+
+
+def test_chat_streams_what_it_answers_whole(client: openai.OpenAI) -> None:
+    """As with a completion; the turn's role comes first."""
+    asked: Any = {"model": "demo", "messages": HELLO, "max_completion_tokens": 40, "temperature": 0}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole.choices[0].message.content != ""
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+def test_chat_helper_of_the_client_works(client: openai.OpenAI) -> None:
+    """The client's accumulating helper, which is strict about chunks, follows a stream."""
+    asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0}
+    with client.chat.completions.stream(**asked) as stream:
+        final = stream.get_final_completion()
+    whole = client.chat.completions.create(**asked)
+    assert final.choices[0].message.content == whole.choices[0].message.content
+    assert final.choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+
+
+def test_answer_can_be_sent_back(client: openai.OpenAI) -> None:
+    """A conversation goes on with the answer's own message as it came, parts and all."""
+    first = client.chat.completions.create(
+        model="demo", messages=HELLO, max_tokens=12, temperature=0
+    )
+    turns: Any = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+        first.choices[0].message,
+        {"role": "user", "content": "And you?"},
+    ]
+    asked: Any = {"model": "demo", "max_tokens": 8, "temperature": 0}
+    again = client.chat.completions.create(messages=turns, **asked)
+    dumped: Any = [*turns[:2], first.choices[0].message.model_dump(), turns[3]]
+    assert client.chat.completions.create(messages=dumped, **asked).choices == again.choices
+
+
+def test_fields_that_clients_send_as_their_defaults_are_taken(client: openai.OpenAI) -> None:
+    """A client that fills in every default gets what one that leaves them out gets."""
+    asked: Any = {"model": "demo", "messages": HELLO, "max_tokens": 8, "temperature": 0}
+    plain = client.chat.completions.create(**asked)
+    filled = client.chat.completions.create(
+        **asked,
+        n=1,
+        logprobs=False,
+        frequency_penalty=0,
+        presence_penalty=0,
+        logit_bias={},
+        tools=[],
+        response_format={"type": "text"},
+        store=False,
+        stop=None,
+        stream=False,
+    )
+    assert filled.choices == plain.choices
+    filled_text = client.completions.create(
+        model="demo", prompt=STORY, max_tokens=4, n=1, best_of=1, echo=False, logit_bias={}
+    )
+    assert filled_text.choices[0].text
+
+
+def test_stop_over_several_tokens_is_never_shown(client: openai.OpenAI) -> None:
+    """An answer ends before each stop, streamed or not, wherever the tokens' borders are."""
+    asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 60, "temperature": 0}
+    text = client.completions.create(**asked).choices[0].text
+    for at in range(4, 40, 6):
+        stop = text[at : at + 9]
+        before = text[: text.index(stop)]
+        whole = client.completions.create(**asked, stop=["nowhere to be seen", stop])
+        assert (whole.choices[0].text, whole.choices[0].finish_reason) == (before, "stop")
+        shown = ""
+        for chunk in client.completions.create(**asked, stop=stop, stream=True):
+            shown += chunk.choices[0].text
+            assert before.startswith(shown)
+        assert shown == before
+
+
+def test_multibyte_characters_arrive_whole(client: openai.OpenAI) -> None:
+    """A character whose bytes are tokens of their own is in one chunk, never torn into two."""
+    asked: Any = {
+        "model": "demo",
+        "prompt": STORY,
+        "max_tokens": 200,
+        "temperature": 100,
+        "top_p": 1,
+    }
+    extra = {"top_k": 10_000}  # close to a fair draw: some bytes in a row make a character
+    torn = "\N{REPLACEMENT CHARACTER}"  # what bytes in a row that make none are shown as
+    for seed in range(100):
+        whole = client.completions.create(**asked, seed=seed, extra_body=extra).choices[0].text
+        if set(whole) - set(map(chr, range(128))) - {torn}:
+            break
+    else:
+        pytest.fail("no draw had such a character")
+    chunks = client.completions.create(**asked, seed=seed, extra_body=extra, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole
+
+
+def test_sampling_settings_change_what_is_sampled(client: openai.OpenAI) -> None:
+    """Each setting reaches the engine: with a seed it repeats, and without it is another text."""
+    asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 40, "temperature": 1.5, "seed": 3}
+
+    def text(**changed: Any) -> str:
+        extra = {name: changed.pop(name) for name in list(changed) if name not in SDK_FIELDS}
+        given = asked | changed
+        answer: Completion = client.completions.create(**given, extra_body=extra)
+        return answer.choices[0].text
+
+    plain = text()
+    assert text() == plain
+    greedy = text(temperature=0)
+    for changed in ({"seed": 4}, {"top_p": 0.05}, {"top_k": 2}, {"repetition_penalty": 2}):
+        assert text(**changed) != plain
+    assert text(top_k=1) == text(top_p=1e-6) == greedy
+    assert text(repeat_penalty=1.9) == text(repetition_penalty=1.9)
+
+
+SDK_FIELDS = ("seed", "top_p", "temperature")
+
+
+def test_usage_tells_of_cached_tokens(client: openai.OpenAI) -> None:
+    """What is sent again is not evaluated again, and the account says so."""
+    prompt = f"Once upon a time {secrets.token_hex(8)} there was a little dog."
+    asked: Any = {"model": "demo", "prompt": prompt, "max_tokens": 2}
+    first, second = (client.completions.create(**asked).usage for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.prompt_tokens_details is not None
+    assert second.prompt_tokens_details is not None
+    assert first.prompt_tokens == second.prompt_tokens
+    assert second.prompt_tokens_details.cached_tokens == second.prompt_tokens - 1
+    assert (first.prompt_tokens_details.cached_tokens or 0) < second.prompt_tokens - 1
+    assert second.total_tokens == second.prompt_tokens + second.completion_tokens
+
+
+def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
+    """A model has one description; one that is not served is OpenAI's 404."""
+    (listed,) = client.models.list()
+    assert client.models.retrieve("demo") == listed
+    for unknown in ("gpt-4", "meta/llama"):
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.models.retrieve(unknown)
+        assert missing.value.code == "model_not_found"
+        assert missing.value.param == "model"
+        assert missing.value.type == "invalid_request_error"
+
+
+def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
+    """What is refused is an exception of its own, which names the parameter."""
+    ask = client.chat.completions.create
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(model="demo", messages=HELLO, n=2)
+    assert (refused.value.param, refused.value.type) == ("n", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask(model="other", messages=HELLO)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as long:
+        ask(model="demo", messages=[{"role": "user", "content": "word " * 3000}])
+    assert long.value.code == "context_length_exceeded"
+    part: Any = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
+    with pytest.raises(openai.BadRequestError) as image:
+        ask(model="demo", messages=[{"role": "user", "content": [part]}])
+    assert image.value.param == "messages[0].content[0].type"
+    with pytest.raises(openai.BadRequestError, match="NUL"):
+        ask(model="demo", messages=[{"role": "user", "content": "a\0b"}])
+    with pytest.raises(openai.APIStatusError) as unknown:
+        client.post("/nowhere", cast_to=object)
+    assert unknown.value.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("HEAD", "/v1/completions", 405),
+        ("PUT", "/v1/models/demo", 405),
+        ("POST", "/openapi.json", 405),
+        ("GET", "/v1/images", 404),
+        ("HEAD", "/v1/images", 404),
+        ("POST", "/v1/../etc/passwd", 404),
+        ("GET", "/v1/models/x%00y", 404),
+        ("HEAD", "/v1/models/demo", 200),
+        ("HEAD", "/v1/models", 200),
+    ],
+)
+def test_every_path_and_method_answers_in_the_apis_form(
+    shared_node: Running, method: str, path: str, status: int
+) -> None:
+    """405 says what is allowed, HEAD has no body, and an error is OpenAI's object."""
+    response = httpx.request(method, f"{shared_node.url}{path}")
+    assert response.status_code == status
+    assert response.headers["x-request-id"]
+    if method == "HEAD":
+        assert response.content == b""
+    elif status >= 400:
+        error = response.json()["error"]
+        assert error["type"] == "invalid_request_error"
+        assert set(error) == {"message", "type", "param", "code"}
+    assert ("allow" in response.headers) == (status == 405)
+
+
+def test_request_id_goes_in_and_out(client: openai.OpenAI) -> None:
+    """The caller's id comes back; without one, or with a bad one, an id is made up."""
+    given = client.completions.with_raw_response.create(
+        model="demo", prompt=STORY, max_tokens=1, extra_headers={"X-Request-ID": "order-66"}
+    )
+    assert given.headers["x-request-id"] == given.parse()._request_id == "order-66"
+    for bad in ("", "x" * 65, "a b", "<b>"):
+        made = client.models.with_raw_response.list(extra_headers={"X-Request-ID": bad})
+        assert len(made.headers["x-request-id"]) == 32
+
+
+def test_async_client_and_many_at_once(shared_node: Running) -> None:
+    """Concurrent clients of one node each get the answer that they would get alone."""
+    asked: Any = {"model": "demo", "max_tokens": 16, "temperature": 0}
+    prompts = [f"{name} went to the" for name in ("Lily", "Tom", "Ben", "Mia", "Sam", "Max")]
+    with client_of(shared_node) as alone:
+        expected = [
+            alone.completions.create(prompt=prompt, **asked).choices[0].text for prompt in prompts
+        ]
+
+    async def run() -> list[str]:
+        texts = [""] * len(prompts)
+
+        async def follow(index: int, client: openai.AsyncOpenAI) -> None:
+            stream = await client.completions.create(prompt=prompts[index], stream=True, **asked)
+            async for chunk in stream:
+                texts[index] += chunk.choices[0].text
+
+        async with openai.AsyncOpenAI(
+            base_url=f"{shared_node.url}/v1", api_key="none", max_retries=0
+        ) as client:
+            assert [model.id async for model in client.models.list()] == ["demo"]
+            with pytest.raises(openai.BadRequestError):
+                await client.completions.create(prompt=STORY, n=3, **asked)
+            async with anyio.create_task_group() as tasks:
+                for index in range(len(prompts)):
+                    tasks.start_soon(follow, index, client)
+        return texts
+
+    assert anyio.run(run) == expected
+
+
+def test_cancelling_a_stream_frees_the_engine(pair: Pair, slow_model: Path) -> None:
+    """A client that closes its stream in the middle is counted, and the next is served at once."""
+    with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
+        client = client_of(node)
+        model = client.models.list().data[0].id
+        asked: Any = {"model": model, "prompt": STORY, "temperature": 0}
+        with client.completions.create(**asked, max_tokens=1500, stream=True) as stream:
+            for _, _chunk in zip(range(3), stream, strict=False):
+                pass
+        assert client.completions.create(**asked, max_tokens=1).usage
+        wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok") == 1)
+        samples = scrape(exporter.url)
+        assert value(samples, "inference_requests_total", status="cancelled") == 1
+        assert value(samples, "inference_requests_in_flight") == 0
+        assert (value(samples, "inference_tokens_generated_total") or 0) < 200
+
+
+def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> None:
+    """Where one may wait, of two that come while one is served one is told when to try again."""
+    with (
+        pair.node(f"--model={slow_model}", "--queue=1") as node,
+        client_of(node) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        asked: Any = {"model": client.models.list().data[0].id, "prompt": STORY, "temperature": 0}
+        with client.completions.create(**asked, max_tokens=1500, stream=True) as running:
+            next(iter(running))
+            waiting = [
+                pool.submit(lambda: client.completions.create(**asked, max_tokens=1))
+                for _ in range(2)
+            ]
+            refused = wait_for(lambda: [w.exception() for w in waiting if w.done()])
+        assert isinstance(refused[0], openai.RateLimitError)
+        assert int(refused[0].response.headers["retry-after"]) >= 1
+        assert refused[0].code == "queue_full"
+        served = [w.result(timeout=60) for w in waiting if w.exception(timeout=60) is None]
+        assert len(served) == 1
+
+
+def test_key_is_asked_for_in_the_clients_words(pair: Pair, tmp_path: Path) -> None:
+    """A wrong key is the client's AuthenticationError."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-right\n")
+    with pair.node(f"--api-key-file={keys}") as node:
+        client = client_of(node)
+        with pytest.raises(openai.AuthenticationError) as refused:
+            client.models.retrieve("demo")
+        assert refused.value.code == "invalid_api_key"
+        assert client.with_options(api_key="sk-right").models.retrieve("demo").id == "demo"
