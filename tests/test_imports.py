@@ -31,6 +31,7 @@ ONLY_IN: Final = {
     "psutil": {"node/system.py", "node/machine.py"},
     "hypercorn": {"node/api/server.py", "exporter/web.py"},
     "jinja2": {"node/api/chat.py"},
+    "huggingface_hub": {"node/models/fetch.py"},
 }
 
 
@@ -86,6 +87,7 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
         ("node.main", ("prometheus_client", "exporter", "ctransformers")),
         ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
         ("shared.command", ("node", "exporter", "trio", "pynng")),
+        ("node.models.download", ("huggingface_hub", "httpx2")),
     ],
 )
 def test_process_does_not_load_the_others_libraries(module: str, absent: tuple[str, ...]) -> None:

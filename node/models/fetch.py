@@ -1,0 +1,307 @@
+"""Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
+
+`python -m node.models.fetch hf:owner/repo/file.gguf` writes reports (`node.models.report`) on
+standard output and, on a terminal, draws a bar on standard error. Ends when its standard input
+ends, so that it never outlives the node.
+
+The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are
+fetched here, because the client starts over after a process's death, and does not look at the
+hash: here they are appended to one `.incomplete` file, and checked before they are anybody's.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+# Before the client is imported, which reads these once. Its other way to download (Xet) keeps
+# nothing that a later process could go on from.
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
+
+import httpx2
+import msgspec
+from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.file_download import HfFileMetadata, get_hf_file_metadata, repo_folder_name
+from huggingface_hub.utils import (
+    WeakFileLock,
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    tqdm,
+)
+
+from node.models.report import Failed, Fetched, Moved, Noted, Report
+from node.models.source import HubFile, parse_source
+
+_CHUNK_BYTES: Final = 2**20
+_REPORT_SECONDS: Final = 0.25
+_ATTEMPTS: Final = 5
+"""Connections in a row that may bring nothing before it is given up; a guess."""
+_PAUSE_SECONDS: Final = 0.5
+"""Before the second of them; twice as long before each further one."""
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_ENDPOINT: Final = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
+
+
+class FetchError(Exception):
+    """The file cannot be had; the text names cause and remedy in one line."""
+
+
+class _Progress:
+    """Reports how far the file is, and draws it where standard error is a terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._total = total
+        self._reported = 0.0
+        self._done = 0
+        self._bar = tqdm(  # type: ignore[no-untyped-call]  # the client's own has no types
+            desc=name,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def show(self, done: int) -> None:
+        """`done` bytes are here."""
+        self._bar.update(done - self._done)
+        self._done = done
+        now = time.monotonic()
+        if done == self._total or now - self._reported > _REPORT_SECONDS:
+            self._reported = now
+            _send(Moved(done, self._total))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def fetch(file: HubFile) -> Path:
+    """Give the file's place in the cache, where it is put if it is not there.
+
+    Raises:
+        FetchError: It cannot be had.
+    """
+    kept = try_to_load_from_cache(file.repository, file.path, revision=file.revision)
+    if isinstance(kept, str):
+        return Path(kept)
+    try:
+        return _fetch(file)
+    except FetchError:
+        raise
+    except Exception as error:
+        raise FetchError(_explain(file, error)) from error
+
+
+def _fetch(file: HubFile) -> Path:
+    url = hf_hub_url(file.repository, file.path, revision=file.revision)
+    found = get_hf_file_metadata(url)
+    if not found.commit_hash:
+        raise FetchError(f"{_ENDPOINT} is no hub (HF_ENDPOINT says to ask there)")
+    if not found.size or not _SHA256.fullmatch(found.etag or ""):
+        raise FetchError(f"the hub gives no size and SHA-256 for {file}: fetch it by hand")
+    folder = repo_folder_name(repo_id=file.repository, repo_type="model")
+    blob = Path(constants.HF_HUB_CACHE, folder, "blobs", str(found.etag))
+    lock = Path(constants.HF_HUB_CACHE, ".locks", folder, f"{found.etag}.lock")
+    for directory in (blob.parent, lock.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):  # as the client does: two nodes may want it at once
+        if not blob.exists():
+            _fetch_blob(file, found, blob)
+    # Of this very commit: the branch may have moved on meanwhile.
+    path = hf_hub_download(file.repository, file.path, revision=found.commit_hash)
+    if file.revision != found.commit_hash:
+        _keep_revision(blob.parent.parent / "refs" / file.revision, found.commit_hash)
+    return Path(path)
+
+
+def _fetch_blob(file: HubFile, found: HfFileMetadata, blob: Path) -> None:
+    size = found.size or 0
+    incomplete = blob.with_name(f"{blob.name}.incomplete")
+    incomplete.touch()
+    have = incomplete.stat().st_size
+    free = shutil.disk_usage(blob.parent).free
+    if size - have > free:
+        raise FetchError(_no_room(size - have, free))
+    progress = _Progress(Path(file.path).name, size)
+    try:
+        _fetch_bytes(file, found, incomplete, progress)
+    finally:
+        progress.close()
+    _send(Noted("checking its hash"))
+    with incomplete.open("rb") as whole:
+        got = hashlib.file_digest(whole, "sha256").hexdigest()
+    if got != blob.name:
+        incomplete.unlink()
+        message = (
+            f"what came for {file} is not the file that the hub names (SHA-256 {got[:12]}… in the "
+            f"place of {blob.name[:12]}…), and was deleted: start again, or see what is between "
+            f"here and {_ENDPOINT}"
+        )
+        raise FetchError(message)
+    incomplete.replace(blob)
+
+
+def _fetch_bytes(
+    file: HubFile, found: HfFileMetadata, incomplete: Path, progress: _Progress
+) -> None:
+    size = found.size or 0
+    url = hf_hub_url(file.repository, file.path, revision=found.commit_hash)
+    failures = 0
+    while (have := incomplete.stat().st_size) != size:
+        cause = "it ended early"
+        try:
+            _append(url, incomplete, size, progress)
+        except httpx2.TransportError as error:
+            cause = _one_line(error)
+        brought = incomplete.stat().st_size
+        if brought == size:
+            return
+        failures = 1 if brought > have else failures + 1
+        if failures >= _ATTEMPTS:
+            message = (
+                f"the connection to {_ENDPOINT} broke at {brought} of {size} bytes of {file} and "
+                f"does not come back ({cause}): start again to go on from there"
+            )
+            raise FetchError(message)
+        _send(Noted(f"the connection broke at {brought} of {size} bytes ({cause}): going on"))
+        time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+
+
+def _append(url: str, incomplete: Path, size: int, progress: _Progress) -> None:
+    """Ask for what is not here yet and write it down until it is all here or the stream ends."""
+    have = incomplete.stat().st_size
+    if have > size:  # not the file's beginning, whatever it is
+        have = 0
+    headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        if response.status_code != httpx2.codes.PARTIAL_CONTENT:  # a server without ranges
+            have = 0
+        with incomplete.open("r+b") as written:
+            written.truncate(have)
+            written.seek(have)
+            progress.show(have)
+            for chunk in response.iter_bytes(_CHUNK_BYTES):
+                written.write(chunk[: size - have])
+                have += len(chunk)
+                progress.show(min(have, size))
+                if have >= size:
+                    return
+
+
+def _keep_revision(reference: Path, commit: str) -> None:
+    """Note which commit a branch or tag was, as the cache's layout has it."""
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    written = reference.with_name(f"{reference.name}.{os.getpid()}")
+    written.write_text(commit)
+    written.replace(reference)
+
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED: Final = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+_Kind = type[Exception] | tuple[type[Exception], ...]
+_CAUSES: Final[tuple[tuple[_Kind, str], ...]] = (
+    (
+        errors.GatedRepoError,
+        "{place} is gated: accept its terms there and set HF_TOKEN",
+    ),
+    (
+        errors.RepositoryNotFoundError,
+        "there is no {place}, or it is private: check the name or set HF_TOKEN",
+    ),
+    (
+        errors.RevisionNotFoundError,
+        "{place} has no revision {file.revision!r}: leave it out or name another",
+    ),
+    (
+        errors.RemoteEntryNotFoundError,
+        "{place} has no file {file.path!r} at {file.revision}: check the name",
+    ),
+    (
+        errors.OfflineModeIsEnabled,
+        "{file} is not in the cache and HF_HUB_OFFLINE forbids to fetch it: unset it",
+    ),
+    (
+        (httpx2.TransportError, errors.LocalEntryNotFoundError),
+        "{file} is not in the cache and {hub} cannot be reached: check the network ({cause})",
+    ),
+)
+"""What an error of the hub's client means and what to do; the first that fits is told."""
+
+
+def _explain(file: HubFile, error: Exception) -> str:
+    place = f"{_ENDPOINT}/{file.repository}"
+    for kind, text in _CAUSES:
+        if isinstance(error, kind):
+            return text.format(place=place, file=file, hub=_ENDPOINT, cause=_one_line(error))
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"{place} does not let you in ({status}): check HF_TOKEN and what it may read"
+        return f"{_ENDPOINT} answered {status} for {file}: try again later"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _no_room(None, 0)
+    if isinstance(error, OSError) and error.errno in _CLOSED:
+        cache = constants.HF_HUB_CACHE
+        return f"the cache {cache} cannot be written: allow it, or set HF_HOME to another place"
+    return f"{file} cannot be fetched: {type(error).__name__}: {_one_line(error)}"
+
+
+def _no_room(needed: int | None, free: int) -> str:
+    amount = (
+        "" if needed is None else f" ({needed / 1e9:.1f} GB more needed, {free / 1e9:.1f} free)"
+    )
+    return f"no room in {constants.HF_HUB_CACHE}{amount}: free some, or set HF_HOME to another disk"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_results: Final = os.dup(1)
+
+
+def _send(report: Report) -> None:
+    os.write(_results, msgspec.json.encode(report) + b"\n")
+
+
+def _end_with_the_node() -> None:
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Fetch the file that the argument names."""
+    # The node decides when this ends; a signal to the whole group is for the node.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # whatever a library prints is no report
+    logging.disable()  # what the client says names addresses that hold a signature
+    threading.Thread(target=_end_with_the_node, name="node's end", daemon=True).start()
+    file = parse_source(sys.argv[1])
+    if not isinstance(file, HubFile):
+        raise SystemExit(f"{file} is not on a hub")
+    try:
+        _send(Fetched(str(fetch(file))))
+    except FetchError as error:
+        _send(Failed(str(error)))
+    except BrokenPipeError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How a model is named on the command line: a path, or `hf:owner/repo/file.gguf[@revision]`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import click
+
+PREFIX: Final = "hf:"
+_HUB_FILE: Final = re.compile(
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)/(?P<path>[^@\s]+\.gguf)(?:@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository on the hub; written as it was read."""
+
+    repository: str
+    path: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        """Give the text that `parse_source` reads."""
+        revision = "" if self.revision == "main" else f"@{self.revision}"
+        return f"{PREFIX}{self.repository}/{self.path}{revision}"
+
+
+Source = Path | HubFile
+
+
+def parse_source(text: str) -> Source:
+    """Read where one model is.
+
+    Raises:
+        ValueError: It is neither a path nor a file of a hub; the text says what is.
+    """
+    if not text.strip():
+        raise ValueError("a model is a path or hf:owner/repo/file.gguf[@revision]")
+    if not text.startswith(PREFIX):
+        return Path(text)
+    found = _HUB_FILE.fullmatch(text)
+    if not found or not _is_plain(found["path"]) or not _is_plain(found["revision"] or "main"):
+        raise ValueError(f"{text!r} is not hf:owner/repo/file.gguf[@revision]")
+    return HubFile(found["repository"], found["path"], found["revision"] or "main")
+
+
+def model_id(source: Source) -> str:
+    """Name a model after its file; the name goes into metrics, so that it is kept plain."""
+    path = source if isinstance(source, Path) else PurePosixPath(source.path)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:64] or "model"
+
+
+def _is_plain(path: str) -> bool:
+    """Whether no part leads out of the directory that the path is put in."""
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+class _Sources(click.ParamType[tuple[Source, ...]]):
+    name = "model,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Source, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(parse_source, str(value).split(",")))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+SOURCES: Final = _Sources()
+"""One model or several with commas between; a path with a comma in it cannot be given."""

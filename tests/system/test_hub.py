@@ -1,0 +1,305 @@
+"""Downloads from a hub that breaks, lies, refuses, hangs or is gone."""
+
+import logging
+import os
+import pty
+import random
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+from huggingface_hub import try_to_load_from_cache
+
+from node.errors import StartupError
+from node.models import download
+from node.models.source import HubFile
+from tests.hub import COMMIT, Hub, open_hub
+from tests.processes import wait_for
+
+FILE = HubFile("tiny/stories", "q8/tiny.gguf")
+MIB = 2**20
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one file, and an empty cache."""
+    content = random.Random(5).randbytes(5 * MIB + 77)
+    with open_hub(Hub(content)) as opened:
+        for name in list(os.environ):
+            if name.startswith(("HF_", "HUGGING")):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("HF_ENDPOINT", opened.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        yield opened
+
+
+def fetch(file: HubFile = FILE, seconds: float = 60) -> tuple[Path, list[tuple[int, int]]]:
+    """Fetch a file and give its place and the progress that was told."""
+    told: list[tuple[int, int]] = []
+
+    async def run() -> Path:
+        with trio.fail_after(seconds):
+            return await download.fetch(file, lambda done, total: told.append((done, total)))
+
+    return trio.run(run), told
+
+
+def refused(file: HubFile = FILE) -> str:
+    with pytest.raises(StartupError) as error:
+        fetch(file)
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def blobs(home: Path) -> Path:
+    return home / "hub" / "models--tiny--stories" / "blobs"
+
+
+def test_file_comes_into_the_usual_cache(hub: Hub, tmp_path: Path) -> None:
+    """The file is whole, where the hub's own client looks for it, and its progress was told."""
+    path, told = fetch()
+    assert path.read_bytes() == hub.content
+    for revision in ("main", COMMIT):
+        found = try_to_load_from_cache(
+            FILE.repository, FILE.path, cache_dir=tmp_path / "hub", revision=revision
+        )
+        assert found == str(path)
+    done = [moved for moved, _ in told]
+    assert done == sorted(done)
+    assert told[-1] == (len(hub.content), len(hub.content))
+    assert [child.name for child in blobs(tmp_path).iterdir()] == [hub.hash]
+
+
+def test_second_start_asks_nobody(hub: Hub) -> None:
+    """What is in the cache is used without a word over the network."""
+    path, _ = fetch()
+    asked = len(hub.asked)
+    assert fetch() == (path, [])
+    assert len(hub.asked) == asked
+
+
+@pytest.mark.usefixtures("hub")
+def test_cached_file_is_used_when_the_hub_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, a node starts with what it has; what it has not it names in one line."""
+    path, _ = fetch()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert fetch() == (path, [])
+    assert "cannot be reached" in refused(HubFile("tiny/stories", "other.gguf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetch() == (path, [])
+    assert "HF_HUB_OFFLINE" in refused(HubFile("tiny/stories", "other.gguf"))
+
+
+def test_broken_connection_goes_on_where_it_was(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """After each break only what is missing is asked for, and the file is whole."""
+    caplog.set_level(logging.INFO)
+    hub.cuts = [2 * MIB, MIB, 0]
+    path, _ = fetch()
+    assert path.read_bytes() == hub.content
+    asked_for = [asked.headers["range"] for asked in hub.of_storage()]
+    assert asked_for == ["bytes=0-", *[f"bytes={n * MIB}-" for n in (2, 3, 3)]]
+    assert f"broke at {2 * MIB} of {len(hub.content)} bytes" in caplog.text
+
+
+def test_killed_download_goes_on_at_the_next_start(hub: Hub, tmp_path: Path) -> None:
+    """A download that hangs is ended at once by a cancel; the next one asks for the rest."""
+    hub.hold = threading.Event()
+    hub.cuts = [3 * MIB]
+    incomplete = blobs(tmp_path) / f"{hub.hash}.incomplete"
+
+    async def run() -> None:
+        with trio.fail_after(30) as limit, trio.CancelScope() as scope:
+
+            def leave(done: int, _total: int) -> None:
+                if done >= 2 * MIB:
+                    limit.deadline = trio.current_time() + 5
+                    scope.cancel()
+
+            await download.fetch(FILE, leave)
+
+    trio.run(run)
+    kept = incomplete.stat().st_size
+    hub.hold.set()
+    path, told = fetch()
+    assert path.read_bytes() == hub.content
+    assert hub.of_storage()[-1].headers["range"] == f"bytes={kept}-"
+    assert told[0][0] == kept >= 2 * MIB
+    assert not incomplete.exists()
+
+
+def test_server_without_ranges_sends_it_anew(hub: Hub) -> None:
+    """Where a server ignores the range, the file starts over and is whole."""
+    hub.ranges = False
+    hub.cuts = [2 * MIB]
+    path, _ = fetch()
+    assert path.read_bytes() == hub.content
+
+
+@pytest.mark.parametrize("change", ["altered", "longer", "shorter"])
+def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, change: str) -> None:
+    """A file that is not the one that the hub names is never in use; the right one then is."""
+    right = hub.content
+    hub.sent = {
+        "altered": right[:MIB] + bytes([right[MIB] ^ 1]) + right[MIB + 1 :],
+        "longer": right[:-1] + b"\0" + right,
+        "shorter": right[:-1] + bytes([right[-1] ^ 1]),
+    }[change]
+    assert "SHA-256" in refused()
+    assert list(blobs(tmp_path).iterdir()) == []
+    assert not list(tmp_path.rglob("*.gguf"))
+    hub.sent = None
+    assert fetch()[0].read_bytes() == right
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        ((401, "RepoNotFound"), "private"),
+        ((404, "RepoNotFound"), "no 127.0.0.1:"),
+        ((404, "EntryNotFound"), "no file 'q8/tiny.gguf'"),
+        ((404, "RevisionNotFound"), "no revision 'main'"),
+        ((403, "GatedRepo"), "gated: accept its terms"),
+        ((403, ""), "HF_TOKEN"),
+        ((401, "Whatever"), "HF_TOKEN"),
+        ((500, ""), "answered 500"),
+        ((418, ""), "answered 418"),
+    ],
+)
+def test_refusal_is_one_line_with_its_remedy(hub: Hub, refusal: tuple[int, str], says: str) -> None:
+    """Whatever the hub answers, an operator reads what is wrong and what to do."""
+    hub.refusal = refusal
+    assert says in refused()
+
+
+def test_hub_that_is_none_is_one_line(hub: Hub) -> None:
+    """A server that gives no hash, or no commit, is not believed."""
+    hub.etag = "abc"
+    assert "no size and SHA-256" in refused()
+    hub.etag = None
+    hub.extra = {"X-Repo-Commit": ""}
+    assert "no hub" in refused()
+
+
+def test_connection_that_does_not_come_back_is_one_line(hub: Hub, tmp_path: Path) -> None:
+    """After some breaks in a row that brought nothing it is given up; what is here is kept."""
+    hub.cuts = [MIB, *[0] * 20]
+    assert "start again to go on" in refused()
+    assert (blobs(tmp_path) / f"{hub.hash}.incomplete").stat().st_size == MIB
+
+
+def test_full_disk_is_said_before_the_download(hub: Hub) -> None:
+    """A file larger than the room that there is is not begun."""
+    hub.size = 2**60
+    assert "no room in" in refused()
+    assert not hub.of_storage()
+
+
+@pytest.mark.usefixtures("hub")
+def test_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that is no directory is named with the variable that moves it."""
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("HF_HOME", str(file))
+    assert "HF_HOME" in refused()
+
+
+def test_token_goes_to_the_hub_alone(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator's token is not for the storage, and neither it nor a signature is logged."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    hub.cuts = [MIB]
+    fetch()
+    sent = {asked.headers.get("authorization") for asked in hub.of_storage()}
+    assert sent == {None}
+    given = {a.headers.get("authorization") for a in hub.asked if a not in hub.of_storage()}
+    assert given == {"Bearer hf_0123456789"}
+    assert "hf_0123456789" not in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_other_protocol_is_not_used_even_where_it_is_offered(hub: Hub) -> None:
+    """Xet, which would start over after a death, is not asked for."""
+    hub.extra = {
+        "X-Xet-Hash": "f" * 64,
+        "Link": f'<{hub.url}/api/models/tiny/stories/xet-read-token/{COMMIT}>; rel="xet-auth"',
+    }
+    assert fetch()[0].read_bytes() == hub.content
+    assert not [asked for asked in hub.asked if "xet" in asked.path]
+
+
+def test_two_nodes_fetch_it_once(hub: Hub) -> None:
+    """Who comes second waits for the first, and both have the file."""
+    paths: list[Path] = []
+
+    async def one() -> None:
+        paths.append(await download.fetch(FILE, lambda _done, _total: None))
+
+    async def run() -> None:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one)
+                nursery.start_soon(one)
+
+    trio.run(run)
+    assert paths[0] == paths[1]
+    assert len(hub.of_storage()) == 1
+
+
+def test_named_revision_is_the_one_that_is_asked_for(hub: Hub) -> None:
+    """A tag, a branch or a commit goes to the hub as it was written."""
+    for revision in ("v1.0", "refs/pr/3", COMMIT):
+        hub.asked.clear()
+        path, _ = fetch(HubFile(FILE.repository, FILE.path, revision))
+        assert path.read_bytes() == hub.content
+        if revision != COMMIT:
+            assert f"/resolve/{revision.replace('/', '%2F')}/" in hub.asked[0].path
+            again, _ = fetch(HubFile(FILE.repository, FILE.path, revision))
+            assert again == path
+    assert not hub.asked  # the commit was in the cache by then
+
+
+def test_process_ends_with_its_node(hub: Hub) -> None:
+    """A download whose node was killed does not go on by itself."""
+    hub.hold = threading.Event()
+    hub.cuts = [MIB]
+    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        wait_for(hub.of_storage)
+        process.stdin.close()
+        process.stdin = None
+        process.wait(timeout=10)
+    hub.hold.set()
+
+
+@pytest.mark.usefixtures("hub")
+def test_terminal_shows_a_bar() -> None:
+    """Where standard error is a terminal the file's name and its share are drawn there."""
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        assert process.stdout
+        reports = process.stdout.read()
+    drawn = b""
+    with suppress(OSError):  # a terminal whose other side is closed ends so
+        while piece := os.read(controller, 65536):
+            drawn += piece
+    os.close(controller)
+    assert b"tiny.gguf: 100%" in drawn
+    assert b'"fetched"' in reports.splitlines()[-1]
