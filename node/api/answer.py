@@ -1,6 +1,8 @@
 """The bodies that the OpenAI-compatible API answers with, as OpenAI's API reference has them."""
 
+import base64
 import secrets
+import struct
 from typing import Final, Literal
 
 import msgspec
@@ -125,6 +127,14 @@ class Embedding(msgspec.Struct, frozen=True):
     index: int
     embedding: list[float] | str
     object: Literal["embedding"] = "embedding"
+
+
+def embedding(index: int, vector: tuple[float, ...], *, packed: bool) -> Embedding:
+    """Write one text's vector."""
+    if not packed:
+        return Embedding(index, list(vector))
+    numbers = struct.pack(f"<{len(vector)}f", *vector)
+    return Embedding(index, base64.b64encode(numbers).decode())
 
 
 class EmbeddingUsage(msgspec.Struct, frozen=True):

@@ -13,9 +13,17 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, openapi, schema
-from node.api.answer import Form, Model, ModelList
+from node.api.answer import (
+    Embedding,
+    EmbeddingList,
+    EmbeddingUsage,
+    Form,
+    Model,
+    ModelList,
+    embedding,
+)
 from node.api.asgi import ROUTE
-from node.api.schema import ChatRequest, CompletionRequest
+from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.engine.protocol import Described
 from node.errors import InvalidRequestError, RequestError, UnavailableError
@@ -53,6 +61,7 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
         ("/v1/models/<path:model_id>", "GET", routes.model),
         ("/v1/completions", "POST", routes.complete),
         ("/v1/chat/completions", "POST", routes.chat),
+        ("/v1/embeddings", "POST", routes.embed),
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
     app.before_request(_note_route)
@@ -107,6 +116,22 @@ class _Routes:
         described = await self._described(model_id)
         wanted = conversion.chat_request(asked, described, model_id, g.request_id)
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
+
+    async def embed(self) -> Response:
+        """Give texts as vectors, one after the other: the queue is fair to others between two."""
+        asked: EmbeddingRequest = schema.decode(schema.embedding_decoder, await request.body)
+        model_id = asked.model or self._default_model
+        packed = asked.encoding_format == "base64"
+        vectors: list[Embedding] = []
+        tokens = 0
+        for wanted in conversion.embedding_requests(asked, model_id, g.request_id):
+            generation = self._scheduler.admit(wanted)
+            _, ending = await _read_whole(generation)
+            if not generation.vector:
+                raise InvalidRequestError(f"{model_id} gives no embeddings", parameter="model")
+            vectors.append(embedding(len(vectors), generation.vector, packed=packed))
+            tokens += ending.prompt_tokens
+        return _json(EmbeddingList(model_id, vectors, EmbeddingUsage(tokens, tokens)))
 
     def _model(self, model_id: str) -> Model:
         return Model(model_id, self._created)

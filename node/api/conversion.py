@@ -1,8 +1,10 @@
 """Turns what a caller asked for into what the scheduler takes, whichever protocol it came by."""
 
+from typing import Final
+
 from node.api.chat import render_chat
-from node.api.schema import ChatRequest, CompletionRequest
-from node.engine.protocol import Described
+from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from node.engine.protocol import Described, Sampling
 from node.errors import InvalidRequestError
 from node.inference.generation import InferenceRequest
 
@@ -47,6 +49,31 @@ def chat_request(
         streamed=bool(asked.stream),
         request_id=request_id,
     )
+
+
+def embedding_requests(
+    asked: EmbeddingRequest, model_id: str, request_id: str
+) -> list[InferenceRequest]:
+    """Convert a request for vectors, one for each of its texts.
+
+    Raises:
+        InvalidRequestError: A text is one that the engine cannot take.
+    """
+    return [
+        InferenceRequest(
+            model_id=model_id,
+            prompt=without_nul(text, "input"),
+            control_tokens=False,
+            max_tokens=1,
+            sampling=_UNUSED,
+            request_id=request_id,
+            embed=True,
+        )
+        for text in asked.texts()
+    ]
+
+
+_UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1, seed=0)
 
 
 def without_nul(text: str, parameter: str) -> str:

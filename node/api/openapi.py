@@ -12,12 +12,14 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _BODIES: Final = (
     schema.CompletionRequest,
     schema.ChatRequest,
+    schema.EmbeddingRequest,
     schema.ErrorBody,
     answer.Completion,
     answer.ChatCompletion,
     answer.ChatChunk,
     answer.Model,
     answer.ModelList,
+    answer.EmbeddingList,
 )
 
 
@@ -43,6 +45,10 @@ def describe() -> dict[str, Any]:
             "/v1/chat/completions": {
                 "post": _operation("chat", "Take a turn in a chat", answer.ChatCompletion)
                 | _body(schema.ChatRequest)
+            },
+            "/v1/embeddings": {
+                "post": _operation("embed", "Give texts as vectors", answer.EmbeddingList)
+                | _body(schema.EmbeddingRequest)
             },
         },
         "components": {

@@ -19,6 +19,7 @@ from node.engine.ctransformers import CTransformersEngine
 from node.engine.protocol import (
     Cancel,
     Command,
+    Embedded,
     Evaluated,
     Finished,
     Generate,
@@ -113,6 +114,9 @@ class Child:
         tokens += command.prior
         if not self._evaluate(command.request, tokens):
             return Finished(command.request, "cancelled", "")
+        if command.embed:
+            self._link.send(Embedded(command.request, self._engine.vector()))
+            return Finished(command.request, "stop", "")
         return Finished(command.request, self._decode(command, len(tokens), wanted), "")
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:

@@ -1,6 +1,7 @@
 """Drives a model through ctransformers, token by token; the only module that imports it."""
 
 import ctypes
+import math
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -95,6 +96,12 @@ class CTransformersEngine:
                 seed=_mix(sampling.seed, position),
             )
         )
+
+    def vector(self) -> tuple[float, ...]:
+        """Give the model's last hidden state of the last token evaluated, at length 1."""
+        state = self._llm.embeddings
+        length = math.hypot(*state) or 1.0
+        return tuple(value / length for value in state)
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the text."""

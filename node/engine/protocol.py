@@ -57,6 +57,8 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     prior: tuple[int, ...] = ()
     """Tokens of the answer that an earlier child drew: evaluated after the prompt, so that the
     next one is what it would have been there."""
+    embed: bool = False
+    """Give the vector of the prompt in the place of a text."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -119,6 +121,13 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True, tag=14):
     text: bytes
 
 
+class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """What the model made of the whole prompt, as a vector of length 1."""
+
+    request: int
+    vector: tuple[float, ...]
+
+
 EndReason = Literal["stop", "length", "cancelled", "too_long"]
 
 
@@ -132,7 +141,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
 
 Command = Load | Proceed | Generate | Cancel
-Result = Described | Read | Loaded | LoadFailed | Evaluated | Sampled | Finished
+Result = Described | Read | Loaded | LoadFailed | Evaluated | Sampled | Embedded | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -40,6 +40,9 @@ class Job(Protocol):
     def sampled(self, token: int, piece: bytes) -> None:
         """One token was drawn."""
 
+    def embedded(self, vector: tuple[float, ...]) -> None:
+        """The prompt's vector, where that was asked for."""
+
     def finished(self, reason: protocol.EndReason, message: str) -> None:
         """The engine is done with it."""
 
@@ -349,6 +352,8 @@ class Engine:
                     job.sampled(token, text)
                 case protocol.Evaluated(_, done, total, cached):
                     job.evaluated(done, total, cached)
+                case protocol.Embedded(_, vector):
+                    job.embedded(vector)
                 case protocol.Finished(_, reason, message):
                     self._free()
                     job.finished(reason, message)

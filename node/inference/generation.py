@@ -55,6 +55,8 @@ class InferenceRequest:
     """Who asks: requests of one client wait behind each other, not before those of others."""
     deadline_seconds: float | None = None
     """How long the whole answer may take from its admission; None for as long as it may."""
+    embed: bool = False
+    """Whether the prompt's vector is wanted in the place of a text."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +114,8 @@ class Generation:
         """Set when the engine is to let go of it, or has."""
         self._accepted = trio.Event()
         self.error: RequestError | None = None
+        self.vector: tuple[float, ...] = ()
+        """What was asked for with `embed`, once the generation is over."""
         self._ending: Ending | None = None
         self._emit = emit
         self._left_queue = left_queue
@@ -214,6 +218,7 @@ class Generation:
             request.max_tokens,
             request.sampling,
             tuple(self._tokens),
+            request.embed,
         )
 
     def evaluated(self, done: int, total: int, cached: int) -> None:
@@ -238,6 +243,10 @@ class Generation:
         self._deliver(Delta(self._text.feed(piece), 1))
         if self._text.stopped:
             self.changed.set()
+
+    def embedded(self, vector: tuple[float, ...]) -> None:
+        """Take the prompt's vector."""
+        self.vector = vector
 
     def finished(self, reason: EndReason, message: str) -> None:
         """Note that the engine is done with it."""

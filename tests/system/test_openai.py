@@ -1,7 +1,10 @@
 """The official `openai` client against a running node: what it asks, gets, and is refused."""
 
+import base64
 import json
+import math
 import secrets
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +14,12 @@ import anyio
 import httpx
 import openai
 import pytest
-from openai.types import Completion, Model
+import xllamacpp
+from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from node.demo import MODEL_PATH
 from tests.processes import Pair, Running, scrape, value, wait_for
 
 STORY = "Once upon a time"
@@ -61,6 +66,10 @@ def events(node: Running, path: str, **body: Any) -> list[Any]:
     *chunks, end, rest = response.text.split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     return [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+
+
+def dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def test_answers_are_of_openais_own_types(shared_node: Running) -> None:
@@ -242,6 +251,51 @@ def test_usage_tells_of_cached_tokens(client: openai.OpenAI) -> None:
     assert second.prompt_tokens_details.cached_tokens == second.prompt_tokens - 1
     assert (first.prompt_tokens_details.cached_tokens or 0) < second.prompt_tokens - 1
     assert second.total_tokens == second.prompt_tokens + second.completion_tokens
+
+
+def test_embeddings_are_llama_cpps(client: openai.OpenAI) -> None:
+    """A vector is the model's own: llama.cpp makes the same of the same text."""
+    texts = [STORY, "Hello", "The dog was happy.", "The cat was happy.", "é€🙂"]
+    answer = client.embeddings.create(model="demo", input=texts)
+    assert [vector.index for vector in answer.data] == list(range(len(texts)))
+    params = xllamacpp.CommonParams()
+    params.model.path = str(MODEL_PATH)
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    params.embd_normalize = 2
+    params.cpuparams.n_threads = 1
+    reference = xllamacpp.Server(params).handle_embeddings({"input": texts})
+    for ours, theirs in zip(answer.data, reference["data"], strict=True):
+        assert dot(ours.embedding, theirs["embedding"]) > 0.999
+        assert math.hypot(*ours.embedding) == pytest.approx(1, abs=1e-5)
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens > 2 * len(texts)
+    _, _, dog, cat, other = (vector.embedding for vector in answer.data)
+    assert dot(dog, cat) > dot(dog, other) + 0.1
+
+
+def test_embeddings_come_as_numbers_or_packed(shared_node: Running, client: openai.OpenAI) -> None:
+    """Both forms hold the same numbers; the client's default is the packed one."""
+    numbers = post(shared_node, "/v1/embeddings", input=STORY).json()
+    check_shape(CreateEmbeddingResponse, numbers)
+    packed = post(shared_node, "/v1/embeddings", input=[STORY], encoding_format="base64").json()
+    vector = numbers["data"][0]["embedding"]
+    held = base64.b64decode(packed["data"][0]["embedding"])
+    assert struct.unpack(f"<{len(vector)}f", held) == pytest.approx(vector, abs=1e-6)
+    through = client.embeddings.create(model="demo", input=STORY).data[0].embedding
+    assert through == pytest.approx(vector, abs=1e-6)
+    chat = client.embeddings.create(model="demo", input=f"{STORY}, there").data[0].embedding
+    again = client.embeddings.create(model="demo", input=STORY).data[0].embedding
+    assert again == through != chat  # what is cached of a text before is not what is given
+
+
+def test_text_too_long_for_a_vector_is_refused(client: openai.OpenAI) -> None:
+    """As a prompt that does not fit, of which the others in the request get nothing either."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.embeddings.create(model="demo", input=["Hello", "word " * 3000])
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as narrower:
+        client.embeddings.create(model="demo", input="Hello", dimensions=8)
+    assert narrower.value.param == "dimensions"
 
 
 def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
