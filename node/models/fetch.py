@@ -1,8 +1,7 @@
 """Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
 
 `python -m node.models.fetch hf:owner/repo/file.gguf` writes reports (`node.models.report`) on
-standard output and, on a terminal, draws a bar on standard error. Ends when its standard input
-ends, so that it never outlives the node.
+standard output. Ends when its standard input ends, so that it never outlives the node.
 
 The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are
 fetched here, because the client starts over after a process's death, and does not look at the
@@ -38,7 +37,6 @@ from huggingface_hub.utils import (
     build_hf_headers,
     get_session,
     hf_raise_for_status,
-    tqdm,
 )
 
 from node.models.report import Failed, Fetched, Moved, Noted, Report
@@ -59,32 +57,18 @@ class FetchError(Exception):
 
 
 class _Progress:
-    """Reports how far the file is, and draws it where standard error is a terminal."""
+    """Reports how far the file is, now and then."""
 
-    def __init__(self, name: str, total: int) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
         self._reported = 0.0
-        self._done = 0
-        self._bar = tqdm(  # type: ignore[no-untyped-call]  # the client's own has no types
-            desc=name,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
-        )
 
-    def show(self, done: int) -> None:
+    def note(self, done: int) -> None:
         """`done` bytes are here."""
-        self._bar.update(done - self._done)
-        self._done = done
         now = time.monotonic()
         if done == self._total or now - self._reported > _REPORT_SECONDS:
             self._reported = now
             _send(Moved(done, self._total))
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
 
 
 def fetch(file: HubFile) -> Path:
@@ -134,11 +118,7 @@ def _fetch_blob(file: HubFile, found: HfFileMetadata, blob: Path) -> None:
     free = shutil.disk_usage(blob.parent).free
     if size - have > free:
         raise FetchError(_no_room(size - have, free))
-    progress = _Progress(Path(file.path).name, size)
-    try:
-        _fetch_bytes(file, found, incomplete, progress)
-    finally:
-        progress.close()
+    _fetch_bytes(file, found, incomplete, _Progress(size))
     _send(Noted("checking its hash"))
     with incomplete.open("rb") as whole:
         got = hashlib.file_digest(whole, "sha256").hexdigest()
@@ -193,11 +173,11 @@ def _append(url: str, incomplete: Path, size: int, progress: _Progress) -> None:
         with incomplete.open("r+b") as written:
             written.truncate(have)
             written.seek(have)
-            progress.show(have)
+            progress.note(have)
             for chunk in response.iter_bytes(_CHUNK_BYTES):
                 written.write(chunk[: size - have])
                 have += len(chunk)
-                progress.show(min(have, size))
+                progress.note(min(have, size))
                 if have >= size:
                     return
 

@@ -3,9 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
-
-import click
+from typing import Final
 
 PREFIX: Final = "hf:"
 _HUB_FILE: Final = re.compile(
@@ -21,6 +19,11 @@ class HubFile:
     repository: str
     path: str
     revision: str = "main"
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending, as a path has it."""
+        return PurePosixPath(self.path).stem
 
     def __str__(self) -> str:
         """Give the text that `parse_source` reads."""
@@ -47,30 +50,6 @@ def parse_source(text: str) -> Source:
     return HubFile(found["repository"], found["path"], found["revision"] or "main")
 
 
-def model_id(source: Source) -> str:
-    """Name a model after its file; the name goes into metrics, so that it is kept plain."""
-    path = source if isinstance(source, Path) else PurePosixPath(source.path)
-    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:64] or "model"
-
-
 def _is_plain(path: str) -> bool:
     """Whether no part leads out of the directory that the path is put in."""
     return all(part not in ("", ".", "..") for part in path.split("/"))
-
-
-class _Sources(click.ParamType[tuple[Source, ...]]):
-    name = "model,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Source, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(map(parse_source, str(value).split(",")))
-        except ValueError as error:
-            self.fail(f"{error}.", param, ctx)
-
-
-SOURCES: Final = _Sources()
-"""One model or several with commas between; a path with a comma in it cannot be given."""

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.models.source import SOURCES, HubFile, model_id, parse_source
+from node.models.source import HubFile, parse_source
 
 
 @pytest.mark.parametrize(
@@ -62,17 +61,8 @@ def test_no_name_leads_out_of_the_cache(text: str) -> None:
         assert Path("/cache", part).resolve().is_relative_to("/cache")
 
 
-def test_several_models_are_given_with_commas() -> None:
-    """Paths and files of a hub can be mixed."""
-    read = SOURCES.convert("/models/a.gguf,hf:a/b/c.gguf", None, None)
-    assert read == (Path("/models/a.gguf"), HubFile("a/b", "c.gguf"))
-    assert SOURCES.convert(",".join(map(str, read)), None, None) == read
-    with pytest.raises(click.BadParameter, match="hf:owner/repo"):
-        SOURCES.convert("a.gguf,hf:b", None, None)
-
-
-def test_model_is_named_after_its_file() -> None:
-    """The name is plain, for it is a label, and the same wherever the file is."""
-    assert model_id(Path("/models/Tiny Llama.Q8_0.gguf")) == "Tiny-Llama.Q8_0"
-    assert model_id(HubFile("a/b", "q8/tiny.gguf")) == "tiny"
-    assert model_id(Path("/")) == "model"
+def test_path_is_a_path() -> None:
+    """Whatever does not begin as a file of a hub is a path on this machine, named by its file."""
+    for source in (parse_source("/models/hf:x/tiny.gguf"), parse_source("hf:a/b/q8/tiny.gguf")):
+        assert source.stem == "tiny"
+    assert parse_source("models/a@b.gguf") == Path("models/a@b.gguf")

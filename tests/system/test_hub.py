@@ -2,14 +2,11 @@
 
 import logging
 import os
-import pty
 import random
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -282,24 +279,3 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
         process.stdin = None
         process.wait(timeout=10)
     hub.hold.set()
-
-
-@pytest.mark.usefixtures("hub")
-def test_terminal_shows_a_bar() -> None:
-    """Where standard error is a terminal the file's name and its share are drawn there."""
-    controller, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 100))
-    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=terminal
-    ) as process:
-        os.close(terminal)
-        assert process.stdout
-        reports = process.stdout.read()
-    drawn = b""
-    with suppress(OSError):  # a terminal whose other side is closed ends so
-        while piece := os.read(controller, 65536):
-            drawn += piece
-    os.close(controller)
-    assert b"tiny.gguf: 100%" in drawn
-    assert b'"fetched"' in reports.splitlines()[-1]
