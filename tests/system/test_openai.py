@@ -364,6 +364,13 @@ def test_every_path_and_method_answers_in_the_apis_form(
     assert ("allow" in response.headers) == (status == 405)
 
 
+def test_body_that_is_too_large_is_refused_in_the_apis_form(shared_node: Running) -> None:
+    """More than the node reads is a 413 that says so."""
+    response = httpx.post(f"{shared_node.url}/v1/completions", content=b" " * (8 * 2**20 + 1))
+    assert response.status_code == 413
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_request_id_goes_in_and_out(client: openai.OpenAI) -> None:
     """The caller's id comes back; without one, or with a bad one, an id is made up."""
     given = client.completions.with_raw_response.create(

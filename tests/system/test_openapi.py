@@ -1,7 +1,7 @@
 """The API's description is true: it validates, answers obey it, and requests drawn from it do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -95,7 +95,7 @@ def drawn_object(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(needed, optional={n: fields[n] for n in set(fields) - required})
 
 
-DRAWN = {
+DRAWN: dict[str, Callable[[dict[str, Any]], st.SearchStrategy[Any]]] = {
     "object": drawn_object,
     "array": drawn_array,
     "string": drawn_string,

@@ -1,0 +1,40 @@
+"""The examples and tables of docs/api.md are true of a running node."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node.api import schema
+from tests.processes import Running
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{n}" for n in range(len(BLOCKS))])
+def test_example_runs(shared_node: Running, language: str, code: str) -> None:
+    """Each example, with this node's address in it, ends well and prints an answer."""
+    program = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    code = code.replace("http://127.0.0.1:8080", shared_node.url)
+    done = subprocess.run(
+        [*program[language], code], capture_output=True, text=True, timeout=60, check=True
+    )
+    if language == "python":
+        assert "CompletionUsage" in done.stdout
+    elif '"stream"' in code:
+        *chunks, end = done.stdout.split("\n\n")[:-1]
+        assert end == "data: [DONE]"
+        assert json.loads(chunks[-1].removeprefix("data: "))["choices"][0]["finish_reason"]
+    else:
+        assert json.loads(done.stdout)["choices"][0]["text"]
+
+
+def test_every_field_is_in_the_page() -> None:
+    """What can be said in a request is told, whether it is understood or refused."""
+    told = set(re.findall(r"`([a-z_]+)`", PAGE.read_text()))
+    for body in (schema.CompletionRequest, schema.ChatRequest, schema.EmbeddingRequest):
+        assert set(body.__struct_fields__) <= told, body.__name__
