@@ -33,6 +33,9 @@ from node.state import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20
 
+CLIENT: Final = "distributed_llm.client"
+"""Key of the ASGI scope where what checks the API keys notes whose key it was."""
+
 _REQUEST_ID: Final = "X-Request-ID"
 _REQUEST_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """An id that a caller may give; for any other one is made up."""
@@ -106,7 +109,7 @@ class _Routes:
         """Continue a text."""
         asked: CompletionRequest = schema.decode(schema.completion_decoder, await request.body)
         model_id = asked.model or self._default_model
-        wanted = conversion.completion_request(asked, model_id, g.request_id)
+        wanted = conversion.completion_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
     async def chat(self) -> Response:
@@ -114,7 +117,7 @@ class _Routes:
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
         described = await self._described(model_id)
-        wanted = conversion.chat_request(asked, described, model_id, g.request_id)
+        wanted = conversion.chat_request(asked, described, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def embed(self) -> Response:
@@ -124,7 +127,7 @@ class _Routes:
         packed = asked.encoding_format == "base64"
         vectors: list[Embedding] = []
         tokens = 0
-        for wanted in conversion.embedding_requests(asked, model_id, g.request_id):
+        for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
             generation = self._scheduler.admit(wanted)
             _, ending = await _read_whole(generation)
             if not generation.vector:
@@ -175,6 +178,11 @@ async def _read_whole(generation: Generation) -> tuple[str, Ending]:
         return "".join(pieces), received
     finally:
         generation.close()
+
+
+def _client() -> str:
+    """Say who asks: whom the key belongs to where one is asked for, else the address."""
+    return str(request.scope.get(CLIENT) or request.remote_addr or "")
 
 
 async def _show_request_id(response: Response) -> Response:

@@ -1,4 +1,7 @@
-"""Turns what a caller asked for into what the scheduler takes, whichever protocol it came by."""
+"""Turns what a caller asked for into what the scheduler takes, whichever protocol it came by.
+
+`client` says for whom a request waits its turn: an API key's digest, else an address.
+"""
 
 from typing import Final
 
@@ -10,7 +13,7 @@ from node.inference.generation import InferenceRequest
 
 
 def completion_request(
-    asked: CompletionRequest, model_id: str, request_id: str
+    asked: CompletionRequest, model_id: str, request_id: str, client: str = ""
 ) -> InferenceRequest:
     """Convert a request for a completion.
 
@@ -26,11 +29,12 @@ def completion_request(
         stops=asked.stops(),
         streamed=bool(asked.stream),
         request_id=request_id,
+        client=client,
     )
 
 
 def chat_request(
-    asked: ChatRequest, described: Described, model_id: str, request_id: str
+    asked: ChatRequest, described: Described, model_id: str, request_id: str, client: str = ""
 ) -> InferenceRequest:
     """Convert a chat, written as the prompt that the described model was trained on.
 
@@ -48,11 +52,12 @@ def chat_request(
         stops=asked.stops(),
         streamed=bool(asked.stream),
         request_id=request_id,
+        client=client,
     )
 
 
 def embedding_requests(
-    asked: EmbeddingRequest, model_id: str, request_id: str
+    asked: EmbeddingRequest, model_id: str, request_id: str, client: str = ""
 ) -> list[InferenceRequest]:
     """Convert a request for vectors, one for each of its texts.
 
@@ -67,6 +72,7 @@ def embedding_requests(
             max_tokens=1,
             sampling=_UNUSED,
             request_id=request_id,
+            client=client,
             embed=True,
         )
         for text in asked.texts()

@@ -452,6 +452,26 @@ def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> N
         assert len(served) == 1
 
 
+def test_clients_take_turns(pair: Pair, slow_model: Path) -> None:
+    """A client at another address does not wait behind all that the first one sent."""
+    with pair.node(f"--model={slow_model}") as node, ThreadPoolExecutor(8) as pool:
+        ended: list[str] = []
+
+        def ask(address: str) -> None:
+            with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+                body = {"prompt": STORY, "max_tokens": 30, "temperature": 0}
+                client.post(f"{node.url}/v1/completions", json=body, timeout=60)
+            ended.append(address)
+
+        for _ in range(6):
+            pool.submit(ask, "127.0.0.1")
+        wait_for(lambda: ended)  # then the other five have come
+        pool.submit(ask, "127.0.0.2")
+        pool.shutdown(wait=True)
+        assert len(ended) == 7
+        assert ended.index("127.0.0.2") < 5
+
+
 def test_key_is_asked_for_in_the_clients_words(pair: Pair, tmp_path: Path) -> None:
     """A wrong key is the client's AuthenticationError."""
     keys = tmp_path / "keys"
