@@ -7,6 +7,8 @@ import math
 import secrets
 import signal
 from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 import sdnotify
@@ -20,10 +22,13 @@ from node.carrier import open_carrier
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import RequestError, StartupError
+from node.inference.generation import Emit
 from node.inference.lane import Lane, LaneOptions
 from node.inference.models import Model, find_shortage, list_models
 from node.inference.scheduler import Limits, Scheduler
+from node.models.download import fetch
 from node.outbox import Outbox
+from node.progress import Progress
 from node.settings import NodeSettings
 from node.state import NodeStatus
 from node.system import watch_loop_lag
@@ -104,7 +109,9 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, outbox: Outbox
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
     )
     for model in models:
-        engine = Engine(model.model_id, _engine_options(model, threads, settings), watcher)
+        engine = Engine(
+            model.model_id, _engine_options(model, threads, settings, outbox.emit), watcher
+        )
         engine.resident = model.resident
         scheduler.add(Lane(engine, options, turns, outbox.emit, scheduler.note_change))
     return scheduler
@@ -118,7 +125,7 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
     """
     for model in models:
         if model.resident:
-            _log.info("loading model %s from %s", model.model_id, model.path)
+            _log.info("loading model %s from %s", model.model_id, model.source)
             try:
                 await scheduler.load(model.model_id)
             except RequestError as error:
@@ -191,13 +198,22 @@ async def _hurry(signals: AsyncIterator[int], draining: trio.Nursery) -> None:
     draining.cancel_scope.cancel()
 
 
-def _engine_options(model: Model, threads: int, settings: NodeSettings) -> EngineOptions:
+def _engine_options(
+    model: Model, threads: int, settings: NodeSettings, emit: Emit
+) -> EngineOptions:
+    async def locate() -> Path:
+        if isinstance(model.source, Path):
+            return model.source
+        with closing(Progress(model.model_id, "download", emit)) as progress:
+            return await fetch(model.source, progress.note)
+
     return EngineOptions(
-        path=str(model.path),
+        path=str(model.source),
         context_length=settings.context_length,
         prompt_limit=settings.max_prompt_tokens,
         threads=threads,
         batch_tokens=_PROMPT_CHUNK_TOKENS,
         load_seconds=settings.load_seconds,
         stall_seconds=settings.stall_seconds,
+        locate=locate,
     )

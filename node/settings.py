@@ -21,7 +21,7 @@ from shared.settings import (
 
 
 class _Models(click.ParamType[tuple[str, ...]]):
-    name = "[name=]path,…"
+    name = "[name=]model,…"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -40,7 +40,8 @@ class NodeSettings(Settings):
     model: tuple[str, ...] = setting(
         (str(MODEL_PATH),),
         _MODELS,
-        "GGUF files to load and serve, perhaps under other names; the demo model if not given.",
+        "GGUF files to load and serve, by path or as hf:owner/repo/file.gguf[@revision], perhaps "
+        "under other names; the demo model if not given.",
     )
     models_dir: Path | None = setting(
         None, DIRECTORY, "Directory of further GGUF files, each loaded when it is asked for."

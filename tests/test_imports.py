@@ -84,7 +84,7 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("node.main", ("prometheus_client", "exporter", "ctransformers")),
+        ("node.main", ("prometheus_client", "exporter", "ctransformers", "huggingface_hub")),
         ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
         ("shared.command", ("node", "exporter", "trio", "pynng")),
         ("node.models.download", ("huggingface_hub", "httpx2")),

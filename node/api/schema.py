@@ -141,11 +141,10 @@ class CompletionRequest(_CompletionUnsupported, frozen=True, kw_only=True):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-class TextPart(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"
-):
-    """A piece of a message's text."""
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of a message's text, the only kind of piece that there is."""
 
+    type: Literal["text"]
     text: str
 
 

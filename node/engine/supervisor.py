@@ -6,16 +6,17 @@ interrupted, a new child is started, and the model's lane hands the request over
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import trio
 
 from node.engine import protocol
 from node.engine.child_process import ChildProcess, open_child
-from node.errors import InsufficientMemoryError, RequestError, UnavailableError
+from node.errors import InsufficientMemoryError, RequestError, StartupError, UnavailableError
 from node.progress import Progress
 from shared import events
 from shared.events import Event
@@ -66,6 +67,8 @@ class EngineOptions:
     """A child that takes longer to load counts as hung."""
     stall_seconds: float
     """With a request in work and no progress for so long, the child counts as hung."""
+    locate: Callable[[], Awaitable[Path]] | None = None
+    """Gives the path of a model that may have to be fetched first, or raises `StartupError`."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +292,15 @@ class Engine:
     async def _load(self, child: ChildProcess) -> RequestError | None:
         began = trio.current_time()
         options = self._options
+        try:
+            path = str(await options.locate()) if options.locate else options.path
+        except StartupError as error:
+            self._emit(events.ModelLoadFailed(self.model_id, trio.current_time() - began))
+            return UnavailableError(str(error))
+        began = trio.current_time()
         await child.send(
             protocol.Load(
-                options.path,
+                path,
                 options.context_length,
                 options.threads,
                 options.batch_tokens,

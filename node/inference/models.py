@@ -8,6 +8,7 @@ from typing import Final
 
 from node.engine.protocol import Described
 from node.errors import StartupError
+from node.models.source import Source, parse_source
 
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)")
 _ENGINE_BYTES: Final = 128 * 2**20
@@ -21,7 +22,7 @@ class Model:
     """One model that the node can serve."""
 
     model_id: str
-    path: Path
+    source: Source
     resident: bool
     """Whether it is loaded at the start and kept; else it is loaded when asked for."""
 
@@ -30,11 +31,12 @@ def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
     """Give the models that are named, then those in the directory that are not.
 
     Args:
-        wanted: Paths, each perhaps with the name to serve it by before it, as `name=path`.
+        wanted: Paths or files of a hub, each perhaps with the name to serve it by before it, as
+            `name=path`.
         directory: Where further GGUF files are, looked for once.
 
     Raises:
-        StartupError: Two are of one name, or the directory cannot be read.
+        StartupError: Two are of one name, one names no file, or the directory cannot be read.
     """
     models: dict[str, Model] = {}
     for model in [*map(_named, wanted), *_found(directory)]:
@@ -42,7 +44,7 @@ def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
         if other is model or not model.resident:
             continue
         message = (
-            f"{other.path} and {model.path} would both be called {model.model_id}: "
+            f"{other.source} and {model.source} would both be called {model.model_id}: "
             "name one as --model=NAME=PATH"
         )
         raise StartupError(message)
@@ -73,9 +75,12 @@ def find_shortage(described: Described, loaded_bytes: int, available_bytes: int)
 
 
 def _named(text: str) -> Model:
-    if found := _NAMED.fullmatch(text):
-        return Model(found[1], Path(found[2]), resident=True)
-    return Model(_name(Path(text)), Path(text), resident=True)
+    found = _NAMED.fullmatch(text)
+    try:
+        source = parse_source(found[2] if found else text)
+    except ValueError as error:
+        raise StartupError(f"--model: {error}") from error
+    return Model(found[1] if found else _name(source), source, resident=True)
 
 
 def _found(directory: Path | None) -> Iterator[Model]:
@@ -91,9 +96,9 @@ def _found(directory: Path | None) -> Iterator[Model]:
         yield Model(_name(file), file, resident=False)
 
 
-def _name(path: Path) -> str:
+def _name(source: Source) -> str:
     """Name a model after its file; the name goes into metrics, so that it is kept plain."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:64] or "model"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", source.stem)[:64] or "model"
 
 
 def _mebibytes(count: int) -> str:

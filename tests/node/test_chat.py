@@ -62,7 +62,7 @@ def test_template_can_refuse_messages() -> None:
 
 def test_message_is_text_whatever_its_form() -> None:
     """Parts are put on lines of their own; OpenAI's developer is the template's system."""
-    parts = [TextPart("a"), TextPart("b")]
+    parts = [TextPart("text", "a"), TextPart("text", "b")]
     turns = [Message("developer", "Be kind."), Message("user", parts), Message("assistant", "c")]
     prompt = render_chat(TEMPLATE, turns, "<s>", "</s>")
     assert prompt == "<|system|>Be kind.</s><|user|>a\nb</s><|assistant|>c</s><|assistant|>"

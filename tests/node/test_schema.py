@@ -104,6 +104,8 @@ def test_wrong_value_names_its_parameter(name: str, value: object) -> None:
         ([{"role": "tool", "content": "a"}], "messages[0].role"),
         ([{"role": "user", "content": [{"type": "text"}]}], "text"),
         ([{"role": "user", "content": [IMAGE]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"text": "a"}]}], "type"),
+        ([{"role": "user", "content": [{"image_url": {}, "type": "image_url"}]}], "image_url"),
         ([{"role": "user", "content": "a", "tool_calls": [{}]}], "messages[0].tool_calls"),
         ([{"role": "user", "content": "a", "audio": {}}], "messages[0].audio"),
         ([{"role": "user", "content": "a", "mood": "good"}], "mood"),

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 import trio
 from huggingface_hub import try_to_load_from_cache
 
+from node.demo import MODEL_PATH
 from node.errors import StartupError
 from node.models import download
 from node.models.source import HubFile
 from tests.hub import COMMIT, Hub, open_hub
-from tests.processes import wait_for
+from tests.processes import Pair, free_port, scrape, value, wait_for
 
 FILE = HubFile("tiny/stories", "q8/tiny.gguf")
 MIB = 2**20
@@ -279,3 +282,61 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
         process.stdin = None
         process.wait(timeout=10)
     hub.hold.set()
+
+
+def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
+    """A node fetches its model, says how far that is, serves it, and next time needs no hub."""
+    hub.content = MODEL_PATH.read_bytes()
+    hub.cuts = [MIB]
+    flag = f"--model=tales=hf:{FILE.repository}/{FILE.path}"
+    with pair.exporter() as exporter:
+        with pair.node(flag) as node:
+            assert complete(node.url, "tales").status_code == 200
+            assert "going on" in node.log.read_text()
+            labels = {"model_id": "tales", "stage": "download"}
+            wait_for(
+                lambda: value(scrape(exporter.url), "model_load_progress_ratio", **labels) == 1
+            )
+        hub.refusal = (500, "")
+        with pair.node(flag) as node:
+            assert complete(node.url, "tales").status_code == 200
+
+
+def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> None:
+    """What was not had is told with its remedy, exit code 1, and without a traceback."""
+    hub.refusal = (404, "EntryNotFound")
+    command = [sys.executable, "-m", "node", "--api-port=0", *pair.flags, f"--model={FILE}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == 1
+    assert "has no file" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    wrong = [*command[:-1], "--model=hf:nothing"]
+    done = subprocess.run(wrong, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == 1
+    assert "hf:owner/repo/file.gguf" in done.stderr.splitlines()[-1]
+
+
+def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> None:
+    """While a download hangs the API says that the model loads; SIGTERM ends both with code 0."""
+    hub.hold = threading.Event()
+    hub.cuts = [MIB]
+    port = free_port()
+    command = [sys.executable, "-m", "node", f"--api-port={port}", *pair.flags, f"--model={FILE}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(hub.of_storage)
+        health = httpx.get(f"http://127.0.0.1:{port}/health")
+        assert (health.status_code, health.json()["engines"]) == (503, {"tiny": "loading"})
+        (fetching,) = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "node.models.fetch" in child.cmdline()
+        ]
+        process.terminate()
+        assert process.wait(timeout=15) == 0
+        assert not fetching.is_running()
+    hub.hold.set()
+
+
+def complete(url: str, model: str) -> httpx.Response:
+    body = {"model": model, "prompt": "Once", "max_tokens": 2}
+    return httpx.post(f"{url}/v1/completions", json=body, timeout=30)

@@ -1,0 +1,78 @@
+"""What a caller asked for reaches the scheduler whole, or is refused before it is queued."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from node.api import conversion, schema
+from node.engine.protocol import Described
+from node.errors import InvalidRequestError
+
+DESCRIBED = Described(
+    engine="e",
+    architecture="llama",
+    quantization="F16",
+    size_bytes=1,
+    layers=1,
+    context_length=8,
+    position_bytes=1,
+    chat_template="{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+    control_tokens={},
+    bos="<s>",
+    eos="</s>",
+)
+
+
+def read(decoder: msgspec.json.Decoder[Any], **body: Any) -> Any:
+    return schema.decode(decoder, json.dumps(body).encode())
+
+
+def test_completion_is_text_alone() -> None:
+    """A prompt names no control tokens, whatever is in it."""
+    asked = read(
+        schema.completion_decoder, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4
+    )
+    wanted = conversion.completion_request(asked, "m", "r", "c")
+    assert (wanted.model_id, wanted.request_id, wanted.client) == ("m", "r", "c")
+    assert (wanted.prompt, wanted.control_tokens, wanted.embed) == ("<s>a", False, False)
+    assert (wanted.max_tokens, wanted.stops, wanted.streamed) == (3, ("b",), True)
+    assert wanted.sampling.seed == 4
+
+
+def test_chat_is_written_by_the_template() -> None:
+    """A chat's prompt is the template's, which may name control tokens."""
+    asked = read(
+        schema.chat_decoder, messages=[{"role": "user", "content": "a"}], max_completion_tokens=5
+    )
+    wanted = conversion.chat_request(asked, DESCRIBED, "m", "r")
+    assert (wanted.prompt, wanted.control_tokens) == ("[user]a", True)
+    assert (wanted.max_tokens, wanted.streamed, wanted.embed) == (5, False, False)
+
+
+def test_each_text_is_a_request_for_its_vector() -> None:
+    """Vectors are made one by one, in the order of the texts."""
+    asked = read(schema.embedding_decoder, input=["a", "b"])
+    wanted = conversion.embedding_requests(asked, "m", "r", "c")
+    assert [(one.prompt, one.embed, one.client) for one in wanted] == [
+        ("a", True, "c"),
+        ("b", True, "c"),
+    ]
+
+
+def test_nul_is_refused_wherever_it_is() -> None:
+    """The engine's library would end the text there."""
+    text = "a\0b"
+    asked = read(schema.completion_decoder, prompt=text)
+    chat = read(schema.chat_decoder, messages=[{"role": "user", "content": text}])
+    vectors = read(schema.embedding_decoder, input=["a", text])
+    with pytest.raises(InvalidRequestError) as refused:
+        conversion.completion_request(asked, "m", "r")
+    assert refused.value.parameter == "prompt"
+    with pytest.raises(InvalidRequestError) as refused:
+        conversion.chat_request(chat, DESCRIBED, "m", "r")
+    assert refused.value.parameter == "messages"
+    with pytest.raises(InvalidRequestError) as refused:
+        conversion.embedding_requests(vectors, "m", "r")
+    assert refused.value.parameter == "input"
