@@ -23,6 +23,7 @@ from node.api.answer import (
     embedding,
 )
 from node.api.asgi import ROUTE
+from node.api.pages import add_page
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.engine.protocol import Described
@@ -67,6 +68,7 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
         ("/v1/embeddings", "POST", routes.embed),
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
+    add_page(app)
     app.before_request(_note_route)
     app.after_request(_show_request_id)
     app.register_error_handler(RequestError, _answer_request_error)

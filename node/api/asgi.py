@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from node.api.pages import PAGE_PATHS
 from node.api.schema import error_body
 from node.errors import UnauthorizedError
 from shared.events import Event, HttpFinished
@@ -19,7 +20,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROUTE: Final = "distributed_llm.route"
 """Key of the ASGI scope where the application notes which route's template matched."""
-_OPEN_PATHS: Final = frozenset({"/health"})
+_OPEN_PATHS: Final = frozenset({"/health", *PAGE_PATHS})
 _UNKNOWN: Final = "unknown"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LAST_SEND_SECONDS: Final = 5.0
@@ -49,7 +50,7 @@ def finish_sends(application: Application) -> Application:
 
 
 def require_key(application: Application, keys: BearerTokens) -> Application:
-    """Answer 401 to who carries none of the keys; `/health` stays open for probes."""
+    """Answer 401 to who carries none of the keys; `/health` and the page stay open."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:

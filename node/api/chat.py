@@ -30,7 +30,7 @@ def render_chat(template: str, messages: list[Message], bos: str, eos: str) -> s
     """
     if not template:
         message = "this model has no chat template: use /v1/completions"
-        raise InvalidRequestError(message, parameter="messages")
+        raise InvalidRequestError(message, parameter="messages", code="no_chat_template")
     turns = [_turn(message) for message in messages]
     try:
         prompt = _compiled(template).render(

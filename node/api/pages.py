@@ -1,0 +1,46 @@
+"""The page to try the node at `/`: static files that hold no secret, so that no key guards them."""
+
+import hashlib
+import importlib.resources
+from typing import Final
+
+from quart import Response, request
+from quart_trio import QuartTrio
+
+_FILES: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/pages/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/pages/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/pages/api.js": ("api.js", "text/javascript; charset=utf-8"),
+    "/pages/meter.js": ("meter.js", "text/javascript; charset=utf-8"),
+    "/pages/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+PAGE_PATHS: Final = frozenset(_FILES)
+
+_HEADERS: Final = {
+    # Asked for again each time, and answered 304 while it is the same: a new version of the node
+    # never meets a page of the one before.
+    "Cache-Control": "no-cache",
+    # Forms send nothing by themselves: should the script not run, a typed key stays where it is.
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_page(app: QuartTrio) -> None:
+    """Serve the page and its parts, read once, at `PAGE_PATHS`."""
+    directory = importlib.resources.files(__package__) / "pages"
+    contents = {path: (directory / name).read_bytes() for path, (name, _) in _FILES.items()}
+
+    async def page() -> Response:
+        content = contents[request.path]
+        response = Response(content, content_type=_FILES[request.path][1], headers=_HEADERS)
+        response.set_etag(hashlib.sha256(content).hexdigest()[:32])
+        await response.make_conditional(request)
+        return response
+
+    for path in _FILES:
+        app.add_url_rule(path, page.__name__, page, methods=["GET"])

@@ -1,0 +1,111 @@
+// Asks the node's API as any client of it does, and says in words what went wrong.
+
+/** A request that ended without its whole answer; the message is a sentence for a person. */
+export class AnswerError extends Error {
+  constructor(message, { status = 0, code = null } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+const BROKEN = "The connection broke before the answer was whole.";
+const UNREACHABLE = "The node cannot be reached. Is it running?";
+const LAST = "[DONE]";
+
+/** The API of the node that served this page; addresses are relative, for a proxy's prefix. */
+export class Api {
+  #key = "";
+
+  /** Send this key from now on. */
+  useKey(key) {
+    this.#key = key;
+  }
+
+  /** Give the ids of the models. */
+  async models() {
+    const response = await this.#ask("v1/models", {});
+    const listed = await response.json();
+    return listed.data.map((model) => model.id);
+  }
+
+  /**
+   * Stream an answer: yields `{chunk, at}`, a chunk of the API and when it was read (milliseconds
+   * of `performance.now`). Ends after the last one, throws AnswerError where that never came.
+   */
+  async *stream(path, body, signal) {
+    const response = await this.#ask(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+      signal,
+    });
+    for await (const { data, at } of events(response.body)) {
+      if (data === LAST) return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new AnswerError(`The answer broke off: ${sentence(chunk.error.message)}`);
+      yield { chunk, at };
+    }
+    throw new AnswerError(BROKEN);
+  }
+
+  async #ask(path, { headers = {}, ...options }) {
+    if (this.#key) headers = { ...headers, Authorization: `Bearer ${this.#key}` };
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers, cache: "no-store" });
+    } catch (error) {
+      throw translated(error, UNREACHABLE);
+    }
+    if (!response.ok) throw await refusal(response);
+    return response;
+  }
+}
+
+/** Yield the data of each server-sent event, with the time at which it was read. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => {
+      throw translated(error, BROKEN);
+    });
+    if (done) return;
+    const at = performance.now();
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data: ")) yield { data: line.slice(6).trimEnd(), at };
+    }
+  }
+}
+
+/** Tell a stop by the user, which passes as it is, from a failing network. */
+function translated(error, message) {
+  return error.name === "AbortError" ? error : new AnswerError(message);
+}
+
+async function refusal(response) {
+  const { status } = response;
+  const told = await response.json().then(
+    (body) => body.error ?? {},
+    () => ({}), // a proxy's page, not the node's answer
+  );
+  const reason = told.message ?? `status ${status}`;
+  const message = words(status, sentence(reason), response.headers.get("Retry-After"));
+  return new AnswerError(message, { status, code: told.code });
+}
+
+function words(status, reason, retryAfter) {
+  const opening =
+    status === 429 ? "The node is busy" :
+    status === 503 ? "The node is not ready" :
+    status >= 500 ? "The node failed" :
+    "The node refused this";
+  const again = Number(retryAfter) > 0 ? ` Try again in ${Number(retryAfter)} s.` : "";
+  return `${opening}: ${reason}${again}`;
+}
+
+function sentence(text) {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}

@@ -1,0 +1,317 @@
+// The page: what is typed goes to the node, what streams back is shown, measured and announced.
+
+import { AnswerError, Api } from "./api.js";
+import { Meter } from "./meter.js";
+
+const REFRESH_MS = 200; // of the readings while an answer runs: faster could not be read
+const ANNOUNCE_MS = 3000; // between two announcements: each interrupts whoever listens
+const NEAR_END_PX = 80; // who has scrolled further up than this is reading, and is not moved
+const NO_TEMPLATE = "no_chat_template"; // this and the next are codes of the API's errors
+const TOO_LONG = "context_length_exceeded";
+
+const part = (id) => document.getElementById(id);
+const composer = part("composer");
+const prompt = part("prompt");
+const api = new Api();
+let turns = []; // of the chat, as the API takes them
+let running = null; // the AbortController of the answer that runs
+
+// ---- sending and stopping
+
+async function send() {
+  if (running) return;
+  running = new AbortController();
+  showRunning(true);
+  say("");
+  const text = prompt.value;
+  prompt.value = "";
+  try {
+    if (!part("model").value) await loadModels();
+    await answer(text, running.signal);
+  } catch (error) {
+    if (prompt.value === "") prompt.value = text;
+    fail(error);
+  }
+  running = null;
+  showRunning(false);
+}
+
+/** Ask and show the answer. Throws where there was none: then nothing is left of the attempt. */
+async function answer(text, signal) {
+  const chat = mode() === "chat";
+  const shown = new Shown(text, part("model").value, chat);
+  try {
+    await follow(shown, chat ? chatRequest(text) : completionRequest(text), signal);
+  } catch (error) {
+    if (shown.text === "") {
+      shown.remove();
+      if (error.code === NO_TEMPLATE && chat) return withoutTemplate(text, signal);
+      throw error;
+    }
+    shown.end(error.name === "AbortError" ? "stopped" : "broken");
+    if (error instanceof AnswerError) say(error.message);
+    else if (error.name !== "AbortError") throw error;
+  }
+  if (chat) turns.push(turn("user", text), turn("assistant", shown.text));
+}
+
+async function follow(shown, { path, body }, signal) {
+  let reason = "stop";
+  for await (const { chunk, at } of api.stream(path, body, signal)) {
+    const choice = chunk.choices[0];
+    const piece = choice?.delta?.content ?? choice?.text;
+    if (piece) shown.add(piece, at);
+    if (choice?.finish_reason) reason = choice.finish_reason;
+    if (chunk.usage) shown.meter.usage(chunk.usage.completion_tokens);
+  }
+  shown.end(reason);
+}
+
+async function withoutTemplate(text, signal) {
+  composer.elements.mode.value = "completion";
+  showMode();
+  say("This model has no chat template: it continues your text instead.", "note");
+  await answer(text, signal);
+}
+
+function chatRequest(text) {
+  const messages = [...turns, turn("user", text)];
+  return { path: "v1/chat/completions", body: { ...settings(), messages } };
+}
+
+function completionRequest(text) {
+  return { path: "v1/completions", body: { ...settings(), prompt: text } };
+}
+
+function settings() {
+  const chosen = { model: part("model").value };
+  for (const name of ["temperature", "max_tokens", "seed"]) {
+    const { value } = composer.elements[name];
+    if (value !== "") chosen[name] = Number(value);
+  }
+  return chosen;
+}
+
+const turn = (role, content) => ({ role, content });
+const mode = () => composer.elements.mode.value;
+
+// ---- what an answer looks like
+
+class Shown {
+  #articles = [];
+  #streamed = document.createTextNode("");
+  #readings = part("readings-template").content.cloneNode(true).firstElementChild;
+  #speaker = new Speaker();
+  #waiting = "";
+  #frame = 0;
+  #timer;
+
+  constructor(text, model, chat) {
+    this.meter = new Meter(performance.now());
+    this.text = "";
+    if (chat) this.#article("You", "asked").append(text);
+    const written = this.#article(model, "answer");
+    if (!chat) written.append(given(text));
+    written.append(this.#streamed);
+    this.#last.append(this.#readings);
+    this.#last.setAttribute("aria-busy", "true");
+    this.#timer = setInterval(() => this.#read(), REFRESH_MS);
+    part("welcome").hidden = true;
+    scrollTo(0, document.documentElement.scrollHeight);
+  }
+
+  /** Take a piece of the answer; it is drawn with the next frame. */
+  add(piece, at) {
+    this.meter.piece(at);
+    this.text += piece;
+    this.#waiting += piece;
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
+  }
+
+  /** Show that the answer is over, and why. */
+  end(reason) {
+    this.meter.ended(reason);
+    this.#draw();
+    this.#finish();
+    const { tokens, speed, end } = this.meter.readings(performance.now());
+    this.#speaker.end(this.text, `Ended ${end}, ${tokens} tokens, ${speed}.`);
+  }
+
+  /** Take it away as if it had not been asked for. */
+  remove() {
+    this.#finish();
+    for (const article of this.#articles) article.remove();
+    part("welcome").hidden = part("log").childElementCount > 0;
+  }
+
+  get #last() {
+    return this.#articles.at(-1);
+  }
+
+  #article(who, kind) {
+    const article = part("turn-template").content.cloneNode(true).firstElementChild;
+    article.classList.add(kind);
+    article.querySelector("h2").textContent = who;
+    part("log").append(article);
+    this.#articles.push(article);
+    return article.querySelector(".text");
+  }
+
+  #draw() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    const following = isAtEnd();
+    this.#streamed.appendData(this.#waiting);
+    this.#waiting = "";
+    if (following) scrollTo(0, document.documentElement.scrollHeight);
+    this.#speaker.hear(this.text);
+  }
+
+  #read() {
+    for (const [name, value] of Object.entries(this.meter.readings(performance.now()))) {
+      this.#readings.querySelector(`[data-reading=${name}]`).textContent = value;
+    }
+  }
+
+  #finish() {
+    clearInterval(this.#timer);
+    cancelAnimationFrame(this.#frame);
+    this.#read();
+    this.#last.removeAttribute("aria-busy");
+    this.#last.classList.add("ended");
+  }
+}
+
+/** Reads an answer to a screen reader by whole sentences, a few at a time. */
+class Speaker {
+  #said = 0;
+  #next = performance.now() + ANNOUNCE_MS;
+
+  hear(text) {
+    if (performance.now() < this.#next) return;
+    const sentences = /^[^]*[.!?\n](?=\s)/.exec(text.slice(this.#said));
+    if (!sentences) return;
+    this.#say(sentences[0]);
+    this.#said += sentences[0].length;
+    this.#next = performance.now() + ANNOUNCE_MS;
+  }
+
+  end(text, closing) {
+    this.#say(`${text.slice(this.#said)} ${closing}`);
+  }
+
+  #say(text) {
+    part("announcer").textContent = text;
+  }
+}
+
+function given(text) {
+  const span = document.createElement("span");
+  span.className = "given";
+  span.textContent = text;
+  return span;
+}
+
+function isAtEnd() {
+  const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
+  return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+}
+
+// ---- models, key, messages
+
+async function loadModels() {
+  const select = part("model");
+  const chosen = select.value;
+  const ids = await api.models();
+  select.replaceChildren(...ids.map((id) => new Option(id, id, false, id === chosen)));
+}
+
+function say(message, kind = "fault") {
+  part("message").textContent = message;
+  part("message").className = `message ${kind}`;
+}
+
+function fail(error) {
+  if (error.name === "AbortError") return;
+  if (error.status === 401) return askForKey();
+  const remedy = error.code === TOO_LONG && turns.length ? " Clear starts a new conversation." : "";
+  say(error instanceof AnswerError ? error.message + remedy : `This page failed: ${error}.`);
+}
+
+function askForKey() {
+  const refused = part("key").value !== "";
+  part("key-message").textContent = refused ? "The node does not know this key." : "";
+  part("key").setAttribute("aria-invalid", refused);
+  showKeyForm(true);
+  part("key").focus();
+  part("key").select();
+}
+
+function showKeyForm(shown) {
+  part("key-form").hidden = !shown;
+  composer.hidden = shown;
+}
+
+async function useKey() {
+  part("key-message").textContent = "";
+  api.useKey(part("key").value);
+  try {
+    await loadModels();
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+    say(error.message);
+  }
+  showKeyForm(false);
+  prompt.focus();
+}
+
+// ---- state of the controls
+
+/** Swap Send and Stop; the keyboard's focus goes along, never to nowhere. */
+function showRunning(shown) {
+  const held = document.activeElement;
+  part("send").hidden = shown;
+  part("stop").hidden = !shown;
+  part("clear").hidden = shown || part("log").childElementCount === 0;
+  if (shown && held === part("send")) part("stop").focus();
+  if (!shown && (held === part("stop") || held === document.body)) prompt.focus();
+}
+
+function showMode() {
+  const chat = mode() === "chat";
+  part("prompt-label").textContent = chat ? "Message" : "Text to continue";
+  prompt.placeholder = chat ? "Tell me a story about a dragon" : "Once upon a time";
+}
+
+function clear() {
+  turns = [];
+  part("log").replaceChildren();
+  part("announcer").textContent = "";
+  part("welcome").hidden = false;
+  part("clear").hidden = true;
+  say("");
+  prompt.focus();
+}
+
+composer.addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+composer.addEventListener("invalid", () => (part("settings").open = true), true);
+composer.addEventListener("change", showMode);
+part("stop").addEventListener("click", () => running?.abort());
+part("clear").addEventListener("click", clear);
+part("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !composer.hidden) {
+    event.preventDefault();
+    composer.requestSubmit();
+  }
+});
+
+showMode(); // the browser may have kept a choice over a reload
+loadModels().catch(fail);

@@ -1,0 +1,320 @@
+"""The page at `/` in a real browser, against a real node."""
+
+import dataclasses
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from node.api import pages
+from tests.processes import Pair, Running, scrape, value, wait_for
+
+CHROMIUM: Final = shutil.which("chromium")
+KEY: Final = "sk-a-key-of-a-client"
+WIDE: Final = {"width": 1280, "height": 860}
+NARROW: Final = {"width": 320, "height": 640}
+FIRST_TOKEN: Final = re.compile(r"^[\d.]+ (ms|s)$")
+SPEED: Final = re.compile(r"^(≈ )?[\d.]+ tokens/s$")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One headless browser; each visit has a profile of its own in it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclasses.dataclass
+class Visit:
+    """An open page, what it asked for, and what the browser complained of."""
+
+    page: Page
+    requested: list[str] = dataclasses.field(default_factory=list)
+    complaints: list[str] = dataclasses.field(default_factory=list)
+
+    def send(self, text: str) -> None:
+        """Type into the input and press the keys that send."""
+        self.page.fill("#prompt", text)
+        self.page.keyboard.press("Control+Enter")
+
+    def reading(self, name: str) -> str:
+        """Give a reading of the last answer."""
+        return self.page.locator(f".answer dd[data-reading={name}]").last.inner_text()
+
+    def message(self) -> str:
+        """Give what stands beside the input."""
+        return self.page.locator("#message").inner_text()
+
+    def note_request(self, request: Request) -> None:
+        self.requested.append(request.url)
+
+    def note_console(self, message: ConsoleMessage) -> None:
+        # The browser itself writes one for each answer of 4xx or 5xx: those are expected.
+        if message.type in {"error", "warning"} and "the server responded" not in message.text:
+            self.complaints.append(message.text)
+
+
+@contextmanager
+def visit(browser: Browser, node: Running, **context: Any) -> Iterator[Visit]:
+    """Open the page; at the end nothing was asked of others and nothing complained of."""
+    opened = browser.new_context(**({"viewport": WIDE} | context))
+    visited = Visit(opened.new_page())
+    opened.on("request", visited.note_request)
+    opened.on("console", visited.note_console)
+    opened.on("weberror", lambda error: visited.complaints.append(str(error.error)))
+    visited.page.goto(node.url)
+    yield visited
+    opened.close()
+    assert {urlsplit(url).netloc for url in visited.requested} == {urlsplit(node.url).netloc}
+    assert visited.complaints == []
+
+
+@pytest.fixture
+def visited(browser: Browser, shared_node: Running) -> Iterator[Visit]:
+    """A visit to the node with the demo model, once it lists its model."""
+    with visit(browser, shared_node) as visited:
+        expect(visited.page.locator("#model")).to_have_value("demo")
+        yield visited
+
+
+def assert_accessible(page: Page) -> None:
+    """Hold the page against axe's rules as it is now, and its width against the window's."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
+
+
+@needs_chromium
+def test_conversation_by_keyboard_alone(visited: Visit, shared_node: Running) -> None:
+    """From the first key to the second answer no pointer is needed; what is shown is the API's."""
+    page = visited.page
+    expect(page.locator("#prompt")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # opens the settings
+    page.keyboard.press("Tab")
+    page.keyboard.type("0")  # replaces the temperature, which Tab selected
+    page.locator("#prompt").focus()
+    page.keyboard.type("Tell me a story about a dragon")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".answer.ended")).to_have_count(1)
+    expect(page.locator("#prompt")).to_be_focused()
+
+    told = [{"role": "user", "content": "Tell me a story about a dragon"}]
+    asked = {"messages": told, "temperature": 0}
+    whole = httpx.post(f"{shared_node.url}/v1/chat/completions", json=asked).json()
+    text = whole["choices"][0]["message"]["content"]
+    assert page.locator(".answer .text").inner_text() == text
+    assert visited.reading("tokens") == str(whole["usage"]["completion_tokens"])
+    assert visited.reading("end") == "by itself"
+    assert FIRST_TOKEN.match(visited.reading("first"))
+    assert SPEED.match(visited.reading("speed"))
+    assert text.endswith(page.locator("#announcer").inner_text().partition(" Ended by itself")[0])
+
+    page.keyboard.type("What is the moral of the story?")
+    for _ in ("settings", "temperature", "max tokens", "seed", "clear", "send"):
+        page.keyboard.press("Tab")
+    expect(page.locator("#send")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer.ended")).to_have_count(2)
+    expect(page.locator("#prompt")).to_be_focused()
+    assert "The story tells us" in page.locator(".answer .text").last.inner_text()
+
+
+@needs_chromium
+def test_text_grows_and_stop_frees_the_engine(
+    browser: Browser, pair: Pair, slow_model: Path
+) -> None:
+    """Text is there long before the end; Escape ends it in page, queue and engine."""
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--model={slow_model}") as node,
+        visit(browser, node, reduced_motion="reduce") as visited,
+    ):
+        page = visited.page
+        visited.send("Once upon a time")  # in chat, for which this model has no template
+        text = page.locator(".answer .text")
+        expect(text).to_have_text(re.compile(r"^Once upon a time( \w+){3}"))
+        expect(page.locator("#stop")).to_be_visible()
+        early = text.inner_text()
+        expect(text).to_have_text(re.compile(rf"^{re.escape(early)}\w*( \w+){{3}}"))
+        expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
+        assert "no chat template" in visited.message()
+        caret = "getComputedStyle(document.querySelector('.answer .text'), '::after').animationName"
+        assert page.evaluate(caret) == "none"
+        assert_accessible(page)
+        page.keyboard.press("Escape")
+        expect(page.locator(".answer.ended")).to_have_count(1)
+        assert visited.reading("end") == "by you"
+        assert visited.reading("tokens").startswith("≈ ")
+        wait_for(
+            lambda: value(scrape(exporter.url), "inference_requests_total", status="cancelled") == 1
+        )
+        samples = scrape(exporter.url)
+        assert value(samples, "inference_requests_in_flight") == 0
+        assert value(samples, "inference_slots", state="busy") == 0
+
+        page.fill("#prompt", "Once more")
+        page.click("summary")
+        page.fill("#max-tokens", "5")
+        page.click("#send")
+        expect(page.locator(".answer.ended")).to_have_count(2)
+        assert visited.reading("tokens") == "5"
+        assert visited.reading("end") == "at the token limit"
+
+
+@needs_chromium
+def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
+    """An error is words beside the input; the text is there again, the conversation as before."""
+    page = visited.page
+    visited.send("Hello")
+    expect(page.locator(".answer.ended")).to_have_count(1)
+    long = "word " * 700
+    visited.send(long)
+    expect(page.locator("#message")).to_contain_text("model's context holds 512")
+    assert visited.message().startswith("The node refused this: ")
+    assert page.locator("#message").get_attribute("role") == "alert"
+    assert page.input_value("#prompt") == long
+    expect(page.locator(".turn")).to_have_count(2)
+    visited.send("Tell me a story")
+    expect(page.locator(".answer.ended")).to_have_count(2)
+    assert visited.message() == ""
+
+
+@needs_chromium
+def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
+    """A setting out of its range is shown, not hidden in what is folded, and nothing is sent."""
+    page = visited.page
+    page.click("summary")
+    page.fill("#max-tokens", "0")
+    page.click("summary")
+    visited.send("Hello")
+    expect(page.locator("#max-tokens")).to_be_focused()
+    assert not any("completions" in url for url in visited.requested)
+
+
+@needs_chromium
+def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_path: Path) -> None:
+    """The page is open, the API is not; a wrong key is said so; the right one is stored nowhere."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{KEY}\n")
+    with pair.node(f"--api-key-file={keys}") as node, visit(browser, node) as visited:
+        page = visited.page
+        expect(page.locator("#key")).to_be_focused()
+        assert page.locator("#key-message").inner_text() == ""
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-message")).to_have_text("The node does not know this key.")
+        assert_accessible(page)
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#prompt")).to_be_focused()
+        visited.send("Hello")
+        expect(page.locator(".answer.ended")).to_have_count(1)
+        kept = "JSON.stringify([localStorage, sessionStorage, document.cookie])"
+        assert KEY not in page.evaluate(kept)
+        assert not any(KEY in url for url in visited.requested)
+        page.reload()
+        expect(page.locator("#key")).to_be_focused()
+        assert page.input_value("#key") == ""
+
+
+@needs_chromium
+def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_model: Path) -> None:
+    """Of three who ask a node that answers one and queues one, one is told to come again."""
+    with (
+        pair.node(f"--model={slow_model}", "--queue=1") as node,
+        visit(browser, node) as first,
+        visit(browser, node) as second,
+        visit(browser, node) as third,
+    ):
+        first.send("Once upon a time")
+        expect(first.page.locator(".answer .text")).to_have_text(re.compile(r"time( \w+){3}"))
+        for waiting in (second, third):
+            waiting.page.check("input[value=completion]")
+            waiting.send("Once upon a time")
+        told = wait_for(lambda: [one for one in (second, third) if one.message()])
+        assert len(told) == 1
+        assert re.search(r"^The node is busy: .*\. Try again in \d+ s\.$", told[0].message())
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "The connection broke before the answer was whole."),
+        (signal.SIGTERM, "The answer broke off: "),
+    ],
+)
+def test_broken_stream_is_told_and_what_came_is_kept(
+    browser: Browser, pair: Pair, slow_model: Path, number: signal.Signals, message: str
+) -> None:
+    """Neither a node's death nor its drain looks like an answer's end."""
+    flags = (f"--model={slow_model}", "--drain-seconds=0.2")
+    with pair.node(*flags) as node, visit(browser, node) as visited:
+        visited.page.check("input[value=completion]")
+        visited.send("Once upon a time")
+        text = visited.page.locator(".answer .text")
+        expect(text).to_have_text(re.compile(r"time( \w+){3}"))
+        node.end(number)
+        expect(visited.page.locator("#message")).to_contain_text(message)
+        assert visited.reading("end") == "broken off"
+        assert re.search(r"time( \w+){3}", text.inner_text())
+        visited.complaints.clear()  # Chromium's line on the broken connection
+
+        visited.send("And now?")
+        expect(visited.page.locator("#message")).to_contain_text("The node cannot be reached")
+        visited.complaints.clear()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_all_can_use_it(
+    browser: Browser, shared_node: Running, scheme: str, viewport: dict[str, int]
+) -> None:
+    """No rule of axe is broken, empty or full, and nothing runs out of the window sideways."""
+    with visit(browser, shared_node, color_scheme=scheme, viewport=viewport) as visited:
+        page = visited.page
+        expect(page.locator("#model")).to_have_value("demo")
+        assert_accessible(page)
+        visited.send("Tell me a story about a fox " + "x" * 80)
+        expect(page.locator(".answer.ended")).to_have_count(1)
+        assert_accessible(page)
+        page.click("summary")
+        visited.send("word " * 700)
+        expect(page.locator("#message")).not_to_be_empty()
+        assert_accessible(page)
+
+
+def test_page_is_static_and_strict(shared_node: Running) -> None:
+    """Each part has its type and the headers that keep foreign code out; nothing is inline."""
+    for path in pages.PAGE_PATHS:
+        answer = httpx.get(shared_node.url + path)
+        assert answer.status_code == 200
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
+        known = {"If-None-Match": answer.headers["ETag"]}
+        assert httpx.get(shared_node.url + path, headers=known).status_code == 304
+    html = httpx.get(shared_node.url).text
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|https?:", html)
+    assert httpx.get(f"{shared_node.url}/pages/../pages.py").status_code == 404
+
+
+def test_every_part_of_the_page_is_served() -> None:
+    """A file that is there and not served, or the other way round, is a mistake."""
+    directory = Path(pages.__file__).with_suffix("")
+    served = {path.removeprefix("/pages/") for path in pages.PAGE_PATHS} - {"/"} | {"index.html"}
+    assert {file.name for file in directory.iterdir()} == served
