@@ -24,12 +24,14 @@ WIDE: Final = {"width": 1280, "height": 860}
 NARROW: Final = {"width": 320, "height": 640}
 FIRST_TOKEN: Final = re.compile(r"^[\d.]+ (ms|s)$")
 SPEED: Final = re.compile(r"^(≈ )?[\d.]+ tokens/s$")
+UNKNOWN: Final = "\N{EN DASH}"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One headless browser; each visit has a profile of its own in it."""
+    expect.set_options(timeout=30_000)  # the machine may be busy with other tests
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -276,6 +278,27 @@ def test_broken_stream_is_told_and_what_came_is_kept(
         visited.send("And now?")
         expect(visited.page.locator("#message")).to_contain_text("The node cannot be reached")
         visited.complaints.clear()
+
+
+@needs_chromium
+def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
+    """Tokens that were there when the clock of the speed began do not make it faster."""
+    readings = visited.page.evaluate(
+        """async () => {
+            const { Meter } = await import("/pages/meter.js");
+            const meter = new Meter(1000);
+            const shown = [meter.readings(1250)];
+            for (const at of [1300, 1300, 1310, 1320]) meter.piece(at);
+            shown.push(meter.readings(1400));
+            meter.usage(5);
+            meter.ended("stop");
+            return [...shown, meter.readings(9000)];
+        }"""
+    )
+    assert [one["first"] for one in readings] == ["250 ms …", "300 ms", "300 ms"]
+    assert [one["speed"] for one in readings] == [UNKNOWN, "≈ 100 tokens/s", "150 tokens/s"]
+    assert [one["tokens"] for one in readings] == [UNKNOWN, "≈ 4", "5"]
+    assert [one["end"] for one in readings] == [UNKNOWN, UNKNOWN, "by itself"]
 
 
 @needs_chromium

@@ -6,8 +6,11 @@ import { Meter } from "./meter.js";
 const REFRESH_MS = 200; // of the readings while an answer runs: faster could not be read
 const ANNOUNCE_MS = 3000; // between two announcements: each interrupts whoever listens
 const NEAR_END_PX = 80; // who has scrolled further up than this is reading, and is not moved
-const NO_TEMPLATE = "no_chat_template"; // this and the next are codes of the API's errors
+
+// Codes of the API's errors.
+const NO_TEMPLATE = "no_chat_template";
 const TOO_LONG = "context_length_exceeded";
+const UNKNOWN_MODEL = "model_not_found";
 
 const part = (id) => document.getElementById(id);
 const composer = part("composer");
@@ -15,6 +18,7 @@ const prompt = part("prompt");
 const api = new Api();
 let turns = []; // of the chat, as the API takes them
 let running = null; // the AbortController of the answer that runs
+let following = false; // whether the window stays at the end of what grows
 
 // ---- sending and stopping
 
@@ -117,7 +121,7 @@ class Shown {
     this.#last.setAttribute("aria-busy", "true");
     this.#timer = setInterval(() => this.#read(), REFRESH_MS);
     part("welcome").hidden = true;
-    scrollTo(0, document.documentElement.scrollHeight);
+    following = true;
   }
 
   /** Take a piece of the answer; it is drawn with the next frame. */
@@ -160,10 +164,8 @@ class Shown {
   #draw() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    const following = isAtEnd();
     this.#streamed.appendData(this.#waiting);
     this.#waiting = "";
-    if (following) scrollTo(0, document.documentElement.scrollHeight);
     this.#speaker.hear(this.text);
   }
 
@@ -217,6 +219,10 @@ function isAtEnd() {
   return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
 }
 
+function followGrowth() {
+  if (following) scrollTo(0, document.documentElement.scrollHeight);
+}
+
 // ---- models, key, messages
 
 async function loadModels() {
@@ -234,6 +240,7 @@ function say(message, kind = "fault") {
 function fail(error) {
   if (error.name === "AbortError") return;
   if (error.status === 401) return askForKey();
+  if (error.code === UNKNOWN_MODEL) loadModels().catch(fail);
   const remedy = error.code === TOO_LONG && turns.length ? " Clear starts a new conversation." : "";
   say(error instanceof AnswerError ? error.message + remedy : `This page failed: ${error}.`);
 }
@@ -305,7 +312,10 @@ part("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey();
 });
+document.addEventListener("scroll", () => (following = isAtEnd()), { passive: true });
+new ResizeObserver(followGrowth).observe(document.body);
 document.addEventListener("keydown", (event) => {
+  if (event.isComposing) return; // the key belongs to an input method
   if (event.key === "Escape") running?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !composer.hidden) {
     event.preventDefault();
