@@ -195,6 +195,30 @@ def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
 
 
 @needs_chromium
+def test_window_follows_the_end_unless_scrolled_away(visited: Visit) -> None:
+    """What grows below the window moves it along at the end, and never who reads further up."""
+    page = visited.page
+    page.check("input[value=completion]")
+    for count in (1, 2, 3, 4):
+        visited.send("Once upon a time")
+        expect(page.locator(".answer.ended")).to_have_count(count)
+    page.click("summary")
+    below = """new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
+        const bottom = (part) => document.querySelector(part).getBoundingClientRect().bottom;
+        const dock = document.querySelector(".dock").getBoundingClientRect().top;
+        resolve([scrollY, bottom(".answer:last-child .readings") - dock]);
+    })))"""
+    scrolled, overlap = page.evaluate(below)
+    assert scrolled > 0
+    assert overlap <= 0
+    page.click("summary")
+    page.evaluate("scrollTo(0, 0)")
+    page.evaluate(below)
+    page.click("summary")
+    assert page.evaluate(below)[0] == 0
+
+
+@needs_chromium
 def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
     """A setting out of its range is shown, not hidden in what is folded, and nothing is sent."""
     page = visited.page

@@ -312,6 +312,9 @@ part("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey();
 });
+part("settings").addEventListener("toggle", () => {
+  part("settings").scrollIntoView({ block: "nearest" }); // open in a small window, it leaves the end
+});
 document.addEventListener("scroll", () => (following = isAtEnd()), { passive: true });
 new ResizeObserver(followGrowth).observe(document.body);
 document.addEventListener("keydown", (event) => {
