@@ -11,6 +11,7 @@ _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/pages/page.css": ("page.css", "text/css; charset=utf-8"),
     "/pages/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/pages/answer.js": ("answer.js", "text/javascript; charset=utf-8"),
     "/pages/api.js": ("api.js", "text/javascript; charset=utf-8"),
     "/pages/meter.js": ("meter.js", "text/javascript; charset=utf-8"),
     "/pages/icon.svg": ("icon.svg", "image/svg+xml"),

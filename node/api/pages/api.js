@@ -23,8 +23,8 @@ export class Api {
   }
 
   /** Give the ids of the models. */
-  async models() {
-    const response = await this.#ask("v1/models", {});
+  async models(signal) {
+    const response = await this.#ask("v1/models", { signal });
     const listed = await response.json();
     return listed.data.map((model) => model.id);
   }

@@ -1,10 +1,8 @@
 // The page: what is typed goes to the node, what streams back is shown, measured and announced.
 
+import { Shown } from "./answer.js";
 import { AnswerError, Api } from "./api.js";
-import { Meter } from "./meter.js";
 
-const REFRESH_MS = 200; // of the readings while an answer runs: faster could not be read
-const ANNOUNCE_MS = 3000; // between two announcements: each interrupts whoever listens
 const NEAR_END_PX = 80; // who has scrolled further up than this is reading, and is not moved
 
 // Codes of the API's errors.
@@ -30,7 +28,7 @@ async function send() {
   const text = prompt.value;
   prompt.value = "";
   try {
-    if (!part("model").value) await loadModels();
+    if (!part("model").value) await loadModels(running.signal);
     await answer(text, running.signal);
   } catch (error) {
     if (prompt.value === "") prompt.value = text;
@@ -43,12 +41,16 @@ async function send() {
 /** Ask and show the answer. Throws where there was none: then nothing is left of the attempt. */
 async function answer(text, signal) {
   const chat = mode() === "chat";
-  const shown = new Shown(text, part("model").value, chat);
+  const places = { log: part("log"), announcer: part("announcer") };
+  const shown = new Shown(places, text, part("model").value, chat);
+  part("welcome").hidden = true;
+  following = true;
   try {
     await follow(shown, chat ? chatRequest(text) : completionRequest(text), signal);
   } catch (error) {
     if (shown.text === "") {
       shown.remove();
+      part("welcome").hidden = part("log").childElementCount > 0;
       if (error.code === NO_TEMPLATE && chat) return withoutTemplate(text, signal);
       throw error;
     }
@@ -99,120 +101,7 @@ function settings() {
 const turn = (role, content) => ({ role, content });
 const mode = () => composer.elements.mode.value;
 
-// ---- what an answer looks like
-
-class Shown {
-  #articles = [];
-  #streamed = document.createTextNode("");
-  #readings = part("readings-template").content.cloneNode(true).firstElementChild;
-  #speaker = new Speaker();
-  #waiting = "";
-  #frame = 0;
-  #timer;
-
-  constructor(text, model, chat) {
-    this.meter = new Meter(performance.now());
-    this.text = "";
-    if (chat) this.#article("You", "asked").append(text);
-    const written = this.#article(model, "answer");
-    if (!chat) written.append(given(text));
-    written.append(this.#streamed);
-    this.#last.append(this.#readings);
-    this.#last.setAttribute("aria-busy", "true");
-    this.#timer = setInterval(() => this.#read(), REFRESH_MS);
-    part("welcome").hidden = true;
-    following = true;
-  }
-
-  /** Take a piece of the answer; it is drawn with the next frame. */
-  add(piece, at) {
-    this.meter.piece(at);
-    this.text += piece;
-    this.#waiting += piece;
-    this.#frame ||= requestAnimationFrame(() => this.#draw());
-  }
-
-  /** Show that the answer is over, and why. */
-  end(reason) {
-    this.meter.ended(reason);
-    this.#draw();
-    this.#finish();
-    const { tokens, speed, end } = this.meter.readings(performance.now());
-    this.#speaker.end(this.text, `Ended ${end}, ${tokens} tokens, ${speed}.`);
-  }
-
-  /** Take it away as if it had not been asked for. */
-  remove() {
-    this.#finish();
-    for (const article of this.#articles) article.remove();
-    part("welcome").hidden = part("log").childElementCount > 0;
-  }
-
-  get #last() {
-    return this.#articles.at(-1);
-  }
-
-  #article(who, kind) {
-    const article = part("turn-template").content.cloneNode(true).firstElementChild;
-    article.classList.add(kind);
-    article.querySelector("h2").textContent = who;
-    part("log").append(article);
-    this.#articles.push(article);
-    return article.querySelector(".text");
-  }
-
-  #draw() {
-    cancelAnimationFrame(this.#frame);
-    this.#frame = 0;
-    this.#streamed.appendData(this.#waiting);
-    this.#waiting = "";
-    this.#speaker.hear(this.text);
-  }
-
-  #read() {
-    for (const [name, value] of Object.entries(this.meter.readings(performance.now()))) {
-      this.#readings.querySelector(`[data-reading=${name}]`).textContent = value;
-    }
-  }
-
-  #finish() {
-    clearInterval(this.#timer);
-    cancelAnimationFrame(this.#frame);
-    this.#read();
-    this.#last.removeAttribute("aria-busy");
-    this.#last.classList.add("ended");
-  }
-}
-
-/** Reads an answer to a screen reader by whole sentences, a few at a time. */
-class Speaker {
-  #said = 0;
-  #next = performance.now() + ANNOUNCE_MS;
-
-  hear(text) {
-    if (performance.now() < this.#next) return;
-    const sentences = /^[^]*[.!?\n](?=\s)/.exec(text.slice(this.#said));
-    if (!sentences) return;
-    this.#say(sentences[0]);
-    this.#said += sentences[0].length;
-    this.#next = performance.now() + ANNOUNCE_MS;
-  }
-
-  end(text, closing) {
-    this.#say(`${text.slice(this.#said)} ${closing}`);
-  }
-
-  #say(text) {
-    part("announcer").textContent = text;
-  }
-}
-
-function given(text) {
-  const span = document.createElement("span");
-  span.className = "given";
-  span.textContent = text;
-  return span;
-}
+// ---- the window
 
 function isAtEnd() {
   const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
@@ -225,10 +114,10 @@ function followGrowth() {
 
 // ---- models, key, messages
 
-async function loadModels() {
+async function loadModels(signal) {
   const select = part("model");
   const chosen = select.value;
-  const ids = await api.models();
+  const ids = await api.models(signal);
   select.replaceChildren(...ids.map((id) => new Option(id, id, false, id === chosen)));
 }
 
