@@ -17,6 +17,7 @@ const api = new Api();
 let turns = []; // of the chat, as the API takes them
 let running = null; // the AbortController of the answer that runs
 let following = false; // whether the window stays at the end of what grows
+let lastScroll = 0;
 
 // ---- sending and stopping
 
@@ -106,6 +107,13 @@ const mode = () => composer.elements.mode.value;
 function isAtEnd() {
   const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
   return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+}
+
+/** Follow from the end on, until someone scrolls up: a text that outran the window is no reason. */
+function noteScroll() {
+  const up = scrollY < lastScroll;
+  lastScroll = scrollY;
+  following = isAtEnd() || (following && !up);
 }
 
 function followGrowth() {
@@ -204,7 +212,7 @@ part("key-form").addEventListener("submit", (event) => {
 part("settings").addEventListener("toggle", () => {
   part("settings").scrollIntoView({ block: "nearest" }); // open in a small window, it leaves the end
 });
-document.addEventListener("scroll", () => (following = isAtEnd()), { passive: true });
+document.addEventListener("scroll", noteScroll, { passive: true });
 new ResizeObserver(followGrowth).observe(document.body);
 document.addEventListener("keydown", (event) => {
   if (event.isComposing) return; // the key belongs to an input method
