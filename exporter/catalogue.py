@@ -251,10 +251,10 @@ OBJECTIVES: Final = _counter(
 )
 RESUMED: Final = _counter(
     "inference_resumed_total",
-    "Requests that went on in a new engine after theirs ended, by how it ended.",
+    "Requests that went on here after their engine or their node was lost, by how it was.",
     *_MODEL,
     "reason",
-    reason=get_args(events.RestartReason),
+    reason=get_args(events.ResumeReason),
 )
 REQUESTS_IN_FLIGHT: Final = _gauge(
     "inference_requests_in_flight", "Requests admitted and not ended.", *_MODEL

@@ -15,6 +15,7 @@ NodeState = Literal["offline", "online", "busy", "draining", "unknown"]
 UnloadReason = Literal["requested", "idle", "crashed", "stalled"]
 LoadResult = Literal["ok", "error"]
 RestartReason = Literal["crashed", "stalled"]
+ResumeReason = Literal["crashed", "stalled", "peer_lost"]
 LoadStage = Literal["download", "read"]
 PeerState = Literal["alive", "suspect", "dead", "left", "incompatible"]
 Direction = Literal["sent", "received"]
@@ -200,10 +201,10 @@ class RpcFinished(Event, frozen=True, tag=16):
 
 
 class InferenceResumed(Event, frozen=True, tag=17):
-    """A request that lost its engine went on in a new one, its tokens kept."""
+    """A request that lost its engine, or the node that had it, went on here, its tokens kept."""
 
     model_id: str
-    reason: RestartReason
+    reason: ResumeReason
 
 
 class ModelLoadProgressed(Event, frozen=True, tag=18):

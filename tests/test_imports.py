@@ -31,6 +31,7 @@ ONLY_IN: Final = {
     "psutil": {"node/system.py", "node/machine.py"},
     "hypercorn": {"node/api/server.py", "exporter/web.py"},
     "jinja2": {"node/api/chat.py"},
+    "httpx2": {"node/forward/client.py", "node/models/fetch.py"},
     "huggingface_hub": {"node/models/fetch.py"},
 }
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -25,7 +25,7 @@ from shared.events import (
     InferenceFinished,
     InferenceResumed,
     RequestStatus,
-    RestartReason,
+    ResumeReason,
     TokensGenerated,
 )
 
@@ -34,6 +34,13 @@ Emit = Callable[[Event], None]
 _FRUITLESS_RESUMES: Final = 2
 """How often a request is handed to a new engine without a token in between: one that ends every
 engine is at fault itself."""
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One token of an answer: its id in the model's vocabulary and the bytes that it stands for."""
+
+    identity: int
+    piece: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,11 @@ class InferenceRequest:
     """How long the whole answer may take from its admission; None for as long as it may."""
     embed: bool = False
     """Whether the prompt's vector is wanted in the place of a text."""
+    forwarded: bool = False
+    """Whether another node asks for its caller: it wants the tokens themselves, and this node
+    answers, whatever it costs."""
+    prior: tuple[Token, ...] = ()
+    """What another node had generated of the answer when it was lost."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +76,8 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
     text: str
     tokens: int
+    token: Token | None = None
+    """The token itself, where another node asks."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,8 @@ class Generation:
         self.identity: Final = next(_identities)
         self.changed = trio.Event()
         """Set when the engine is to let go of it, or has."""
+        self.left = trio.Event()
+        """Set when nobody waits for it any more: its caller left, its time is over, or it ended."""
         self._accepted = trio.Event()
         self.error: RequestError | None = None
         self.vector: tuple[float, ...] = ()
@@ -130,10 +146,14 @@ class Generation:
         self._closed = False
         self._expired = False
         self._in_engine = False
-        self._interruption: RestartReason | None = None
+        self._interruption: ResumeReason | None = "peer_lost" if request.prior else None
         self._fruitless = 0
         """Interruptions since the last token."""
-        self._tokens: list[int] = []
+        self._tokens = list(request.prior)
+        self._foreign = len(request.prior)
+        """Tokens among them that are another node's work and in its account."""
+        for token in request.prior:
+            self._text.feed(token.piece)
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._delivered = 0
@@ -188,6 +208,7 @@ class Generation:
         if not self._in_engine:
             self._end("cancelled", "cancelled")
         self.changed.set()
+        self.left.set()
 
     @property
     def over(self) -> bool:
@@ -206,7 +227,7 @@ class Generation:
         if self._interruption is not None:
             self._emit(InferenceResumed(self.request.model_id, self._interruption))
             self._interruption = None
-        elif self._phase is _Phase.QUEUED:
+        if self._phase is _Phase.QUEUED:
             self._enter(_Phase.PREFILL)
         self._in_engine = True
         self.changed = trio.Event()
@@ -217,36 +238,61 @@ class Generation:
             request.control_tokens,
             request.max_tokens,
             request.sampling,
-            tuple(self._tokens),
+            tuple(token.identity for token in self._tokens),
             request.embed,
         )
+
+    def remainder(self) -> InferenceRequest:
+        """Give what is left to be done, for another node to do it."""
+        left = self._deadline - trio.current_time()
+        return replace(
+            self.request,
+            forwarded=True,
+            prior=tuple(self._tokens),
+            deadline_seconds=None if left == math.inf else max(0.0, left),
+        )
+
+    def adopt(self, emit: Emit, left_queue: Callable[["Generation"], None]) -> None:
+        """Have this node do the rest of what another one began, and account for that rest."""
+        self._emit = emit
+        self._left_queue = left_queue
+        self._foreign = len(self._tokens)
+        self._delivered -= self._foreign
+        self._interruption = "peer_lost" if self._tokens else None
 
     def evaluated(self, done: int, total: int, cached: int) -> None:
         """Note that `done` of the prompt's `total` tokens are evaluated."""
         del done  # progress is the supervisor's to watch
         self._accepted.set()
-        if not self._tokens:  # else it is resumed, and its own tokens are among them
-            self._prompt_tokens = total
+        if not self._own_tokens:  # else it is resumed, and its own tokens are among them
+            self._prompt_tokens = total - self._foreign
             self._cached_tokens = cached
 
     def sampled(self, token: int, piece: bytes) -> None:
         """Take one token and its bytes."""
         if self.over:
             return
-        if not self._tokens:
+        if not self._own_tokens:
             self._enter(_Phase.DECODE)
-        self._tokens.append(token)
+        drawn = Token(token, piece)
+        self._tokens.append(drawn)
         self._fruitless = 0
         self._emit(TokensGenerated(self.request.model_id, 1))
         if self.unwanted:
             return
-        self._deliver(Delta(self._text.feed(piece), 1))
+        text = self._text.feed(piece)
+        self._deliver(Delta(text, 1, drawn if self.request.forwarded else None))
         if self._text.stopped:
             self.changed.set()
 
     def embedded(self, vector: tuple[float, ...]) -> None:
         """Take the prompt's vector."""
         self.vector = vector
+
+    def reckoned(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Take from another node how long the prompt was."""
+        self._prompt_tokens = prompt_tokens
+        self._cached_tokens = cached_tokens
 
     def finished(self, reason: EndReason, message: str) -> None:
         """Note that the engine is done with it."""
@@ -264,7 +310,7 @@ class Generation:
                 self._deliver(Delta(rest, 0))
             self._end("ok", "length" if reason == "length" and not self._text.stopped else "stop")
 
-    def interrupted(self, reason: RestartReason) -> None:
+    def interrupted(self, reason: ResumeReason) -> None:
         """Note that the engine ended while it had it.
 
         The next `begin` goes on where this engine was: the prompt and the tokens so far are
@@ -281,6 +327,10 @@ class Generation:
             self._fruitless += 1
             self._interruption = reason
             self.changed.set()
+
+    def returned(self) -> None:
+        """Note that a node that had it did not take it."""
+        self._in_engine = False
 
     def failed(self, error: RequestError) -> None:
         """End it with an error that its caller sees."""
@@ -301,6 +351,11 @@ class Generation:
         if not self._in_engine:
             self._end("timeout", "error")
         self.changed.set()
+        self.left.set()
+
+    @property
+    def _own_tokens(self) -> int:
+        return len(self._tokens) - self._foreign
 
     def _deliver(self, delta: Delta) -> None:
         if not self._closed:
@@ -319,6 +374,7 @@ class Generation:
         self._emit(self._account(status, reason, trio.current_time()))
         self._accepted.set()
         self.changed.set()
+        self.left.set()
         self._send.close()
         if self._phase is _Phase.QUEUED:
             self._left_queue(self)
@@ -329,7 +385,7 @@ class Generation:
         queued = self._began[_Phase.QUEUED]
         prefill = self._began.get(_Phase.PREFILL, now)
         decode = self._began.get(_Phase.DECODE, now)
-        delivered = self._delivered if self.request.streamed else 0
+        delivered = max(0, self._delivered) if self.request.streamed else 0
         return InferenceFinished(
             model_id=self.request.model_id,
             status=status,
@@ -338,10 +394,10 @@ class Generation:
             queue_seconds=prefill - queued,
             prefill_seconds=decode - prefill,
             decode_seconds=now - decode,
-            first_token_seconds=decode - queued if self._tokens else None,
+            first_token_seconds=decode - queued if self._own_tokens else None,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
-            generated_tokens=len(self._tokens),
-            discarded_tokens=0 if status == "ok" else len(self._tokens) - delivered,
+            generated_tokens=self._own_tokens,
+            discarded_tokens=0 if status == "ok" else max(0, self._own_tokens - delivered),
             request_id=self.request.request_id,
         )

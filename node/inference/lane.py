@@ -15,7 +15,8 @@ from shared import events
 
 _SLOTS: Final = 1
 """Requests that one child works on at once: the library keeps a single sequence."""
-_ANY_CONTEXT: Final = 2**20
+ANY_CONTEXT: Final = 2**20
+"""Tokens that no answer has."""
 _LONGEST_RETRY_SECONDS: Final = 600
 _NEWEST_SHARE: Final = 0.2
 """Weight of the newest request in the average of how long one takes; a guess that follows a
@@ -81,6 +82,11 @@ class Lane:
         seconds = self._service_seconds * (len(self._waiting) + _SLOTS) / 2
         return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue holds as many as it may."""
+        return len(self._waiting) >= self._options.queue_limit
+
     def admit(self, request: InferenceRequest) -> Generation:
         """Put a request in the queue.
 
@@ -88,20 +94,29 @@ class Lane:
             UnavailableError: The model was unloaded on purpose.
             QueueFullError: The queue holds as many as it may.
         """
-        if self.closed:
-            message = f"model {request.model_id} was unloaded: load it first"
-            raise UnavailableError(message, code="model_unloaded")
         # Before the first load nobody knows the context; an answer is never longer than it.
-        room = self.engine.context_length or _ANY_CONTEXT
+        room = self.engine.context_length or ANY_CONTEXT
         generation = Generation(request, self._emit, room, self._forget)
-        displaced = self._waiting.put(request.client, generation)
+        self._put(generation)
+        return generation
+
+    def adopt(self, generation: Generation) -> None:
+        """Put a request in the queue that another node had; raises as `admit` does."""
+        self._put(generation)
+        generation.adopt(self._emit, self._forget)
+
+    def _put(self, generation: Generation) -> None:
+        model_id = self.engine.model_id
+        if self.closed:
+            message = f"model {model_id} was unloaded: load it first"
+            raise UnavailableError(message, code="model_unloaded")
+        displaced = self._waiting.put(generation.request.client, generation)
         if displaced is generation:
-            raise self._full(request.model_id)
+            raise self._full(model_id)
         if displaced is not None:
-            displaced.failed(self._full(request.model_id))
+            displaced.failed(self._full(model_id))
         self._arrived.set()
         self._note_load()
-        return generation
 
     def load(self) -> events.LoadChanged:
         """Describe who waits and who is served now."""

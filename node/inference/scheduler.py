@@ -76,7 +76,7 @@ class Scheduler:
         """
         lane = self.find(request.model_id)
         try:
-            return lane.admit(self._bound(request))
+            return lane.admit(self.bound(request))
         except RequestError:
             self._emit(_rejection(request))
             raise
@@ -133,8 +133,24 @@ class Scheduler:
         self._moved = trio.Event()
         self.on_change()
 
-    def _bound(self, request: InferenceRequest) -> InferenceRequest:
-        """Give the request within the limits."""
+    def adopt(self, generation: Generation) -> None:
+        """Take over a request that another node was to answer, with what it has of the answer.
+
+        Raises:
+            RequestError: There is no place for it here either.
+        """
+        lane = self.find(generation.request.model_id)
+        if self.draining:
+            raise _stopping()
+        lane.adopt(generation)
+
+    def bound(self, request: InferenceRequest) -> InferenceRequest:
+        """Give the request within the limits.
+
+        Raises:
+            UnavailableError: The node is stopping.
+            InvalidRequestError: It asks for a longer answer than is allowed.
+        """
         if self.draining:
             raise _stopping()
         most = self._limits.output_tokens

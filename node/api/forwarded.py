@@ -1,0 +1,111 @@
+"""Answers other nodes: the route by which one of them asks in a caller's place."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Final
+
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+from quart_trio import QuartTrio
+
+from node.errors import InvalidRequestError, RequestError, UnauthorizedError
+from node.forward import wire
+from node.forward.signature import Signer
+from node.inference.generation import Delta, Ending, Generation
+from node.inference.scheduler import Scheduler
+from shared.events import Event, MessagesMoved
+
+_TYPE: Final = "application/octet-stream"
+
+
+def add_forwarded(
+    app: QuartTrio, scheduler: Scheduler, signer: Signer, emit: Callable[[Event], None]
+) -> None:
+    """Have the application answer other nodes.
+
+    Args:
+        app: The application.
+        scheduler: Takes the requests: one that was forwarded is answered here.
+        signer: Knows whether a node of the mesh asks.
+        emit: Takes events.
+    """
+
+    async def generate() -> Response:
+        body: bytes = await request.body
+        emit(MessagesMoved("received", "forward", 1, len(body)))
+        if not signer.check(request.headers.get(wire.SIGNATURE, ""), body, time.time()):
+            raise UnauthorizedError("this question is not signed by a node of the mesh, or is old")
+        try:
+            asked = wire.read_request(body)
+        except ValueError as error:
+            raise InvalidRequestError(f"the body is no question of a node: {error}") from error
+        if not asked.forwarded:
+            raise InvalidRequestError("a node asks with forwarded set", parameter="forwarded")
+        generation = scheduler.admit(asked)
+        response = Response(FrameBody(generation), content_type=_TYPE)
+        response.timeout = None
+        return response
+
+    app.add_url_rule(wire.PATH, "forwarded", generate, methods=["POST"])
+
+
+class FrameBody(ResponseBody):
+    """A response body that follows a generation and leaves it when the response is over."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        """Start to follow."""
+        return _Frames(self._generation)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the generation."""
+        self._generation.close()
+
+
+class _Frames(AsyncIterator[bytes]):
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._told = 0
+        """How much of its way was told: admitted, then accepted, then its tokens."""
+        self._ended = False
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        self._told += 1
+        try:
+            if self._told == 1:
+                return wire.pack(wire.Admitted())
+            if self._told == 2:
+                await self._generation.wait_accepted()
+                return wire.pack(wire.Accepted())
+            received = await self._generation.receive()
+        except RequestError as error:
+            self._ended = True
+            return wire.pack(wire.Failed(error.status, error.code or "", str(error)))
+        if isinstance(received, Ending):
+            self._ended = True
+            return self._closing(received)
+        return b"".join(map(_drawn, [received, *self._generation.receive_more()]))
+
+    def _closing(self, ending: Ending) -> bytes:
+        vector = self._generation.vector
+        written = wire.pack(wire.Vector(vector)) if vector else b""
+        return written + wire.pack(
+            wire.Ended(ending.finish_reason, ending.prompt_tokens, ending.cached_tokens)
+        )
+
+
+def _drawn(delta: Delta) -> bytes:
+    """Write a token; the rest of a text that has no token of its own is the asker's to find."""
+    if delta.token is None:
+        return b""
+    return wire.pack(wire.Drawn(delta.token.identity, delta.token.piece))

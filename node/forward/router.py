@@ -1,0 +1,242 @@
+"""Has each request answered by the node that its caller waits for least, and by another if it dies.
+
+A request that this node answers goes to its scheduler. Any other is followed here frame by frame:
+when its peer is lost, the next node is given the tokens that have come and goes on from there.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from node.errors import RequestError, UnavailableError
+from node.forward import wire
+from node.forward.choice import HERE, Candidate, choose
+from node.forward.client import PeerClient, PeerLostError, PeerRefusedError
+from node.inference.generation import Emit, Generation, InferenceRequest
+from node.inference.lane import ANY_CONTEXT
+from node.inference.scheduler import Scheduler
+from shared import events
+
+_LOOK_SECONDS: Final = 0.25
+"""How often a running answer's peer is looked for among the living."""
+_ELSEWHERE: Final = (429, 503)
+"""Statuses by which a node says that another one may take the request."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PeerModel:
+    """A model that a peer has, as the peer's last advert says."""
+
+    node_id: str
+    url: str
+    """Of the peer's API."""
+    loaded: bool
+    in_flight: int
+    slots: int
+
+
+FindPeers = Callable[[str], Sequence[PeerModel]]
+"""Gives the peers that have a model and take requests."""
+
+
+class Router:
+    """Admits requests as the scheduler does, for the whole mesh.
+
+    Args:
+        scheduler: Answers what is answered here.
+        find_peers: Knows who else could.
+        is_living: Whether a peer is still held to be there.
+        client: Asks peers.
+        emit: Takes events.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        find_peers: FindPeers,
+        is_living: Callable[[str], bool],
+        client: PeerClient,
+        emit: Emit,
+    ) -> None:
+        self._scheduler = scheduler
+        self._find_peers = find_peers
+        self._is_living = is_living
+        self._client = client
+        self._emit = emit
+        self._nursery: trio.Nursery | None = None
+        self._away: Counter[str] = Counter()
+        """Requests that each peer answers for this node now."""
+        self._following: set[Generation] = set()
+        self._moved = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow what peers answer. Runs until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            with trio.move_on_after(1, shield=True):
+                await self._client.close()
+
+    def admit(self, request: InferenceRequest) -> Generation:
+        """Take a request in; raises as `Scheduler.admit` does."""
+        chosen = choose(self._candidates(request.model_id))
+        if chosen is None or chosen.node_id == HERE or request.forwarded or self._nursery is None:
+            return self._scheduler.admit(request)
+        # It is in the account of the node that answers it, not in this one's.
+        generation = Generation(self._scheduler.bound(request), _ignore, ANY_CONTEXT)
+        self._nursery.start_soon(self._drive, generation, name=f"request {request.request_id}")
+        return generation
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no more requests and wait for all that are in work, for as long as the grace."""
+        with trio.move_on_after(grace_seconds):
+            await self._scheduler.drain(grace_seconds)
+            while self._following:
+                await self._moved.wait()
+
+    def end(self) -> None:
+        """End whatever is left with an error that its caller sees."""
+        self._scheduler.end()
+        error = UnavailableError("the node stopped before the answer was complete", code="stopped")
+        for generation in tuple(self._following):
+            generation.failed(error)
+
+    def _candidates(self, model_id: str) -> Iterator[Candidate]:
+        lane = next(
+            (lane for lane in self._scheduler.lanes if lane.engine.model_id == model_id), None
+        )
+        if lane is not None and not lane.closed:
+            load = lane.load()
+            yield Candidate(
+                HERE, lane.engine.ready, load.in_flight, load.slots_total, full=lane.is_full
+            )
+        for peer in self._find_peers(model_id):
+            # What this node sent since the advert is not in it yet.
+            in_flight = max(peer.in_flight, self._away[peer.node_id])
+            yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots)
+
+    async def _drive(self, generation: Generation) -> None:
+        """See a request to its end, by one node after another if they are lost."""
+        self._following.add(generation)
+        try:
+            await self._try_in_turn(generation)
+        finally:
+            self._following.discard(generation)
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def _try_in_turn(self, generation: Generation) -> None:
+        model_id = generation.request.model_id
+        tried: set[str] = set()
+        error: RequestError = UnavailableError(f"no node answers for {model_id} now")
+        while not generation.over:
+            chosen = choose(self._candidates(model_id), tried)
+            if chosen is None:
+                generation.failed(error)
+            elif chosen.node_id == HERE:
+                try:
+                    self._scheduler.adopt(generation)
+                except RequestError as refused:
+                    generation.failed(refused)
+                return
+            else:
+                tried.add(chosen.node_id)
+                error = await self._try(chosen.node_id, generation) or error
+
+    async def _try(self, node_id: str, generation: Generation) -> RequestError | None:
+        """Have one peer answer; give why it did not, if another may."""
+        try:
+            await self._follow(node_id, generation)
+        except PeerRefusedError as refused:
+            generation.returned()
+            if refused.status in _ELSEWHERE:
+                return refused
+            generation.failed(refused)
+        except PeerLostError as lost:
+            _log.warning("request %s lost its node: %s", generation.request.request_id, lost)
+            self._emit(events.NetworkFailed("connection", 1))
+            generation.interrupted("peer_lost")
+            return UnavailableError(f"node {node_id} was lost before the answer was complete")
+        return None
+
+    async def _follow(self, node_id: str, generation: Generation) -> None:
+        """Pass one peer's answer on.
+
+        Raises:
+            PeerLostError: It did not come to its end.
+            PeerRefusedError: The peer does not take the request.
+        """
+        model_id = generation.request.model_id
+        found = [peer for peer in self._find_peers(model_id) if peer.node_id == node_id]
+        if not found:
+            raise PeerLostError(f"{node_id} has gone")
+        self._away[node_id] += 1
+        failed: list[Exception] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, node_id, generation, nursery.cancel_scope)
+                await self._pass_on(found[0], generation)
+                nursery.cancel_scope.cancel()
+        except* (PeerLostError, PeerRefusedError) as group:
+            failed.append(_first(group))
+        finally:
+            self._away[node_id] -= 1
+        if failed:
+            raise failed[0]
+        if not generation.left.is_set():
+            raise PeerLostError(f"{node_id} was lost in the middle")
+        generation.finished("cancelled", "")  # where its caller left
+
+    async def _pass_on(self, peer: PeerModel, generation: Generation) -> None:
+        generation.begin()
+        began = trio.current_time()
+        request = generation.remainder()
+        async with self._client.ask(peer.url, request) as frames:
+            async for frame in frames:
+                if isinstance(frame, wire.Admitted):
+                    seconds = trio.current_time() - began
+                    self._emit(events.PeerAnswered(peer.node_id, "forward", seconds))
+                else:
+                    _take(frame, generation)
+
+    async def _watch(self, node_id: str, generation: Generation, scope: trio.CancelScope) -> None:
+        """Break off when nobody waits for the answer any more, or its peer is gone."""
+        while self._is_living(node_id):
+            with trio.move_on_after(_LOOK_SECONDS):
+                await generation.left.wait()
+                break
+        scope.cancel()
+
+
+def _take(frame: wire.Frame, generation: Generation) -> None:
+    match frame:
+        case wire.Accepted():
+            generation.evaluated(0, 0, 0)
+        case wire.Drawn(token, piece):
+            generation.sampled(token, piece)
+        case wire.Vector(numbers):
+            generation.embedded(numbers)
+        case wire.Ended(reason, prompt_tokens, cached_tokens):
+            generation.reckoned(prompt_tokens, cached_tokens)
+            generation.finished("length" if reason == "length" else "stop", "")
+        case wire.Failed(status, code, message):
+            raise PeerRefusedError(status, message, code, None)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Give the one error that a nursery wrapped."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
+def _ignore(event: events.Event) -> None:
+    del event
