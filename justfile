@@ -4,6 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 venv := justfile_directory() / ".venv"
 python := venv / "bin/python"
+generated := justfile_directory() / "node/api/rpc/generated"
 export PATH := venv / "bin" + ":" + env("PATH")
 
 [private]
@@ -48,6 +49,11 @@ bench *names: (_install "dev")
 # Write docs/metrics.md anew from the catalogue of metrics
 docs: (_install "dev")
     python -m exporter.reference > docs/metrics.md
+
+# Write the code of shared/proto anew
+proto: (_install "dev")
+    cd shared/proto && python -m grpc_tools.protoc --proto_path=. \
+        --py_out={{ generated }} --connectrpc_out={{ generated }} $(find . -name '*.proto' -printf '%P\n')
 
 # Write the golden exposition anew, for review
 golden: (_install "dev")
