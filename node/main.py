@@ -17,6 +17,10 @@ import trio
 from node import machine
 from node.api.app import build_app
 from node.api.asgi import Application, require_key
+from node.api.rpc.application import beside, build_services
+from node.api.rpc.health import HealthService
+from node.api.rpc.inference import InferenceService
+from node.api.rpc.peers import NoPeers
 from node.api.server import serve
 from node.carrier import open_carrier
 from node.engine.protocol import Described
@@ -64,8 +68,22 @@ async def run(settings: NodeSettings) -> None:
     status = NodeStatus(importlib.metadata.version(APPLICATION), scheduler, outbox.emit)
     scheduler.on_change = status.note_change
     framework: Any = build_app(scheduler, status, models[0].model_id)
-    application = _protect(framework, settings)
     stop_serving = trio.Event()
+    keys = _read_keys(settings)
+    protected = framework if keys is None else require_key(framework, keys)
+    services = build_services(
+        InferenceService(
+            scheduler,
+            status,
+            NoPeers(),
+            node_id=settings.node_id,
+            default_model=models[0].model_id,
+        ),
+        HealthService(status, stop_serving),
+        outbox.emit,
+        None if keys is None else keys.allow,
+    )
+    application = beside(protected, services)
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
@@ -135,12 +153,12 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
             _log.info("model %s is ready", model.model_id)
 
 
-def _protect(application: Application, settings: NodeSettings) -> Application:
-    """Have the API ask for a key where there is a file of them."""
+def _read_keys(settings: NodeSettings) -> BearerTokens | None:
+    """Give the keys that the API asks for, where there is a file of them."""
     if settings.api_key_file is None:
         if not ipaddress.ip_address(settings.host).is_loopback:
             _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
-        return application
+        return None
     try:
         keys = parse_tokens(settings.api_key_file.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -148,7 +166,7 @@ def _protect(application: Application, settings: NodeSettings) -> Application:
         raise StartupError(message) from error
     if not keys:
         raise StartupError(f"--api-key-file {settings.api_key_file} holds no key")
-    return require_key(application, BearerTokens(keys))
+    return BearerTokens(keys)
 
 
 async def _open_api(

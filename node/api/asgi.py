@@ -21,6 +21,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 ROUTE: Final = "distributed_llm.route"
 """Key of the ASGI scope where the application notes which route's template matched."""
 _OPEN_PATHS: Final = frozenset({"/health", *PAGE_PATHS})
+COUNTED_ELSEWHERE: Final = ""
+"""Noted as the route of what has an event of its own, as a call over gRPC."""
 _UNKNOWN: Final = "unknown"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LAST_SEND_SECONDS: Final = 5.0
@@ -78,7 +80,7 @@ async def _refuse(send: Send) -> None:
 
 
 def report(application: Application, emit: Callable[[Event], None]) -> Application:
-    """Emit one `HttpFinished` for each request, whatever its end."""
+    """Emit one `HttpFinished` for each request but those counted elsewhere, whatever its end."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,6 +103,8 @@ def report(application: Application, emit: Callable[[Event], None]) -> Applicati
             method = scope["method"] if scope["method"] in _METHODS else "OTHER"
             seconds = trio.current_time() - began
             outcome = status if complete else _CLIENT_LEFT
-            emit(HttpFinished(scope.get(ROUTE, _UNKNOWN), method, outcome, seconds))
+            route = scope.get(ROUTE, _UNKNOWN)
+            if route != COUNTED_ELSEWHERE:
+                emit(HttpFinished(route, method, outcome, seconds))
 
     return wrapped

@@ -1,0 +1,117 @@
+"""Puts the services together, and beside the HTTP application on its port."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import trio
+from connectrpc.codec import proto_binary_codec, proto_json_codec
+from connectrpc.interceptor import Interceptor
+from connectrpc.server import ConnectASGIApplication
+from connectrpc_grpcreflect import (
+    ServerReflectionAlphaASGIApplication,
+    ServerReflectionAlphaService,
+    ServerReflectionASGIApplication,
+    ServerReflectionService,
+)
+
+from node.api.asgi import ROUTE, Application, Message, Receive, Scope, Send
+from node.api.rpc.generated.distributed_llm.v1.inference_connect import (
+    Inference,
+    InferenceASGIApplication,
+)
+from node.api.rpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
+from node.api.rpc.interceptors import SCOPE, AccountForCalls, RequireKey
+from shared.events import Event
+
+MESSAGE_BYTES: Final = 8 * 2**20
+"""A request's size at the most, as that of an HTTP body."""
+
+_CODECS: Final = (proto_binary_codec(), proto_json_codec(ignore_unknown_fields=False))
+"""A field that is not known is refused where it has a name."""
+
+Service = ConnectASGIApplication[Any]
+
+
+def build_services(
+    inference: Inference,
+    health: Health,
+    emit: Callable[[Event], None],
+    allow: Callable[[str], bool] | None,
+) -> list[Service]:
+    """Build each service as an ASGI application.
+
+    Args:
+        inference: Serves the node's own methods.
+        health: Says whether the node serves; it is open to all.
+        emit: Takes events.
+        allow: Whether the value of `authorization` lets in; None where no key is asked for.
+    """
+    opened: list[Interceptor] = [AccountForCalls(emit)]
+    keyed = opened if allow is None else [*opened, RequireKey(allow)]
+    described = (Inference.desc(), Health.desc())
+    return [
+        InferenceASGIApplication(
+            inference, interceptors=keyed, read_max_bytes=MESSAGE_BYTES, codecs=_CODECS
+        ),
+        HealthASGIApplication(health, interceptors=opened),
+        ServerReflectionASGIApplication(ServerReflectionService(*described), interceptors=keyed),
+        ServerReflectionAlphaASGIApplication(
+            ServerReflectionAlphaService(*described), interceptors=keyed
+        ),
+    ]
+
+
+def beside(application: Application, services: Iterable[Service]) -> Application:
+    """Have the services answer what is under their paths, and the application all else."""
+    by_path: dict[str, Any] = {service.path: service for service in services}
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        service: Application | None = by_path.get(path.rpartition("/")[0])
+        if service is None:
+            await application(scope, receive, send)
+            return
+        scope[ROUTE] = path.rpartition("/")[0]  # until it is known to be a call
+        if fault := _fault(scope):
+            await _refuse(*fault, send)
+        else:
+            SCOPE.set(scope)
+            await _call(service, scope, receive, send)
+
+    return wrapped
+
+
+async def _call(service: Application, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a call, and cancel it when its client leaves.
+
+    On Trio the library tells a handler so only when it next has something to send, which a
+    request that waits in the queue has not for a long time.
+    """
+    with trio.CancelScope() as presence:
+
+        async def watching() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                presence.cancel()
+            return message
+
+        await service(scope, watching, send)
+
+
+def _fault(scope: Scope) -> tuple[int, bytes] | None:
+    """Find what the library would take for a fault of its own; give the status and the reason."""
+    if not all(name.isascii() and value.isascii() for name, value in scope["headers"]):
+        return 400, b"metadata is ASCII; other bytes go into keys that end in -bin, in base64\n"
+    kind: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    is_grpc = kind == b"application/grpc" or kind.startswith(b"application/grpc+")
+    if is_grpc and "http.response.trailers" not in scope["extensions"]:
+        return 426, b"gRPC needs HTTP/2; gRPC-Web and Connect do not\n"
+    return None
+
+
+async def _refuse(status: int, reason: bytes, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(reason))]
+    if status == 426:
+        headers += [(b"upgrade", b"h2c"), (b"connection", b"upgrade")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": reason, "more_body": False})

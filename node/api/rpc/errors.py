@@ -1,0 +1,51 @@
+"""What a call's failure is called in gRPC: one table for every error that the node raises."""
+
+import logging
+from typing import Final
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.request import Headers
+
+from node.errors import RequestError
+
+_CODES: Final = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    429: Code.RESOURCE_EXHAUSTED,
+    500: Code.INTERNAL,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+}
+"""By the HTTP status that each request error has, so that a new error has its code too."""
+
+_log = logging.getLogger(__name__)
+
+
+def canonical(error: ConnectError | None) -> str:
+    """Name a call's status as gRPC does, in lower case."""
+    if error is None:
+        return "ok"
+    return "cancelled" if error.code is Code.CANCELED else error.code.value
+
+
+def as_connect_error(error: Exception) -> ConnectError:
+    """Give what the caller is told; a fault of the node is told to its log alone."""
+    match error:
+        case ConnectError():
+            return error
+        case RequestError():
+            return ConnectError(_CODES.get(error.status, Code.INTERNAL), str(error))
+    _log.error("a call failed by a fault of the node", exc_info=error)
+    return ConnectError(Code.INTERNAL, "the node failed; its log says why")
+
+
+def describe(error: Exception, trailers: Headers) -> None:
+    """Put into the trailing metadata what a program may act on."""
+    if isinstance(error, RequestError):
+        if error.code:
+            trailers["error-code"] = error.code
+        if error.status in (429, 503):
+            trailers["retry-after"] = "1"

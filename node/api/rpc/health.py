@@ -1,0 +1,68 @@
+"""The service `grpc.health.v1.Health`, by the same rule as `/health`."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import trio
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+
+from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
+from node.api.rpc.generated.grpc.health.v1.health_connect import Health
+from node.api.rpc.generated.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse
+from node.api.rpc.interceptors import Context
+from node.state import NodeStatus
+
+_Status = HealthCheckResponse.ServingStatus
+
+_SERVICES: Final = frozenset({"", Inference.desc().type_name})
+_LOOK_SECONDS: Final = 0.25
+"""How often a watch looks. Readiness has several sources, and none of them is asked by many."""
+
+
+class HealthService(Health):
+    """Says whether the node serves.
+
+    Args:
+        status: Says whether the node serves.
+        stopping: Set when the API is about to close.
+    """
+
+    def __init__(self, status: NodeStatus, stopping: trio.Event) -> None:
+        self._node = status
+        self._stopping = stopping
+
+    async def check(self, request: HealthCheckRequest, ctx: Context) -> HealthCheckResponse:
+        """Say it once.
+
+        Raises:
+            ConnectError: The node has no such service.
+        """
+        del ctx
+        if request.service not in _SERVICES:
+            raise ConnectError(Code.NOT_FOUND, f"no service {request.service!r} is here")
+        return HealthCheckResponse(status=self._status(request.service))
+
+    async def watch(
+        self, request: HealthCheckRequest, ctx: Context
+    ) -> AsyncIterator[HealthCheckResponse]:
+        """Say it at once and at each change, until the API closes.
+
+        Raises:
+            ConnectError: It closes.
+        """
+        del ctx
+        told: int | None = None
+        while not self._stopping.is_set():
+            status = self._status(request.service)
+            if status != told:
+                yield HealthCheckResponse(status=status)
+                told = status
+            with trio.move_on_after(_LOOK_SECONDS):
+                await self._stopping.wait()
+        raise ConnectError(Code.UNAVAILABLE, "the node stopped")
+
+    def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
+        if service not in _SERVICES:
+            return _Status.SERVICE_UNKNOWN
+        return _Status.SERVING if self._node.serving else _Status.NOT_SERVING

@@ -1,0 +1,171 @@
+"""The service `distributed_llm.v1.Inference`: translates its messages for the scheduler and back.
+
+Validation and limits are those of the HTTP API, for both read a request into the same structs.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final, Literal
+
+from protobuf import Oneof
+
+from node.api import schema
+from node.api.requests import read_whole, want_chat, want_completion
+from node.api.rpc.generated.distributed_llm.v1 import inference_pb as pb
+from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
+from node.api.rpc.interceptors import Context, request_id
+from node.api.rpc.peers import Peers
+from node.api.schema import ChatRequest, CompletionRequest
+from node.errors import InvalidRequestError
+from node.inference.generation import Delta, Ending, Generation, InferenceRequest
+from node.inference.lane import Lane
+from node.inference.scheduler import Scheduler
+from node.state import NodeStatus
+from shared import events
+
+_Text = Oneof[Literal["text"], str]
+_Ending = Oneof[Literal["ending"], pb.Ending]
+
+_FINISH_REASONS: Final = {
+    "stop": pb.FinishReason.STOP,
+    "length": pb.FinishReason.LENGTH,
+}
+
+
+class InferenceService(Inference):
+    """Serves what the scheduler serves.
+
+    Args:
+        scheduler: Takes the requests.
+        status: Says how the node is.
+        peers: Knows the other nodes.
+        node_id: The node's name.
+        default_model: Served where a request names no model.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        status: NodeStatus,
+        peers: Peers,
+        *,
+        node_id: str,
+        default_model: str,
+    ) -> None:
+        self._scheduler = scheduler
+        self._status = status
+        self._peers = peers
+        self._node_id = node_id
+        self._default_model = default_model
+
+    async def generate(self, request: pb.GenerateRequest, ctx: Context) -> pb.GenerateResponse:
+        """Answer whole."""
+        generation = await self._admit(request, ctx, streamed=False)
+        text, ending = await read_whole(generation)
+        return pb.GenerateResponse(text=text, ending=_ending(generation, ending))
+
+    async def generate_stream(
+        self, request: pb.GenerateRequest, ctx: Context
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Answer in pieces, several tokens in one if many are there. Closed, it leaves."""
+        generation = await self._admit(request, ctx, streamed=True)
+        try:
+            while isinstance(received := await generation.receive(), Delta):
+                more = generation.receive_more()
+                if text := "".join(delta.text for delta in (received, *more)):
+                    yield pb.GenerateStreamResponse(part=_Text("text", text))
+            ending = _ending(generation, received)
+            yield pb.GenerateStreamResponse(part=_Ending("ending", ending))
+        finally:
+            generation.close()
+
+    async def list_models(self, _: pb.ListModelsRequest, ctx: Context) -> pb.ListModelsResponse:
+        """List every model of the node."""
+        del ctx
+        return pb.ListModelsResponse(models=[_model(lane) for lane in self._scheduler.lanes])
+
+    async def get_resources(
+        self, _: pb.GetResourcesRequest, ctx: Context
+    ) -> pb.GetResourcesResponse:
+        """Give the node's levels as telemetry has them."""
+        del ctx
+        response = pb.GetResourcesResponse(node_id=self._node_id)
+        for level in self._status.levels():
+            match level:
+                case events.NodeStarted():
+                    response.version = level.version
+                    response.uptime_seconds = time.time() - level.started_at
+                case events.NodeStateChanged():
+                    response.state = level.state
+                case events.ResourcesSampled():
+                    response.cpu_cores = level.cpu_cores
+                    response.memory_bytes = level.memory_bytes
+                    response.max_layers = level.max_layers
+                    response.used_layers = level.used_layers
+                case events.SystemSampled():
+                    response.available_memory_bytes = level.available_bytes
+                    response.used_memory_bytes = level.rss_bytes + level.engine_rss_bytes
+        return response
+
+    async def get_peers(self, _: pb.GetPeersRequest, ctx: Context) -> pb.GetPeersResponse:
+        """List the peers."""
+        del ctx
+        peers = [
+            pb.Peer(
+                node_id=peer.node_id,
+                api_url=peer.api_url,
+                state=peer.state,
+                status=peer.status,
+                models=list(peer.models),
+            )
+            for peer in self._peers.known()
+        ]
+        return pb.GetPeersResponse(peers=peers)
+
+    async def _admit(
+        self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool
+    ) -> Generation:
+        return self._scheduler.admit(await self._want(request, request_id(ctx), streamed=streamed))
+
+    async def _want(
+        self, request: pb.GenerateRequest, identity: str, *, streamed: bool
+    ) -> InferenceRequest:
+        fields: dict[str, Any] = {field.name: request[field] for field in request}
+        fields["stream"] = streamed
+        chat: pb.Chat | None = fields.pop("chat", None)
+        if chat is not None:
+            fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
+            asked = schema.convert(fields, ChatRequest)
+            return await want_chat(asked, self._scheduler, self._default_model, identity)
+        if "prompt" not in fields:
+            raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
+        asked_text = schema.convert(fields, CompletionRequest)
+        return want_completion(asked_text, self._default_model, identity)
+
+
+def _ending(generation: Generation, ending: Ending) -> pb.Ending:
+    return pb.Ending(
+        model=generation.request.model_id,
+        finish_reason=_FINISH_REASONS[ending.finish_reason],
+        usage=pb.Usage(
+            prompt_tokens=ending.prompt_tokens,
+            cached_tokens=ending.cached_tokens,
+            generated_tokens=ending.generated_tokens,
+        ),
+    )
+
+
+def _model(lane: Lane) -> pb.Model:
+    engine = lane.engine
+    model = pb.Model(
+        id=engine.model_id,
+        state=pb.ModelState.READY if engine.ready else pb.ModelState.LOADING,
+        context_length=engine.context_length,
+    )
+    if (described := engine.described) is not None:
+        model.architecture = described.architecture
+        model.quantization = described.quantization
+        model.engine = described.engine
+        model.size_bytes = described.size_bytes
+        model.layers = described.layers
+    return model

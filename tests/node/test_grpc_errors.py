@@ -1,0 +1,53 @@
+"""Each error has one canonical code, and a fault of the node tells nothing of itself."""
+
+import grpc
+import pytest
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.request import Headers
+
+from node import errors
+from node.api.rpc.errors import as_connect_error, canonical, describe
+
+EXPECTED = [
+    (errors.InvalidRequestError, "invalid_argument"),
+    (errors.ContextLengthError, "invalid_argument"),
+    (errors.UnauthorizedError, "unauthenticated"),
+    (errors.ModelNotFoundError, "not_found"),
+    (errors.QueueFullError, "resource_exhausted"),
+    (errors.EngineFailedError, "internal"),
+    (errors.UnavailableError, "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("kind", "code"), EXPECTED)
+def test_request_error_has_its_code(kind: type[errors.RequestError], code: str) -> None:
+    """What a caller can act on differs by code, and the text reaches it."""
+    error = as_connect_error(kind("why"))
+    assert canonical(error) == code
+    assert error.message == "why"
+
+
+def test_names_are_grpcs_own() -> None:
+    """The metric's codes are gRPC's names in lower case, which differ from the library's."""
+    names = {canonical(ConnectError(code, "")) for code in Code} | {canonical(None)}
+    assert names == {code.name.lower() for code in grpc.StatusCode}
+
+
+def test_fault_of_the_node_is_told_to_its_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug is INTERNAL without a word of it; the log has it."""
+    error = as_connect_error(ZeroDivisionError("of a secret kind"))
+    assert canonical(error) == "internal"
+    assert "secret" not in error.message
+    assert "of a secret kind" in caplog.text
+
+
+def test_trailers_say_what_a_program_may_act_on() -> None:
+    """OpenAI's word for the error, and when to come again."""
+    trailers = Headers()
+    describe(errors.QueueFullError("full"), trailers)
+    assert trailers["error-code"] == "queue_full"
+    assert float(trailers["retry-after"]) > 0
+    trailers = Headers()
+    describe(errors.InvalidRequestError("wrong"), trailers)
+    assert not trailers

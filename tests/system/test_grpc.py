@@ -1,0 +1,456 @@
+"""The node over gRPC as an unmodified grpcio client sees it, on the port of the HTTP API."""
+
+import json
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.grpc_client import Client, ask, chat, connect, pb
+from tests.processes import Pair, Running, Samples, scrape, value, wait_for
+
+SERVICE = "distributed_llm.v1.Inference"
+GENERATE = f"{SERVICE}/Generate"
+STREAM = f"{SERVICE}/GenerateStream"
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+"""Of `grpc.health.v1`."""
+KEY = "sk-a-key-of-a-client"
+
+
+@pytest.fixture(scope="module")
+def client(shared_node: Running) -> Iterator[Client]:
+    """A client of the node that serves the demo model."""
+    with connect(shared_node.url) as connected:
+        yield connected
+
+
+def refusal(call: Any, *arguments: Any, **options: Any) -> Any:
+    """Give the error that a call ends in."""
+    with pytest.raises(grpc.RpcError) as caught:
+        finish(call, *arguments, **options)
+    return caught.value
+
+
+def finish(call: Any, *arguments: Any, **options: Any) -> Any:
+    """Give the whole answer of a call."""
+    answer = call(*arguments, **options)
+    return list(answer) if isinstance(answer, Iterator) else answer
+
+
+def trailers(error: Any) -> dict[str, str]:
+    """Give an error's trailing metadata."""
+    return dict(error.trailing_metadata())
+
+
+def text_of(messages: list[Any]) -> str:
+    """Join the text of a stream's messages."""
+    return "".join(message.text for message in messages)
+
+
+# Answers.
+
+
+def test_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
+    """Text as it comes, then one ending that accounts for it as the whole answer does."""
+    whole = client.inference.Generate(ask(max_tokens=30))
+    *pieces, last = client.inference.GenerateStream(ask(max_tokens=30))
+    assert len(pieces) > 1
+    assert text_of(pieces) == whole.text
+    assert {message.WhichOneof("part") for message in pieces} == {"text"}
+    assert last.WhichOneof("part") == "ending"
+    for ending in (whole.ending, last.ending):
+        assert ending.model == "demo"
+        assert ending.finish_reason == pb.FINISH_REASON_LENGTH
+        assert ending.usage.generated_tokens == 30
+        assert ending.usage.prompt_tokens == 5
+
+
+def test_stop_and_seed_do_as_over_http(client: Client, shared_node: Running) -> None:
+    """Sampling, seed and stops mean the same in both protocols."""
+    wanted = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0.9, "top_p": 0.8}
+    wanted |= {"top_k": 20, "repetition_penalty": 1.1, "seed": -7, "stop": [".", "!"]}
+    ours = client.inference.Generate(pb.GenerateRequest(**wanted))
+    theirs = httpx.post(f"{shared_node.url}/v1/completions", json=wanted, timeout=60).json()
+    assert ours.text == theirs["choices"][0]["text"]
+    assert "." not in ours.text
+    assert ours.ending.finish_reason == pb.FINISH_REASON_STOP
+
+
+def test_chat_is_that_of_http(client: Client, shared_node: Running) -> None:
+    """A chat goes through the model's own template, whichever protocol it came by."""
+    wanted = chat("Tell me a story about a fox.")
+    ours = client.inference.Generate(pb.GenerateRequest(chat=wanted, temperature=0, max_tokens=40))
+    messages = [{"role": turn.role, "content": turn.content} for turn in wanted.messages]
+    body = {"messages": messages, "temperature": 0, "max_tokens": 40}
+    theirs = httpx.post(f"{shared_node.url}/v1/chat/completions", json=body, timeout=60).json()
+    assert ours.text == theirs["choices"][0]["message"]["content"]
+    assert ours.ending.usage.prompt_tokens == theirs["usage"]["prompt_tokens"]
+
+
+def test_models_resources_and_peers_are_told(client: Client) -> None:
+    """What the node is, over the API that other programs speak."""
+    (model,) = client.inference.ListModels(pb.ListModelsRequest()).models
+    assert (model.id, model.state, model.architecture) == ("demo", pb.MODEL_STATE_READY, "llama")
+    assert model.context_length > 0
+    resources = client.inference.GetResources(pb.GetResourcesRequest())
+    assert resources.node_id == "node1"
+    assert resources.state == "online"
+    assert resources.used_layers == model.layers
+    assert resources.cpu_cores > 0
+    assert 0 < resources.used_memory_bytes < resources.memory_bytes
+    assert not client.inference.GetPeers(pb.GetPeersRequest()).peers
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": 0}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2**32 - 1}, "max_tokens"),
+        ({"repetition_penalty": 3}, "repetition_penalty"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": [""]}, "stop"),
+        ({"prompt": "a\0b"}, "NUL"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": None, "chat": chat()}, "messages"),
+    ],
+)
+def test_bad_field_is_named(client: Client, fields: dict[str, Any], says: str) -> None:
+    """The limits of the HTTP API hold here, and the refusal says which field it is."""
+    for call in (client.inference.Generate, client.inference.GenerateStream):
+        error = refusal(call, ask(**fields))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert says in error.details()
+
+
+def test_unknown_model_and_long_prompt_have_their_codes(client: Client) -> None:
+    """What a program has to tell apart differs in code or in `error-code`."""
+    unknown = refusal(client.inference.Generate, ask(model="other"))
+    assert unknown.code() is grpc.StatusCode.NOT_FOUND
+    assert trailers(unknown)["error-code"] == "model_not_found"
+    long = refusal(client.inference.GenerateStream, ask(prompt="word " * 3000))
+    assert long.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers(long)["error-code"] == "context_length_exceeded"
+
+
+def test_unknown_method_is_unimplemented(client: Client) -> None:
+    """A client that is newer than the node is told so, by method and by service."""
+    for path in (f"/{SERVICE}/GenerateTwice", "/distributed_llm.v2.Inference/Generate"):
+        call = client.channel.unary_unary(path, bytes, bytes)
+        assert refusal(call, b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_garbage_is_an_error_of_the_protocol(client: Client, shared_node: Running) -> None:
+    """Bytes that are no message, and metadata that is none, end in no traceback."""
+    call = client.channel.unary_unary(f"/{GENERATE}", bytes, bytes)
+    assert refusal(call, b"\xff\xff").code() is grpc.StatusCode.INVALID_ARGUMENT
+    url = f"{shared_node.url}/{GENERATE}"
+    json_type = (b"content-type", b"application/json")
+    faults: list[tuple[list[tuple[bytes, bytes]], int]] = [
+        ([], 415),
+        ([(b"content-type", b"text/plain")], 415),
+        ([(b"content-type", b"application/grpc")], 426),
+        ([json_type, (b"x-name", b"\xff")], 400),
+        ([json_type, (b"connect-timeout-ms", b"-5")], 400),
+        ([json_type], 400),
+    ]
+    for headers, status in faults:
+        assert httpx.post(url, headers=headers, content=b"{").status_code == status
+    assert httpx.get(url).status_code == 405
+    assert "Traceback" not in shared_node.log.read_text()
+
+
+def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> None:
+    """RESOURCE_EXHAUSTED with `retry-after` for the one that has no place."""
+    with pair.node(f"--model={slow_model}", "--queue=1") as node, connect(node.url) as client:
+        running = client.inference.GenerateStream(ask(max_tokens=1500))
+        next(running)
+        with ThreadPoolExecutor(2) as threads:
+            asked = [
+                threads.submit(refusal, client.inference.Generate, ask(), timeout=5)
+                for _ in range(2)
+            ]
+            ends = [answer.result() for answer in asked]
+        codes = {end.code(): end for end in ends}
+        assert set(codes) == {
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        }
+        full = trailers(codes[grpc.StatusCode.RESOURCE_EXHAUSTED])
+        assert full["error-code"] == "queue_full"
+        assert float(full["retry-after"]) > 0
+        running.cancel()
+
+
+# Ends that the client makes.
+
+
+def test_cancelled_calls_free_the_engine(pair: Pair, slow_model: Path) -> None:
+    """A cancel reaches the engine in the middle of an answer, streamed or not, and in the queue."""
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--model={slow_model}") as node,
+        connect(node.url) as client,
+    ):
+        call = client.inference
+        running = call.GenerateStream(ask(max_tokens=1500))
+        next(running)
+        queued = [call.Generate.future(ask(max_tokens=1500)), call.GenerateStream(ask())]
+        wait_for(lambda: _level(exporter, "inference_queue_depth") == 2)
+        for waiting in queued:
+            waiting.cancel()
+        wait_for(lambda: _level(exporter, "inference_queue_depth") == 0)
+        assert _level(exporter, "inference_requests_in_flight") == 1
+        running.cancel()
+        wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)
+
+        whole = call.Generate.future(ask(max_tokens=1500))
+        wait_for(lambda: _level(exporter, "inference_slots", state="busy") == 1)
+        whole.cancel()
+        assert call.Generate(ask(max_tokens=1), timeout=10).text
+        samples = wait_for(lambda: _counted(exporter, 5))
+        assert value(samples, "inference_requests_total", status="cancelled") == 4
+        assert value(samples, "rpc_requests_total", method=GENERATE, code="cancelled") == 2
+        assert value(samples, "rpc_requests_total", method=STREAM, code="cancelled") == 2
+        assert (value(samples, "inference_tokens_generated_total") or 0) < 500
+
+
+def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
+    """A call past its deadline is told so, counted so, and the engine is free for the next."""
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--model={slow_model}") as node,
+        connect(node.url) as client,
+    ):
+        for call in (client.inference.Generate, client.inference.GenerateStream):
+            error = refusal(call, ask(max_tokens=1900), timeout=1)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert client.inference.Generate(ask(max_tokens=1), timeout=10).text
+        samples = wait_for(lambda: _counted(exporter, 3))
+        assert value(samples, "rpc_requests_total", code="deadline_exceeded") == 2
+        assert value(samples, "rpc_requests_total", code="ok") == 1
+        wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)
+        assert (value(samples, "rpc_latency_seconds_sum", code="deadline_exceeded") or 0) > 1.8
+
+
+def _level(exporter: Running, name: str, **labels: str) -> float | None:
+    return value(scrape(exporter.url), name, **labels)
+
+
+def _counted(exporter: Running, calls: int) -> Samples | None:
+    """Give the samples when so many calls are counted, and so all that was before the last."""
+    samples = scrape(exporter.url)
+    return samples if value(samples, "rpc_requests_total") == calls else None
+
+
+# Health, reflection, keys, ids.
+
+
+def test_health_of_each_service(client: Client) -> None:
+    """The node and its service are served; another is not known."""
+    for service in ("", SERVICE):
+        request = health_pb2.HealthCheckRequest(service=service)
+        assert client.health.Check(request).status == SERVING
+    other = health_pb2.HealthCheckRequest(service="other")
+    assert refusal(client.health.Check, other).code() is grpc.StatusCode.NOT_FOUND
+    watch = client.health.Watch(other)
+    assert next(watch).status == SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
+    """SERVING, NOT_SERVING from the signal on, and an end when the node stops; exit code 0."""
+    with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
+        watch = client.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert next(watch).status == SERVING
+        running = client.inference.GenerateStream(ask(max_tokens=150))
+        next(running)
+        node.process.terminate()
+        assert next(watch).status == NOT_SERVING
+        refused = refusal(client.inference.Generate, ask())
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        assert trailers(refused)["retry-after"]
+        *_, last = running
+        assert last.ending.usage.generated_tokens == 150
+        assert refusal(next, watch).code() is grpc.StatusCode.UNAVAILABLE
+        assert node.process.wait(timeout=20) == 0
+        assert "Traceback" not in node.log.read_text()
+
+
+def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) -> None:
+    """NOT_SERVING while the engine is down, by the same rule as `/health`."""
+    with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
+        watch = client.health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        (engine,) = psutil.Process(node.process.pid).children()
+        engine.kill()
+        assert [next(watch).status, next(watch).status] == [NOT_SERVING, SERVING]
+        watch.cancel()
+
+
+def test_reflection_lists_what_is_served(client: Client) -> None:
+    """A client without the proto files finds services and methods, by either version."""
+    database = ProtoReflectionDescriptorDatabase(client.channel)
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    file = database.FindFileContainingSymbol(SERVICE)
+    assert "GenerateStream" in {method.name for method in file.service[0].method}
+    call = client.channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = call(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    assert SERVICE in {service.name for service in answer.list_services_response.service}
+
+
+def test_key_is_asked_for_in_every_protocol(pair: Pair, tmp_path: Path) -> None:
+    """Without a key UNAUTHENTICATED, with one all as usual; health asks for none."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{KEY}\n")
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--api-key-file={keys}") as node,
+        connect(node.url) as client,
+    ):
+        with_key = [("authorization", f"Bearer {KEY}")]
+        for call, request in [
+            (client.inference.Generate, ask()),
+            (client.inference.GenerateStream, ask()),
+            (client.inference.GetResources, pb.GetResourcesRequest()),
+        ]:
+            for metadata in ([], [("authorization", "Bearer wrong")]):
+                error = refusal(call, request, metadata=metadata)
+                assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert "key" in error.details()
+            finish(call, request, metadata=with_key)
+        reflection = ProtoReflectionDescriptorDatabase(client.channel)
+        assert refusal(reflection.get_services).code() is grpc.StatusCode.UNAUTHENTICATED
+        assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING
+        connect_json = httpx.post(f"{node.url}/{GENERATE}", json={"prompt": "x"})
+        assert connect_json.status_code == 401
+        assert connect_json.json()["code"] == "unauthenticated"
+        samples = wait_for(lambda: _counted(exporter, 12))
+        assert value(samples, "rpc_requests_total", code="unauthenticated") == 8
+        assert value(samples, "inference_requests_total", status="ok") == 2
+        assert KEY not in node.log.read_text() + httpx.get(f"{exporter.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("abc-1.x", True), ("", False), ("two words", False), ("x" * 65, False)]
+)
+def test_request_id_goes_in_and_out(client: Client, given: str, *, kept: bool) -> None:
+    """A good id comes back; for none, or a bad one, another is made up; refusals have one too."""
+    metadata = [("x-request-id", given)] if given else []
+    _, call = client.inference.Generate.with_call(ask(max_tokens=1), metadata=metadata)
+    refused = refusal(client.inference.Generate, ask(model="other"), metadata=metadata)
+    for told in (call.initial_metadata(), refused.initial_metadata()):
+        identity = dict(told)["x-request-id"]
+        assert (identity == given) is kept
+        assert identity
+
+
+# What is counted.
+
+
+def test_calls_are_counted_as_calls_alone(pair: Pair) -> None:
+    """One `rpc_requests_total` for each call, none of `http_requests_total`, its id as exemplar."""
+    with pair.exporter() as exporter, pair.node() as node, connect(node.url) as client:
+        client.inference.Generate(ask(), metadata=[("x-request-id", "of-this-call")])
+        wait_for(lambda: 'request_id="of-this-call"' in _open_metrics(exporter))
+        list(client.inference.GenerateStream(ask()))
+        refusal(client.inference.Generate, ask(model="other"))
+        httpx.post(f"{node.url}/{GENERATE}", json={"prompt": "x", "maxTokens": 1})
+        httpx.post(f"{node.url}/{GENERATE}", content=b"no call")  # without a type
+        refusal(client.channel.unary_unary(f"/{SERVICE}/NoSuch", bytes, bytes), b"")
+        route = f"/{SERVICE}"
+        wait_for(lambda: _level(exporter, "http_requests_total", route=route) == 2)
+        samples = wait_for(lambda: _counted(exporter, 4))
+        assert value(samples, "rpc_requests_total", method=GENERATE, code="ok") == 2
+        assert value(samples, "rpc_requests_total", method=STREAM, code="ok") == 1
+        assert value(samples, "rpc_requests_total", method=GENERATE, code="not_found") == 1
+        assert value(samples, "rpc_latency_seconds_count", method=GENERATE) == 3
+        assert value(samples, "http_requests_total", route=route, status="415") == 1
+        assert value(samples, "http_requests_total", route=route, status="404") == 1
+        assert value(samples, "http_requests_total", route="unknown") in (None, 0)
+
+
+def _open_metrics(exporter: Running) -> str:
+    headers = {"Accept": "application/openmetrics-text"}
+    return httpx.get(f"{exporter.url}/metrics", headers=headers).text
+
+
+# The other protocols of the same services.
+
+
+def test_connect_is_json_for_curl(shared_node: Running) -> None:
+    """Plain JSON in and out; an error is a status with a JSON object that names its code."""
+    url = f"{shared_node.url}/{GENERATE}"
+    asked = {"prompt": "Once upon a time", "maxTokens": 5, "temperature": 0}
+    answer = httpx.post(url, json=asked, timeout=60).json()
+    assert answer["text"]
+    assert answer["ending"]["usage"]["generatedTokens"] == 5
+    refused = httpx.post(url, json=asked | {"topP": 7})
+    assert refused.status_code == 400
+    assert refused.json()["code"] == "invalid_argument"
+    assert "top_p" in refused.json()["message"]
+    unknown = httpx.post(url, json=asked | {"topPee": 7})
+    assert unknown.status_code == 400
+    models = httpx.post(f"{shared_node.url}/{SERVICE}/ListModels", json={}).json()["models"]
+    assert models[0]["id"] == "demo"
+
+
+def test_grpc_web_streams_over_http_1(client: Client, shared_node: Running) -> None:
+    """A browser's form of gRPC: the same messages, the status in a last frame of the body."""
+    message = ask().SerializeToString()
+    headers = {"content-type": "application/grpc-web+proto"}
+    response = httpx.post(
+        f"{shared_node.url}/{STREAM}", content=_frame(message), headers=headers, timeout=60
+    )
+    *frames, (flag, status) = _frames(response.content)
+    messages = [pb.GenerateStreamResponse.FromString(content) for _, content in frames]
+    assert text_of(messages) == client.inference.Generate(ask()).text
+    assert messages[-1].ending.usage.generated_tokens == 8
+    assert flag == 0x80
+    assert b"grpc-status: 0" in status
+
+
+def test_connect_streams_json(client: Client, shared_node: Running) -> None:
+    """Connect's own streaming: a frame of JSON a message, the end as a frame of its own."""
+    body = _frame(json.dumps({"prompt": "Once upon a time", "maxTokens": 8, "temperature": 0}))
+    headers = {"content-type": "application/connect+json"}
+    response = httpx.post(f"{shared_node.url}/{STREAM}", content=body, headers=headers, timeout=60)
+    *frames, (flag, end) = _frames(response.content)
+    text = "".join(json.loads(content).get("text", "") for _, content in frames)
+    assert text == client.inference.Generate(ask()).text
+    assert (flag, json.loads(end)) == (2, {})
+
+
+def _frame(content: bytes | str) -> bytes:
+    encoded = content.encode() if isinstance(content, str) else content
+    return struct.pack(">BI", 0, len(encoded)) + encoded
+
+
+def _frames(body: bytes) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    while body:
+        flag, length = struct.unpack_from(">BI", body)
+        found.append((flag, body[5 : 5 + length]))
+        body = body[5 + length :]
+    return found
