@@ -1,7 +1,7 @@
-"""How fast one HTTP stream is, against the engine alone with as many threads.
+"""How fast one stream over HTTP and one over gRPC is, against the engine alone.
 
-Both sides answer the same prompts in turn, each in processes of its own; an exporter takes the
-node's events as in use.
+Both sides answer the same prompts in turn, with as many threads and each in processes of its own;
+an exporter takes the node's events as in use.
 """
 
 import json
@@ -23,6 +23,7 @@ from node.machine import engine_threads, usable_cores
 from tests.bench.processes import Service, run_exporter, run_module, run_node
 from tests.bench.random_model import CONTEXT_TOKENS, random_model
 from tests.bench.table import Row
+from tests.grpc_client import Client, ask, connect
 
 _ANSWER_TOKENS: Final = 100
 _PROMPT_CHARACTERS: Final = 32
@@ -73,11 +74,17 @@ def _measure(what: str, threads: int) -> Iterator[Row]:
         run_node(Path(name), model, threads) as node,
         run_module(*bare_command) as bare,
     ):
-        ask_node, ask_bare = partial(_ask_node, node), partial(_ask_bare, bare)
-        _ask_in_turn(ask_node, ask_bare, 1)  # warm
-        pairs = _ask_in_turn(ask_node, ask_bare, _PAIRS)
-    yield from _compare(what, pairs)
-    yield _cpu_row(pairs)
+        with connect(f"http://{node.host}:{node.port}") as client:
+            ask_bare = partial(_ask_bare, bare)
+            asks: dict[str, Ask] = {
+                "an HTTP stream": partial(_ask_http, node),
+                "a gRPC stream": partial(_ask_grpc, node, client),
+            }
+            for name, ask_node in asks.items():
+                _ask_in_turn(ask_node, ask_bare, 1)  # warm
+                pairs = _ask_in_turn(ask_node, ask_bare, _PAIRS)
+                yield from _compare(f"{what}: {name}", pairs)
+                yield _cpu_row(pairs)
 
 
 def _compare(what: str, pairs: list[tuple[Answer, Answer]]) -> Iterator[Row]:
@@ -85,7 +92,7 @@ def _compare(what: str, pairs: list[tuple[Answer, Answer]]) -> Iterator[Row]:
     ratios = [ours.tokens_per_second / alone.tokens_per_second for ours, alone in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4)
     yield Row(
-        f"{what}: a stream against the bare engine",
+        f"{what} against the bare engine",
         f"{statistics.median(answer.tokens_per_second for answer in streamed):.1f} tokens/s",
         f"{statistics.median(answer.tokens_per_second for answer in bare):.1f} tokens/s",
         f"{middle:.3f} (quartiles {low:.3f}-{high:.3f})",
@@ -147,7 +154,7 @@ def _ask_bare(bare: "subprocess.Popen[str]", prompt: str) -> Answer:
     return Answer(**json.loads(bare.stdout.readline()))
 
 
-def _ask_node(node: Service, prompt: str) -> Answer:
+def _ask_http(node: Service, prompt: str) -> Answer:
     """Read a stream as cheaply as can be: its time must not be the client's."""
     asked = _request(prompt)
     received = b""
@@ -165,6 +172,21 @@ def _ask_node(node: Service, prompt: str) -> Answer:
         seconds = time.perf_counter() - began
     cpu_seconds = node.cpu_seconds() - cpu_before
     return Answer(_count_tokens(received), first_seconds, seconds, cpu_seconds)
+
+
+def _ask_grpc(node: Service, client: Client, prompt: str) -> Answer:
+    """Read a stream with grpcio, on a connection that is there already."""
+    asked = ask(prompt=prompt, max_tokens=_ANSWER_TOKENS, seed=1)
+    first_seconds = 0.0
+    cpu_before = node.cpu_seconds()
+    began = time.perf_counter()
+    for message in client.inference.GenerateStream(asked, timeout=_ANSWER_SECONDS):
+        first_seconds = first_seconds or time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    tokens = message.ending.usage.generated_tokens
+    if tokens != _ANSWER_TOKENS:
+        raise RuntimeError(f"{tokens} tokens came, {_ANSWER_TOKENS} were asked for")
+    return Answer(tokens, first_seconds, seconds, node.cpu_seconds() - cpu_before)
 
 
 def _request(prompt: str) -> bytes:
