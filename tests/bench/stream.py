@@ -73,18 +73,18 @@ def _measure(what: str, threads: int) -> Iterator[Row]:
         run_exporter(Path(name)),
         run_node(Path(name), model, threads) as node,
         run_module(*bare_command) as bare,
+        connect(f"http://{node.host}:{node.port}") as client,
     ):
-        with connect(f"http://{node.host}:{node.port}") as client:
-            ask_bare = partial(_ask_bare, bare)
-            asks: dict[str, Ask] = {
-                "an HTTP stream": partial(_ask_http, node),
-                "a gRPC stream": partial(_ask_grpc, node, client),
-            }
-            for name, ask_node in asks.items():
-                _ask_in_turn(ask_node, ask_bare, 1)  # warm
-                pairs = _ask_in_turn(ask_node, ask_bare, _PAIRS)
-                yield from _compare(f"{what}: {name}", pairs)
-                yield _cpu_row(pairs)
+        ask_bare = partial(_ask_bare, bare)
+        asks: dict[str, Ask] = {
+            "an HTTP stream": partial(_ask_http, node),
+            "a gRPC stream": partial(_ask_grpc, node, client),
+        }
+        for protocol, ask_node in asks.items():
+            _ask_in_turn(ask_node, ask_bare, 1)  # warm
+            pairs = _ask_in_turn(ask_node, ask_bare, _PAIRS)
+            yield from _compare(f"{what}: {protocol}", pairs)
+            yield _cpu_row(pairs)
 
 
 def _compare(what: str, pairs: list[tuple[Answer, Answer]]) -> Iterator[Row]:
@@ -180,10 +180,11 @@ def _ask_grpc(node: Service, client: Client, prompt: str) -> Answer:
     first_seconds = 0.0
     cpu_before = node.cpu_seconds()
     began = time.perf_counter()
+    tokens = 0
     for message in client.inference.GenerateStream(asked, timeout=_ANSWER_SECONDS):
         first_seconds = first_seconds or time.perf_counter() - began
+        tokens += message.ending.usage.generated_tokens  # told by the last one
     seconds = time.perf_counter() - began
-    tokens = message.ending.usage.generated_tokens
     if tokens != _ANSWER_TOKENS:
         raise RuntimeError(f"{tokens} tokens came, {_ANSWER_TOKENS} were asked for")
     return Answer(tokens, first_seconds, seconds, node.cpu_seconds() - cpu_before)
