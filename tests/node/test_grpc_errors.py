@@ -17,6 +17,8 @@ EXPECTED = [
     (errors.QueueFullError, "resource_exhausted"),
     (errors.EngineFailedError, "internal"),
     (errors.UnavailableError, "unavailable"),
+    (errors.InsufficientMemoryError, "unavailable"),
+    (errors.DeadlineExceededError, "deadline_exceeded"),
 ]
 
 
@@ -45,9 +47,9 @@ def test_fault_of_the_node_is_told_to_its_log_alone(caplog: pytest.LogCaptureFix
 def test_trailers_say_what_a_program_may_act_on() -> None:
     """OpenAI's word for the error, and when to come again."""
     trailers = Headers()
-    describe(errors.QueueFullError("full"), trailers)
+    describe(errors.QueueFullError("full", retry_after_seconds=2.5), trailers)
     assert trailers["error-code"] == "queue_full"
-    assert float(trailers["retry-after"]) > 0
+    assert trailers["retry-after"] == "3"
     trailers = Headers()
     describe(errors.InvalidRequestError("wrong"), trailers)
     assert not trailers

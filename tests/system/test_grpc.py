@@ -25,6 +25,7 @@ GENERATE = f"{SERVICE}/Generate"
 STREAM = f"{SERVICE}/GenerateStream"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 """Of `grpc.health.v1`."""
+ENDS = ("ok", "timeout", "cancelled")
 KEY = "sk-a-key-of-a-client"
 
 
@@ -110,6 +111,27 @@ def test_models_resources_and_peers_are_told(client: Client) -> None:
     assert resources.cpu_cores > 0
     assert 0 < resources.used_memory_bytes < resources.memory_bytes
     assert not client.inference.GetPeers(pb.GetPeersRequest()).peers
+
+
+def test_model_is_unloaded_and_loaded_while_serving(pair: Pair) -> None:
+    """An unloaded model frees its memory and answers no request until it is loaded again."""
+    with pair.node() as node, connect(node.url) as client:
+        call = client.inference
+        for _ in range(2):
+            unloaded = call.UnloadModel(pb.UnloadModelRequest(model="demo")).model
+            assert unloaded.state == pb.MODEL_STATE_UNLOADED
+            assert not psutil.Process(node.process.pid).children()
+            refused = refusal(call.Generate, ask())
+            assert refused.code() is grpc.StatusCode.UNAVAILABLE
+            assert trailers(refused)["error-code"] == "model_unloaded"
+            loaded = call.LoadModel(pb.LoadModelRequest(model="demo")).model
+            assert loaded.state == pb.MODEL_STATE_READY
+            assert call.Generate(ask()).text
+        for method, request in [
+            (call.LoadModel, pb.LoadModelRequest(model="other")),
+            (call.UnloadModel, pb.UnloadModelRequest()),
+        ]:
+            assert refusal(method, request).code() is grpc.StatusCode.NOT_FOUND
 
 
 # Errors.
@@ -244,6 +266,10 @@ def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert client.inference.Generate(ask(max_tokens=1), timeout=10).text
         samples = wait_for(lambda: _counted(exporter, 3))
+        ends = {
+            status: value(samples, "inference_requests_total", status=status) for status in ENDS
+        }
+        assert ends == {"ok": 1, "timeout": 2, "cancelled": 0}
         assert value(samples, "rpc_requests_total", code="deadline_exceeded") == 2
         assert value(samples, "rpc_requests_total", code="ok") == 1
         wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)

@@ -1,6 +1,7 @@
 """What a call's failure is called in gRPC: one table for every error that the node raises."""
 
 import logging
+import math
 from typing import Final
 
 from connectrpc.code import Code
@@ -47,5 +48,5 @@ def describe(error: Exception, trailers: Headers) -> None:
     if isinstance(error, RequestError):
         if error.code:
             trailers["error-code"] = error.code
-        if error.status in (429, 503):
-            trailers["retry-after"] = "1"
+        if error.retry_after_seconds is not None:
+            trailers["retry-after"] = str(math.ceil(error.retry_after_seconds))

@@ -10,10 +10,10 @@ from typing import Any, Final, Literal
 from protobuf import Oneof
 
 from node.api import schema
-from node.api.requests import read_whole, want_chat, want_completion
+from node.api.requests import Caller, read_whole, want_chat, want_completion
 from node.api.rpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.rpc.interceptors import Context, request_id
+from node.api.rpc.interceptors import Context, caller_of
 from node.api.rpc.peers import Peers
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
@@ -29,6 +29,13 @@ _Ending = Oneof[Literal["ending"], pb.Ending]
 _FINISH_REASONS: Final = {
     "stop": pb.FinishReason.STOP,
     "length": pb.FinishReason.LENGTH,
+}
+
+_MODEL_STATES: Final = {
+    "unloaded": pb.ModelState.UNLOADED,
+    "loading": pb.ModelState.LOADING,
+    "ready": pb.ModelState.READY,
+    "failed": pb.ModelState.FAILED,
 }
 
 
@@ -84,6 +91,20 @@ class InferenceService(Inference):
         del ctx
         return pb.ListModelsResponse(models=[_model(lane) for lane in self._scheduler.lanes])
 
+    async def load_model(self, request: pb.LoadModelRequest, ctx: Context) -> pb.LoadModelResponse:
+        """Load a model and keep it."""
+        del ctx
+        await self._scheduler.load(request.model)
+        return pb.LoadModelResponse(model=_model(self._scheduler.find(request.model)))
+
+    async def unload_model(
+        self, request: pb.UnloadModelRequest, ctx: Context
+    ) -> pb.UnloadModelResponse:
+        """Let a model go when its requests are done."""
+        del ctx
+        await self._scheduler.unload(request.model)
+        return pb.UnloadModelResponse(model=_model(self._scheduler.find(request.model)))
+
     async def get_resources(
         self, _: pb.GetResourcesRequest, ctx: Context
     ) -> pb.GetResourcesResponse:
@@ -125,10 +146,10 @@ class InferenceService(Inference):
     async def _admit(
         self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool
     ) -> Generation:
-        return self._scheduler.admit(await self._want(request, request_id(ctx), streamed=streamed))
+        return self._scheduler.admit(await self._want(request, caller_of(ctx), streamed=streamed))
 
     async def _want(
-        self, request: pb.GenerateRequest, identity: str, *, streamed: bool
+        self, request: pb.GenerateRequest, caller: Caller, *, streamed: bool
     ) -> InferenceRequest:
         fields: dict[str, Any] = {field.name: request[field] for field in request}
         fields["stream"] = streamed
@@ -136,11 +157,11 @@ class InferenceService(Inference):
         if chat is not None:
             fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
             asked = schema.convert(fields, ChatRequest)
-            return await want_chat(asked, self._scheduler, self._default_model, identity)
+            return await want_chat(asked, self._scheduler, self._default_model, caller)
         if "prompt" not in fields:
             raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
         asked_text = schema.convert(fields, CompletionRequest)
-        return want_completion(asked_text, self._default_model, identity)
+        return want_completion(asked_text, self._default_model, caller)
 
 
 def _ending(generation: Generation, ending: Ending) -> pb.Ending:
@@ -159,7 +180,7 @@ def _model(lane: Lane) -> pb.Model:
     engine = lane.engine
     model = pb.Model(
         id=engine.model_id,
-        state=pb.ModelState.READY if engine.ready else pb.ModelState.LOADING,
+        state=_MODEL_STATES[engine.state],
         context_length=engine.context_length,
     )
     if (described := engine.described) is not None:

@@ -11,7 +11,7 @@ from connectrpc.interceptor import MetadataInterceptor
 from connectrpc.request import RequestContext
 
 from node.api.asgi import COUNTED_ELSEWHERE, ROUTE, Scope
-from node.api.requests import REQUEST_ID, choose_request_id
+from node.api.requests import REQUEST_ID, Caller, choose_request_id
 from node.api.rpc.errors import as_connect_error, canonical, describe
 from node.errors import UnauthorizedError
 from shared.events import Event, RpcFinished
@@ -23,6 +23,9 @@ SCOPE: ContextVar[Scope] = ContextVar("scope")
 
 _DEADLINE_ROUNDING_MS: Final = 50.0
 """gRPC's core rounds a deadline up before it sends it, and cancels when its own clock is there."""
+
+_LEAD_SECONDS: Final = 0.01
+"""By how much a generation's deadline is before its call's, so that it ends as one out of time."""
 
 
 class AccountForCalls(MetadataInterceptor[float]):
@@ -60,9 +63,12 @@ class AccountForCalls(MetadataInterceptor[float]):
                 raise refusal from error
 
 
-def request_id(ctx: Context) -> str:
-    """Give the id that the call was given."""
-    return ctx.response_headers[REQUEST_ID]
+def caller_of(ctx: Context) -> Caller:
+    """Say what is known of a call beside its message."""
+    seconds = None
+    if ctx.timeout_ms is not None:
+        seconds = max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
+    return Caller(request_id=ctx.response_headers[REQUEST_ID], deadline_seconds=seconds)
 
 
 class RequireKey(MetadataInterceptor[None]):
