@@ -1,10 +1,13 @@
 """The node over gRPC as an unmodified grpcio client sees it, on the port of the HTTP API."""
 
+import contextlib
 import json
 import struct
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -25,6 +28,10 @@ GENERATE = f"{SERVICE}/Generate"
 STREAM = f"{SERVICE}/GenerateStream"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 """Of `grpc.health.v1`."""
+TYPES = ("proto", "json", "grpc", "grpc-web", "grpc-web+proto", "grpc-web+json", "connect+proto")
+ENCODINGS = ("content-encoding", "grpc-encoding", "connect-content-encoding")
+TIMEOUTS = ("grpc-timeout", "connect-timeout-ms")
+OTHERS = ("GetPeers", "LoadModel", "Nothing", "generate", "%00", "..", "")
 ENDS = ("ok", "timeout", "cancelled")
 KEY = "sk-a-key-of-a-client"
 
@@ -199,6 +206,28 @@ def test_garbage_is_an_error_of_the_protocol(client: Client, shared_node: Runnin
     assert "Traceback" not in shared_node.log.read_text()
 
 
+def test_fuzzed_calls_end_in_a_refusal(shared_node: Running) -> None:
+    """Whatever bytes, types, encodings and paths come, the node answers and has no fault."""
+    random = Random(5)
+    whole = ask(max_tokens=1).SerializeToString()
+    codes = []
+    with httpx.Client(base_url=shared_node.url, timeout=20) as http:
+        for _ in range(300):
+            body = bytearray(random.choice([whole, _frame(whole), b'{"prompt": "x"}', b"\x1f\x8b"]))
+            for _ in range(random.randint(1, 4)):
+                body[random.randrange(len(body))] = random.randrange(256)
+            headers = {
+                "content-type": f"application/{random.choice(TYPES)}",
+                random.choice(ENCODINGS): random.choice(["gzip", "identity", "nonsense", ""]),
+                random.choice(TIMEOUTS): random.choice(["5S", "1H", "-1", "x", "999999999999S"]),
+            }
+            path = random.choice([GENERATE, STREAM, f"{SERVICE}/{random.choice(OTHERS)}"])
+            codes.append(http.post(f"/{path}", content=bytes(body), headers=headers).status_code)
+    assert set(codes) <= {200, 400, 404, 415, 426, 429, 501, 504}, set(codes)
+    assert len(set(codes)) > 3
+    assert "Traceback" not in shared_node.log.read_text()
+
+
 def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> None:
     """RESOURCE_EXHAUSTED with `retry-after` for the one that has no place."""
     with pair.node(f"--model={slow_model}", "--queue=1") as node, connect(node.url) as client:
@@ -286,6 +315,47 @@ def _counted(exporter: Running, calls: int) -> Samples | None:
     return samples if value(samples, "rpc_requests_total") == calls else None
 
 
+def test_clients_that_leave_early_leave_nothing(pair: Pair, slow_model: Path) -> None:
+    """Of 60 calls at once half leave at any moment: each end is counted, no task is left over."""
+    random = Random(3)
+    with (
+        pair.exporter() as exporter,
+        pair.node(f"--model={slow_model}", "--queue=16") as node,
+        connect(node.url) as client,
+    ):
+        client.inference.Generate(ask(max_tokens=1))
+        tasks = wait_for(lambda: _level(exporter, "system_goroutines"))
+        with ThreadPoolExecutor(60) as threads:
+            leaving = [random.random() * 2 if number % 2 else None for number in range(60)]
+            ends = list(threads.map(lambda seconds: _call_or_leave(client, seconds), leaving))
+        assert {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED} <= set(ends)
+        wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)
+        counted = {code: _calls(exporter, code) for code in set(ends)}
+        left = counted.pop(grpc.StatusCode.CANCELLED)
+        assert 0 < left <= ends.count(grpc.StatusCode.CANCELLED)  # some were too late, or too early
+        for code, count in counted.items():
+            assert count >= ends.count(code), code
+        assert left + sum(counted.values()) == _level(exporter, "rpc_requests_total")
+        # The exporter's probes come and go meanwhile; what a call leaves would be there 60 times.
+        wait_for(lambda: (_level(exporter, "system_goroutines") or 0) < tasks + 10)
+
+
+def _calls(exporter: Running, code: grpc.StatusCode) -> float:
+    return _level(exporter, "rpc_requests_total", code=code.name.lower()) or 0
+
+
+def _call_or_leave(client: Client, seconds: float | None) -> grpc.StatusCode:
+    """Read a stream to its end, or for a while; give the code that it ended with."""
+    call = client.inference.GenerateStream(ask(max_tokens=4))
+    timer = threading.Timer(seconds or 0, call.cancel)
+    if seconds is not None:
+        timer.start()
+    with contextlib.suppress(grpc.RpcError):
+        list(call)
+    timer.cancel()
+    return call.code()
+
+
 # Health, reflection, keys, ids.
 
 
@@ -318,6 +388,21 @@ def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
         assert refusal(next, watch).code() is grpc.StatusCode.UNAVAILABLE
         assert node.process.wait(timeout=20) == 0
         assert "Traceback" not in node.log.read_text()
+
+
+def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> None:
+    """A stream longer than the grace ends with UNAVAILABLE, never as if it were whole."""
+    with (
+        pair.node(f"--model={slow_model}", "--drain-seconds=0.5") as node,
+        connect(node.url) as client,
+    ):
+        running = client.inference.GenerateStream(ask(max_tokens=1900))
+        next(running)
+        node.process.terminate()
+        cut = refusal(list, running)
+        assert cut.code() is grpc.StatusCode.UNAVAILABLE
+        assert trailers(cut)["error-code"] == "stopped"
+        assert node.process.wait(timeout=20) == 0
 
 
 def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) -> None:
