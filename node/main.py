@@ -69,8 +69,6 @@ async def run(settings: NodeSettings) -> None:
     scheduler.on_change = status.note_change
     framework: Any = build_app(scheduler, status, models[0].model_id)
     stop_serving = trio.Event()
-    keys = _read_keys(settings)
-    protected = framework if keys is None else require_key(framework, keys)
     services = build_services(
         InferenceService(
             scheduler,
@@ -81,9 +79,8 @@ async def run(settings: NodeSettings) -> None:
         ),
         HealthService(status, stop_serving),
         outbox.emit,
-        None if keys is None else keys.allow,
     )
-    application = beside(protected, services)
+    application = _protect(beside(framework, services), settings)
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
@@ -153,12 +150,12 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
             _log.info("model %s is ready", model.model_id)
 
 
-def _read_keys(settings: NodeSettings) -> BearerTokens | None:
-    """Give the keys that the API asks for, where there is a file of them."""
+def _protect(application: Application, settings: NodeSettings) -> Application:
+    """Have the API ask for a key where there is a file of them."""
     if settings.api_key_file is None:
         if not ipaddress.ip_address(settings.host).is_loopback:
             _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
-        return None
+        return application
     try:
         keys = parse_tokens(settings.api_key_file.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -166,7 +163,7 @@ def _read_keys(settings: NodeSettings) -> BearerTokens | None:
         raise StartupError(message) from error
     if not keys:
         raise StartupError(f"--api-key-file {settings.api_key_file} holds no key")
-    return BearerTokens(keys)
+    return require_key(application, BearerTokens(keys))
 
 
 async def _open_api(

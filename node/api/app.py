@@ -2,8 +2,6 @@
 
 import logging
 import math
-import re
-import secrets
 import time
 from typing import Any, Final
 
@@ -22,24 +20,17 @@ from node.api.answer import (
     ModelList,
     embedding,
 )
-from node.api.asgi import ROUTE
+from node.api.asgi import CLIENT, ROUTE
 from node.api.pages import add_page
+from node.api.requests import REQUEST_ID, choose_request_id, read_whole, wait_described
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
-from node.engine.protocol import Described
-from node.errors import InvalidRequestError, RequestError, UnavailableError
-from node.inference.generation import Delta, Ending, Generation, InferenceRequest
+from node.errors import InvalidRequestError, RequestError
+from node.inference.generation import Generation, InferenceRequest
 from node.inference.scheduler import Scheduler
 from node.state import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20
-
-CLIENT: Final = "distributed_llm.client"
-"""Key of the ASGI scope where what checks the API keys notes whose key it was."""
-
-_REQUEST_ID: Final = "X-Request-ID"
-_REQUEST_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""An id that a caller may give; for any other one is made up."""
 
 _encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -118,7 +109,7 @@ class _Routes:
         """Take the assistant's turn in a chat."""
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
-        described = await self._described(model_id)
+        described = await wait_described(self._scheduler, model_id)
         wanted = conversion.chat_request(asked, described, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
@@ -131,7 +122,7 @@ class _Routes:
         tokens = 0
         for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
             generation = self._scheduler.admit(wanted)
-            _, ending = await _read_whole(generation)
+            _, ending = await read_whole(generation)
             if not generation.vector:
                 raise InvalidRequestError(f"{model_id} gives no embeddings", parameter="model")
             vectors.append(embedding(len(vectors), generation.vector, packed=packed))
@@ -140,15 +131,6 @@ class _Routes:
 
     def _model(self, model_id: str) -> Model:
         return Model(model_id, self._created)
-
-    async def _described(self, model_id: str) -> Described:
-        engine = self._scheduler.find(model_id).engine
-        if engine.described is None:  # before the first load only: a template outlives its child
-            engine.want()
-            await engine.wait_ready()
-        if engine.described is None:
-            raise UnavailableError(f"model {model_id} is not loaded yet: try again")
-        return engine.described
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
         generation = self._scheduler.admit(wanted)
@@ -159,7 +141,7 @@ class _Routes:
             response.headers["Cache-Control"] = "no-store"
             response.timeout = None
             return response
-        text, ending = await _read_whole(generation)
+        text, ending = await read_whole(generation)
         return _json(form.whole(text, ending.finish_reason, usage_of(ending)))
 
 
@@ -172,29 +154,18 @@ async def _wait_accepted(generation: Generation) -> None:
         raise
 
 
-async def _read_whole(generation: Generation) -> tuple[str, Ending]:
-    pieces: list[str] = []
-    try:
-        while isinstance(received := await generation.receive(), Delta):
-            pieces.append(received.text)
-        return "".join(pieces), received
-    finally:
-        generation.close()
-
-
 def _client() -> str:
     """Say who asks: whom the key belongs to where one is asked for, else the address."""
     return str(request.scope.get(CLIENT) or request.remote_addr or "")
 
 
 async def _show_request_id(response: Response) -> Response:
-    response.headers[_REQUEST_ID] = g.request_id
+    response.headers[REQUEST_ID] = g.request_id
     return response
 
 
 async def _note_route() -> None:
-    given = request.headers.get(_REQUEST_ID, "")
-    g.request_id = given if _REQUEST_IDS.fullmatch(given) else secrets.token_hex(16)
+    g.request_id = choose_request_id(request.headers.get(REQUEST_ID, ""))
     if request.url_rule is not None:
         request.scope[ROUTE] = request.url_rule.rule  # type: ignore[typeddict-unknown-key]
 

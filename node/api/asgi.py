@@ -20,7 +20,25 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROUTE: Final = "distributed_llm.route"
 """Key of the ASGI scope where the application notes which route's template matched."""
-_OPEN_PATHS: Final = frozenset({"/health", *PAGE_PATHS})
+CLIENT: Final = "distributed_llm.client"
+"""Key of the ASGI scope where what checks the API keys notes whose key it was."""
+REFUSED: Final = "distributed_llm.refused"
+"""Key of the ASGI scope: the error that refuses a call over gRPC, for it to say so in its form."""
+CALLS: Final = (
+    "/distributed_llm.v1.Inference/",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
+"""How the paths of calls over gRPC begin."""
+_OPEN_PATHS: Final = frozenset(
+    {
+        "/health",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        *PAGE_PATHS,
+    }
+)
 COUNTED_ELSEWHERE: Final = ""
 """Noted as the route of what has an event of its own, as a call over gRPC."""
 _UNKNOWN: Final = "unknown"
@@ -52,7 +70,7 @@ def finish_sends(application: Application) -> Application:
 
 
 def require_key(application: Application, keys: BearerTokens) -> Application:
-    """Answer 401 to who carries none of the keys; `/health` and the page stay open."""
+    """Answer 401 to who carries none of the keys; health and the page stay open."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
@@ -61,14 +79,18 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         if keys.allow(given):
             await application(scope, receive, send)
+            return
+        error = UnauthorizedError("this API asks for a key: send Authorization: Bearer <key>")
+        if scope["path"].startswith(CALLS):
+            scope[REFUSED] = error
+            await application(scope, receive, send)
         else:
-            await _refuse(send)
+            await _refuse(send, error)
 
     return wrapped
 
 
-async def _refuse(send: Send) -> None:
-    error = UnauthorizedError("this API asks for a key: send Authorization: Bearer <key>")
+async def _refuse(send: Send, error: UnauthorizedError) -> None:
     body = msgspec.json.encode(error_body(error))
     headers = [
         (b"content-type", b"application/json"),

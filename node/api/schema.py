@@ -7,7 +7,7 @@ anyway (`n: 1`, `tools: []`), because clients send such, and refused by name oth
 
 import re
 import secrets
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -241,6 +241,8 @@ def _switch_off(kind: type, given: object) -> Any:
     raise ValueError("Expected `false` or `null`")
 
 
+_Request = TypeVar("_Request", CompletionRequest, ChatRequest)
+
 completion_decoder = msgspec.json.Decoder(CompletionRequest, dec_hook=_switch_off)
 chat_decoder = msgspec.json.Decoder(ChatRequest, dec_hook=_switch_off)
 embedding_decoder = msgspec.json.Decoder(EmbeddingRequest, dec_hook=_switch_off)
@@ -259,6 +261,21 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise _refusal(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
+    asked.check()
+    return asked
+
+
+def convert(fields: dict[str, Any], kind: type[_Request]) -> _Request:
+    """Read what came in another form than JSON, with the same limits.
+
+    Raises:
+        InvalidRequestError: A field is unknown, missing, of a wrong type, or asks for what is not
+            supported.
+    """
+    try:
+        asked = msgspec.convert(fields, kind, dec_hook=_switch_off)
+    except msgspec.ValidationError as error:
+        raise _refusal(error) from error
     asked.check()
     return asked
 

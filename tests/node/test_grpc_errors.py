@@ -7,7 +7,20 @@ from connectrpc.errors import ConnectError
 from connectrpc.request import Headers
 
 from node import errors
+from node.api.asgi import CALLS
+from node.api.rpc.application import build_services
 from node.api.rpc.errors import as_connect_error, canonical, describe
+from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
+from node.api.rpc.generated.grpc.health.v1.health_connect import Health
+
+
+class _Inference(Inference):
+    """The service without an answer."""
+
+
+class _Health(Health):
+    """The service without an answer."""
+
 
 EXPECTED = [
     (errors.InvalidRequestError, "invalid_argument"),
@@ -53,3 +66,9 @@ def test_trailers_say_what_a_program_may_act_on() -> None:
     trailers = Headers()
     describe(errors.InvalidRequestError("wrong"), trailers)
     assert not trailers
+
+
+def test_every_service_is_known_to_who_asks_for_keys() -> None:
+    """A service that is not among the calls would be refused in another protocol's form."""
+    services = build_services(_Inference(), _Health(), lambda _: None)
+    assert {f"{service.path}/" for service in services} == set(CALLS)

@@ -20,7 +20,7 @@ from node.api.rpc.generated.distributed_llm.v1.inference_connect import (
     InferenceASGIApplication,
 )
 from node.api.rpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
-from node.api.rpc.interceptors import SCOPE, AccountForCalls, RequireKey
+from node.api.rpc.interceptors import SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20
@@ -36,27 +36,24 @@ def build_services(
     inference: Inference,
     health: Health,
     emit: Callable[[Event], None],
-    allow: Callable[[str], bool] | None,
 ) -> list[Service]:
     """Build each service as an ASGI application.
 
     Args:
         inference: Serves the node's own methods.
-        health: Says whether the node serves; it is open to all.
+        health: Says whether the node serves.
         emit: Takes events.
-        allow: Whether the value of `authorization` lets in; None where no key is asked for.
     """
-    opened: list[Interceptor] = [AccountForCalls(emit)]
-    keyed = opened if allow is None else [*opened, RequireKey(allow)]
+    each: list[Interceptor] = [AccountForCalls(emit), Refuse()]
     described = (Inference.desc(), Health.desc())
     return [
         InferenceASGIApplication(
-            inference, interceptors=keyed, read_max_bytes=MESSAGE_BYTES, codecs=_CODECS
+            inference, interceptors=each, read_max_bytes=MESSAGE_BYTES, codecs=_CODECS
         ),
-        HealthASGIApplication(health, interceptors=opened),
-        ServerReflectionASGIApplication(ServerReflectionService(*described), interceptors=keyed),
+        HealthASGIApplication(health, interceptors=each),
+        ServerReflectionASGIApplication(ServerReflectionService(*described), interceptors=each),
         ServerReflectionAlphaASGIApplication(
-            ServerReflectionAlphaService(*described), interceptors=keyed
+            ServerReflectionAlphaService(*described), interceptors=each
         ),
     ]
 
@@ -67,11 +64,12 @@ def beside(application: Application, services: Iterable[Service]) -> Application
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
-        service: Application | None = by_path.get(path.rpartition("/")[0])
+        prefix = "/" + path[1:].partition("/")[0]
+        service: Application | None = by_path.get(prefix)
         if service is None:
             await application(scope, receive, send)
             return
-        scope[ROUTE] = path.rpartition("/")[0]  # until it is known to be a call
+        scope[ROUTE] = prefix  # until it is known to be a call
         if fault := _fault(scope):
             await _refuse(*fault, send)
         else:

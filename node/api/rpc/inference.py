@@ -5,15 +5,16 @@ Validation and limits are those of the HTTP API, for both read a request into th
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from protobuf import Oneof
 
-from node.api import schema
-from node.api.requests import Caller, read_whole, want_chat, want_completion
+from node.api import conversion, schema
+from node.api.requests import read_whole, wait_described
 from node.api.rpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.rpc.interceptors import Context, caller_of
+from node.api.rpc.interceptors import Context, client_of, deadline_seconds, request_id
 from node.api.rpc.peers import Peers
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
@@ -146,22 +147,25 @@ class InferenceService(Inference):
     async def _admit(
         self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool
     ) -> Generation:
-        return self._scheduler.admit(await self._want(request, caller_of(ctx), streamed=streamed))
+        wanted = await self._want(request, request_id(ctx), streamed=streamed)
+        return self._scheduler.admit(replace(wanted, deadline_seconds=deadline_seconds(ctx)))
 
     async def _want(
-        self, request: pb.GenerateRequest, caller: Caller, *, streamed: bool
+        self, request: pb.GenerateRequest, identity: str, *, streamed: bool
     ) -> InferenceRequest:
         fields: dict[str, Any] = {field.name: request[field] for field in request}
         fields["stream"] = streamed
+        model_id = request.model or self._default_model
         chat: pb.Chat | None = fields.pop("chat", None)
         if chat is not None:
             fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
-            asked = schema.convert(fields, ChatRequest)
-            return await want_chat(asked, self._scheduler, self._default_model, caller)
+            turns = schema.convert(fields, ChatRequest)
+            described = await wait_described(self._scheduler, model_id)
+            return conversion.chat_request(turns, described, model_id, identity, client_of())
         if "prompt" not in fields:
             raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
-        asked_text = schema.convert(fields, CompletionRequest)
-        return want_completion(asked_text, self._default_model, caller)
+        asked = schema.convert(fields, CompletionRequest)
+        return conversion.completion_request(asked, model_id, identity, client_of())
 
 
 def _ending(generation: Generation, ending: Ending) -> pb.Ending:

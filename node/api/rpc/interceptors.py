@@ -1,4 +1,4 @@
-"""What happens to every call: its request id, its one event, and the key that it must carry."""
+"""What happens to every call: its request id, its one event, and its refusal."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -10,10 +10,9 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import MetadataInterceptor
 from connectrpc.request import RequestContext
 
-from node.api.asgi import COUNTED_ELSEWHERE, ROUTE, Scope
-from node.api.requests import REQUEST_ID, Caller, choose_request_id
+from node.api.asgi import CLIENT, COUNTED_ELSEWHERE, REFUSED, ROUTE, Scope
+from node.api.requests import REQUEST_ID, choose_request_id
 from node.api.rpc.errors import as_connect_error, canonical, describe
-from node.errors import UnauthorizedError
 from shared.events import Event, RpcFinished
 
 Context = RequestContext[Any, Any]
@@ -63,33 +62,37 @@ class AccountForCalls(MetadataInterceptor[float]):
                 raise refusal from error
 
 
-def caller_of(ctx: Context) -> Caller:
-    """Say what is known of a call beside its message."""
-    seconds = None
-    if ctx.timeout_ms is not None:
-        seconds = max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
-    return Caller(request_id=ctx.response_headers[REQUEST_ID], deadline_seconds=seconds)
+def request_id(ctx: Context) -> str:
+    """Give the id that the call was given."""
+    return ctx.response_headers[REQUEST_ID]
 
 
-class RequireKey(MetadataInterceptor[None]):
-    """Refuses who carries no key, before the request is read.
+def client_of() -> str:
+    """Say for whom the call in hand waits its turn: the key's owner, else the address."""
+    scope = SCOPE.get()
+    address, *_ = scope.get("client") or ("",)
+    return str(scope.get(CLIENT) or address)
 
-    Args:
-        allow: Whether the value of `authorization` lets in.
-    """
 
-    def __init__(self, allow: Callable[[str], bool]) -> None:
-        self._allow = allow
+def deadline_seconds(ctx: Context) -> float | None:
+    """Tell how long the call's answer may take; None for as long as it may."""
+    if ctx.timeout_ms is None:
+        return None
+    return max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
+
+
+class Refuse(MetadataInterceptor[None]):
+    """Refuses what was found to be refused before it was known to be a call."""
 
     async def on_start(self, ctx: Context) -> None:
         """Let the call in.
 
         Raises:
-            UnauthorizedError: It has no key, or one that is not known.
+            RequestError: It was refused.
         """
-        if not self._allow(ctx.request_headers.get("authorization", "")):
-            message = "this API asks for a key: send metadata authorization: Bearer <key>"
-            raise UnauthorizedError(message)
+        del ctx
+        if (error := SCOPE.get().get(REFUSED)) is not None:
+            raise error
 
 
 def _is_out_of_time(ctx: Context) -> bool:
