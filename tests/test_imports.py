@@ -31,7 +31,7 @@ ONLY_IN: Final = {
     "gguf": {"node/engine/header.py"},
     "psutil": {"node/system.py", "node/machine.py"},
     "hypercorn": {"node/api/server.py", "exporter/web.py"},
-    "jinja2": {"node/api/chat.py"},
+    "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/forward/client.py", "node/models/fetch.py"},
     "huggingface_hub": {"node/models/fetch.py"},
     "connectrpc": {f"node/api/rpc/{name}.py" for name in RPC_MODULES},

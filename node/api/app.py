@@ -22,7 +22,7 @@ from node.api.answer import (
 )
 from node.api.asgi import CLIENT, ROUTE
 from node.api.pages import add_page
-from node.api.requests import REQUEST_ID, choose_request_id, read_whole, wait_described
+from node.api.requests import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.errors import InvalidRequestError, RequestError
@@ -109,8 +109,7 @@ class _Routes:
         """Take the assistant's turn in a chat."""
         asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
         model_id = asked.model or self._default_model
-        described = await wait_described(self._scheduler, model_id)
-        wanted = conversion.chat_request(asked, described, model_id, g.request_id, _client())
+        wanted = conversion.chat_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def embed(self) -> Response:

@@ -5,9 +5,8 @@
 
 from typing import Final
 
-from node.api.chat import render_chat
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
-from node.engine.protocol import Described, Sampling
+from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest, Message
+from node.engine.protocol import Sampling, Turn
 from node.errors import InvalidRequestError
 from node.inference.generation import InferenceRequest
 
@@ -23,7 +22,6 @@ def completion_request(
     return InferenceRequest(
         model_id=model_id,
         prompt=without_nul(asked.text, "prompt"),
-        control_tokens=False,
         max_tokens=asked.output_limit,
         sampling=asked.sampling(),
         stops=asked.stops(),
@@ -34,19 +32,16 @@ def completion_request(
 
 
 def chat_request(
-    asked: ChatRequest, described: Described, model_id: str, request_id: str, client: str = ""
+    asked: ChatRequest, model_id: str, request_id: str, client: str = ""
 ) -> InferenceRequest:
-    """Convert a chat, written as the prompt that the described model was trained on.
+    """Convert a chat; the model's own template writes it as a prompt, where the model is.
 
     Raises:
-        InvalidRequestError: The model's template refuses the messages, or the engine cannot take
-            the prompt.
+        InvalidRequestError: A message is one that the engine cannot take.
     """
-    prompt = render_chat(described.chat_template, asked.messages, described.bos, described.eos)
     return InferenceRequest(
         model_id=model_id,
-        prompt=without_nul(prompt, "messages"),
-        control_tokens=True,
+        prompt=tuple(map(_turn, asked.messages)),
         max_tokens=asked.output_limit,
         sampling=asked.sampling(),
         stops=asked.stops(),
@@ -68,7 +63,6 @@ def embedding_requests(
         InferenceRequest(
             model_id=model_id,
             prompt=without_nul(text, "input"),
-            control_tokens=False,
             max_tokens=1,
             sampling=_UNUSED,
             request_id=request_id,
@@ -80,6 +74,13 @@ def embedding_requests(
 
 
 _UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1, seed=0)
+
+
+def _turn(message: Message) -> Turn:
+    """Give a message as templates know it: OpenAI's `developer` is their `system`."""
+    role = "system" if message.role == "developer" else message.role
+    turn = {"role": role, "content": without_nul(message.text, "messages")}
+    return turn if message.name is None else turn | {"name": without_nul(message.name, "messages")}
 
 
 def without_nul(text: str, parameter: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from node.engine import header, protocol
+from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers import CTransformersEngine
 from node.engine.protocol import (
     Cancel,
@@ -85,9 +86,16 @@ class Link:
 class Child:
     """One loaded model that answers one request at a time."""
 
-    def __init__(self, link: Link, engine: CTransformersEngine, options: Load) -> None:
+    def __init__(
+        self,
+        link: Link,
+        engine: CTransformersEngine,
+        described: protocol.Described,
+        options: Load,
+    ) -> None:
         self._link = link
         self._engine = engine
+        self._described = described
         self._batch_tokens = options.batch_tokens
         self._prompt_limit = options.prompt_limit or engine.context_length - 1
 
@@ -100,7 +108,13 @@ class Child:
                 self._link.forget_cancels()
 
     def _generate(self, command: Generate) -> Finished:
-        tokens = self._engine.tokenize(command.prompt, control_tokens=command.control_tokens)
+        try:
+            tokens = self._tokenize(command.prompt)
+        except ChatRefusedError as error:
+            reason: protocol.EndReason = (
+                "no_template" if isinstance(error, NoTemplateError) else "refused"
+            )
+            return Finished(command.request, reason, str(error))
         room = self._engine.context_length - len(tokens)
         if room < 1 or len(tokens) > self._prompt_limit:
             message = (
@@ -118,6 +132,13 @@ class Child:
             self._link.send(Embedded(command.request, self._engine.vector()))
             return Finished(command.request, "stop", "")
         return Finished(command.request, self._decode(command, len(tokens), wanted), "")
+
+    def _tokenize(self, prompt: protocol.Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._engine.tokenize(prompt, control_tokens=False)
+        known = self._described
+        text = render_chat(known.chat_template, prompt, known.bos, known.eos)
+        return self._engine.tokenize(text, control_tokens=True)
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
         """Evaluate the prompt in chunks; False when it was cancelled between two."""
@@ -147,7 +168,7 @@ class Child:
         return "length"
 
 
-def load(link: Link, command: Load) -> CTransformersEngine | None:
+def load(link: Link, command: Load) -> Child | None:
     """Check the model's header, load it and say so; None when it cannot be used."""
     try:
         length, described = describe(command)
@@ -166,7 +187,7 @@ def load(link: Link, command: Load) -> CTransformersEngine | None:
         link.send(protocol.LoadFailed(message))
         return None
     link.send(protocol.Loaded(engine.context_length))
-    return engine
+    return Child(link, engine, described, command)
 
 
 def describe(command: Load) -> tuple[int, protocol.Described]:
@@ -202,8 +223,8 @@ def main() -> None:
     link = Link(int(sys.argv[1]))
     try:
         command = link.receive()
-        if isinstance(command, Load) and (engine := load(link, command)):
-            Child(link, engine, command).serve()
+        if isinstance(command, Load) and (child := load(link, command)):
+            child.serve()
     except (EOFError, BrokenPipeError):
         pass
 

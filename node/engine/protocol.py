@@ -44,13 +44,17 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     """Each token's draw depends on this and the token's position alone."""
 
 
+Turn = dict[str, str]
+"""One turn of a chat: its `role` and `content`, perhaps a `name`."""
+Prompt = str | tuple[Turn, ...]
+"""Text as it is, or a chat for the model's template to write, which may name control tokens."""
+
+
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Continue `prompt`. One at a time: the next is read when this one has finished."""
 
     request: int
-    prompt: str
-    """Text in which the model's control tokens count as such where `control_tokens` is set."""
-    control_tokens: bool
+    prompt: Prompt
     max_tokens: int
     """0 for as many as the context holds; those in `prior` count."""
     sampling: Sampling
@@ -128,7 +132,7 @@ class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vector: tuple[float, ...]
 
 
-EndReason = Literal["stop", "length", "cancelled", "too_long"]
+EndReason = Literal["stop", "length", "cancelled", "too_long", "refused", "no_template"]
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
@@ -137,7 +141,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     request: int
     reason: EndReason
     message: str
-    """For `too_long`, how long the prompt is and how long it may be."""
+    """For the last three, what is wrong with the prompt."""
 
 
 Command = Load | Proceed | Generate | Cancel

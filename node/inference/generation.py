@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 import trio
 
-from node.engine.protocol import EndReason, Generate, Sampling
+from node.engine.protocol import EndReason, Generate, Prompt, Sampling
 from node.errors import (
     ContextLengthError,
     DeadlineExceededError,
     EngineFailedError,
+    InvalidRequestError,
     QueueFullError,
     RequestError,
 )
@@ -48,9 +49,7 @@ class InferenceRequest:
     """What a caller wants, validated, whichever protocol it came by."""
 
     model_id: str
-    prompt: str
-    control_tokens: bool
-    """Whether text in the prompt may name control tokens, as a chat template does."""
+    prompt: Prompt
     max_tokens: int
     """0 for as many as the context holds."""
     sampling: Sampling
@@ -235,7 +234,6 @@ class Generation:
         return Generate(
             self.identity,
             request.prompt,
-            request.control_tokens,
             request.max_tokens,
             request.sampling,
             tuple(token.identity for token in self._tokens),
@@ -301,6 +299,9 @@ class Generation:
             return
         if reason == "too_long":
             self.failed(ContextLengthError(message))
+        elif reason in ("refused", "no_template"):
+            code = "no_chat_template" if reason == "no_template" else None
+            self.failed(InvalidRequestError(message, parameter="messages", code=code))
         elif self._expired:
             self._end("timeout", "error")
         elif self._closed or (reason == "cancelled" and not self._text.stopped):

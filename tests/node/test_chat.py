@@ -2,9 +2,7 @@
 
 import pytest
 
-from node.api.chat import render_chat
-from node.api.schema import Message, TextPart
-from node.errors import InvalidRequestError
+from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 
 TEMPLATE = """{{ bos_token }}
 {%- for message in messages %}
@@ -14,7 +12,10 @@ TEMPLATE = """{{ bos_token }}
     {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
 {%- endfor %}
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"""
-CHAT = [Message("system", "Be kind."), Message("user", "Hi, {{ 7 * 7 }}")]
+CHAT = (
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi, {{ 7 * 7 }}"},
+)
 
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -48,31 +49,31 @@ def test_beginning_of_sequence_is_taken_off_once() -> None:
 
 
 def test_model_without_template_is_refused() -> None:
-    """Without a template nobody knows the form of a chat; the message says where to go."""
-    with pytest.raises(InvalidRequestError, match="/v1/completions") as refused:
+    """Without a template nobody knows the form of a chat; the message says what to do."""
+    with pytest.raises(NoTemplateError, match="completion"):
         render("")
-    assert refused.value.parameter == "messages"
 
 
 def test_template_can_refuse_messages() -> None:
     """What `raise_exception` says reaches the caller."""
-    with pytest.raises(InvalidRequestError, match="no role assistant"):
+    with pytest.raises(ChatRefusedError, match="no role assistant"):
         render("{{ raise_exception('no role assistant') }}")
-
-
-def test_message_is_text_whatever_its_form() -> None:
-    """Parts are put on lines of their own; OpenAI's developer is the template's system."""
-    parts = [TextPart("text", "a"), TextPart("text", "b")]
-    turns = [Message("developer", "Be kind."), Message("user", parts), Message("assistant", "c")]
-    prompt = render_chat(TEMPLATE, turns, "<s>", "</s>")
-    assert prompt == "<|system|>Be kind.</s><|user|>a\nb</s><|assistant|>c</s><|assistant|>"
 
 
 def test_name_of_a_participant_is_the_templates_to_write() -> None:
     """A name reaches the template, and is not defined where none was given."""
     template = "{% for m in messages %}{{ m.name | default('-') }}{% endfor %}"
-    turns = [Message("user", "a", name="Ann"), Message("user", "b")]
+    turns = [
+        {"role": "user", "content": "a", "name": "Ann"},
+        {"role": "user", "content": "b"},
+    ]
     assert render_chat(template, turns, "", "") == "Ann-"
+
+
+def test_template_that_writes_a_nul_is_refused() -> None:
+    """The engine's library would end the prompt there."""
+    with pytest.raises(ChatRefusedError, match="NUL"):
+        render("a{{ '\\x00' }}b")
 
 
 @pytest.mark.parametrize(
@@ -87,23 +88,23 @@ def test_name_of_a_participant_is_the_templates_to_write() -> None:
 )
 def test_broken_template_is_the_requests_error(template: str) -> None:
     """A template that fails costs its request, with the reason."""
-    with pytest.raises(InvalidRequestError, match="template refuses"):
+    with pytest.raises(ChatRefusedError, match="template refuses"):
         render(template)
 
 
 @pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ range(100001) | length }}"])
 def test_template_that_calculates_badly_is_the_requests_error(template: str) -> None:
     """A division by zero, or a range that the sandbox refuses, is not the node's failure."""
-    with pytest.raises(InvalidRequestError, match="template refuses"):
+    with pytest.raises(ChatRefusedError, match="template refuses"):
         render(template)
 
 
 @pytest.mark.parametrize("template", ESCAPES)
 def test_escape_from_the_sandbox_is_refused(template: str) -> None:
     """A template reaches no attribute beyond its values and changes nothing."""
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(ChatRefusedError):
         render(template)
-    assert [turn.role for turn in CHAT] == ["system", "user"]
+    assert [turn["role"] for turn in CHAT] == ["system", "user"]
 
 
 @pytest.mark.parametrize("name", ["config", "request", "open", "__import__", "session", "g"])

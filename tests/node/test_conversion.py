@@ -7,22 +7,7 @@ import msgspec
 import pytest
 
 from node.api import conversion, schema
-from node.engine.protocol import Described
 from node.errors import InvalidRequestError
-
-DESCRIBED = Described(
-    engine="e",
-    architecture="llama",
-    quantization="F16",
-    size_bytes=1,
-    layers=1,
-    context_length=8,
-    position_bytes=1,
-    chat_template="{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
-    control_tokens={},
-    bos="<s>",
-    eos="</s>",
-)
 
 
 def read(decoder: msgspec.json.Decoder[Any], **body: Any) -> Any:
@@ -30,24 +15,30 @@ def read(decoder: msgspec.json.Decoder[Any], **body: Any) -> Any:
 
 
 def test_completion_is_text_alone() -> None:
-    """A prompt names no control tokens, whatever is in it."""
+    """A prompt stays the text that it is, whatever is in it."""
     asked = read(
         schema.completion_decoder, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4
     )
     wanted = conversion.completion_request(asked, "m", "r", "c")
     assert (wanted.model_id, wanted.request_id, wanted.client) == ("m", "r", "c")
-    assert (wanted.prompt, wanted.control_tokens, wanted.embed) == ("<s>a", False, False)
+    assert (wanted.prompt, wanted.embed) == ("<s>a", False)
     assert (wanted.max_tokens, wanted.stops, wanted.streamed) == (3, ("b",), True)
     assert wanted.sampling.seed == 4
 
 
-def test_chat_is_written_by_the_template() -> None:
-    """A chat's prompt is the template's, which may name control tokens."""
-    asked = read(
-        schema.chat_decoder, messages=[{"role": "user", "content": "a"}], max_completion_tokens=5
+def test_chat_is_the_templates_to_write() -> None:
+    """Turns reach the template: parts on lines of their own, OpenAI's developer as system."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": parts, "name": "Ann"},
+    ]
+    asked = read(schema.chat_decoder, messages=messages, max_completion_tokens=5)
+    wanted = conversion.chat_request(asked, "m", "r")
+    assert wanted.prompt == (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "a\nb", "name": "Ann"},
     )
-    wanted = conversion.chat_request(asked, DESCRIBED, "m", "r")
-    assert (wanted.prompt, wanted.control_tokens) == ("[user]a", True)
     assert (wanted.max_tokens, wanted.streamed, wanted.embed) == (5, False, False)
 
 
@@ -71,7 +62,7 @@ def test_nul_is_refused_wherever_it_is() -> None:
         conversion.completion_request(asked, "m", "r")
     assert refused.value.parameter == "prompt"
     with pytest.raises(InvalidRequestError) as refused:
-        conversion.chat_request(chat, DESCRIBED, "m", "r")
+        conversion.chat_request(chat, "m", "r")
     assert refused.value.parameter == "messages"
     with pytest.raises(InvalidRequestError) as refused:
         conversion.embedding_requests(vectors, "m", "r")

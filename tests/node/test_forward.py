@@ -30,7 +30,6 @@ def request(**changed: object) -> InferenceRequest:
     fields: dict[str, object] = {
         "model_id": "m",
         "prompt": "Once ä",
-        "control_tokens": True,
         "max_tokens": 9,
         "sampling": Sampling(0.8, 40, 0.95, 1.1, -5),
         "stops": ("END", "\n"),
@@ -45,8 +44,10 @@ def request(**changed: object) -> InferenceRequest:
 
 
 def test_question_is_read_back_the_same() -> None:
-    """Another node reads what was asked."""
+    """Another node reads what was asked, a text or a chat."""
     assert wire.read_request(wire.pack_request(request())) == request()
+    chat = request(prompt=({"role": "user", "content": "ä"},))
+    assert wire.read_request(wire.pack_request(chat)) == chat
 
 
 @given(garbage=st.binary(max_size=64))

@@ -33,7 +33,6 @@ def generation(
     request = InferenceRequest(
         model_id="m",
         prompt="p",
-        control_tokens=False,
         max_tokens=0,
         sampling=Sampling(0, 1, 1, 1, 1),
         stops=stops,

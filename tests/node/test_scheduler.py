@@ -55,7 +55,6 @@ class Place:
         request = InferenceRequest(
             model_id="m",
             prompt="p",
-            control_tokens=False,
             max_tokens=max_tokens,
             sampling=Sampling(0, 1, 1, 1, 1),
             stops=stops,
@@ -151,7 +150,7 @@ async def test_request_is_served_to_its_end(autojump_clock: MockClock, children:
     async with open_place(children) as (place, child):
         asked = place.admit()
         command = await child.hear()
-        assert command == protocol.Generate(asked.identity, "p", False, 7, asked.request.sampling)
+        assert command == protocol.Generate(asked.identity, "p", 7, asked.request.sampling)
         await child.say_tokens(asked.identity, "one", " two")
         await child.finish(asked.identity, "length")
         assert await read_all(asked) == ("one two", Ending("length", 3, 1, 2))
@@ -189,7 +188,6 @@ async def test_unknown_model_is_refused_and_not_counted(
         request = InferenceRequest(
             model_id="other",
             prompt="p",
-            control_tokens=False,
             max_tokens=0,
             sampling=Sampling(0, 1, 1, 1, 1),
         )

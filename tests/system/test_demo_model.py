@@ -11,10 +11,9 @@ import httpx
 import pytest
 import xllamacpp
 
-from node.api.chat import render_chat
-from node.api.schema import Message
 from node.demo import MODEL_PATH
 from node.demo.corpus import write_texts
+from node.engine.chat import render_chat
 from node.engine.ctransformers import CTransformersEngine
 from node.engine.header import read_header
 from node.engine.protocol import Sampling
@@ -60,8 +59,8 @@ def test_engine_answers_as_in_training(
 ) -> None:
     """Prompt tokens and greedy answer are those that PyTorch gave with the same weights."""
     if "messages" in reference:
-        messages = [Message(m["role"], m["content"]) for m in reference["messages"]]
-        prompt = render_chat(DESCRIBED.chat_template, messages, DESCRIBED.bos, DESCRIBED.eos)
+        turns = reference["messages"]
+        prompt = render_chat(DESCRIBED.chat_template, turns, DESCRIBED.bos, DESCRIBED.eos)
     else:
         prompt = reference["text"]
     tokens = engine.tokenize(prompt, control_tokens="messages" in reference)

@@ -104,7 +104,7 @@ def demo() -> Iterator[Child]:
 
 def test_cancel_stops_within_one_token_step(slow: Child) -> None:
     """After a cancel at most the token in work, and the one drawn before it was heard, come."""
-    slow.send(Generate(1, "one two", False, 1000, GREEDY))
+    slow.send(Generate(1, "one two", 1000, GREEDY))
     while not isinstance(slow.receive(), Sampled):
         pass
     slow.process.send_signal(signal.SIGSTOP)  # nothing is drawn between the look and the cancel
@@ -119,7 +119,7 @@ def test_cancel_stops_within_one_token_step(slow: Child) -> None:
 
 def test_cancel_stops_a_prompt_between_chunks(slow: Child) -> None:
     """A long prompt reports progress by chunks and can be left in the middle."""
-    slow.send(Generate(1, "word " * 300, False, 10, GREEDY))
+    slow.send(Generate(1, "word " * 300, 10, GREEDY))
     first = slow.receive()
     assert isinstance(first, Evaluated)
     assert (first.done, first.cached) == (8, 0)
@@ -132,9 +132,9 @@ def test_cancel_stops_a_prompt_between_chunks(slow: Child) -> None:
 
 def test_cancel_of_a_request_that_is_over_harms_no_other(demo: Child) -> None:
     """A cancel that crossed the end of its request leaves the next one alone."""
-    demo.send(Generate(1, "Once", False, 2, GREEDY), Cancel(1), Cancel(1))
+    demo.send(Generate(1, "Once", 2, GREEDY), Cancel(1), Cancel(1))
     demo.until_finished()
-    demo.send(Cancel(1), Generate(2, "Once", False, 5, GREEDY))
+    demo.send(Cancel(1), Generate(2, "Once", 5, GREEDY))
     end = demo.until_finished()[-1]
     assert isinstance(end, Finished)
     assert (end.request, end.reason) == (2, "length")
@@ -144,9 +144,9 @@ def test_shared_prefix_is_not_evaluated_again(demo: Child) -> None:
     """A prompt that begins as the one before only evaluates what is new, with the same answer."""
     texts = []
     for request, prompt in enumerate(("Once upon a time there", "Cats", "Once upon a time there")):
-        demo.send(Generate(request, prompt, False, 12, GREEDY))
+        demo.send(Generate(request, prompt, 12, GREEDY))
         texts.append(_text(demo.until_finished()))
-    demo.send(Generate(9, "Once upon a time there", False, 12, GREEDY))
+    demo.send(Generate(9, "Once upon a time there", 12, GREEDY))
     results = demo.until_finished()
     first = results[0]
     assert isinstance(first, Evaluated)
@@ -160,7 +160,7 @@ def test_text_outside_the_vocabulary_is_safe(demo: Child) -> None:
     The library's own tokenize() writes past its buffer for such text.
     """
     for request, prompt in enumerate(("\N{PILE OF POO}" * 60, "   " * 60, "\x00\x01é中" * 20)):
-        demo.send(Generate(request, prompt, False, 4, GREEDY))
+        demo.send(Generate(request, prompt, 4, GREEDY))
         end = demo.until_finished()[-1]
         assert isinstance(end, Finished)
         assert end.reason in ("length", "stop", "too_long")
@@ -168,7 +168,7 @@ def test_text_outside_the_vocabulary_is_safe(demo: Child) -> None:
 
 def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
     """A prompt that leaves no room for an answer is refused with both numbers."""
-    demo.send(Generate(1, "word " * 1000, False, 4, GREEDY))
+    demo.send(Generate(1, "word " * 1000, 4, GREEDY))
     end = demo.receive()
     assert isinstance(end, Finished)
     assert end.reason == "too_long"
@@ -178,7 +178,7 @@ def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
 def test_prompt_longer_than_allowed_is_refused() -> None:
     """The limit on prompts holds below the context's, and is named."""
     child = Child(MODEL_PATH, prompt_limit=5)
-    child.send(Generate(1, "word " * 9, False, 4, GREEDY))
+    child.send(Generate(1, "word " * 9, 4, GREEDY))
     end = child.receive()
     assert isinstance(end, Finished)
     assert (end.reason, "may have 5" in end.message) == ("too_long", True)
@@ -219,7 +219,7 @@ def test_results_do_not_depend_on_how_a_text_was_evaluated(slow_model: Path) -> 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_answer_goes_on_in_another_child_as_in_its_own(demo: Child, sampling: Sampling) -> None:
     """Given the tokens so far, another child draws what the first would have drawn."""
-    command = Generate(1, "Once upon a time", False, 60, sampling)
+    command = Generate(1, "Once upon a time", 60, sampling)
     demo.send(command)
     whole = _tokens(demo.until_finished())
     other = Child(MODEL_PATH, batch_tokens=8)
@@ -234,7 +234,7 @@ def test_answer_goes_on_in_another_child_as_in_its_own(demo: Child, sampling: Sa
 
 def test_answer_ends_where_the_context_does(demo: Child) -> None:
     """Without a limit an answer goes on to its end or to the end of the context, never past it."""
-    demo.send(Generate(1, "Once " * 200, False, 0, GREEDY))
+    demo.send(Generate(1, "Once " * 200, 0, GREEDY))
     results = demo.until_finished()
     evaluated = results[0]
     assert isinstance(evaluated, Evaluated)
@@ -246,7 +246,7 @@ def test_child_survives_the_terminals_signals(demo: Child) -> None:
     """SIGINT and SIGTERM are for the node, which drains; the child goes on."""
     for number in (signal.SIGINT, signal.SIGTERM):
         demo.process.send_signal(number)
-    demo.send(Generate(1, "Once", False, 3, GREEDY))
+    demo.send(Generate(1, "Once", 3, GREEDY))
     assert isinstance(demo.until_finished()[-1], Finished)
 
 

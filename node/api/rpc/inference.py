@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from protobuf import Oneof
 
 from node.api import conversion, schema
-from node.api.requests import read_whole, wait_described
+from node.api.requests import read_whole
 from node.api.rpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
 from node.api.rpc.interceptors import Context, client_of, deadline_seconds, request_id
@@ -68,7 +68,7 @@ class InferenceService(Inference):
 
     async def generate(self, request: pb.GenerateRequest, ctx: Context) -> pb.GenerateResponse:
         """Answer whole."""
-        generation = await self._admit(request, ctx, streamed=False)
+        generation = self._admit(request, ctx, streamed=False)
         text, ending = await read_whole(generation)
         return pb.GenerateResponse(text=text, ending=_ending(generation, ending))
 
@@ -76,7 +76,7 @@ class InferenceService(Inference):
         self, request: pb.GenerateRequest, ctx: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Answer in pieces, several tokens in one if many are there. Closed, it leaves."""
-        generation = await self._admit(request, ctx, streamed=True)
+        generation = self._admit(request, ctx, streamed=True)
         try:
             while isinstance(received := await generation.receive(), Delta):
                 more = generation.receive_more()
@@ -144,13 +144,11 @@ class InferenceService(Inference):
         ]
         return pb.GetPeersResponse(peers=peers)
 
-    async def _admit(
-        self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool
-    ) -> Generation:
-        wanted = await self._want(request, request_id(ctx), streamed=streamed)
+    def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Generation:
+        wanted = self._want(request, request_id(ctx), streamed=streamed)
         return self._scheduler.admit(replace(wanted, deadline_seconds=deadline_seconds(ctx)))
 
-    async def _want(
+    def _want(
         self, request: pb.GenerateRequest, identity: str, *, streamed: bool
     ) -> InferenceRequest:
         fields: dict[str, Any] = {field.name: request[field] for field in request}
@@ -160,8 +158,7 @@ class InferenceService(Inference):
         if chat is not None:
             fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
             turns = schema.convert(fields, ChatRequest)
-            described = await wait_described(self._scheduler, model_id)
-            return conversion.chat_request(turns, described, model_id, identity, client_of())
+            return conversion.chat_request(turns, model_id, identity, client_of())
         if "prompt" not in fields:
             raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
         asked = schema.convert(fields, CompletionRequest)
