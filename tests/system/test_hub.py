@@ -108,29 +108,40 @@ def test_broken_connection_goes_on_where_it_was(hub: Hub, caplog: pytest.LogCapt
 
 
 def test_killed_download_goes_on_at_the_next_start(hub: Hub, tmp_path: Path) -> None:
-    """A download that hangs is ended at once by a cancel; the next one asks for the rest."""
+    """What a process that was killed with -9 had written is not fetched again."""
     hub.hold = threading.Event()
     hub.cuts = [3 * MIB]
     incomplete = blobs(tmp_path) / f"{hub.hash}.incomplete"
+    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        wait_for(lambda: incomplete.exists() and incomplete.stat().st_size >= 2 * MIB)
+        process.kill()
+    hub.hold.set()
+    kept = incomplete.stat().st_size
+    path, told = fetch()
+    assert path.read_bytes() == hub.content
+    assert hub.of_storage()[-1].headers["range"] == f"bytes={kept}-"
+    assert told[0][0] == kept
+    assert not incomplete.exists()
+
+
+def test_download_that_hangs_is_ended_at_once(hub: Hub) -> None:
+    """A cancel does not wait for the connection, and leaves no process behind."""
+    hub.hold = threading.Event()
+    hub.cuts = [0]
 
     async def run() -> None:
         with trio.fail_after(30) as limit, trio.CancelScope() as scope:
 
-            def leave(done: int, _total: int) -> None:
-                if done >= 2 * MIB:
-                    limit.deadline = trio.current_time() + 5
-                    scope.cancel()
+            def leave(_done: int, _total: int) -> None:
+                limit.deadline = trio.current_time() + 5
+                scope.cancel()
 
             await download.fetch(FILE, leave)
 
     trio.run(run)
-    kept = incomplete.stat().st_size
+    assert not psutil.Process().children()
     hub.hold.set()
-    path, told = fetch()
-    assert path.read_bytes() == hub.content
-    assert hub.of_storage()[-1].headers["range"] == f"bytes={kept}-"
-    assert told[0][0] == kept >= 2 * MIB
-    assert not incomplete.exists()
 
 
 def test_server_without_ranges_sends_it_anew(hub: Hub) -> None:
