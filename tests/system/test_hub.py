@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -250,20 +251,17 @@ def test_other_protocol_is_not_used_even_where_it_is_offered(hub: Hub) -> None:
 
 def test_two_nodes_fetch_it_once(hub: Hub) -> None:
     """Who comes second waits for the first, and both have the file."""
+    hub.hold = threading.Event()
+    hub.cuts = [MIB]
     paths: list[Path] = []
-
-    async def one() -> None:
-        paths.append(await download.fetch(FILE, lambda _done, _total: None))
-
-    async def run() -> None:
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(one)
-                nursery.start_soon(one)
-
-    trio.run(run)
+    with ThreadPoolExecutor(2) as nodes:
+        for _ in range(2):
+            nodes.submit(lambda: paths.append(fetch()[0]))
+        wait_for(lambda: len([asked for asked in hub.asked if asked.method == "HEAD"]) == 2)
+        hub.hold.set()
+    assert len(paths) == 2
     assert paths[0] == paths[1]
-    assert len(hub.of_storage()) == 1
+    assert [asked.headers["range"] for asked in hub.of_storage()] == ["bytes=0-", f"bytes={MIB}-"]
 
 
 def test_named_revision_is_the_one_that_is_asked_for(hub: Hub) -> None:
