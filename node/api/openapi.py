@@ -67,11 +67,18 @@ _MODEL_ID: Final = {
 }
 
 
+_CHUNKS: Final[dict[type, type]] = {
+    answer.Completion: answer.Completion,
+    answer.ChatCompletion: answer.ChatChunk,
+}
+"""What each event of a stream holds (an error apart); the specification has no word for it."""
+
+
 def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _reference(answered)}}
-    if answered in (answer.Completion, answer.ChatCompletion):
-        # With `stream`: events whose data is a chunk, and at the end the word [DONE].
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+    if answered in _CHUNKS:
+        events = {"type": "string", "x-event-data": _reference(_CHUNKS[answered])}
+        content["text/event-stream"] = {"schema": events}
     refused = {"description": "Refused", **_json(schema.ErrorBody)}
     return {
         "operationId": name,
