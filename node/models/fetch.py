@@ -121,6 +121,7 @@ def _fetch_blob(file: HubFile, found: HfFileMetadata, blob: Path) -> None:
     _fetch_bytes(file, found, incomplete, _Progress(size))
     _send(Noted("checking its hash"))
     with incomplete.open("rb") as whole:
+        os.fsync(whole.fileno())  # what has its name by now is trusted for ever
         got = hashlib.file_digest(whole, "sha256").hexdigest()
     if got != blob.name:
         incomplete.unlink()
