@@ -1,20 +1,20 @@
-"""Renders a cut of the state for Prometheus; the only module that imports prometheus_client.
+"""Writes a cut of the state for Prometheus; the only module that imports prometheus_client.
 
-A registry and a collector live for one scrape: the collector shows one cut, so that concurrent
-scrapes share nothing and each is consistent in itself.
+A test holds that the text is, to the byte, what the library's own writers give for the same
+samples. Those take ten times as long and keep an object for each line: at 100,000 lines so many
+that collecting them stops the receiving of events for tens of milliseconds.
 """
 
+import functools
 import gzip
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest, samples
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from exporter.catalogue import PREFIX, Family
@@ -23,7 +23,15 @@ from exporter.histogram import Exemplar, Histogram
 from exporter.nodes import Labels
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-"""Whatever version was asked for: the library labels a 1.0 body as 2.0 to who asks for that."""
+"""Whatever version was asked for."""
+_STRIDE_BYTES: Final = 64 * 1024
+"""Half a millisecond of writing."""
+_PAUSE_SECONDS: Final = 20e-6
+_number: Final[Callable[[float], str]] = floatToGoString
+_BOUND: Final = "le="
+_ESCAPES: Final = {"\\": r"\\", "\n": r"\n"}
+_LINE: Final = str.maketrans(_ESCAPES)
+_QUOTED: Final = str.maketrans(_ESCAPES | {'"': r"\""})
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,10 @@ class Wanted:
     names: Sequence[str] = ()
     """Sample names to show; none for all."""
 
+    def shows(self, name: str) -> bool:
+        """Tell whether samples of a name are to be shown."""
+        return not self.names or name in self.names
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -45,63 +57,105 @@ class Rendered:
 
 
 def render(cut: Cut, wanted: Wanted) -> Rendered:
-    """Write a cut. Takes about 10 microseconds a line: run it in a worker thread."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_CutCollector(cut))
-    shown = registry.restricted_registry(wanted.names) if wanted.names else registry
+    """Write a cut. Takes about a microsecond a line: run it in a worker thread.
+
+    It pauses often, as a thread that computes lets nobody else have the interpreter for 5 ms at a
+    time, and a batch of events needs it several times.
+    """
+    written = bytearray()
+    due = _STRIDE_BYTES
+    for text in _pieces(cut, wanted):
+        written += text.encode()
+        if len(written) >= due:
+            time.sleep(_PAUSE_SECONDS)
+            due = len(written) + _STRIDE_BYTES
+    body = gzip.compress(written, 1) if wanted.compressed else bytes(written)
+    return Rendered(_OPENMETRICS if wanted.openmetrics else CONTENT_TYPE_PLAIN_0_0_4, body)
+
+
+def _pieces(cut: Cut, wanted: Wanted) -> Iterator[str]:
+    """Give the text, series by series."""
+    for family, numbers in cut.numbers.items():
+        yield from _numbers(family, numbers, wanted)
+    for family, histograms in cut.histograms.items():
+        yield from _histograms(family, histograms, wanted)
     if wanted.openmetrics:
-        content_type = _OPENMETRICS
-        body: bytes = generate_openmetrics(shown)  # type: ignore[no-untyped-call]
-    else:
-        content_type, body = CONTENT_TYPE_PLAIN_0_0_4, generate_latest(shown)
-    return Rendered(content_type, gzip.compress(body, 1) if wanted.compressed else body)
+        yield "# EOF\n"
 
 
-class _CutCollector(Collector):
-    def __init__(self, cut: Cut) -> None:
-        self._cut = cut
-
-    def describe(self) -> Iterable[Metric]:
-        """Give the families without series: the registry learns their names from this."""
-        for family in (*self._cut.numbers, *self._cut.histograms):
-            yield _numbers(family, {}) if family.kind != "histogram" else _histograms(family, {})
-
-    def collect(self) -> Iterator[Metric]:
-        """Give every family that has series."""
-        for family, numbers in self._cut.numbers.items():
-            if numbers:
-                yield _numbers(family, numbers)
-        for family, histograms in self._cut.histograms.items():
-            if histograms:
-                yield _histograms(family, histograms)
+def _numbers(family: Family, series: dict[Labels, float], wanted: Wanted) -> Iterator[str]:
+    name = _stem(family) + ("_total" if family.kind == "counter" else "")
+    if series and wanted.shows(name):
+        yield _head(family, openmetrics=wanted.openmetrics)
+        for labels, value in series.items():
+            yield f"{name}{_braced(_pairs(family, labels))} {_number(value)}\n"
 
 
-def _numbers(family: Family, series: dict[Labels, float]) -> Metric:
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(PREFIX + family.name, family.help, labels=family.labels)
-    for labels, value in series.items():
-        metric.add_metric(labels, value)
-    return metric
+def _histograms(family: Family, series: dict[Labels, Histogram], wanted: Wanted) -> Iterator[str]:
+    bucket, count, total = (_stem(family) + ending for ending in ("_bucket", "_count", "_sum"))
+    shown = {name for name in (bucket, count, total) if wanted.shows(name)}
+    if series and shown:
+        yield _head(family, openmetrics=wanted.openmetrics)
+        for labels, histogram in series.items():
+            pairs = _pairs(family, labels)
+            if bucket in shown:
+                yield _buckets(bucket, pairs, histogram, with_examples=wanted.openmetrics)
+            if count in shown:
+                yield f"{count}{_braced(pairs)} {_number(sum(histogram.counts))}\n"
+            if total in shown:
+                yield f"{total}{_braced(pairs)} {_number(histogram.sum)}\n"
 
 
-def _histograms(family: Family, series: dict[Labels, Histogram]) -> Metric:
-    metric = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
-    for labels, histogram in series.items():
-        metric.add_metric(labels, _buckets(histogram), histogram.sum)
-    return metric
+def _stem(family: Family) -> str:
+    """Give what the names of a family's samples begin with."""
+    name = PREFIX + family.name
+    return name.removesuffix("_total") if family.kind == "counter" else name
 
 
-def _buckets(
-    histogram: Histogram,
-) -> list[tuple[str, float] | tuple[str, float, samples.Exemplar]]:
-    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    buckets: list[tuple[str, float] | tuple[str, float, samples.Exemplar]] = [
-        *zip(bounds, accumulate(histogram.counts), strict=True)
+def _head(family: Family, *, openmetrics: bool) -> str:
+    name, about = _stem(family), family.help.translate(_QUOTED if openmetrics else _LINE)
+    if family.kind == "counter" and not openmetrics:
+        name += "_total"
+    return f"# HELP {name} {about}\n# TYPE {name} {family.kind}\n"
+
+
+def _pairs(family: Family, labels: Labels) -> list[str]:
+    """Write each label with its value, in the order of their names."""
+    return [f'{name}="{labels[at].translate(_QUOTED)}"' for name, at in _order(family)]
+
+
+@functools.cache
+def _order(family: Family) -> list[tuple[str, int]]:
+    return sorted((name, at) for at, name in enumerate(family.labels))
+
+
+def _braced(pairs: Sequence[str]) -> str:
+    return f"{{{','.join(pairs)}}}" if pairs else ""
+
+
+def _buckets(name: str, pairs: list[str], histogram: Histogram, *, with_examples: bool) -> str:
+    """Write the lines of the buckets, each with all that is below it."""
+    place = bisect_left(pairs, _BOUND)  # they are in the order of their names
+    before = "".join(pair + "," for pair in pairs[:place])
+    after = "".join("," + pair for pair in pairs[place:])
+    lines = [
+        f'{name}{{{before}le="{bound}"{after}}} {_number(count)}\n'
+        for bound, count in zip(
+            _bounds(histogram.bounds), accumulate(histogram.counts), strict=True
+        )
     ]
-    for index, one in histogram.exemplars.items():
-        buckets[index] = (*buckets[index][:2], _exemplar(one))
-    return buckets
+    if with_examples:
+        for index, one in histogram.exemplars.items():
+            lines[index] = f"{lines[index][:-1]} # {_example(one)}\n"
+    return "".join(lines)
 
 
-def _exemplar(one: Exemplar) -> samples.Exemplar:
-    return samples.Exemplar({"request_id": one.request_id}, one.value, one.at)
+@functools.lru_cache(maxsize=256)
+def _bounds(bounds: tuple[float, ...]) -> list[str]:
+    """Write the bounds of buckets; there are few families, and so few different ones."""
+    return [*map(_number, bounds), "+Inf"]
+
+
+def _example(one: Exemplar) -> str:
+    request_id = one.request_id.translate(_QUOTED)
+    return f'{{request_id="{request_id}"}} {_number(one.value)} {one.at}'

@@ -1,12 +1,11 @@
 """The exporter's composition root: opens everything in order; its nested blocks are lifetimes."""
 
 import functools
+import gc
 import ipaddress
 import logging
 import signal
-import sys
 from contextlib import closing
-from typing import Final
 
 import sdnotify
 import trio
@@ -20,10 +19,6 @@ from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
 from shared.secret import BearerTokens, parse_tokens
 
-_SWITCH_SECONDS: Final = 0.001
-"""How long a rendering thread keeps the interpreter lock (CPython's default is 5 ms). A batch needs
-it several times, and waits so long each time while a large scrape is rendered."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +28,9 @@ async def run(settings: ExporterSettings) -> None:
     Raises:
         StartupError: The exporter cannot start here (in a group).
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    # What the imports made lives as long as the process: looking at it again in every full
+    # collection of garbage would stop the receiving of events for milliseconds.
+    gc.freeze()
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     health = HealthChecks(store, settings.engine_silence_seconds)

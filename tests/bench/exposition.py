@@ -4,7 +4,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ _SCRAPES: Final = 200
 _SCRAPE_PAUSE_SECONDS: Final = 0.02
 _MANY_ROUTES: Final = 5556
 """Each a counter and a histogram of 14 buckets, 18 series: 100,008 in all."""
-_MANY_SCRAPES: Final = 5
+_MANY_SCRAPES: Final = 9
+_IDLE_SECONDS: Final = 0.3
 
 
 def measure() -> list[Row]:
@@ -64,25 +66,27 @@ def _paced(ended: threading.Event) -> Iterator[bytes]:
 
 
 def _with_many_series() -> Iterator[Row]:
-    with (
-        tempfile.TemporaryDirectory() as name,
-        run_exporter(Path(name)) as exporter,
-        ThreadPoolExecutor(1) as asker,
-    ):
-        _fill(Path(name))
-        ended = threading.Event()
-        idle = asker.submit(_longest_exchange, Path(name), ended)
-        time.sleep(2)
-        ended.set()
-        ended = threading.Event()
-        waiting = asker.submit(_longest_exchange, Path(name), ended)
-        scrapes: list[Scrape] = [scrape(exporter) for _ in range(_MANY_SCRAPES)]
-        ended.set()
+    with tempfile.TemporaryDirectory() as name, run_exporter(Path(name)) as exporter:
+        directory = Path(name)
+        _fill(directory)
+        idle = [_longest_exchange(directory, _pause) for _ in range(_MANY_SCRAPES)]
+        scrapes: list[Scrape] = []
+        waits = [
+            _longest_exchange(directory, lambda: scrapes.append(scrape(exporter)))
+            for _ in range(_MANY_SCRAPES)
+        ]
     seconds = statistics.median(one.seconds for one in scrapes)
     what = f"longest wait of a batch while {scrapes[0].series} series are rendered ({_ms(seconds)})"
-    longest = waiting.result()
+    # The median over the scrapes: one hiccup of the machine is not the longest of them all.
+    longest = statistics.median(waits)
     yield Row(what, _ms(longest), "50 ms", f"{longest / 0.05:.2f}", "<= 1")
-    yield Row("  ... while nothing is", _ms(idle.result()), "", "")
+    yield Row(f"  ... the longest of {_MANY_SCRAPES} scrapes", _ms(max(waits)), "", "")
+    for which, choose in (("median", statistics.median), ("longest", max)):
+        yield Row(f"  ... while nothing is rendered, {which}", _ms(choose(idle)), "", "")
+
+
+def _pause() -> None:
+    time.sleep(_IDLE_SECONDS)
 
 
 def _fill(runtime_dir: Path) -> None:
@@ -98,19 +102,27 @@ def _drain(outbox: Outbox) -> Iterator[bytes]:
         outbox.acknowledge()
 
 
-def _longest_exchange(runtime_dir: Path, ended: threading.Event) -> float:
-    """Send small batches without a pause and give the longest time to an answer, in seconds."""
+def _longest_exchange(runtime_dir: Path, meanwhile: Callable[[], None]) -> float:
+    """Send small batches while something is done; give the longest time to an answer, seconds."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as asker:
+        longest = asker.submit(_ask, runtime_dir, ended)
+        meanwhile()
+        ended.set()
+        return longest.result()
+
+
+def _ask(runtime_dir: Path, ended: threading.Event) -> float:
     longest = 0.0
     with pynng.Req0(send_timeout=5000, recv_timeout=5000) as socket:
         socket.dial(f"ipc://{runtime_dir / wire.SOCKET_NAME}", block=True)
-        outbox = Outbox("asker", "session", 0.0)
-        while True:
+        outbox = Outbox("asker", uuid.uuid4().hex, 0.0)
+        while not ended.is_set():
             began = time.perf_counter()
             socket.send(outbox.next_batch(0.0))
             socket.recv()
             longest = max(longest, time.perf_counter() - began)
-            if ended.is_set():
-                return longest
+    return longest
 
 
 def _ms(seconds: float) -> str:

@@ -4,15 +4,20 @@ import gzip
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
-from prometheus_client.samples import Sample
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.utils import floatToGoString
 
 from exporter import catalogue as c
 from exporter.catalogue import FAMILIES, PREFIX
@@ -20,8 +25,9 @@ from exporter.cut import Cut, take_cut
 from exporter.exposition import Wanted, render
 from exporter.nodes import Session
 from exporter.state import State
-from tests.builders import every_event
+from tests.builders import every_event, finished
 
+_written: Callable[[float], str] = floatToGoString
 FORMATS = [False, True]
 both_formats = pytest.mark.parametrize("openmetrics", FORMATS, ids=["text", "openmetrics"])
 
@@ -33,7 +39,8 @@ def lived_in() -> State:
         node = state.node(node_id)
         node.up = True
         session = node.sessions.setdefault("s1", Session("s1"))
-        state.apply(node, session, every_event(model_id)[:-1])
+        example = msgspec.structs.replace(finished(model_id), request_id=f"{node_id}-request")
+        state.apply(node, session, [*every_event(model_id)[:-1], example])
         for family in FAMILIES:
             if not family.derived and family.scope == "exporter":
                 labels = tuple(family.vocabulary.get(label, ("x",))[0] for label in family.labels)
@@ -100,6 +107,76 @@ def test_every_value_is_shown(*, openmetrics: bool) -> None:
                 with_bound = tuple(sorted({**pairs, "le": bound}.items()))
                 expected[PREFIX + family.name + "_bucket", with_bound] = count
     assert read_back == expected
+
+
+class _Library(Collector):
+    """The samples of a cut, given to the client library as its documentation has it."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+
+    def collect(self) -> Iterable[Metric]:
+        for family, numbers in self._cut.numbers.items():
+            kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric: CounterMetricFamily | GaugeMetricFamily = kind(
+                PREFIX + family.name, family.help, labels=family.labels
+            )
+            for labels, value in numbers.items():
+                metric.add_metric(labels, value)
+            if numbers:
+                yield metric
+        for family, histograms in self._cut.histograms.items():
+            shown = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
+            for labels, histogram in histograms.items():
+                bounds = [*map(_written, histogram.bounds), "+Inf"]
+                reached = itertools.accumulate(histogram.counts)
+                examples = {
+                    index: Exemplar({"request_id": one.request_id}, one.value, one.at)
+                    for index, one in histogram.exemplars.items()
+                }
+                buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+                    (bound, count, examples[index]) if index in examples else (bound, count)
+                    for index, (bound, count) in enumerate(zip(bounds, reached, strict=True))
+                ]
+                shown.add_metric(labels, buckets, histogram.sum)
+            if histograms:
+                yield shown
+
+
+def library_text(cut: Cut, *, openmetrics: bool) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Library(cut))
+    if openmetrics:
+        return str(generate_openmetrics(registry).decode())  # type: ignore[no-untyped-call]
+    return generate_latest(registry).decode()
+
+
+@both_formats
+def test_text_is_what_the_client_library_writes(*, openmetrics: bool) -> None:
+    """Every family, every label and every exemplar is written as Prometheus's own library does."""
+    cut = take_cut(lived_in())
+    assert any(one.exemplars for one in cut.histograms[c.LATENCY].values())
+    assert show(cut, openmetrics=openmetrics) == library_text(cut, openmetrics=openmetrics)
+
+
+@given(
+    st.text(max_size=20),
+    st.text(max_size=20),
+    st.lists(st.floats(min_value=0, allow_infinity=False), max_size=5),
+)
+def test_any_text_is_what_the_client_library_writes(
+    model_id: str, request_id: str, values: list[float]
+) -> None:
+    """Whatever the labels, the exemplars and the numbers are, to the byte."""
+    state = State()
+    for value in values:
+        event = msgspec.structs.replace(finished(model_id), seconds=value, request_id=request_id)
+        state.apply(state.node("n1"), Session("s1"), [event])
+        state.move(c.QUEUE_DEPTH, ("n1", model_id), value)
+        state.move(c.TOKENS_GENERATED, ("n1", model_id), value)
+    cut = take_cut(state)
+    for openmetrics in FORMATS:
+        assert show(cut, openmetrics=openmetrics) == library_text(cut, openmetrics=openmetrics)
 
 
 @both_formats
