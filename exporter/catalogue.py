@@ -20,6 +20,8 @@ _E2E: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 _PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_CALL: Final = (0.01, 0.1, 1, 10)
+"""Few, as each route, method and status has its own; what a model needs is told finer above."""
 _CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -69,6 +71,11 @@ class Family:
         """Labels past the owner's that can take any value."""
         owner = {"node": 1, "model": 2, "exporter": 0}[self.scope]
         return tuple(label for label in self.labels[owner:] if label not in self.vocabulary)
+
+    @property
+    def grows(self) -> bool:
+        """Whether how many series it has depends on more than how many nodes there are."""
+        return self.scope == "model" or (self.scope == "node" and bool(self.open_labels))
 
 
 def _counter(
@@ -276,7 +283,7 @@ RPC_REQUESTS: Final = _counter(
 )
 RPC_LATENCY: Final = _histogram(
     "rpc_latency_seconds",
-    _E2E,
+    _CALL,
     "Seconds that a call over gRPC took.",
     *_NODE,
     "method",
@@ -292,7 +299,7 @@ HTTP_REQUESTS: Final = _counter(
 )
 HTTP_DURATION: Final = _histogram(
     "http_request_duration_seconds",
-    _E2E,
+    _CALL,
     "Seconds from an HTTP request to the end of its response.",
     *_NODE,
     "route",
@@ -469,7 +476,9 @@ QUARANTINED: Final = _counter(
     "kind",
     kind=("tail", "log", "snapshot", "poison"),
 )
-SERIES: Final = _gauge("exporter_series", "Series held, by metric.", "metric", derived=True)
+SERIES: Final = _gauge(
+    "exporter_series", "Series held, by metric that can grow.", "metric", derived=True
+)
 FOLDED: Final = _counter(
     "exporter_series_folded_total",
     "Samples whose label value went into `other`, by metric and label.",

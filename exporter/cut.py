@@ -39,7 +39,7 @@ def _derived_samples(state: State) -> Iterator[Sample]:
     for node in state.nodes.values():
         yield from _of_node(node)
     for family in FAMILIES:
-        if not family.derived:
+        if family.grows:
             yield c.SERIES, (family.name,), state.series_count(family)
     yield c.DURABLE, (), int(state.storage.durable)
     yield c.JOURNAL_BYTES, (), state.storage.journal_bytes

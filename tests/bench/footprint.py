@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shared import wire
-from shared.events import Event, HttpFinished
+from shared.events import Event, PeerAnswered
 from tests.bench import paced_node
 from tests.bench.load import mixed_events, pack, send
 from tests.bench.processes import Service, run_exporter, run_module
@@ -23,8 +23,8 @@ from tests.bench.table import Row
 
 _SECONDS: Final = 10.0
 _ROUNDS: Final = 2
-_ROUTES: Final = 35
-"""Of 18 series each; with those that every node has, about a thousand."""
+_PEERS: Final = 37
+"""Of 17 series each; with those that every node has, about a thousand."""
 _SCRAPES: Final = 20
 
 
@@ -47,7 +47,7 @@ def measure() -> list[Row]:
 def _measure_memory(exporter: Service, runtime_dir: Path) -> Iterator[Row]:
     began_bytes = exporter.process.memory_info().rss
     happened: list[Event] = mixed_events()
-    happened += [HttpFinished(f"/route/{route}", "GET", 200, 0.1) for route in range(_ROUTES)]
+    happened += [PeerAnswered(f"peer-{peer}", "survey", 0.1) for peer in range(_PEERS)]
     send(runtime_dir, pack(happened, len(happened), 1))
     cpu_began = _cpu_seconds(exporter)
     for _ in range(_SCRAPES):

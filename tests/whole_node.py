@@ -1,0 +1,86 @@
+"""All that a node with two models and four peers tells: every event, status, route and method."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Final, get_args
+
+import msgspec
+
+from shared import events
+from shared.events import Event
+from tests.builders import every_event, finished
+
+MODELS: Final = ("first", "second")
+PEERS: Final = ("n2", "n3", "n4", "n5")
+_COMPLETIONS: Final = (200, 400, 429, 499, 503)
+_ROUTES: Final = {
+    ("/", "GET"): (200,),
+    ("unknown", "GET"): (404,),
+    ("/health", "GET"): (200, 503),
+    ("/openapi.json", "GET"): (200,),
+    ("/v1/models", "GET"): (200,),
+    ("/v1/models/<path:model_id>", "GET"): (200, 404),
+    ("/v1/completions", "POST"): _COMPLETIONS,
+    ("/v1/chat/completions", "POST"): _COMPLETIONS,
+}
+_GENERATIONS: Final = (
+    "ok",
+    "invalid_argument",
+    "resource_exhausted",
+    "canceled",
+    "deadline_exceeded",
+    "unavailable",
+)
+_INFERENCE: Final = "distributed_llm.v1.Inference"
+_METHODS: Final = {
+    "grpc.health.v1.Health/Check": ("ok",),
+    "grpc.health.v1.Health/Watch": ("ok",),
+    f"{_INFERENCE}/Generate": _GENERATIONS,
+    f"{_INFERENCE}/GenerateStream": _GENERATIONS,
+    f"{_INFERENCE}/ListModels": ("ok",),
+    f"{_INFERENCE}/LoadModel": ("ok",),
+    f"{_INFERENCE}/UnloadModel": ("ok",),
+    f"{_INFERENCE}/GetResources": ("ok",),
+    f"{_INFERENCE}/GetPeers": ("ok",),
+}
+
+
+def whole_node() -> list[Event]:
+    """Give the events, those that take a model or a peer away left out."""
+    kept = [
+        event
+        for model_id in MODELS
+        for event in every_event(model_id)
+        if not isinstance(event, events.ModelUnloaded | events.PeerChanged | events.PeerAnswered)
+    ]
+    return [*kept, *_ends(), *_calls(), *_mesh()]
+
+
+def _ends() -> Iterator[Event]:
+    for model_id, status in itertools.product(MODELS, get_args(events.RequestStatus)):
+        yield msgspec.structs.replace(
+            finished(model_id), status=status, discarded_tokens=1, request_id=f"{model_id}-{status}"
+        )
+    for model_id, stage in itertools.product(MODELS, get_args(events.LoadStage)):
+        yield events.ModelLoadProgressed(model_id, stage, 3, 4)
+
+
+def _calls() -> Iterator[Event]:
+    for (route, method), statuses in _ROUTES.items():
+        for status in statuses:
+            yield events.HttpFinished(route, method, status, 0.5)
+    for method, codes in _METHODS.items():
+        for code in codes:
+            yield events.RpcFinished(method, code, 0.5)
+
+
+def _mesh() -> Iterator[Event]:
+    for peer in PEERS:
+        yield events.PeerChanged(peer, "alive", "online")
+        for operation in get_args(events.PeerOperation):
+            yield events.PeerAnswered(peer, operation, 0.002)
+    kinds = itertools.product(get_args(events.Direction), get_args(events.MessageType))
+    for direction, message_type in kinds:
+        yield events.MessagesMoved(direction, message_type, 3, 600)
+    for reason in get_args(events.NetworkFault):
+        yield events.NetworkFailed(reason, 1)
