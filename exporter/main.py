@@ -12,9 +12,9 @@ import trio
 
 from exporter.errors import StartupError
 from exporter.health import HealthChecks
+from exporter.opening import open_store
 from exporter.settings import ExporterSettings
 from exporter.state import State
-from exporter.store import open_store
 from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
 from shared.secret import BearerTokens, parse_tokens

@@ -6,7 +6,6 @@ log with a snapshot beside it brings it back.
 """
 
 import logging
-import struct
 import threading
 import time
 from collections.abc import Callable, Container
@@ -17,13 +16,13 @@ import msgspec
 import trio
 
 from exporter import catalogue as c
-from exporter.catalogue import FAMILIES, Family
+from exporter.catalogue import Family
+from exporter.changes import BATCH, OWN, SILENCE, OwnSample, move_own, pack_change, pack_own
 from exporter.errors import StartupError
-from exporter.ingest import Accepted, Ingest
+from exporter.ingest import Ingest
 from exporter.journal import Journal, JournalError
 from exporter.nodes import Labels
-from exporter.snapshot import UnreadableSnapshotError, freeze, pack, restore_into
-from exporter.state import State
+from exporter.snapshot import freeze, pack
 from shared import wire
 
 ROTATE_BYTES: Final = 8 * 2**20
@@ -40,23 +39,13 @@ CLOSE_SECONDS: Final = 2.0
 REPLACE_SECONDS: Final = 5.0
 """As `APPEND_SECONDS`, for a snapshot while nothing else may change."""
 
-_HEADER: Final = struct.Struct("<Bd")
-"""A record is its kind, the Unix time of its reception, and what happened."""
-_BATCH: Final = 1
-_OWN: Final = 2
-_SILENCE: Final = 3
-_FAMILIES: Final = {family.name: family for family in FAMILIES}
-
-_OwnSample = tuple[str, Labels, float]
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
-_own_decoder = msgspec.msgpack.Decoder(list[_OwnSample])
-_encoder = msgspec.msgpack.Encoder()
 
 
 class Store:
-    """The state with its journal; `open_store` recovers one.
+    """The state with its journal; `exporter.opening` recovers one.
 
     Args:
         ingest: Decides what a message means for its state.
@@ -83,7 +72,7 @@ class Store:
         self._rotate_bytes = rotate_bytes
         self._changes = trio.Lock()
         self._appending = threading.Lock()
-        self._own: list[_OwnSample] = []
+        self._own: list[OwnSample] = []
         self._note_storage()
 
     async def take(
@@ -102,7 +91,7 @@ class Store:
                 self.note(c.REJECTED, (accepted.error,), 1)
                 return accepted
             received_at = time.time()
-            await self._keep(_BATCH, received_at, message)
+            await self._keep(BATCH, received_at, message)
             reply = self._ingest.count(accepted, trio.current_time(), received_at)
             if accepted.batch.goodbye:
                 _log.info("node %s said goodbye", accepted.batch.node_id)
@@ -128,11 +117,11 @@ class Store:
         async with self._changes:
             own, self._own = self._own, []
             if own:
-                await self._keep(_OWN, time.time(), _encoder.encode(own))
-                _move_own(self.state, own)
+                await self._keep(OWN, time.time(), pack_own(own))
+                move_own(self.state, own)
             for node_id in self._ingest.silent(now):
                 _log.warning("node %s is gone: no word from it", node_id)
-                await self._keep(_SILENCE, time.time(), node_id.encode())
+                await self._keep(SILENCE, time.time(), node_id.encode())
                 self._ingest.lose(node_id)
 
     def close(self) -> None:
@@ -159,7 +148,7 @@ class Store:
         """Put a record into the journal, or note why it could not be."""
         if self._failure or self._journal is None:
             return
-        record = _HEADER.pack(kind, received_at) + content
+        record = pack_change(kind, received_at, content)
         try:
             await self._on_disk(self._journal.append, record)
         except JournalError as error:
@@ -267,87 +256,6 @@ class Store:
         if self._journal is not None:
             storage.durable = storage.durable and self._journal.is_durable
             storage.journal_bytes = self._journal.size_bytes
-
-
-def open_store(
-    directory: Path,
-    empty: Callable[[], State],
-    timeout_seconds: float,
-    rotate_bytes: int = ROTATE_BYTES,
-) -> Store:
-    """Recover the state that a directory holds. Blocks; nothing is to be shown before.
-
-    Args:
-        directory: Made if it is missing; without durability if it cannot be used.
-        empty: Gives a state without anything in it.
-        timeout_seconds: A node that is silent for so long counts as gone.
-        rotate_bytes: Length at which the log is replaced.
-
-    Raises:
-        StartupError: Another exporter holds the directory.
-    """
-    try:
-        journal = Journal.open(directory)
-    except JournalError as error:
-        _log.error("metrics are not durable: %s", error)
-        ingest = Ingest(empty(), timeout_seconds)
-        return Store(ingest, directory, None, str(error), rotate_bytes)
-    failure = ""
-    try:
-        ingest = _recover(journal, empty, timeout_seconds)
-    except JournalError as error:
-        ingest, failure = Ingest(empty(), timeout_seconds), str(error)
-    else:
-        # What was read is shown whether or not anything can be written after it.
-        try:
-            journal.recovered()
-        except JournalError as error:
-            failure = str(error)
-    if failure:
-        _log.error("metrics are not durable: %s", failure)
-    store = Store(ingest, directory, journal, failure, rotate_bytes)
-    for kind, count in journal.quarantined.items():
-        store.note(c.QUARANTINED, (kind,), count)
-    return store
-
-
-def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: float) -> Ingest:
-    while True:
-        snapshot, records = journal.recover()
-        state = empty()
-        try:
-            if snapshot is not None:
-                restore_into(state, snapshot)
-            break
-        except UnreadableSnapshotError as error:
-            _log.error("%s: it is kept aside", error)
-            journal.reject_snapshot()
-    ingest = Ingest(state, timeout_seconds)
-    recovered = sum(_apply(ingest, record) for record in records)
-    state.move(c.RECOVERED_EVENTS, (), recovered)
-    return ingest
-
-
-def _apply(ingest: Ingest, record: bytes) -> int:
-    """Do again what a record tells of, and give how many events it held."""
-    kind, received_at = _HEADER.unpack_from(record)
-    content = record[_HEADER.size :]
-    if kind == _BATCH:
-        accepted = ingest.read(content)
-        if isinstance(accepted, Accepted):
-            ingest.count(accepted, None, received_at)
-            return len(accepted.happened)
-    elif kind == _OWN:
-        _move_own(ingest.state, _own_decoder.decode(content))
-    elif kind == _SILENCE:
-        ingest.lose(content.decode())
-    return 0
-
-
-def _move_own(state: State, own: list[_OwnSample]) -> None:
-    for name, labels, value in own:
-        if name in _FAMILIES:
-            state.move(_FAMILIES[name], labels, value)
 
 
 async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:

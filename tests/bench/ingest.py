@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 import trio
 
 from exporter.ingest import Accepted, Ingest
+from exporter.opening import open_store
 from exporter.settings import ExporterSettings
 from exporter.state import State
-from exporter.store import Store, open_store
+from exporter.store import Store
 from shared.events import Event, TokensGenerated
 from tests.bench.load import MODEL_ID, mixed_events, pack, send
 from tests.bench.processes import run_exporter

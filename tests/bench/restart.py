@@ -39,7 +39,7 @@ _ENDLESS: Final = 2**40
 _AIM: Final = "<= 2 s"
 
 _RECORD: Final = struct.Struct("<Bd")
-"""What `exporter.store` puts before a batch: the record's kind and the Unix time."""
+"""What `exporter.changes` puts before a batch: the record's kind and the Unix time."""
 _BATCH: Final = 1
 _RECOVERED: Final = re.compile(
     rb"^distributed_llm_exporter_recovered_events_total (\S+)", re.MULTILINE

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from exporter import catalogue as c
 from exporter import store as store_module
+from exporter.changes import BATCH
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.journal import JournalError
+from exporter.opening import open_store
 from exporter.state import State
-from exporter.store import Store, open_store
+from exporter.store import Store
 from node.outbox import Outbox
 from shared import wire
 from shared.events import Event, ModelDescribed, SystemSampled, TokensGenerated
@@ -488,7 +490,7 @@ class World:
         await self.store.take(self._message(), self.sender.pipe, tuple)
 
     async def kill_before_apply(self) -> None:
-        await self.store._keep(store_module._BATCH, time.time(), self._message())
+        await self.store._keep(BATCH, time.time(), self._message())
         await self.kill()
 
     async def kill(self) -> None:

@@ -1,0 +1,64 @@
+"""What the journal's records say: each is one change of the state, in the order of the changes."""
+
+import struct
+from typing import Final
+
+import msgspec
+
+from exporter.catalogue import FAMILIES
+from exporter.ingest import Accepted, Ingest
+from exporter.nodes import Labels
+from exporter.state import State
+
+BATCH: Final = 1
+"""A node's batch, as it came."""
+OWN: Final = 2
+"""Samples of the exporter's own."""
+SILENCE: Final = 3
+"""A node, by its name, that was silent for too long."""
+
+OwnSample = tuple[str, Labels, float]
+
+_HEADER: Final = struct.Struct("<Bd")
+"""A record is its kind, the Unix time of its reception, and what happened."""
+_FAMILIES: Final = {family.name: family for family in FAMILIES}
+_own_decoder = msgspec.msgpack.Decoder(list[OwnSample])
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack_change(kind: int, received_at: float, content: bytes) -> bytes:
+    """Write a record."""
+    return _HEADER.pack(kind, received_at) + content
+
+
+def unpack_change(record: bytes) -> tuple[int, float, bytes]:
+    """Give a record's kind, the Unix time of its reception and its content."""
+    kind, received_at = _HEADER.unpack_from(record)
+    return kind, received_at, record[_HEADER.size :]
+
+
+def apply_change(ingest: Ingest, record: bytes) -> int:
+    """Do again what a record tells of, and give how many events it held."""
+    kind, received_at, content = unpack_change(record)
+    if kind == BATCH:
+        accepted = ingest.read(content)
+        if isinstance(accepted, Accepted):
+            ingest.count(accepted, None, received_at)
+            return len(accepted.happened)
+    elif kind == OWN:
+        move_own(ingest.state, _own_decoder.decode(content))
+    elif kind == SILENCE:
+        ingest.lose(content.decode())
+    return 0
+
+
+def pack_own(own: list[OwnSample]) -> bytes:
+    """Write samples of the exporter's own."""
+    return _encoder.encode(own)
+
+
+def move_own(state: State, own: list[OwnSample]) -> None:
+    """Count samples of the exporter's own, those of unknown families left out."""
+    for name, labels, value in own:
+        if name in _FAMILIES:
+            state.move(_FAMILIES[name], labels, value)

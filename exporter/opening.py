@@ -1,0 +1,74 @@
+"""Opens the store at a start: recovers the state that the state directory holds."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter import catalogue as c
+from exporter.changes import apply_change
+from exporter.ingest import Ingest
+from exporter.journal import Journal, JournalError
+from exporter.snapshot import UnreadableSnapshotError, restore_into
+from exporter.state import State
+from exporter.store import ROTATE_BYTES, Store
+
+_log = logging.getLogger(__name__)
+
+
+def open_store(
+    directory: Path,
+    empty: Callable[[], State],
+    timeout_seconds: float,
+    rotate_bytes: int = ROTATE_BYTES,
+) -> Store:
+    """Recover the state that a directory holds. Blocks; nothing is to be shown before.
+
+    Args:
+        directory: Made if it is missing; without durability if it cannot be used.
+        empty: Gives a state without anything in it.
+        timeout_seconds: A node that is silent for so long counts as gone.
+        rotate_bytes: Length at which the log is replaced.
+
+    Raises:
+        StartupError: Another exporter holds the directory.
+    """
+    try:
+        journal = Journal.open(directory)
+    except JournalError as error:
+        _log.error("metrics are not durable: %s", error)
+        ingest = Ingest(empty(), timeout_seconds)
+        return Store(ingest, directory, None, str(error), rotate_bytes)
+    failure = ""
+    try:
+        ingest = _recover(journal, empty, timeout_seconds)
+    except JournalError as error:
+        ingest, failure = Ingest(empty(), timeout_seconds), str(error)
+    else:
+        # What was read is shown whether or not anything can be written after it.
+        try:
+            journal.recovered()
+        except JournalError as error:
+            failure = str(error)
+    if failure:
+        _log.error("metrics are not durable: %s", failure)
+    store = Store(ingest, directory, journal, failure, rotate_bytes)
+    for kind, count in journal.quarantined.items():
+        store.note(c.QUARANTINED, (kind,), count)
+    return store
+
+
+def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: float) -> Ingest:
+    while True:
+        snapshot, records = journal.recover()
+        state = empty()
+        try:
+            if snapshot is not None:
+                restore_into(state, snapshot)
+            break
+        except UnreadableSnapshotError as error:
+            _log.error("%s: it is kept aside", error)
+            journal.reject_snapshot()
+    ingest = Ingest(state, timeout_seconds)
+    recovered = sum(apply_change(ingest, record) for record in records)
+    state.move(c.RECOVERED_EVENTS, (), recovered)
+    return ingest
