@@ -1,17 +1,25 @@
 """The command `distributed-llm-exporter`."""
 
 import sys
+from typing import Final
 
 import trio
 
+from exporter import check, replay, tail
 from exporter import main as composition
 from exporter.errors import StartupError
 from exporter.settings import ExporterSettings
-from shared.command import run_command
+from shared.command import Subcommand, run_command
+
+_SUBCOMMANDS: Final = {
+    "tail": Subcommand(tail.ABOUT, tail.TailSettings, tail.tail),
+    "replay": Subcommand(replay.ABOUT, replay.ReplaySettings, replay.replay),
+    "check": Subcommand(check.ABOUT, ExporterSettings, check.check),
+}
 
 
 def main() -> None:
-    """Run the exporter and exit with its code."""
+    """Run the exporter, or what helps with one, and exit with its code."""
     sys.exit(
         run_command(
             "distributed-llm-exporter",
@@ -19,6 +27,7 @@ def main() -> None:
             ExporterSettings,
             lambda settings: trio.run(composition.run, settings),
             StartupError,
+            subcommands=_SUBCOMMANDS,
         )
     )
 

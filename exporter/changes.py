@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from exporter.catalogue import FAMILIES
-from exporter.ingest import Accepted, Ingest
+from exporter.ingest import Accepted, Ingest, decode_batch
 from exporter.nodes import Labels
 from exporter.state import State
 
@@ -41,7 +41,7 @@ def apply_change(ingest: Ingest, record: bytes) -> int:
     """Do again what a record tells of, and give how many events it held."""
     kind, received_at, content = unpack_change(record)
     if kind == BATCH:
-        accepted = ingest.read(content)
+        accepted = decode_batch(content)
         if isinstance(accepted, Accepted):
             ingest.count(accepted, None, received_at)
             return len(accepted.happened)

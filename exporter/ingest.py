@@ -52,19 +52,6 @@ class Ingest:
         self._greeted: set[str] = set()
         """Nodes whose levels this process has asked for."""
 
-    def read(self, message: bytes, pipe: int = -1) -> Accepted | wire.Reply:
-        """Decode a message, or give the refusal of one that is no batch. Never raises."""
-        try:
-            batch = _batch_decoder.decode(message)
-            if batch.protocol != wire.PROTOCOL:
-                return refusal("protocol")
-            happened = _decode(batch.events)
-        except _DAMAGED:
-            return refusal("protocol" if _is_of_another_protocol(message) else "malformed")
-        if not _is_sane(batch, len(happened)):
-            return refusal("malformed")
-        return Accepted(batch, happened, pipe)
-
     def examine(
         self, message: bytes, now: float, pipe: int, live: Callable[[], Container[int]]
     ) -> Accepted | wire.Reply:
@@ -76,7 +63,7 @@ class Ingest:
             pipe: The connection that it came by.
             live: Gives the connections that are open now.
         """
-        accepted = self.read(message, pipe)
+        accepted = decode_batch(message, pipe)
         if isinstance(accepted, wire.Reply):
             return accepted
         node = self.state.nodes.get(accepted.batch.node_id)
@@ -174,6 +161,20 @@ class Ingest:
             dropped[reason if reason in c.DROPS else c.OTHER] += count
         for reason, count in dropped.items():
             self.state.move_total(session, c.DROPPED, (node.node_id, reason), count)
+
+
+def decode_batch(message: bytes, pipe: int = -1) -> Accepted | wire.Reply:
+    """Decode a message, or give the refusal of one that is no batch. Never raises."""
+    try:
+        batch = _batch_decoder.decode(message)
+        if batch.protocol != wire.PROTOCOL:
+            return refusal("protocol")
+        happened = _decode(batch.events)
+    except _DAMAGED:
+        return refusal("protocol" if _is_of_another_protocol(message) else "malformed")
+    if not _is_sane(batch, len(happened)):
+        return refusal("malformed")
+    return Accepted(batch, happened, pipe)
 
 
 def refusal(reason: str) -> wire.Reply:

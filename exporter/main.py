@@ -5,18 +5,22 @@ import gc
 import ipaddress
 import logging
 import signal
+from collections.abc import Callable, Container
 from contextlib import closing
 
 import sdnotify
 import trio
 
 from exporter.errors import StartupError
+from exporter.feed import Feed, open_feed
 from exporter.health import HealthChecks
 from exporter.opening import open_store
 from exporter.settings import ExporterSettings
 from exporter.state import State
+from exporter.store import Store
 from exporter.telemetry_socket import open_socket
 from exporter.web import Application, serve
+from shared import wire
 from shared.secret import BearerTokens, parse_tokens
 
 _log = logging.getLogger(__name__)
@@ -39,10 +43,11 @@ async def run(settings: ExporterSettings) -> None:
         closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         open_socket(settings.runtime_dir) as socket,
+        open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
             url = await _open_web(nursery, Application(store, health, tokens), settings)
-            nursery.start_soon(socket.receive, store.take, name="ingest")
+            nursery.start_soon(socket.receive, functools.partial(_take, store, feed), name="ingest")
             nursery.start_soon(socket.keep_path, name="socket path")
             nursery.start_soon(store.run, name="store")
             nursery.start_soon(health.run, name="health checks")
@@ -51,6 +56,16 @@ async def run(settings: ExporterSettings) -> None:
             number = await anext(signals)
             _log.info("%s: the metrics exporter stops", signal.Signals(number).name)
             nursery.cancel_scope.cancel()
+
+
+async def _take(
+    store: Store, feed: Feed, message: bytes, pipe: int, live: Callable[[], Container[int]]
+) -> wire.Reply:
+    """Count a message, and show it to those who look."""
+    reply = await store.take(message, pipe, live)
+    if not reply.error:
+        feed.publish(message)
+    return reply
 
 
 def _read_tokens(settings: ExporterSettings) -> BearerTokens | None:

@@ -2,19 +2,36 @@
 
 import logging.config
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from shared import logs
-from shared.settings import HelpShownError, SettingsT, UsageError
+from shared.settings import HelpShownError, Settings, SettingsT, UsageError
 
 
-def run_command(
+@dataclass(frozen=True)
+class Subcommand:
+    """What a command also does when its first argument is the subcommand's name."""
+
+    about: str
+    settings_class: type[Settings]
+    start: Callable[[Any], int | None]
+
+
+_NONE: Mapping[str, Subcommand] = MappingProxyType({})
+
+
+def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
     program: str,
     about: str,
     settings_class: type[SettingsT],
     start: Callable[[SettingsT], int | None],
     startup_error: type[Exception],
     arguments: Sequence[str] | None = None,
+    *,
+    subcommands: Mapping[str, Subcommand] = _NONE,
 ) -> int:
     """Run one of the project's commands and give its exit code.
 
@@ -25,14 +42,23 @@ def run_command(
         start: Runs it; returns after a clean stop, or with the exit code of what it ran.
         startup_error: What `start` raises, alone or in groups, where it cannot run here.
         arguments: The command line without the program; that of the process if not given.
+        subcommands: What it does instead, by the name that then comes first.
 
     Returns:
         0 after a clean stop or `--help`, 1 where the command cannot run here, 2 for bad usage.
     """
-    try:
-        settings = settings_class.read(
-            program, sys.argv[1:] if arguments is None else arguments, about
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and (one := subcommands.get(given[0])):
+        return run_command(
+            f"{program} {given[0]}",
+            one.about,
+            one.settings_class,
+            one.start,
+            startup_error,
+            given[1:],
         )
+    try:
+        settings = settings_class.read(program, given, about + _list(subcommands))
     except HelpShownError:
         return 0
     except UsageError as error:
@@ -45,6 +71,13 @@ def run_command(
     except* startup_error as group:
         failed = _leaves(group)
     return _complain(program, failed[0], 1) if failed else code or 0
+
+
+def _list(subcommands: Mapping[str, Subcommand]) -> str:
+    """Tell of the subcommands below what the command itself does, one a line."""
+    lines = [f"{name:10}{one.about.partition('.')[0]}." for name, one in subcommands.items()]
+    # click leaves the line breaks of a paragraph that begins so.
+    return "\n\n\b\nSubcommands, each with its own --help:\n" + "\n".join(lines) if lines else ""
 
 
 def _complain(program: str, error: BaseException, code: int) -> int:

@@ -42,6 +42,12 @@ def setting(default: Any, kind: click.ParamType[Any] | type, text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def argument(kind: click.ParamType[Any], text: str) -> Any:
+    """Declare what a command is given without a flag, at least one of it: a tuple of values."""
+    metadata = {"kind": kind, "help": text, "positional": True}
+    return dataclasses.field(default=(), metadata=metadata)
+
+
 class _NodeId(click.ParamType[str]):
     name = "id"
 
@@ -97,6 +103,7 @@ PORT: Final = click.IntRange(0, 2**16 - 1)
 SEEDS: Final = _Seeds()
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+EXISTING: Final = click.Path(path_type=Path, exists=True)
 
 
 def _default_node_id() -> str:
@@ -165,7 +172,7 @@ class Settings:
             UsageError: One line that names the flag or variable and what is wrong with it.
             HelpShownError: `--help` was asked for and printed.
         """
-        command = click.Command(program, params=[*map(_option, fields(cls))], help=about)
+        command = click.Command(program, params=[*map(_parameter, fields(cls))], help=about)
         try:
             with command.make_context(program, list(arguments)) as context:
                 settings = cls(**context.params)
@@ -181,7 +188,7 @@ class Settings:
         return [
             f"{_flag(field.name)}={_as_text(getattr(self, field.name))}"
             for field in fields(wanted)
-            if getattr(self, field.name, None) is not None
+            if getattr(self, field.name, None) is not None and "positional" not in field.metadata
         ]
 
 
@@ -204,11 +211,14 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _option(field: "dataclasses.Field[Any]") -> click.Option:
+def _parameter(field: "dataclasses.Field[Any]") -> click.Parameter:
+    if "positional" in field.metadata:
+        return click.Argument([field.name], type=field.metadata["kind"], nargs=-1, required=True)
     factory = field.default_factory
     return click.Option(
         [_flag(field.name), field.name],
         type=field.metadata["kind"],
+        is_flag=field.metadata["kind"] is bool,
         default=field.default if factory is dataclasses.MISSING else factory(),
         envvar=ENVIRONMENT_PREFIX + field.name.upper(),
         help=field.metadata["help"],

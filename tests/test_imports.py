@@ -26,7 +26,13 @@ INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "u
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
     "prometheus_client": {"exporter/exposition.py"},
-    "pynng": {"node/carrier.py", "exporter/telemetry_socket.py"},
+    "pynng": {
+        "node/carrier.py",
+        "exporter/telemetry_socket.py",
+        "exporter/feed.py",
+        "exporter/tail.py",
+        "exporter/replay.py",
+    },
     "ctransformers": {"node/engine/ctransformers.py"},
     "gguf": {"node/engine/header.py"},
     "psutil": {"node/system.py", "node/machine.py"},

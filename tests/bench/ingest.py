@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from exporter.ingest import Accepted, Ingest
+from exporter.ingest import Accepted, Ingest, decode_batch
 from exporter.opening import open_store
 from exporter.settings import ExporterSettings
 from exporter.state import State
@@ -84,15 +84,14 @@ def _rate(batches: Sequence[bytes], cpu_seconds: float, seconds: float) -> Rate:
 
 
 def _decode(batches: Sequence[bytes]) -> None:
-    ingest = Ingest(State(), ExporterSettings.node_timeout_seconds)
     for message in batches:
-        assert isinstance(ingest.read(message), Accepted)
+        assert isinstance(decode_batch(message), Accepted)
 
 
 def _count(batches: Sequence[bytes]) -> None:
     ingest = Ingest(State(), ExporterSettings.node_timeout_seconds)
     for message in batches:
-        accepted = ingest.read(message)
+        accepted = decode_batch(message)
         assert isinstance(accepted, Accepted)
         ingest.count(accepted, 0.0, 0.0)
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from exporter.ingest import Accepted, Ingest
+from exporter.ingest import Accepted, Ingest, decode_batch
 from exporter.journal import Journal
 from exporter.settings import ExporterSettings
 from exporter.snapshot import freeze
@@ -119,7 +119,7 @@ def _fill_snapshot(journal: Journal) -> int:
     ingest = Ingest(State(budget), ExporterSettings.node_timeout_seconds)
     routes = [HttpFinished(f"/route/{route}", "GET", 200, 0.1) for route in range(budget)]
     for batch in pack(routes, _BUSY_EVENTS, budget // _BUSY_EVENTS):
-        accepted = ingest.read(batch)
+        accepted = decode_batch(batch)
         assert isinstance(accepted, Accepted)
         ingest.count(accepted, None, time.time())
     journal.rotate(pack_snapshot(freeze(ingest.state)))

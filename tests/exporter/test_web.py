@@ -16,7 +16,7 @@ from trio.testing import MockClock, trio_test
 from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.health import HealthChecks
-from exporter.ingest import Accepted, Ingest
+from exporter.ingest import Accepted, Ingest, decode_batch
 from exporter.state import State
 from exporter.store import Store
 from exporter.web import Application
@@ -111,7 +111,7 @@ class Exporter:
 
     def hear(self, *happened: events.Event, first: int = 1, **fields: Any) -> None:
         """Take a batch now."""
-        accepted = self.ingest.read(pack_batch(*happened, first=first, **fields))
+        accepted = decode_batch(pack_batch(*happened, first=first, **fields))
         assert isinstance(accepted, Accepted)
         self.ingest.count(accepted, trio.current_time(), 1.6e9)
         node = self.store.state.nodes["n1"]
@@ -294,7 +294,7 @@ async def test_departed_node_is_no_fault_while_another_serves() -> None:
     exporter.hear(events.NodeStateChanged("online"))
     exporter.hear(first=2, goodbye=True)
     batch = pack_batch(events.NodeStateChanged("online"), node_id="n2", session="t1")
-    accepted = exporter.ingest.read(batch)
+    accepted = decode_batch(batch)
     assert isinstance(accepted, Accepted)
     exporter.ingest.count(accepted, trio.current_time(), 1.6e9)
     exporter.store.state.nodes["n2"].api_url = Exporter.api_url

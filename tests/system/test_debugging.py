@@ -1,0 +1,251 @@
+"""`tail`, `replay` and `check` against real processes, and the examples of docs/debugging.md."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pynng
+
+from exporter.changes import BATCH, pack_change
+from exporter.records import pack_log_header, pack_record
+from node.outbox import Outbox
+from shared import wire
+from shared.events import Event, NodeStateChanged, TokensGenerated
+from tests.builders import every_event, pack_batch
+from tests.processes import Pair, Running, scrape, value, wait_for
+
+REPOSITORY = Path(__file__).parents[2]
+_TOO_MANY = 1000
+"""Batches of 10 kB: more than the queues on both sides and the kernel hold."""
+EXPORTER = [sys.executable, "-m", "exporter"]
+_TIMES = re.compile(
+    r"^distributed_llm_(exporter_(scrape|last_event|event_lag|journal)|health_check|exporter_series"
+    r"|exporter_build)|_request_duration_seconds_sum|# .*",
+)
+"""What is not of the journal: when it was read, how long that took."""
+
+
+def run(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*EXPORTER, *arguments], capture_output=True, text=True, timeout=60, check=check
+    )
+
+
+class Emitter:
+    """A node as far as its exporter can tell: its outbox, and one batch at a time."""
+
+    def __init__(self, directory: Path, name: str = "node1", session: str = "s1") -> None:
+        self.outbox = Outbox(name, session, 0.0)
+        self._socket = pynng.Req0(send_timeout=10_000, recv_timeout=10_000)
+        self._socket.dial(f"ipc://{directory / 'run' / wire.SOCKET_NAME}", block=True)
+
+    def send(self, *happened: Event, goodbye: bool = False) -> None:
+        for event in happened:
+            self.outbox.emit(event)
+        self._socket.send(self.outbox.next_batch(0.0, goodbye=goodbye))
+        self._socket.recv()
+        self.outbox.acknowledge()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def tailing(
+    pair: Pair, *flags: str, stdout: IO[str] | int = subprocess.PIPE
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run `tail`; entered when it is attached."""
+    process = subprocess.Popen(
+        [*EXPORTER, "tail", pair.flags[0], *flags],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            assert "attached" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def record(pair: Pair) -> Path:
+    """Have an exporter count two runs of a node and one of another, and give its state."""
+    with pair.exporter() as exporter:
+        first, other = Emitter(pair.directory), Emitter(pair.directory, "node2")
+        first.send(*every_event()[:-1])
+        other.send(*every_event("other")[:-1])
+        first.close()  # killed
+        second = Emitter(pair.directory, session="s2")
+        second.send(NodeStateChanged("online"), TokensGenerated("m", 5))
+        second.send(goodbye=True)
+        other.send(goodbye=True)
+        assert value(scrape(exporter.url), "inference_tokens_generated_total") == 7
+    recording = pair.directory / "recording"
+    shutil.copytree(pair.directory / "state", recording)
+    return recording
+
+
+def lasting(exporter: Running) -> list[str]:
+    """Give the lines of an exposition that a journal decides, times left out."""
+    lines = httpx.get(f"{exporter.url}/metrics").text.splitlines()
+    return [line for line in lines if not _TIMES.search(line)]
+
+
+def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:
+    """Each event is one line as soon as it is counted, and the counts are as without a reader."""
+    with pair.exporter() as exporter:
+        node = Emitter(pair.directory)
+        with tailing(pair) as tail:
+            assert tail.stdout is not None
+            for count in (1, 2, 3):
+                node.send(TokensGenerated("a model", count))
+                line = tail.stdout.readline()
+                assert line.endswith(
+                    f' node1 {count} TokensGenerated model_id="a model" count={count}\n'
+                )
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(timeout=20) == 0
+        node.send(TokensGenerated("a model", 4))
+        assert value(scrape(exporter.url), "inference_tokens_generated_total") == 10
+        assert value(scrape(exporter.url), "telemetry_events_lost") == 0
+        node.close()
+
+
+def test_tail_of_a_real_node_filters(pair: Pair) -> None:
+    """`--nodes`, `--events`, `--json` and `--count` choose, shape and end what is shown."""
+    with pair.exporter(), pair.node() as node:
+        chosen = ("--json", "--events=InferenceFinished,HttpFinished", "--nodes=node1", "--count=2")
+        with tailing(pair, *chosen) as tail, tailing(pair, "--nodes=other") as other:
+            body = {"prompt": "Once upon a time", "max_tokens": 4}
+            httpx.post(f"{node.url}/v1/completions", json=body, timeout=60).raise_for_status()
+            written, _ = tail.communicate(timeout=30)
+            assert tail.returncode == 0
+            shown = [json.loads(line) for line in written.splitlines()]
+            assert {one["event"] for one in shown} <= {"InferenceFinished", "HttpFinished"}
+            ended = next(one for one in shown if one["event"] == "InferenceFinished")
+            assert (ended["node_id"], ended["fields"]["status"]) == ("node1", "ok")
+            other.terminate()
+            assert other.communicate(timeout=20)[0] == ""
+
+
+def test_slow_tail_says_what_it_missed_and_holds_nobody_up(pair: Pair) -> None:
+    """A reader that is stopped loses batches, is told how many, and nothing else does."""
+    output = pair.directory / "output"
+    with pair.exporter() as exporter:
+        node = Emitter(pair.directory)
+        flags = ("--json", "--events=NodeStateChanged")
+        with output.open("w") as file, tailing(pair, *flags, stdout=file) as tail:
+            tail.send_signal(signal.SIGSTOP)
+            for _ in range(_TOO_MANY):
+                node.send(*[TokensGenerated("m" * 100, 1)] * 100)
+            tail.send_signal(signal.SIGCONT)
+
+            def is_caught_up() -> bool:
+                node.send(NodeStateChanged("online"))
+                return "NodeStateChanged" in output.read_text()
+
+            wait_for(is_caught_up)
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        lost = sum(line.get("lost_batches", 0) for line in lines)
+        assert 0 < lost < _TOO_MANY
+        counted = value(scrape(exporter.url), "inference_tokens_generated_total")
+        assert counted == _TOO_MANY * 100
+        node.close()
+
+
+def test_tail_without_an_exporter_is_one_line(pair: Pair) -> None:
+    """Nobody to attach to, or no such event, is said in one line, with the code for it."""
+    (pair.directory / "run").mkdir()
+    told = run("tail", pair.flags[0], check=False)
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert "start one" in told.stderr
+    told = run("tail", "--events=Nonsense", check=False)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+
+
+def test_replaying_twice_gives_the_same(pair: Pair) -> None:
+    """A journal gives one exposition, byte for byte, whenever and wherever it is replayed."""
+    recording = record(pair)
+    first, second = (run("replay", "--print", str(recording)).stdout for _ in range(2))
+    assert first == second
+    assert 'inference_tokens_generated_total{model_id="m",node_id="node1"} 6.0' in first
+    shown = []
+    for name in ("one", "two"):
+        empty = Pair(pair.directory / name)
+        with empty.exporter() as exporter:
+            told = run("replay", "--speed=0", empty.flags[0], str(recording))
+            assert "of 2 nodes" in told.stderr
+            shown.append(lasting(exporter))
+    assert shown[0] == shown[1]
+    # What the exporter of then found by itself is in no batch; all that the nodes said is there.
+    printed = {line for line in first.splitlines() if not _TIMES.search(line)}
+    said = {line for line in shown[0] if "inference_" in line or "model_" in line}
+    assert len(said) > 100
+    assert said <= printed
+
+
+def test_replay_keeps_to_its_speed(pair: Pair) -> None:
+    """With a speed the batches come as far apart as they did, divided by it."""
+    log = pair.directory / "journal-1.log"
+    batches = [pack_batch(TokensGenerated("m", 1), first=first) for first in (1, 2)]
+    changes = [pack_change(BATCH, 1e9 + 3 * at, batch) for at, batch in enumerate(batches)]
+    log.write_bytes(pack_log_header() + b"".join(map(pack_record, changes)))
+    with pair.exporter():
+        told = run("replay", "--speed=6", pair.flags[0], str(log))
+    (seconds,) = re.findall(r"2 batches with 2 events of 1 nodes in ([\d.]+) s", told.stderr)
+    assert 0.5 <= float(seconds) < 3.0
+
+
+def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
+    """What is live is not mixed with what was."""
+    recording = record(pair)
+    empty = Pair(pair.directory / "empty")
+    with empty.exporter() as exporter:
+        node = Emitter(empty.directory, session="live")
+        node.send(TokensGenerated("m", 1))
+        flags = ("--speed=0", empty.flags[0], str(recording))
+        with subprocess.Popen(
+            [*EXPORTER, "replay", *flags], stderr=subprocess.PIPE, text=True
+        ) as replay:
+            while replay.poll() is None:
+                node.send()  # a heartbeat
+            assert replay.stderr is not None
+            told = replay.stderr.read()
+        assert (replay.returncode, told.count("\n")) == (1, 1)
+        assert "node1 lives there already" in told
+        assert value(scrape(exporter.url), "inference_tokens_generated_total", node_id="node1") == 1
+        node.close()
+
+
+def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
+    """Missing, sound, in use, damaged: one line for each, the code with them, nothing touched."""
+    told = run("check", *pair.flags)
+    assert "is missing and would be made" in told.stdout
+    assert not (pair.directory / "state").exists()
+    recording = record(pair)
+    with pair.exporter():
+        told = run("check", *pair.flags)
+        assert told.stdout.count(", in use by process ") == 2
+    (log,) = recording.glob("journal-*.log")
+    sound = log.read_bytes()
+    told = run("check", pair.flags[0], f"--state-dir={recording}")
+    assert re.search(
+        rf"^ok     {log.name}: \d+ records with \d+ events$", told.stdout, re.MULTILINE
+    )
+    damaged = sound[:-1] + bytes([sound[-1] ^ 1])
+    log.write_bytes(damaged)
+    told = run("check", pair.flags[0], f"--state-dir={recording}", check=False)
+    assert told.returncode == 1
+    assert re.search(rf"(?m)^failed {log.name}: damaged from byte \d+", told.stdout)
+    assert log.read_bytes() == damaged
+    assert run("check", "--metrics-port=x", check=False).returncode == 2
