@@ -185,10 +185,15 @@ class Settings:
 
     def as_flags(self, wanted: type["Settings"]) -> list[str]:
         """Write the settings that `wanted` also has as a command line for its process."""
-        return [
-            f"{_flag(field.name)}={_as_text(getattr(self, field.name))}"
+        given = {
+            field.name: getattr(self, field.name, None)
             for field in fields(wanted)
-            if getattr(self, field.name, None) is not None and "positional" not in field.metadata
+            if "positional" not in field.metadata
+        }
+        return [
+            _flag(name) if value is True else f"{_flag(name)}={_as_text(value)}"
+            for name, value in given.items()
+            if value is not None and value is not False
         ]
 
 

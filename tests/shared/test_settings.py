@@ -1,10 +1,12 @@
 """Settings are read from flags and the environment, and what is wrong is said in one line."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import hypothesis
 import pytest
 from hypothesis import given
@@ -13,8 +15,16 @@ from hypothesis import strategies as st
 from exporter.settings import ExporterSettings
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
-from shared.command import run_command
-from shared.settings import ENVIRONMENT_PREFIX, MetricsSettings, Settings, UsageError, fields
+from shared.command import Subcommand, run_command
+from shared.settings import (
+    ENVIRONMENT_PREFIX,
+    MetricsSettings,
+    Settings,
+    UsageError,
+    argument,
+    fields,
+    setting,
+)
 
 MALFORMED = [
     ("--node-id", "-node"),
@@ -240,6 +250,63 @@ def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     for field in fields(Settings):
         assert "--" + field.name.replace("_", "-") in shown
         assert ENVIRONMENT_PREFIX + field.name.upper() in shown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkSettings(Settings):
+    """Those of a subcommand."""
+
+    files: tuple[str, ...] = argument(click.STRING, "What to work on.")
+    quick: bool = setting(False, bool, "Do it quickly.")
+
+
+def work(*arguments: str) -> tuple[int, list[WorkSettings]]:
+    """Run a command that has a subcommand; give its code and what that one was told."""
+    told: list[WorkSettings] = []
+    subcommands = {"work": Subcommand("Do the work. And well.", WorkSettings, told.append)}
+    code = run_command(
+        "tool",
+        "about",
+        Settings,
+        lambda _: 7,
+        StartupRefusedError,
+        arguments,
+        subcommands=subcommands,
+    )
+    return code, told
+
+
+def test_subcommand_has_settings_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name comes first; without it the command is as it was. Both list what they take."""
+    assert work() == (7, [])
+    assert work("--log-level=error") == (7, [])
+    code, (told,) = work("work", "--quick", "--node-id=n1", "a", "b")
+    assert (code, told.files, told.quick, told.node_id) == (0, ("a", "b"), True, "n1")
+    assert work("--help") == (0, [])
+    assert "\n  work      Do the work.\n" in capsys.readouterr().out
+    assert work("work", "--help") == (0, [])
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: tool work [OPTIONS] FILES...")
+    assert "--quick" in shown
+
+
+@pytest.mark.parametrize("arguments", [("work",), ("work", "--quick=1", "a"), ("word",)])
+def test_bad_usage_of_a_subcommand_exits_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """No file, a value for a switch, no such subcommand: one line each, and nothing starts."""
+    assert work(*arguments) == (2, [])
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("tool")
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_switches_are_passed_on_and_files_are_not(*, quick: bool) -> None:
+    """A switch has no value in a command line; what is given without a flag cannot become one."""
+    flags = WorkSettings(files=("a",), quick=quick).as_flags(WorkSettings)
+    assert not [flag for flag in flags if "files" in flag]
+    assert WorkSettings.read("tool", [*flags, "a"], "about").quick == quick
 
 
 def test_bad_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

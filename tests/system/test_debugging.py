@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -249,3 +250,25 @@ def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
     assert re.search(rf"(?m)^failed {log.name}: damaged from byte \d+", told.stdout)
     assert log.read_bytes() == damaged
     assert run("check", "--metrics-port=x", check=False).returncode == 2
+
+
+def test_examples_of_the_page_work(pair: Pair, tmp_path: Path) -> None:
+    """Each command of docs/debugging.md does what the page says, beside a real pair."""
+    page = (REPOSITORY / "docs/debugging.md").read_text()
+    examples = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
+    assert len(examples) == 5
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DISTRIBUTED_LLM_RUNTIME_DIR": str(pair.directory / "run"),
+        "DISTRIBUTED_LLM_STATE_DIR": str(pair.directory / "state"),
+    }
+    with pair.exporter(), pair.node():
+        for example in examples:
+            subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", example],
+                cwd=tmp_path,
+                env=environment,
+                timeout=60,
+                check=True,
+            )
+    assert 'telemetry_events_lost{node_id="node1"} 0.0' in (tmp_path / "exposition.txt").read_text()
