@@ -1,7 +1,7 @@
 """What the journal's records say: each is one change of the state, in the order of the changes."""
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,16 @@ SILENCE: Final = 3
 
 OwnSample = tuple[str, Labels, float]
 
+
+class Change(NamedTuple):
+    """One record, read."""
+
+    kind: int
+    received_at: float
+    """Unix time."""
+    content: bytes
+
+
 _HEADER: Final = struct.Struct("<Bd")
 """A record is its kind, the Unix time of its reception, and what happened."""
 _FAMILIES: Final = {family.name: family for family in FAMILIES}
@@ -31,15 +41,19 @@ def pack_change(kind: int, received_at: float, content: bytes) -> bytes:
     return _HEADER.pack(kind, received_at) + content
 
 
-def unpack_change(record: bytes) -> tuple[int, float, bytes]:
-    """Give a record's kind, the Unix time of its reception and its content."""
+def unpack_change(record: bytes) -> Change:
+    """Read a record.
+
+    Raises:
+        struct.error: It is too short for a record: whoever applies it is to crash.
+    """
     kind, received_at = _HEADER.unpack_from(record)
-    return kind, received_at, record[_HEADER.size :]
+    return Change(kind, received_at, record[_HEADER.size :])
 
 
-def apply_change(ingest: Ingest, record: bytes) -> int:
-    """Do again what a record tells of, and give how many events it held."""
-    kind, received_at, content = unpack_change(record)
+def apply_change(ingest: Ingest, change: Change) -> int:
+    """Do again what a record told of, and give how many events it held."""
+    kind, received_at, content = change
     if kind == BATCH:
         accepted = decode_batch(content)
         if isinstance(accepted, Accepted):

@@ -1,6 +1,7 @@
 """The subcommand `check`: looks at settings and directories, and changes nothing."""
 
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from exporter.records import (
     snapshot_generations,
     snapshot_path,
 )
+from exporter.recovery import CRASHES
 from exporter.settings import ExporterSettings
 from exporter.snapshot import UnreadableSnapshotError, restore_into
 from exporter.state import State
@@ -113,9 +115,15 @@ def _look_at_log(path: Path) -> str:
     records = events = 0
     with path.open("rb", buffering=0) as file:
         reader = LogReader(path, file)
-        for _, record in reader:
+        for offset, record in reader:
             records += 1
-            kind, _, content = unpack_change(record)
+            try:
+                kind, _, content = unpack_change(record)
+            except struct.error as error:
+                raise _FaultError(
+                    f"the record at byte {offset} ends an exporter that reads it: {CRASHES} starts "
+                    "would fail, the next would set it aside"
+                ) from error
             if kind == BATCH and isinstance(accepted := decode_batch(content), Accepted):
                 events += len(accepted.happened)
         size = os.fstat(file.fileno()).st_size

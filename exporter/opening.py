@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exporter import catalogue as c
-from exporter.changes import apply_change
+from exporter.changes import apply_change, unpack_change
 from exporter.ingest import Ingest
 from exporter.journal import Journal, JournalError
 from exporter.snapshot import UnreadableSnapshotError, restore_into
@@ -69,6 +69,6 @@ def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: floa
             _log.error("%s: it is kept aside", error)
             journal.reject_snapshot()
     ingest = Ingest(state, timeout_seconds)
-    recovered = sum(apply_change(ingest, record) for record in records)
+    recovered = sum(apply_change(ingest, unpack_change(record)) for record in records)
     state.move(c.RECOVERED_EVENTS, (), recovered)
     return ingest

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -109,10 +110,8 @@ class Recovery:
             except FormatError as error:
                 self._reject_log(path, size, error)
                 return
-            # The last record is always noted: if the exporter crashed by applying one, it is that.
-            note_from = 0 if note.is_careful else size
             for offset, payload in reader:
-                if reader.good_bytes < note_from or note.begin(generation, offset):
+                if note.begin(generation, offset):
                     self.records += 1
                     yield payload
                 else:
@@ -160,44 +159,47 @@ def _open_log(path: Path) -> FileIO:
 class _Note:
     """The note of which record is being applied; one left over tells of a crash in recovery.
 
-    A note costs a system call, as much as reading several records, so that only a start after a
-    crashed one takes it for every record. Failing to note is no reason not to recover.
+    A mapped file, which outlives the process and costs no system call for each record. Failing to
+    note is no reason not to recover.
     """
 
     _LAYOUT: Final = struct.Struct("<QQI")  # generation, offset, crashes in a row
 
     def __init__(self, path: Path) -> None:
-        self.is_careful = path.exists()
         self._suspect = (0, 0, 0)
-        self._descriptor = -1
+        self._map: mmap.mmap | None = None
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            noted = os.pread(self._descriptor, self._LAYOUT.size, 0)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             _log.warning("%s cannot be used (%s)", path, error.strerror)
             return
-        if len(noted) == self._LAYOUT.size:
+        try:
+            noted = os.pread(descriptor, self._LAYOUT.size, 0).ljust(self._LAYOUT.size, b"\0")
+            # Before it is mapped: a page that has no room on the disk would end us by a signal.
+            os.pwrite(descriptor, noted, 0)
+            self._map = mmap.mmap(descriptor, self._LAYOUT.size)
             self._suspect = self._LAYOUT.unpack(noted)
+        except (OSError, ValueError) as error:  # the latter where nothing could be written
+            _log.warning("%s cannot be used (%s)", path, error)
+        finally:
+            os.close(descriptor)
 
     def begin(self, generation: int, offset: int) -> bool:
         """Note that a record is about to be applied; false if it crashed too often."""
         crashes = self._suspect[2] if self._suspect[:2] == (generation, offset) else 0
         if crashes >= CRASHES:
             return False
-        if self._descriptor >= 0:
-            try:
-                os.pwrite(self._descriptor, self._LAYOUT.pack(generation, offset, crashes + 1), 0)
-            except OSError as error:
-                _log.warning("no record can be noted (%s)", error.strerror)
-                self.close()
+        self._write(generation, offset, crashes + 1)
         return True
 
     def clear(self) -> None:
         """Note that every record is applied: what ends the exporter now was none of them."""
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
+        self._write(0, 0, 0)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._map is not None:
+            self._map.close()
+
+    def _write(self, generation: int, offset: int, crashes: int) -> None:
+        if self._map is not None:
+            self._LAYOUT.pack_into(self._map, 0, generation, offset, crashes)

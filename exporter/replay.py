@@ -1,6 +1,7 @@
 """The subcommand `replay`: gives a recorded journal to an exporter, as the nodes once did."""
 
 import dataclasses
+import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Final, Self
 import msgspec
 import pynng
 
-from exporter.changes import BATCH, apply_change, unpack_change
+from exporter.changes import BATCH, Change, apply_change, unpack_change
 from exporter.cut import take_cut
 from exporter.errors import StartupError
 from exporter.exposition import Wanted, render
@@ -61,11 +62,11 @@ def replay(settings: ReplaySettings) -> None:
     Raises:
         StartupError: A log is none, or no exporter takes what is in it.
     """
-    records = _read(_logs(settings.files))
+    changes = _read(_logs(settings.files))
     if settings.print:
-        sys.stdout.write(_exposition(settings, records))
+        sys.stdout.write(_exposition(settings, changes))
     else:
-        _send(settings, records)
+        _send(settings, changes)
 
 
 def _logs(files: Iterable[Path]) -> Iterator[Path]:
@@ -76,37 +77,36 @@ def _logs(files: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _read(logs: Iterable[Path]) -> Iterator[bytes]:
+def _read(logs: Iterable[Path]) -> Iterator[Change]:
     """Give the records of logs that are left as they are."""
     for path in logs:
         try:
             with path.open("rb", buffering=0) as file:
                 reader = LogReader(path, file)
                 for _, record in reader:
-                    yield record
+                    yield unpack_change(record)
                 if left := path.stat().st_size - reader.good_bytes:
                     sys.stderr.write(f"{path}: the last {left} bytes are damaged\n")
-        except (FormatError, OSError) as error:
+        except (FormatError, OSError, struct.error) as error:
             raise StartupError(f"{path} cannot be replayed: {error}") from error
 
 
-def _exposition(settings: ReplaySettings, records: Iterable[bytes]) -> str:
-    """Count the records as a start of the exporter would."""
+def _exposition(settings: ReplaySettings, changes: Iterable[Change]) -> str:
+    """Count the changes as a start of the exporter would."""
     state = State(settings.series_budget, settings.objectives, settings.buckets)
     ingest = Ingest(state, settings.node_timeout_seconds)
-    for record in records:
-        apply_change(ingest, record)
+    for change in changes:
+        apply_change(ingest, change)
     return render(take_cut(state), Wanted()).body.decode()
 
 
-def _send(settings: ReplaySettings, records: Iterable[bytes]) -> None:
+def _send(settings: ReplaySettings, changes: Iterable[Change]) -> None:
     began = time.monotonic()
     first_at = 0.0
     batches = events = 0
     with ExitStack() as stack:
         senders: dict[str, _Sender] = {}
-        for record in records:
-            kind, received_at, message = unpack_change(record)
+        for kind, received_at, message in changes:
             accepted = decode_batch(message) if kind == BATCH else None
             if not isinstance(accepted, Accepted):
                 continue  # what the exporter of then found by itself

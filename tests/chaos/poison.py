@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.records import pack_record
+from exporter.recovery import CRASHES
 from tests.chaos.ground import NODE, Ground
 from tests.chaos.journals import QUARANTINED, fill, newest_log, records
 from tests.chaos.rows import Row
@@ -16,18 +17,15 @@ _STARTS: Final = 6
 
 def last(directory: Path) -> list[Row]:
     """Put a record that crashes the exporter at the journal's end, as a live crash leaves it."""
-    return _poison(directory, crashes=2, followed=False)
+    return _poison(directory, followed=False)
 
 
 def inside(directory: Path) -> list[Row]:
-    """Put a record that crashes the exporter into the journal's middle.
-
-    The first start takes notes of the last record only, so that it takes one more.
-    """
-    return _poison(directory, crashes=3, followed=True)
+    """Put a record that crashes the exporter into the journal's middle."""
+    return _poison(directory, followed=True)
 
 
-def _poison(directory: Path, crashes: int, *, followed: bool) -> list[Row]:
+def _poison(directory: Path, *, followed: bool) -> list[Row]:
     with Ground(directory) as ground:
         counted = fill(ground)
         emitter = ground.emitter()
@@ -39,9 +37,9 @@ def _poison(directory: Path, crashes: int, *, followed: bool) -> list[Row]:
         applied = ground.applied_kinds(NODE).total()
         return [
             Row(
-                f"starts after at most {crashes} crashed starts",
+                f"starts after at most {CRASHES} crashed starts",
                 f"{starts} crashed",
-                0 < starts <= crashes,
+                0 < starts <= CRASHES,
             ),
             Row(
                 'quarantined_total{kind="poison"} 1',
