@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import IO
 
 import httpx
-import pynng
 
 from exporter.changes import BATCH, pack_change
 from exporter.records import pack_log_header, pack_record
-from node.outbox import Outbox
-from shared import wire
-from shared.events import Event, NodeStateChanged, TokensGenerated
+from shared.events import NodeStateChanged, TokensGenerated
+from tests.batches import Emitter
 from tests.builders import every_event, pack_batch
 from tests.processes import Pair, Running, scrape, value, wait_for
 
@@ -38,25 +36,6 @@ def run(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str
     return subprocess.run(
         [*EXPORTER, *arguments], capture_output=True, text=True, timeout=60, check=check
     )
-
-
-class Emitter:
-    """A node as far as its exporter can tell: its outbox, and one batch at a time."""
-
-    def __init__(self, directory: Path, name: str = "node1", session: str = "s1") -> None:
-        self.outbox = Outbox(name, session, 0.0)
-        self._socket = pynng.Req0(send_timeout=10_000, recv_timeout=10_000)
-        self._socket.dial(f"ipc://{directory / 'run' / wire.SOCKET_NAME}", block=True)
-
-    def send(self, *happened: Event, goodbye: bool = False) -> None:
-        for event in happened:
-            self.outbox.emit(event)
-        self._socket.send(self.outbox.next_batch(0.0, goodbye=goodbye))
-        self._socket.recv()
-        self.outbox.acknowledge()
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @contextlib.contextmanager

@@ -1,16 +1,28 @@
 """A real Prometheus against a real exporter."""
 
+import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
+from exporter.catalogue import FAMILIES
+from tests.batches import Emitter
 from tests.processes import PREFIX, Pair, scrape, value, wait_for
 from tests.prometheus import prometheus, query
+from tests.whole_node import whole_node
 
 REPOSITORY = Path(__file__).parents[2]
+
+_SMALL_BUDGET = "--series-budget=17"
+"""Fewer than the routes of a whole node, so that the families of folding have series too."""
+_TYPES = {PREFIX + family.name.removesuffix("_total"): family.kind for family in FAMILIES}
 
 needs_prometheus = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
@@ -37,6 +49,83 @@ def test_prometheus_scrapes_what_the_node_did(pair: Pair, tmp_path: Path) -> Non
 
 
 @needs_prometheus
+@pytest.mark.parametrize("openmetrics", [True, False], ids=["openmetrics", "text"])
+def test_prometheus_knows_each_familys_type(
+    pair: Pair, tmp_path: Path, *, openmetrics: bool
+) -> None:
+    """In both formats every family is scraped without an error, as what it is declared to be."""
+    with (
+        pair.exporter(_SMALL_BUDGET) as exporter,
+        forwarder(exporter.url, openmetrics=openmetrics) as (target, content_types),
+        prometheus(tmp_path / "prometheus", target) as url,
+    ):
+        node = Emitter(pair.directory)
+
+        def told() -> dict[str, str]:
+            node.send(*whole_node())  # a node that falls silent takes its gauges along
+            metadata = httpx.get(f"{url}/api/v1/metadata").json()["data"]
+            return {name: kinds[0]["type"] for name, kinds in metadata.items()}
+
+        wait_for(lambda: _TYPES.keys() <= {name.removesuffix("_total") for name in told()})
+        types = {name.removesuffix("_total"): kind for name, kind in told().items()}
+        assert {name: types[name] for name in _TYPES} == _TYPES
+        (scraped,) = httpx.get(f"{url}/api/v1/targets").json()["data"]["activeTargets"]
+        assert (scraped["health"], scraped["lastError"]) == ("up", "")
+        expected = "application/openmetrics-text" if openmetrics else "text/plain"
+        assert {content_type.partition(";")[0] for content_type in content_types} == {expected}
+        node.close()
+
+
+@contextmanager
+def forwarder(url: str, *, openmetrics: bool) -> Iterator[tuple[str, list[str]]]:
+    """Stand between: gives its address, and the type of each answer that it passed on.
+
+    Where OpenMetrics is not wanted it takes the request's `Accept` away.
+    """
+    content_types: list[str] = []
+
+    class Forward(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            accept = self.headers["Accept"] if openmetrics else "*/*"
+            answer = httpx.get(url + self.path, headers={"Accept": accept})
+            content_types.append(answer.headers["content-type"])
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["content-type"])
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", content_types
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@needs_prometheus
+def test_promtool_likes_every_family(pair: Pair) -> None:
+    """`promtool check metrics` finds nothing to say of a scrape that has each family."""
+    with pair.exporter(_SMALL_BUDGET) as exporter:
+        node = Emitter(pair.directory)
+        node.send(*whole_node())
+        wait_for(lambda: value(scrape(exporter.url), "exporter_series_folded_total"))
+        node.send(*whole_node())
+        shown = httpx.get(f"{exporter.url}/metrics").text
+        node.close()
+    typed = re.findall(rf"(?m)^# TYPE {PREFIX}(\S+) ", shown)
+    assert {name.removesuffix("_total") for name in typed} == {
+        family.name.removesuffix("_total") for family in FAMILIES
+    }
+    _assert_quiet(shown)
+
+
+@needs_prometheus
 def test_promtool_likes_the_exposition(pair: Pair) -> None:
     """`promtool check metrics` finds nothing to say of a scrape."""
     with pair.exporter() as exporter, pair.node() as node:
@@ -44,14 +133,14 @@ def test_promtool_likes_the_exposition(pair: Pair) -> None:
         httpx.post(f"{node.url}/v1/completions", json=body).raise_for_status()
         wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok"))
         shown = httpx.get(f"{exporter.url}/metrics").text
-        told = subprocess.run(  # noqa: PLW1510
-            ["promtool", "check", "metrics"],
-            input=shown,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+        _assert_quiet(shown)
+
+
+def _assert_quiet(shown: str) -> None:
+    told = subprocess.run(  # noqa: PLW1510
+        ["promtool", "check", "metrics"], input=shown, capture_output=True, text=True, timeout=30
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
 
 
 @needs_prometheus

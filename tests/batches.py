@@ -1,0 +1,35 @@
+"""Sends events to a real exporter as a node does, one batch at a time."""
+
+from pathlib import Path
+
+import pynng
+
+from node.outbox import Outbox
+from shared import wire
+from shared.events import Event
+
+
+class Emitter:
+    """A node as far as its exporter can tell: its outbox, and one batch at a time.
+
+    Args:
+        directory: Of the `Pair`.
+        name: The node's.
+        session: New for each run of the node.
+    """
+
+    def __init__(self, directory: Path, name: str = "node1", session: str = "s1") -> None:
+        self.outbox = Outbox(name, session, 0.0)
+        self._socket = pynng.Req0(send_timeout=10_000, recv_timeout=10_000)
+        self._socket.dial(f"ipc://{directory / 'run' / wire.SOCKET_NAME}", block=True)
+
+    def send(self, *happened: Event, goodbye: bool = False) -> None:
+        """Emit the events and have them counted; none are a heartbeat."""
+        for event in happened:
+            self.outbox.emit(event)
+        self._socket.send(self.outbox.next_batch(0.0, goodbye=goodbye))
+        self._socket.recv()
+        self.outbox.acknowledge()
+
+    def close(self) -> None:
+        self._socket.close()
