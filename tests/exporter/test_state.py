@@ -97,6 +97,30 @@ def test_every_event_moves_what_it_means() -> None:
     assert {key: histogram(state, key[0], *key[1]).sum for key in sums} == sums
 
 
+def test_no_event_goes_by_unnoticed() -> None:
+    """Each kind of event changes what is shown, beyond the count of its kind."""
+    state = State()
+    happened = [e for e in every_event() if not isinstance(e, events.PeerForgotten)]
+    happened.insert(-1, events.PeerForgotten("n2"))
+    assert {type(event) for event in happened} == set(get_args(events.AnyEvent))
+    for event in happened:
+        before = moved(state)
+        apply(state, event)
+        assert moved(state) != before, event
+
+
+def moved(state: State) -> list[object]:
+    """Give all series as they are, but for those that count the events themselves."""
+    cut = take_cut(state)
+    numbers = [(f.name, s) for f, s in cut.numbers.items() if f not in (c.EVENTS, c.SERIES)]
+    sums = [
+        (f.name, labels, one.sum, tuple(one.counts))
+        for f, series in cut.histograms.items()
+        for labels, one in series.items()
+    ]
+    return [*numbers, *sums]
+
+
 @given(st.lists(st.floats(0, 3000), min_size=1, max_size=40))
 def test_histogram_counts_each_value_in_its_bucket(values: list[float]) -> None:
     """A value counts in the first bucket whose bound it does not exceed."""
