@@ -20,7 +20,7 @@ _E2E: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 _PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_CALL: Final = (0.01, 0.1, 1, 10)
+_CALL: Final = (0.1, 1, 10)
 """Few, as each route, method and status has its own; what a model needs is told finer above."""
 _CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -74,8 +74,8 @@ class Family:
 
     @property
     def grows(self) -> bool:
-        """Whether how many series it has depends on more than how many nodes there are."""
-        return self.scope == "model" or (self.scope == "node" and bool(self.open_labels))
+        """Whether what comes and goes beside nodes and models decides how many series it has."""
+        return self.scope != "exporter" and bool(self.open_labels)
 
 
 def _counter(

@@ -13,15 +13,19 @@ from tests.builders import every_event, finished
 MODELS: Final = ("first", "second")
 PEERS: Final = ("n2", "n3", "n4", "n5")
 _COMPLETIONS: Final = (200, 400, 429, 499, 503)
-_ROUTES: Final = {
-    ("/", "GET"): (200,),
-    ("unknown", "GET"): (404,),
+UNKNOWN: Final = ("unknown", "GET")
+"""What the node calls a path that it does not have."""
+ROUTES: Final = {
+    ("/", "GET"): (200, 304),
+    ("/pages/<name>", "GET"): (200, 304),
+    UNKNOWN: (404,),
     ("/health", "GET"): (200, 503),
     ("/openapi.json", "GET"): (200,),
     ("/v1/models", "GET"): (200,),
     ("/v1/models/<path:model_id>", "GET"): (200, 404),
     ("/v1/completions", "POST"): _COMPLETIONS,
     ("/v1/chat/completions", "POST"): _COMPLETIONS,
+    ("/v1/embeddings", "POST"): _COMPLETIONS,
 }
 _GENERATIONS: Final = (
     "ok",
@@ -66,7 +70,7 @@ def _ends() -> Iterator[Event]:
 
 
 def _calls() -> Iterator[Event]:
-    for (route, method), statuses in _ROUTES.items():
+    for (route, method), statuses in ROUTES.items():
         for status in statuses:
             yield events.HttpFinished(route, method, status, 0.5)
     for method, codes in _METHODS.items():

@@ -4,7 +4,7 @@ import hashlib
 import importlib.resources
 from typing import Final
 
-from quart import Response, request
+from quart import Response, abort, request
 from quart_trio import QuartTrio
 
 _FILES: Final = {
@@ -36,12 +36,15 @@ def add_page(app: QuartTrio) -> None:
     directory = importlib.resources.files(__package__) / "pages"
     contents = {path: (directory / name).read_bytes() for path, (name, _) in _FILES.items()}
 
-    async def page() -> Response:
+    async def page(name: str = "") -> Response:
+        del name  # of a part: one route for all of them, as each route has series of its own
+        if request.path not in contents:
+            abort(404)
         content = contents[request.path]
         response = Response(content, content_type=_FILES[request.path][1], headers=_HEADERS)
         response.set_etag(hashlib.sha256(content).hexdigest()[:32])
         await response.make_conditional(request)
         return response
 
-    for path in _FILES:
-        app.add_url_rule(path, page.__name__, page, methods=["GET"])
+    for rule in ("/", "/pages/<name>"):
+        app.add_url_rule(rule, page.__name__, page, methods=["GET"])

@@ -1,0 +1,18 @@
+"""The node that series are counted for is the one that there is."""
+
+from typing import Any
+
+from node.api.app import build_app
+from tests.whole_node import ROUTES, UNKNOWN
+
+
+def test_routes_are_those_of_the_node() -> None:
+    """Each route that the API serves is told of, and no other."""
+    unasked: Any = None  # scheduler and status are asked by requests only
+    app = build_app(unasked, unasked, "demo")
+    served = {
+        (rule.rule, method)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert served == ROUTES.keys() - {UNKNOWN}
