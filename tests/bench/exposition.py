@@ -19,7 +19,7 @@ from tests.bench.load import mixed_events, pack, send
 from tests.bench.processes import NODE_ID, run_exporter
 from tests.bench.scrape import Scrape, scrape
 from tests.bench.table import Row
-from tests.whole_node import whole_node
+from tests.whole_node import MODELS, whole_node
 
 _EVENTS_PER_SECOND: Final = 5000
 _BATCH_EVENTS: Final = 500
@@ -66,7 +66,7 @@ def _under_load() -> Iterator[Row]:
 def _paced(ended: threading.Event) -> Iterator[bytes]:
     """Give batches at the rate until it is told to end."""
     due = time.monotonic()
-    for batch in pack([*whole_node(), *mixed_events()], _BATCH_EVENTS, 10**9):
+    for batch in pack([*whole_node(), *mixed_events(MODELS[0])], _BATCH_EVENTS, 10**9):
         if ended.is_set():
             return
         yield batch

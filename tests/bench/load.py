@@ -35,10 +35,10 @@ chat completions of up to 200 tokens, every second one streamed. What comes once
 out. A model with longer answers only has more tokens to a request."""
 
 
-def mixed_events() -> list[Event]:
+def mixed_events(model_id: str = MODEL_ID) -> list[Event]:
     """Give the events of such a run, in an order that mixes them."""
     chance = random.Random(_SEED)
-    kinds = {type(event).__name__: event for event in every_event(MODEL_ID)}
+    kinds = {type(event).__name__: event for event in every_event(model_id)}
     happened = [
         _vary(kinds[name], chance) for name, count in _RECORDED.items() for _ in range(count)
     ]
