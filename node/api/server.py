@@ -25,7 +25,7 @@ from shared.events import Event
 _KEEP_ALIVE_SECONDS: Final = 75
 _HANDSHAKE_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 1.0
-_TELL_SECONDS: Final = 60.0
+_WARNING_SECONDS: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class _Connections:
         self._config = _configure()
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
-        self._told_full_at = -math.inf
+        self._warned_at: dict[str, float] = {}
 
     async def accept(
         self, listener: trio.SocketListener, stop: trio.Event, serving: trio.Nursery
@@ -139,7 +139,7 @@ class _Connections:
     async def _run(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end."""
         if len(self._open) >= self._door.connections:
-            self._tell_full()
+            self._warn("%d connections are open: no more are taken", len(self._open))
             return
         paced = PacedStream(stream, self._door.reader_seconds)
         try:
@@ -154,7 +154,7 @@ class _Connections:
                 _log.debug("no connection with %s: %r", address, group.exceptions[0])
             except* Exception as group:  # noqa: BLE001 - hypercorn raises what it did not expect
                 kinds = ", ".join(type(error).__name__ for error in group.exceptions)
-                _log.warning("the connection with %s broke its protocol (%s)", address, kinds)
+                self._warn("the connection with %s broke its protocol (%s)", address, kinds)
                 _log.debug("where it broke", exc_info=group)
 
     async def _serve(self, connection: Connection) -> None:
@@ -179,11 +179,12 @@ class _Connections:
         finally:
             self._open.remove(connection)
 
-    def _tell_full(self) -> None:
+    def _warn(self, text: str, *arguments: object) -> None:
+        # Clients bring this about: one line a minute of a kind, or they could fill the disk.
         now = trio.current_time()
-        if now - self._told_full_at > _TELL_SECONDS:
-            self._told_full_at = now
-            _log.warning("%d connections are open: no more are taken", len(self._open))
+        if now - self._warned_at.get(text, -math.inf) > _WARNING_SECONDS:
+            self._warned_at[text] = now
+            _log.warning(text, *arguments)
 
 
 def _configure() -> Config:
