@@ -25,6 +25,9 @@ from shared.events import Event
 _KEEP_ALIVE_SECONDS: Final = 75
 _HANDSHAKE_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 1.0
+_UNREAD_BYTES: Final = 64 * 2**10
+"""Linux reserves the double. Far more than a token needs; left alone the kernel would take 4 MiB of
+a response for a client that reads nothing, and nobody would notice for long."""
 _WARNING_SECONDS: Final = 60.0
 
 _log = logging.getLogger(__name__)
@@ -86,7 +89,11 @@ def _wrap(application: Application, door: Door, emit: Callable[[Event], None]) -
 
 
 def _set_options(listener: trio.socket.SocketType, reader_seconds: float) -> None:
-    """Have the kernel give up clients that vanished; what it accepts takes over both options."""
+    """Bound what the kernel keeps of unread responses, and for how long it tries to bring them.
+
+    What is accepted takes the options over.
+    """
+    listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, _UNREAD_BYTES)
     listener.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
     if hasattr(trio.socket, "TCP_USER_TIMEOUT"):  # Linux
         listener.setsockopt(
@@ -167,7 +174,7 @@ class _Connections:
                 await stream.do_handshake()
             connection.certificate = client_digest(stream)
         state = {CONNECTION: connection}
-        server = TCPServer(self._application, self._config, self._context, state, stream)
+        server = _Server(self._application, self._config, self._context, state, stream)
         connection.server = server
         await server
 
@@ -185,6 +192,24 @@ class _Connections:
         if now - self._warned_at.get(text, -math.inf) > _WARNING_SECONDS:
             self._warned_at[text] = now
             _log.warning(text, *arguments)
+
+
+class _Server(TCPServer):
+    """hypercorn's side of a connection, which here ends as soon as its client has left.
+
+    hypercorn 0.18 would keep the socket until its keep-alive timer fires.
+    """
+
+    _left = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._left = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self._left:
+            await super()._idle_timeout()
 
 
 def _configure() -> Config:
