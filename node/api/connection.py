@@ -17,10 +17,14 @@ from hypercorn.events import RawData
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
+_Scope = MutableMapping[str, Any]
+
 CONNECTION: Final = "distributed_llm.connection"
 """Key of the ASGI scope's `state` where the connection is found."""
 _PIECE_BYTES: Final = 64 * 2**10
 """What must be taken within the patience: a slow reader makes progress, one that stopped none."""
+_UNREAD_BYTES: Final = 32 * 2**10
+"""What may wait in memory for an HTTP/2 client, beside what its window lets through."""
 _CANCEL: Final = 8
 """RFC 9113, section 7: the stream is no longer needed."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -113,18 +117,24 @@ class Connection:
         self.server: TCPServer | None = None
         """hypercorn's side of it, once there is one."""
 
-    async def reset(self, scope: MutableMapping[str, Any]) -> None:
+    async def wait_read(self, scope: _Scope) -> None:
+        """Wait until an HTTP/2 client has taken what waits for it, where that is much.
+
+        hypercorn means to, but 0.18 forgets it for a stream without a window.
+        """
+        protocol, number = self._find(scope)
+        waiting = protocol.stream_buffers.get(number) if protocol is not None else None
+        if waiting is not None and len(waiting.buffer) > _UNREAD_BYTES:
+            await waiting.drain()
+
+    async def reset(self, scope: _Scope) -> None:
         """End a request's HTTP/2 stream whose response was broken off.
 
         hypercorn leaves it open for ever. Over HTTP/1 it closes the connection, and nothing is
         left to do.
         """
-        protocol = self.server.protocol.protocol if self.server is not None else None
-        if not isinstance(protocol, H2Protocol):
-            return
-        streams = protocol.streams.items()
-        number = next((n for n, stream in streams if stream.scope is scope), None)
-        if number is None:
+        protocol, number = self._find(scope)
+        if protocol is None:
             return
         try:
             protocol.connection.reset_stream(number, error_code=_CANCEL)
@@ -135,3 +145,12 @@ class Connection:
             await waiting.close()
             protocol.priority.unblock(number)
             await protocol.has_data.set()
+
+    def _find(self, scope: _Scope) -> tuple[H2Protocol | None, int]:
+        """Find the HTTP/2 stream of a request; none over HTTP/1, or where it has ended."""
+        protocol = self.server.protocol.protocol if self.server is not None else None
+        if isinstance(protocol, H2Protocol):
+            for number, stream in protocol.streams.items():
+                if stream.scope is scope:
+                    return protocol, number
+        return None, 0

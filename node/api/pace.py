@@ -16,7 +16,6 @@ from node.api.asgi import (
     connection_of,
     send_error,
 )
-from node.api.connection import Connection
 from node.errors import InvalidRequestError
 
 _PIECE_BYTES: Final = 16 * 2**10
@@ -64,6 +63,7 @@ class _Exchange:
         body_seconds: float,
     ) -> None:
         self._scope = scope
+        self._connection = connection_of(scope)
         self._receive = receive
         self._send = send
         self._reader_seconds = reader_seconds
@@ -83,16 +83,16 @@ class _Exchange:
         """Have the application answer, then put right what it left undone."""
         with self._application_scope:
             await application(self._scope, self._receive_in_time, self._send_in_time)
-        connection = connection_of(self._scope)
         if self._late and not self._started:
             error = TooSlowError("the request's body did not arrive in time")
             await send_error(self._send_in_time, error)
         elif self._started and not self._finished:
-            self._tell_cut(connection)
-            if connection is not None:
-                await connection.reset(self._scope)
+            self._tell_cut()
+            if self._connection is not None:
+                await self._connection.reset(self._scope)
 
-    def _tell_cut(self, connection: Connection | None) -> None:
+    def _tell_cut(self) -> None:
+        connection = self._connection
         stalled = connection is not None and connection.stream.stalled
         if stalled or (self._cut and not self._left):
             self._scope[CUT] = True
@@ -147,6 +147,8 @@ class _Exchange:
     async def _send_piece(self, message: Message) -> None:
         with trio.move_on_after(self._reader_seconds) as patience:
             await self._send(message)
+            if self._connection is not None:
+                await self._connection.wait_read(self._scope)
         if patience.cancelled_caught:
             self._end_short()
             await trio.lowlevel.checkpoint()
