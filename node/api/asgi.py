@@ -107,20 +107,22 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
     return wrapped
 
 
-def limit_headers(application: Application) -> Application:
-    """Answer 431 to a request with too many headers, or too large ones over HTTP/2.
+def check_head(application: Application) -> Application:
+    """Answer 431 to too many or too large headers, and 400 to a target that is no path.
 
-    h11 bounds the size over HTTP/1 by itself.
+    h11 bounds the size over HTTP/1 by itself; Quart fails on a target that is empty.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         size = len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in headers)
-        if len(headers) <= HEADERS_LIMIT and size <= HEADER_BYTES:
-            await application(scope, receive, send)
-        else:
+        if len(headers) > HEADERS_LIMIT or size > HEADER_BYTES:
             message = f"a request has at most {HEADERS_LIMIT} headers of {HEADER_BYTES} bytes"
             await send_error(send, HeadersTooLargeError(message))
+        elif not scope["path"].startswith("/"):
+            await send_error(send, InvalidRequestError("the request's target is not a path"))
+        else:
+            await application(scope, receive, send)
 
     return wrapped
 

@@ -15,7 +15,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
-from node.api.asgi import Application, limit_headers, note_client, refuse_websockets, report
+from node.api.asgi import Application, check_head, note_client, refuse_websockets, report
 from node.api.connection import CONNECTION, Connection, PacedStream
 from node.api.pace import keep_pace
 from node.api.protection import Protection
@@ -82,7 +82,7 @@ async def serve(
 
 
 def _wrap(application: Application, door: Door, emit: Callable[[Event], None]) -> AppWrapper:
-    limited = limit_headers(note_client(application))
+    limited = check_head(note_client(application))
     paced = keep_pace(limited, door.reader_seconds, door.body_seconds)
     framework: Any = refuse_websockets(report(paced, emit))
     return ASGIWrapper(framework)

@@ -60,15 +60,16 @@ def break_protocol(node: Running) -> None:
 
 def crash(node: Running) -> None:
     """Kill the engine in the middle of an answer, then ask again."""
-    bearing = httpx.Client(headers=BEARER, timeout=60)
+    url = f"{node.url}/v1/completions"
     asked = {"prompt": PROMPT, "stream": True}
-    with bearing.stream("POST", f"{node.url}/v1/completions", json=asked) as response:
-        assert response.status_code == 200
-        for engine in psutil.Process(node.process.pid).children():
-            engine.kill()
-        assert response.read()
-    again = {"prompt": PROMPT, "max_tokens": 2}
-    wait_for(lambda: bearing.post(f"{node.url}/v1/completions", json=again).is_success)
+    with httpx.Client(headers=BEARER, timeout=60) as bearing:
+        with bearing.stream("POST", url, json=asked) as response:
+            assert response.status_code == 200
+            for engine in psutil.Process(node.process.pid).children():
+                engine.kill()
+            assert response.read()
+        again = {"prompt": PROMPT, "max_tokens": 2}
+        wait_for(lambda: bearing.post(url, json=again).is_success)
 
 
 def leave(node: Running) -> None:
