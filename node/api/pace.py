@@ -189,8 +189,8 @@ class _Exchange:
                 taken += len(self._noted(await self._receive()).get("body", b""))
 
     async def _discard(self) -> None:
-        """Read on. Runs until cancelled."""
-        while True:
+        """Read on until the client has left."""
+        while not self._left:
             self._noted(await self._receive())
 
 
