@@ -201,7 +201,7 @@ def _ask(url: str) -> None:
     """Ask the node's API how it is; blocks, bounded by the timeout."""
     try:
         connection = _connect(url)
-    except ValueError as error:
+    except (ValueError, http.client.InvalidURL) as error:
         raise CheckFailedError(f"the node says that its API is at {url!r}: {error}") from error
     try:
         with contextlib.closing(connection):
