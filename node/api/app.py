@@ -22,7 +22,7 @@ from node.api.answer import (
     ModelList,
     embedding,
 )
-from node.api.asgi import ROUTE
+from node.api.asgi import CLIENT, ROUTE
 from node.api.pages import add_page
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
@@ -33,9 +33,6 @@ from node.inference.scheduler import Scheduler
 from node.state import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20
-
-CLIENT: Final = "distributed_llm.client"
-"""Key of the ASGI scope where what checks the API keys notes whose key it was."""
 
 _REQUEST_ID: Final = "X-Request-ID"
 _REQUEST_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")

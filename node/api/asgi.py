@@ -7,6 +7,7 @@ import msgspec
 import trio
 
 from node.api.connection import CONNECTION, Connection
+from node.api.pages import PAGE_PATHS
 from node.api.schema import error_body
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from shared.events import Event, HttpFinished
@@ -32,8 +33,6 @@ PROBED_PATHS: Final = frozenset(
 HEADERS_LIMIT: Final = 100
 HEADER_BYTES: Final = 16 * 2**10
 
-_PAGE: Final = "/"
-"""The page itself tells nothing; what it asks for needs the key that it is given."""
 _UNKNOWN: Final = "unknown"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
@@ -97,7 +96,8 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
         name = keys.find(given)
         if name is not None:
             scope[CLIENT] = f"key:{name}"
-        if name is not None or scope["path"] in PROBED_PATHS or scope["path"] == _PAGE:
+        # The page tells nothing: what it asks for needs the key that is typed into it.
+        if name is not None or scope["path"] in PROBED_PATHS or scope["path"] in PAGE_PATHS:
             await application(scope, receive, send)
         else:
             message = "this API asks for a key: send Authorization: Bearer <key>"
