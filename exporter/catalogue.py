@@ -291,7 +291,7 @@ RPC_LATENCY: Final = _histogram(
 )
 HTTP_REQUESTS: Final = _counter(
     "http_requests_total",
-    "HTTP responses by route template and status; 499 where the client left.",
+    "HTTP responses by route template and status; 499: the client left, 408: it did not read.",
     *_NODE,
     "route",
     "method",

@@ -19,9 +19,9 @@ from exporter.settings import ExporterSettings
 from exporter.state import State
 from exporter.store import Store
 from exporter.telemetry_socket import open_socket
+from exporter.token_file import TokenFile
 from exporter.web import Application, serve
 from shared import wire
-from shared.secret import BearerTokens, parse_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ async def run(settings: ExporterSettings) -> None:
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     health = HealthChecks(store, settings.engine_silence_seconds)
-    tokens = _read_tokens(settings)
+    token_file = _open_token_file(settings)
+    tokens = token_file.tokens if token_file else None
     with (
         closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
@@ -51,6 +52,8 @@ async def run(settings: ExporterSettings) -> None:
             nursery.start_soon(socket.keep_path, name="socket path")
             nursery.start_soon(store.run, name="store")
             nursery.start_soon(health.run, name="health checks")
+            if token_file is not None:
+                nursery.start_soon(token_file.watch, name="token file")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={url}")
             number = await anext(signals)
@@ -68,22 +71,15 @@ async def _take(
     return reply
 
 
-def _read_tokens(settings: ExporterSettings) -> BearerTokens | None:
+def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
     """Read what `/metrics` asks for; None where it asks for nothing."""
-    file = settings.metrics_token_file
-    if file is None:
-        if not ipaddress.ip_address(settings.host).is_loopback:
-            _log.warning(
-                "whoever reaches %s can read the metrics: set --metrics-token-file", settings.host
-            )
-        return None
-    try:
-        tokens = parse_tokens(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"--metrics-token-file {file} cannot be read: {error}") from error
-    if not tokens:
-        raise StartupError(f"--metrics-token-file {file} holds no token")
-    return BearerTokens(tokens)
+    if settings.metrics_token_file is not None:
+        return TokenFile(settings.metrics_token_file)
+    if not ipaddress.ip_address(settings.host).is_loopback:
+        _log.warning(
+            "whoever reaches %s can read the metrics: set --metrics-token-file", settings.host
+        )
+    return None
 
 
 async def _open_web(

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-import hypercorn.trio
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
 
 from exporter import catalogue as c
 from exporter.cut import take_cut
@@ -30,7 +32,11 @@ _OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 """What a probe asks, which cannot carry a token everywhere; `/readyz` says no more than yes or no
 where one is set."""
 _CHALLENGE: Final = ("www-authenticate", "Bearer")
+_READER_MILLISECONDS: Final = 30_000
+"""How long a client may take nothing of an answer before the kernel gives it up."""
 _TEXT: Final = "text/plain; charset=utf-8"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,12 @@ class Application:
         self._limiter = trio.CapacityLimiter(_RENDERERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection's request, as ASGI has it."""
-        if scope["type"] == "lifespan":
-            await _live(receive, send)
-        elif scope["type"] == "http":
+        """Answer one request, as ASGI has it."""
+        del receive  # a body is of no interest
+        if scope["type"] == "http":
             await _send(scope["method"], await self._answer(scope), send)
+        else:  # a WebSocket
+            await send({"type": "websocket.close"})
 
     async def _answer(self, scope: Scope) -> Answer:
         if scope["method"] not in ("GET", "HEAD"):
@@ -139,14 +146,6 @@ async def _send(method: str, answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _live(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
 async def serve(
     application: Application,
     host: str,
@@ -157,17 +156,54 @@ async def serve(
     """Answer requests; started with the URL once the port is bound. Runs until cancelled.
 
     Raises:
-        OSError: The port cannot be had (in a group).
+        OSError: The port cannot be had.
     """
-    config = Config()
-    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-    config.include_server_header = False
-    config.graceful_timeout = 0.5
-    config.errorlog = logging.getLogger("hypercorn.error")
-    framework: Any = application
-    run = functools.partial(
-        hypercorn.trio.serve, framework, config, shutdown_trigger=trio.sleep_forever
-    )
+    [listener] = await trio.open_tcp_listeners(port, host=host)
+    if hasattr(trio.socket, "TCP_USER_TIMEOUT"):  # Linux: what is accepted takes it over
+        listener.socket.setsockopt(
+            trio.socket.IPPROTO_TCP, trio.socket.TCP_USER_TIMEOUT, _READER_MILLISECONDS
+        )
+    port = listener.socket.getsockname()[1]
+    connections = _Connections(application)
     async with trio.open_nursery() as nursery:
-        urls: list[str] = await nursery.start(run, name="web")
-        task_status.started(urls[0])
+        nursery.start_soon(connections.close_at_end, name="web closing")
+        listen = functools.partial(trio.serve_listeners, connections.run, [listener])
+        nursery.start_soon(listen, name="web listener")
+        task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+class _Connections:
+    """The open connections, each with hypercorn's protocols on it.
+
+    hypercorn's own server would do, were it not that whatever a client brings its protocols to
+    raise ends it (0.18: an HTTP/2 path that is not ASCII, a CONNECT, data after the response).
+    """
+
+    def __init__(self, application: Application) -> None:
+        framework: Any = application
+        self._application = ASGIWrapper(framework)
+        self._context = WorkerContext(None)
+        self._config = Config()
+        self._config.include_server_header = False
+        self._config.errorlog = logging.getLogger("hypercorn.error")
+        self._open: set[trio.SocketStream] = set()
+
+    async def run(self, stream: trio.SocketStream) -> None:
+        """Serve one connection to its end."""
+        plain: Any = stream
+        self._open.add(stream)
+        try:
+            await TCPServer(self._application, self._config, self._context, {}, plain)
+        except* Exception as group:  # noqa: BLE001 - hypercorn raises what it did not expect
+            kinds = ", ".join(type(error).__name__ for error in group.exceptions)
+            _log.info("a connection broke its protocol (%s)", kinds)
+        finally:
+            self._open.remove(stream)
+
+    async def close_at_end(self) -> None:
+        """Close every connection once cancelled: nothing else ends a send of hypercorn's."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            for stream in self._open:
+                stream.socket.close()

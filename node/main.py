@@ -1,7 +1,6 @@
 """The node's composition root: opens everything in order; its nested blocks are the lifetimes."""
 
 import importlib.metadata
-import ipaddress
 import logging
 import math
 import secrets
@@ -16,12 +15,12 @@ import trio
 
 from node import machine
 from node.api.app import build_app
-from node.api.asgi import Application, require_key
+from node.api.protection import Protection
 from node.api.rpc.application import beside, build_services
 from node.api.rpc.health import HealthService
 from node.api.rpc.inference import InferenceService
 from node.api.rpc.peers import NoPeers
-from node.api.server import serve
+from node.api.server import Door, serve
 from node.carrier import open_carrier
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
@@ -36,7 +35,6 @@ from node.progress import Progress
 from node.settings import NodeSettings
 from node.state import NodeStatus
 from node.system import watch_loop_lag
-from shared.secret import BearerTokens, parse_tokens
 from shared.settings import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32
@@ -80,7 +78,7 @@ async def run(settings: NodeSettings) -> None:
         HealthService(status, stop_serving),
         outbox.emit,
     )
-    application = _protect(beside(framework, services), settings)
+    protection = Protection(beside(framework, services), settings)
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
@@ -97,7 +95,7 @@ async def run(settings: NodeSettings) -> None:
                     work.start_soon(lane.run, name=f"lane of {lane.engine.model_id}")
                     work.start_soon(lane.engine.run, name=f"engine of {lane.engine.model_id}")
                 status.api_url = await _open_api(
-                    serving, application, settings, outbox, stop_serving
+                    serving, protection, settings, outbox, stop_serving
                 )
                 outbox.emit(status.identity())
                 _log.info("API on %s", status.api_url)
@@ -150,33 +148,22 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
             _log.info("model %s is ready", model.model_id)
 
 
-def _protect(application: Application, settings: NodeSettings) -> Application:
-    """Have the API ask for a key where there is a file of them."""
-    if settings.api_key_file is None:
-        if not ipaddress.ip_address(settings.host).is_loopback:
-            _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
-        return application
-    try:
-        keys = parse_tokens(settings.api_key_file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"--api-key-file {settings.api_key_file} cannot be read: {error}"
-        raise StartupError(message) from error
-    if not keys:
-        raise StartupError(f"--api-key-file {settings.api_key_file} holds no key")
-    return require_key(application, BearerTokens(keys))
-
-
 async def _open_api(
     serving: trio.Nursery,
-    application: Application,
+    protection: Protection,
     settings: NodeSettings,
     outbox: Outbox,
     stop: trio.Event,
 ) -> str:
+    door = Door(
+        host=settings.host,
+        port=settings.api_port,
+        connections=settings.connections,
+        reader_seconds=settings.reader_seconds,
+        body_seconds=settings.body_seconds,
+    )
     try:
-        url: str = await serving.start(
-            serve, application, settings.host, settings.api_port, outbox.emit, stop, name="api"
-        )
+        url: str = await serving.start(serve, protection, door, outbox.emit, stop, name="api")
     except* OSError as group:
         cause = group.exceptions[0]
         message = (

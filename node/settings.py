@@ -12,10 +12,12 @@ from shared.settings import (
     DIRECTORY,
     FILE,
     NOT_NEGATIVE,
+    ORIGINS,
     PORT,
     POSITIVE,
     SEEDS,
     Settings,
+    UsageError,
     setting,
 )
 
@@ -91,3 +93,34 @@ class NodeSettings(Settings):
     flush_seconds: float = setting(
         0.2, POSITIVE, "Seconds that metric events gather before they are sent."
     )
+    tls_cert_file: Path | None = setting(
+        None, FILE, "Certificate chain in PEM, with which the API speaks TLS."
+    )
+    tls_key_file: Path | None = setting(None, FILE, "Private key of --tls-cert-file, in PEM.")
+    tls_client_ca_file: Path | None = setting(
+        None, FILE, "Authorities in PEM, of which one must have signed a client's certificate."
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), ORIGINS, "Origins whose pages may use the API from a browser; * for all."
+    )
+    connections: int = setting(
+        1000, click.IntRange(min=1), "Connections to the API that may be open at once."
+    )
+    reader_seconds: float = setting(
+        30.0, POSITIVE, "Seconds that a client may read nothing of its response before it is cut."
+    )
+    body_seconds: float = setting(
+        60.0, POSITIVE, "Seconds that a request's body may take to arrive."
+    )
+
+    def check(self) -> None:
+        """Look also whether the files of TLS are there together.
+
+        Raises:
+            UsageError: The settings do not go together.
+        """
+        super().check()
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise UsageError("--tls-cert-file and --tls-key-file go together: give both or neither")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise UsageError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")

@@ -5,6 +5,8 @@ import hmac
 from collections.abc import Iterable
 
 _BEARER = "bearer "
+_NAME_LETTERS = 12
+"""48 bits: enough to tell the tokens of one file apart, too few to try guesses against."""
 
 
 class BearerTokens:
@@ -15,15 +17,23 @@ class BearerTokens:
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
+        self.replace(tokens)
+
+    def replace(self, tokens: Iterable[str]) -> None:
+        """Let in by these tokens from now on, and by no other."""
         self._digests = [_digest(token) for token in tokens]
 
     def allow(self, authorization: str) -> bool:
         """Whether the header's value carries one of the tokens."""
+        return self.find(authorization) is not None
+
+    def find(self, authorization: str) -> str | None:
+        """Name the token that the header's value carries: the beginning of its digest."""
         given = _digest(authorization[len(_BEARER) :].strip())
         is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
         # Every one is compared, so that the time does not tell which matched.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return is_bearer and any(matches)
+        return given.hex()[:_NAME_LETTERS] if is_bearer and any(matches) else None
 
 
 def parse_tokens(text: str) -> list[str]:

@@ -23,6 +23,9 @@ ENVIRONMENT_PREFIX: Final = "DISTRIBUTED_LLM_"
 APPLICATION: Final = "distributed-llm"
 NODE_ID: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
+"""As browsers write one (RFC 6454, section 6.2): a scheme, a host in lower case, perhaps a port."""
+
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -83,6 +86,19 @@ class _Seeds(click.ParamType[tuple[str, ...]]):
         return seeds
 
 
+class _Origins(click.ParamType[tuple[str, ...]]):
+    name = "origin,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        origins = value if isinstance(value, tuple) else tuple(filter(None, value.split(",")))
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                self.fail(f"{origin!r} is not an origin such as https://chat.example.", param, ctx)
+        return origins
+
+
 class Number(click.FloatRange):
     """A finite number in a range; click's own lets NaN through."""
 
@@ -101,6 +117,7 @@ POSITIVE: Final = Number(min=0, min_open=True)
 NOT_NEGATIVE: Final = Number(min=0)
 PORT: Final = click.IntRange(0, 2**16 - 1)
 SEEDS: Final = _Seeds()
+ORIGINS: Final = _Origins()
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 EXISTING: Final = click.Path(path_type=Path, exists=True)

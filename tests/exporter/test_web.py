@@ -429,16 +429,15 @@ async def test_api_that_cannot_be_asked_fails_its_check(url: str) -> None:
 
 
 @trio_test
-async def test_lifespan_is_answered() -> None:
-    """A server that asks for start and end is told of both."""
+async def test_websocket_is_refused() -> None:
+    """What is no HTTP request is closed, and tells nothing."""
     sent: list[Any] = []
-    asked = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
     async def receive() -> Any:
-        return next(asked)
+        return {"type": "websocket.connect"}
 
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    await Exporter().application({"type": "lifespan"}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    await Exporter().application({"type": "websocket"}, receive, send)
+    assert sent == ["websocket.close"]

@@ -25,3 +25,20 @@ def test_anything_else_is_not(header: str) -> None:
 def test_no_token_lets_nobody_in() -> None:
     """An empty set is not an open door."""
     assert not BearerTokens([]).allow("Bearer ")
+
+
+def test_replaced_tokens_count_at_once() -> None:
+    """After a replacement the old tokens are nothing and the new ones everything."""
+    tokens = BearerTokens(["one"])
+    tokens.replace(["two"])
+    assert not tokens.allow("Bearer one")
+    assert tokens.allow("Bearer two")
+
+
+def test_token_has_a_name_that_does_not_give_it_away() -> None:
+    """The same token has the same name, another one another, and neither is in it."""
+    tokens = BearerTokens(["one", "two"])
+    assert tokens.find("Bearer one") == tokens.find("bearer  one")
+    assert tokens.find("Bearer one") != tokens.find("Bearer two")
+    assert "one" not in (tokens.find("Bearer one") or "")
+    assert tokens.find("Bearer three") is None

@@ -1,0 +1,72 @@
+"""The tokens that `/metrics` asks for, read from a file that may change."""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from exporter.errors import StartupError
+from shared.secret import BearerTokens, parse_tokens
+
+_POLL_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class TokenFile:
+    """The tokens as their file has them.
+
+    Raises:
+        StartupError: There is no token to be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = _look_at(path)
+        self.tokens = BearerTokens(_read(path))
+
+    async def watch(self) -> None:
+        """Follow the file. Runs until cancelled.
+
+        Looking is all that works everywhere: a Secret of Kubernetes changes by a link two levels
+        up, which no notice of the file itself tells.
+        """
+        while True:
+            await trio.sleep(_POLL_SECONDS)
+            now = await trio.to_thread.run_sync(_look_at, self._path)
+            if now != self._before:
+                self._before = now
+                self._reload()
+
+    def _reload(self) -> None:
+        try:
+            tokens = _read(self._path)
+        except StartupError as error:
+            _log.error("%s; the tokens read before still count", error)
+            return
+        self.tokens.replace(tokens)
+        _log.info("%d tokens were read again from %s", len(tokens), self._path)
+
+
+def _look_at(path: Path) -> tuple[int, ...] | None:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        tokens = parse_tokens(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--metrics-token-file {path} cannot be read: {_say(error)}") from error
+    if not tokens:
+        raise StartupError(f"--metrics-token-file {path} holds no token")
+    return tokens
+
+
+def _say(error: OSError | UnicodeDecodeError) -> str:
+    # What a decoding error says would hold the bytes that it met.
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)

@@ -1,0 +1,204 @@
+"""Holds a request to its time: its body must arrive, and its response be taken, or it is ended."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+
+import trio
+
+from node.api.asgi import (
+    CUT,
+    Application,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    connection_of,
+    send_error,
+)
+from node.errors import InvalidRequestError
+
+_PIECE_BYTES: Final = 16 * 2**10
+_LEFTOVER_SECONDS: Final = 5.0
+"""How long the rest of a body is read that nobody wants, so that its sender reads the answer."""
+_LEFTOVER_BYTES: Final = 16 * 2**20
+_CLOSING_SECONDS: Final = 1.0
+"""How long the last send may take after its client has left."""
+
+_log = logging.getLogger(__name__)
+
+
+class TooSlowError(InvalidRequestError):
+    """The request's body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+def keep_pace(application: Application, reader_seconds: float, body_seconds: float) -> Application:
+    """Bound how long a client may take.
+
+    Args:
+        application: What answers.
+        reader_seconds: For each piece of the response to be taken.
+        body_seconds: For the request's body to arrive whole.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(scope, receive, send, reader_seconds, body_seconds)
+        await exchange.run(application)
+
+    return wrapped
+
+
+class _Exchange:
+    """One request and its response, between hypercorn and the application."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        reader_seconds: float,
+        body_seconds: float,
+    ) -> None:
+        self._scope = scope
+        self._connection = connection_of(scope)
+        self._receive = receive
+        self._send = send
+        self._reader_seconds = reader_seconds
+        self._body_deadline = trio.current_time() + body_seconds
+        self._body_read = False
+        self._late = False
+        self._left = False
+        self._started = False
+        self._with_trailers = False
+        self._finished = False
+        self._cut = False
+        self._application_scope = trio.CancelScope()
+        self._leftover_scope = trio.CancelScope()
+        self._last_scope = trio.CancelScope(shield=True)
+
+    async def run(self, application: Application) -> None:
+        """Have the application answer, then put right what it left undone."""
+        with self._application_scope:
+            await application(self._scope, self._receive_in_time, self._send_in_time)
+        if self._late and not self._started:
+            error = TooSlowError("the request's body did not arrive in time")
+            await send_error(self._send_in_time, error)
+        elif self._started and not self._finished:
+            self._tell_cut()
+            if self._connection is not None:
+                await self._connection.reset(self._scope)
+
+    def _tell_cut(self) -> None:
+        connection = self._connection
+        stalled = connection is not None and connection.stream.stalled
+        if stalled or (self._cut and not self._left):
+            self._scope[CUT] = True
+            _log.warning(
+                "%s read nothing for %s s: its response was cut",
+                "a client" if connection is None else connection.address,
+                self._reader_seconds,
+            )
+
+    async def _receive_in_time(self) -> Message:
+        if self._body_read:
+            return self._noted(await self._receive())
+        with trio.CancelScope(deadline=self._body_deadline):
+            return self._noted(await self._receive())
+        self._late = True
+        return {"type": "http.disconnect"}
+
+    def _noted(self, message: Message) -> Message:
+        if message["type"] == "http.disconnect":
+            self._body_read = self._left = True
+            self._hasten()
+        elif not message.get("more_body", False):
+            self._body_read = True
+        if self._body_read:
+            self._leftover_scope.cancel()
+        return message
+
+    def _hasten(self) -> None:
+        soon = trio.current_time() + _CLOSING_SECONDS
+        self._last_scope.deadline = min(self._last_scope.deadline, soon)
+
+    async def _send_in_time(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._started = True
+            self._with_trailers = message.get("trailers", False)
+        if not self._ends(message):
+            for piece in _pieces(message):
+                await self._send_piece(piece)
+            return
+        if message.get("body"):
+            for piece in _pieces({**message, "more_body": True}):
+                await self._send_piece(piece)
+            message = {**message, "body": b""}
+        await self._send_last(message)
+
+    def _ends(self, message: Message) -> bool:
+        if message["type"] == "http.response.trailers":
+            return not message.get("more_trailers", False)
+        is_body = message["type"] == "http.response.body"
+        return is_body and not message.get("more_body", False) and not self._with_trailers
+
+    async def _send_piece(self, message: Message) -> None:
+        with trio.move_on_after(self._reader_seconds) as patience:
+            await self._send(message)
+            if self._connection is not None:
+                await self._connection.wait_read(self._scope)
+        if patience.cancelled_caught:
+            self._end_short()
+            await trio.lowlevel.checkpoint()
+
+    async def _send_last(self, message: Message) -> None:
+        """Send what ends the response.
+
+        Shielded, for Quart-Trio cancels a request while hypercorn is still inside that send, which
+        then neither closes a `Connection: close` connection nor starts the keep-alive timer. The
+        rest of an unread body is taken meanwhile: hypercorn would wait for ever to hand it over.
+        """
+        with self._last_scope:
+            if not self._body_read:
+                await self._read_leftover()
+            self._last_scope.deadline = trio.current_time() + self._reader_seconds
+            if self._left:
+                self._hasten()
+            await self._send_while_discarding(message)
+            self._finished = True
+        if not self._finished:
+            self._end_short()
+
+    def _end_short(self) -> None:
+        self._cut = True
+        self._application_scope.cancel()
+
+    async def _send_while_discarding(self, message: Message) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._discard, name="leftover body")
+            await self._send(message)
+            nursery.cancel_scope.cancel()
+
+    async def _read_leftover(self) -> None:
+        taken = 0
+        self._leftover_scope.deadline = trio.current_time() + _LEFTOVER_SECONDS
+        with self._leftover_scope:
+            while taken < _LEFTOVER_BYTES:  # until the body's end, where the scope is cancelled
+                taken += len(self._noted(await self._receive()).get("body", b""))
+
+    async def _discard(self) -> None:
+        """Read on until the client has left."""
+        while not self._left:
+            self._noted(await self._receive())
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """Cut a message with a long body into ones that a slow reader can take one by one."""
+    body: Any = message.get("body", b"")
+    if len(body) <= _PIECE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield {**message, "body": body[start : start + _PIECE_BYTES]}

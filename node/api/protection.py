@@ -1,0 +1,103 @@
+"""Who may use the API: keys, certificates and origins, read from files that may change."""
+
+import functools
+import ipaddress
+import logging
+from pathlib import Path
+
+import trio
+
+from node.api.asgi import Application, require_certificate, require_key
+from node.api.cors import allow_origins
+from node.api.tls import CertificateFiles, ServerTls
+from node.errors import StartupError
+from node.settings import NodeSettings
+from node.watch import watch_files
+from shared.secret import BearerTokens, parse_tokens
+
+_log = logging.getLogger(__name__)
+
+
+class KeyFile:
+    """The API's keys as their file has them.
+
+    Raises:
+        StartupError: There is no key to be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys = BearerTokens(_read_keys(path))
+
+    def reload(self) -> None:
+        """Read the file again; where it holds no key, those read before go on to count."""
+        try:
+            keys = _read_keys(self.path)
+        except StartupError as error:
+            _log.error("%s; the keys read before still count", error)
+            return
+        self.keys.replace(keys)
+        _log.info("%d API keys were read again from %s", len(keys), self.path)
+
+
+class Protection:
+    """An application behind what the settings ask of its clients.
+
+    Args:
+        application: What answers who is let in.
+        settings: The node's.
+
+    Raises:
+        StartupError: A file cannot be used.
+    """
+
+    def __init__(self, application: Application, settings: NodeSettings) -> None:
+        self.tls = _read_tls(settings)
+        self._key_file = KeyFile(settings.api_key_file) if settings.api_key_file else None
+        self.application = self._wrap(application, settings)
+        is_open = self._key_file is None and settings.tls_client_ca_file is None
+        if is_open and not ipaddress.ip_address(settings.host).is_loopback:
+            _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
+
+    def _wrap(self, application: Application, settings: NodeSettings) -> Application:
+        if self._key_file is not None:
+            application = require_key(application, self._key_file.keys)
+        if settings.tls_client_ca_file is not None:
+            application = require_certificate(application)
+        if settings.cors_origins:  # before authentication: a preflight carries no key
+            application = allow_origins(application, settings.cors_origins)
+        return application
+
+    async def watch(self) -> None:
+        """Follow the files. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._key_file is not None:
+                watch = functools.partial(watch_files, [self._key_file.path], self._key_file.reload)
+                nursery.start_soon(watch, name="API keys")
+            if self.tls is not None:
+                watch = functools.partial(watch_files, self.tls.files.paths(), self.tls.reload)
+                nursery.start_soon(watch, name="certificate")
+            await trio.sleep_forever()
+
+
+def _read_tls(settings: NodeSettings) -> ServerTls | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return ServerTls(
+        CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    )
+
+
+def _read_keys(path: Path) -> list[str]:
+    try:
+        keys = parse_tokens(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--api-key-file {path} cannot be read: {_say(error)}") from error
+    if not keys:
+        raise StartupError(f"--api-key-file {path} holds no key")
+    return keys
+
+
+def _say(error: OSError | UnicodeDecodeError) -> str:
+    # What a decoding error says would hold the bytes that it met.
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)

@@ -1,0 +1,101 @@
+"""The API's TLS: its certificate, and whose certificates it trusts."""
+
+import hashlib
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from node.errors import StartupError
+
+_PROTOCOLS: Final = ["h2", "http/1.1"]
+_DIGEST_LETTERS: Final = 12
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """Where the certificate is.
+
+    Attributes:
+        certificate: The chain, the server's own certificate first, in PEM.
+        key: Its private key in PEM, not encrypted.
+        client_authorities: Certificates in PEM of which one must have signed the client's; None
+            where clients show none.
+    """
+
+    certificate: Path
+    key: Path
+    client_authorities: Path | None
+
+    def paths(self) -> tuple[Path, ...]:
+        """List the files."""
+        own = (self.certificate, self.key)
+        return own if self.client_authorities is None else (*own, self.client_authorities)
+
+
+class ServerTls:
+    """The TLS settings for new connections, read from files that may be renewed.
+
+    Raises:
+        StartupError: The files cannot be used.
+    """
+
+    def __init__(self, files: CertificateFiles) -> None:
+        self.files = files
+        self.context = _load(files)
+        """A new one after each renewal: a connection keeps the one that it began with."""
+
+    def reload(self) -> None:
+        """Read the files again; where they cannot be used, what was read before stays."""
+        try:
+            self.context = _load(self.files)
+        except StartupError as error:
+            _log.error("%s; the certificate read before stays in use", error)
+        else:
+            _log.info("the certificate was read again from %s", self.files.certificate)
+
+
+def client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
+    """Give the beginning of the digest of the client's certificate; empty where it showed none."""
+    certificate = stream.getpeercert(binary_form=True)
+    return hashlib.sha256(certificate).hexdigest()[:_DIGEST_LETTERS] if certificate else ""
+
+
+def _load(files: CertificateFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113, section 9.2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(_PROTOCOLS)
+    try:
+        # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        message = (
+            f"--tls-cert-file {files.certificate} with --tls-key-file {files.key} "
+            f"cannot be used: {_say(error)}"
+        )
+        raise StartupError(message) from error
+    if files.client_authorities is not None:
+        _trust(context, files.client_authorities)
+    return context
+
+
+def _trust(context: ssl.SSLContext, authorities: Path) -> None:
+    try:
+        context.load_verify_locations(authorities)
+    except (OSError, ValueError) as error:
+        message = f"--tls-client-ca-file {authorities} cannot be used: {_say(error)}"
+        raise StartupError(message) from error
+    # Optional, for a probe has none: what is asked for decides whether one is needed.
+    context.verify_mode = ssl.CERT_OPTIONAL
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "no PEM in it").replace("_", " ").lower()
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,33 @@
+"""CORS on a real node: off unless asked for."""
+
+import httpx
+import pytest
+
+from tests.processes import Pair, Running
+
+ORIGIN = "https://chat.example"
+PREFLIGHT = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+
+
+def test_off_by_default(shared_node: Running) -> None:
+    """No page of another origin may use a node whose operator said nothing."""
+    for method in ("GET", "OPTIONS"):
+        shown = httpx.request(method, f"{shared_node.url}/v1/models", headers=PREFLIGHT)
+        assert not any(name.startswith("access-control") for name in shown.headers)
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_named_origin_may(pair: Pair, *, http2: bool) -> None:
+    """The named origin is let in, another one is not, over either version."""
+    with (
+        pair.node(f"--cors-origins={ORIGIN},http://localhost:5173") as node,
+        httpx.Client(http1=not http2, http2=http2) as client,
+    ):
+        asked = client.options(f"{node.url}/v1/chat/completions", headers=PREFLIGHT)
+        assert asked.status_code == 204
+        assert asked.headers["access-control-allow-origin"] == ORIGIN
+        shown = client.get(f"{node.url}/nowhere", headers={"Origin": ORIGIN})
+        assert shown.status_code == 404
+        assert shown.headers["access-control-allow-origin"] == ORIGIN
+        other = client.get(f"{node.url}/v1/models", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,255 @@
+"""Clients that do not read, do not send, or come in crowds: they harm nobody but themselves."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import h2.config
+import h2.connection
+import h2.settings
+import httpx
+import psutil
+import pytest
+
+from tests.processes import Pair, Running, scrape, value, wait_for
+
+BODY = b'{"prompt": "Once upon a time", "stream": true}'
+
+
+def address(node: Running) -> tuple[str, int]:
+    parts = urlsplit(node.url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+@contextlib.contextmanager
+def connect(node: Running) -> Iterator[socket.socket]:
+    """Open a connection whose own buffer takes next to nothing."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(90)
+        connection.connect(address(node))
+        yield connection
+
+
+@contextlib.contextmanager
+def stop_reading_http1(node: Running) -> Iterator[socket.socket]:
+    """Ask for a stream and never read."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    with connect(node) as connection:
+        connection.sendall(head + BODY)
+        yield connection
+
+
+def open_http2(window: int) -> h2.connection.H2Connection:
+    client = h2.connection.H2Connection(config=h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+    return client
+
+
+def ask_http2(client: h2.connection.H2Connection, method: str, path: str, body: bytes) -> int:
+    number = client.get_next_available_stream_id()
+    pseudo = [(":method", method), (":scheme", "http"), (":authority", "x"), (":path", path)]
+    client.send_headers(number, pseudo, end_stream=not body)
+    if body:
+        client.send_data(number, body, end_stream=True)
+    return number
+
+
+@contextlib.contextmanager
+def stop_reading_http2(node: Running) -> Iterator[socket.socket]:
+    """Ask for a stream over HTTP/2 and never read the socket."""
+    client = open_http2(2**20)
+    ask_http2(client, "POST", "/v1/completions", BODY)
+    with connect(node) as connection:
+        connection.sendall(client.data_to_send())
+        yield connection
+
+
+@contextlib.contextmanager
+def give_no_window(node: Running) -> Iterator[socket.socket]:
+    """Ask for a stream over HTTP/2, read the socket, and never let the server send its body.
+
+    The connection goes on to serve another stream of the same client.
+    """
+    client = open_http2(0)
+    slow = ask_http2(client, "POST", "/v1/completions", BODY)
+    with connect(node) as connection:
+        connection.sendall(client.data_to_send())
+        ended: list[Any] = []
+        while not ended:
+            seen = client.receive_data(connection.recv(65536))
+            connection.sendall(client.data_to_send())
+            ended = [e for e in seen if isinstance(e, h2.events.StreamReset)]
+        assert ended[0].stream_id == slow
+        other = ask_http2(client, "GET", "/health", b"")
+        connection.sendall(client.data_to_send())
+        headers: list[Any] = []
+        while not headers:
+            seen = client.receive_data(connection.recv(65536))
+            headers = [e for e in seen if isinstance(e, h2.events.ResponseReceived)]
+        assert headers[0].stream_id == other
+        yield connection
+
+
+def complete(node: Running) -> None:
+    """Ask for an answer as everybody does."""
+    asked = {"prompt": "Once", "max_tokens": 2}
+    httpx.post(f"{node.url}/v1/completions", json=asked, timeout=60).raise_for_status()
+
+
+@pytest.mark.parametrize("reader", [stop_reading_http1, stop_reading_http2, give_no_window])
+def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> None:
+    """Its stream ends with a reason, is counted, and gives back slot, task and file descriptor."""
+    flags = (f"--model={slow_model}", "--reader-seconds=1.5")
+    with pair.exporter() as exporter, pair.node(*flags) as node:
+
+        def count(name: str, **labels: str) -> float:
+            return value(scrape(exporter.url), name, **labels) or 0.0
+
+        def held() -> dict[str, float]:
+            """Count what the node holds, by a sample taken from now on."""
+            now = count("node_uptime_seconds")
+            wait_for(lambda: count("node_uptime_seconds") > now + 1)
+            files = psutil.Process(node.process.pid).num_fds()
+            return {"files": files, "tasks": count("system_goroutines")}
+
+        complete(node)
+        wait_for(lambda: count("inference_requests_total"))
+        before = held()
+        with reader(node):
+            wait_for(lambda: "read nothing for 1.5 s" in node.log.read_text(), 90)
+            wait_for(lambda: count("inference_requests_total", status="cancelled") == 1)
+            assert count("http_requests_total", status="408", route="/v1/completions") == 1
+            assert count("inference_requests_in_flight") == 0
+        complete(node)  # the only slot is free
+        wait_for(lambda: held() == before)
+        assert "Traceback" not in node.log.read_text()
+
+
+def test_others_are_served_meanwhile(pair: Pair) -> None:
+    """Readers that stopped hold nobody up who reads."""
+    with pair.node("--reader-seconds=30") as node, contextlib.ExitStack() as readers:
+        for _ in range(20):
+            readers.enter_context(stop_reading_http1(node))
+        for _ in range(3):
+            complete(node)
+
+
+def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
+    """A client that reads nothing cannot hold the node's end up."""
+    flags = (f"--model={slow_model}", "--reader-seconds=600", "--drain-seconds=0.5")
+    with pair.node(*flags) as node, stop_reading_http1(node), stop_reading_http2(node):
+        wait_for(lambda: len(psutil.Process(node.process.pid).net_connections("tcp")) > 2)
+        began = time.monotonic()
+        assert node.end() == 0
+        assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_body_that_does_not_arrive_is_answered(pair: Pair, *, chunked: bool) -> None:
+    """A sender that stops, or trickles, gets 408 after its time; the connection is closed."""
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 100000"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % length
+    with pair.node("--body-seconds=1") as node, connect(node) as connection:
+        connection.sendall(head)
+        received = b""
+        connection.settimeout(0.2)
+        deadline = time.monotonic() + 60
+        while b"request_timeout" not in received:
+            assert time.monotonic() < deadline
+            with contextlib.suppress(TimeoutError):
+                received += connection.recv(65536)
+            connection.sendall(b"1\r\nx\r\n" if chunked else b"x")
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert httpx.get(f"{node.url}/health").status_code == 200
+
+
+def test_connections_are_bounded(pair: Pair) -> None:
+    """One more than the limit is closed; once one has left there is room again."""
+    with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(node)) for _ in range(3)]
+        for connection in held:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        with connect(node) as further:
+            assert further.recv(1000) == b""
+        held[0].close()
+
+        def has_room() -> bool:
+            try:
+                return httpx.get(f"{node.url}/health").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for(has_room)
+        assert node.log.read_text().count("no more are taken") == 1
+
+
+def test_headers_are_bounded(shared_node: Running) -> None:
+    """Too many or too large headers are 431, over either version."""
+    for http2 in (False, True):
+        with httpx.Client(http1=not http2, http2=http2) as client:
+            many = {f"x-{number}": "v" for number in range(120)}
+            refused = client.get(f"{shared_node.url}/health", headers=many)
+            assert refused.status_code == 431
+            assert refused.json()["error"]["code"] == "headers_too_large"
+            refused = client.get(f"{shared_node.url}/health", headers={"x": "v" * 20_000})
+            assert refused.status_code == 431
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/\udcff")],
+        [(":method", "G\udcff"), (":scheme", "http"), (":authority", "x"), (":path", "/")],
+        [(":method", "CONNECT"), (":authority", "x")],
+    ],
+    ids=["path", "method", "connect"],
+)
+@pytest.mark.parametrize("program", ["node", "exporter"])
+def test_request_that_breaks_the_protocol_ends_only_its_connection(
+    pair: Pair, headers: list[tuple[str, str]], program: str
+) -> None:
+    """What the server's library cannot take must not end the process, nor another's request."""
+    raw = [(name.encode(), text.encode(errors="surrogateescape")) for name, text in headers]
+    config = h2.config.H2Configuration(
+        client_side=True, header_encoding=None, validate_outbound_headers=False
+    )
+    starting = pair.node() if program == "node" else pair.exporter()
+    with starting as running, connect(running) as connection:
+        client = h2.connection.H2Connection(config=config)
+        client.initiate_connection()
+        client.send_headers(1, raw, end_stream=True)
+        connection.sendall(client.data_to_send())
+        while connection.recv(65536):
+            pass
+        path = "/health" if program == "node" else "/livez"
+        assert httpx.get(f"{running.url}{path}").status_code == 200
+        assert "Traceback" not in running.log.read_text()
+
+
+@pytest.mark.parametrize("program", ["node", "exporter"])
+def test_body_after_its_answer_ends_nothing_else(pair: Pair, program: str) -> None:
+    """Over HTTP/2 a body may still be on its way when the answer is out."""
+    starting = pair.node() if program == "node" else pair.exporter()
+    with starting as running, connect(running) as connection:
+        client = open_http2(2**20)
+        pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "x")]
+        client.send_headers(1, [*pseudo, (":path", "/nowhere")])
+        connection.sendall(client.data_to_send())
+        ended = False
+        while not ended:
+            seen = client.receive_data(connection.recv(65536))
+            ended = any(isinstance(event, h2.events.StreamEnded) for event in seen)
+        client.send_data(1, bytes(1000))
+        connection.sendall(client.data_to_send())
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(65536):
+                pass
+        path = "/health" if program == "node" else "/livez"
+        assert httpx.get(f"{running.url}{path}").status_code == 200

@@ -1,0 +1,164 @@
+"""TLS: certificates of both sides, their renewal, and what goes on without one."""
+
+import socket
+import ssl
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from tests.processes import Pair, scrape, value, wait_for
+
+
+@dataclass
+class Files:
+    """A certificate and its authority, as files and as a client uses them."""
+
+    directory: Path
+    authority: trustme.CA
+
+    def issue(self) -> None:
+        """Write a new certificate in the place of the old one, each file whole or not at all."""
+        issued = self.authority.issue_cert("127.0.0.1")
+        unfinished = self.directory / "unfinished"
+        issued.private_key_pem.write_to_path(unfinished)
+        unfinished.replace(self.directory / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(unfinished)
+        unfinished.replace(self.directory / "cert.pem")
+
+    @property
+    def flags(self) -> list[str]:
+        """What the node is told."""
+        return [
+            f"--tls-cert-file={self.directory / 'cert.pem'}",
+            f"--tls-key-file={self.directory / 'key.pem'}",
+        ]
+
+    def trust(self, client: trustme.LeafCert | None = None) -> ssl.SSLContext:
+        """Give a client's side: verifies, and shows a certificate where it has one."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        if client is not None:
+            client.configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """A certificate in a directory of its own."""
+    made = Files(tmp_path / "certificates", trustme.CA())
+    made.directory.mkdir()
+    made.issue()
+    return made
+
+
+def shown_certificate(url: str) -> str:
+    """Give the certificate that the server shows to a new connection."""
+    parts = httpx.URL(url)
+    return ssl.get_server_certificate((parts.host, parts.port or 443))
+
+
+def test_node_speaks_tls_and_its_exporter_knows(pair: Pair, files: Files) -> None:
+    """The URL says https, a client can verify it, the exporter's check asks by it."""
+    with pair.exporter() as exporter, pair.node(*files.flags) as node:
+        assert node.url.startswith("https://")
+        asked = {"prompt": "Once", "max_tokens": 2}
+        done = httpx.post(f"{node.url}/v1/completions", json=asked, verify=files.trust())
+        assert done.status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{node.url}/health")  # signed by nobody that the system knows
+
+        def checked_well() -> bool:
+            checks = httpx.get(f"{exporter.url}/health").json()["checks"]
+            return bool(checks["node_api"]["status"] == "ok")
+
+        wait_for(checked_well)
+        clear = httpx.URL(node.url)
+        with socket.create_connection((clear.host, clear.port)) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"HTTP/1.1" not in connection.recv(100)  # an alert of TLS, no answer in clear
+        assert "Traceback" not in node.log.read_text()
+
+
+def test_renewed_certificate_is_shown(pair: Pair, files: Files) -> None:
+    """A renewal needs no restart; one that cannot be used leaves the former in use."""
+    with pair.node(*files.flags) as node:
+        first = shown_certificate(node.url)
+        files.issue()
+        second = wait_for(
+            lambda: found if (found := shown_certificate(node.url)) != first else None
+        )
+        (files.directory / "cert.pem").write_text("renewed by a broken script")
+        wait_for(lambda: "stays in use" in node.log.read_text())
+        assert shown_certificate(node.url) == second
+        files.issue()
+        wait_for(lambda: shown_certificate(node.url) != second)
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_client_certificate_is_asked_for_but_by_probes(
+    pair: Pair, files: Files, *, http2: bool
+) -> None:
+    """With an authority for clients only its own get in; `/health` answers who has none."""
+    clients = trustme.CA()
+    authority = files.directory / "clients.pem"
+    clients.cert_pem.write_to_path(authority)
+    known = clients.issue_cert("client@example.org")
+    stranger = trustme.CA().issue_cert("client@example.org")
+    with (
+        pair.exporter() as exporter,
+        pair.node(*files.flags, f"--tls-client-ca-file={authority}") as node,
+    ):
+
+        def status(path: str, client: trustme.LeafCert | None) -> int:
+            with httpx.Client(verify=files.trust(client), http2=http2) as asking:
+                return asking.get(f"{node.url}{path}").status_code
+
+        assert status("/v1/models", known) == 200
+        assert status("/v1/models", None) == 401
+        assert status("/", None) == 401
+        assert status("/health", None) == 200
+        assert status("/health/", None) == 401
+        with pytest.raises(httpx.TransportError):
+            status("/health", stranger)
+        wait_for(lambda: value(scrape(exporter.url), "health_check_total", check="node_api"))
+        checks = httpx.get(f"{exporter.url}/health").json()["checks"]
+        assert checks["node_api"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--tls-cert-file={d}/cert.pem"], 2, "give both or neither"),
+        (["--tls-key-file={d}/key.pem"], 2, "give both or neither"),
+        (["--tls-client-ca-file={d}/cert.pem"], 2, "needs --tls-cert-file"),
+        (["--tls-cert-file={d}/none", "--tls-key-file={d}/key.pem"], 1, "no such file"),
+        (["--tls-cert-file={d}/text", "--tls-key-file={d}/key.pem"], 1, "--tls-cert-file"),
+        (["--tls-cert-file={d}/cert.pem", "--tls-key-file={d}/other"], 1, "mismatch"),
+        (
+            [
+                "--tls-cert-file={d}/cert.pem",
+                "--tls-key-file={d}/key.pem",
+                "--tls-client-ca-file={d}/text",
+            ],
+            1,
+            "--tls-client-ca-file",
+        ),
+    ],
+)
+def test_unusable_files_are_one_line(
+    pair: Pair, files: Files, flags: list[str], code: int, said: str
+) -> None:
+    """What cannot be served is said before anything is opened, in one line that names the flag."""
+    (files.directory / "text").write_text("not a certificate")
+    trustme.CA().issue_cert("x").private_key_pem.write_to_path(files.directory / "other")
+    given = [flag.format(d=files.directory) for flag in flags]
+    command = [sys.executable, "-m", "node", "--api-port=0", *pair.flags, *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr.lower()
