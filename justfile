@@ -46,6 +46,11 @@ fmt: (_install "dev")
 bench *names: (_install "dev")
     @exec python -m tests.bench {{ names }}
 
+# Install llama-cpp-python's server, with which `just bench stream` then compares; it compiles for minutes
+peer: _uv
+    uv venv --quiet --allow-existing --python '>=3.11' .local/peer
+    uv pip install --quiet --python .local/peer/bin/python 'llama-cpp-python[server]==0.3.36'
+
 # Write docs/metrics.md anew from the catalogue of metrics
 docs: (_install "dev")
     python -m exporter.reference > docs/metrics.md

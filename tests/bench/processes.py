@@ -61,7 +61,7 @@ def run_module(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process, _ended(process):
+    with process, ended(process):
         yield process
 
 
@@ -76,14 +76,14 @@ def _run_service(name: str, directory: Path, flags: Sequence[str]) -> Iterator[S
         notifications.settimeout(_POLL_SECONDS)
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
         try:
-            with _ended(process):
+            with ended(process):
                 yield _wait_ready(notifications, process)
         finally:
             path.unlink()
 
 
 @contextmanager
-def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
     """End the process when the block ends, by force if it does not listen."""
     try:
         yield
