@@ -1,0 +1,32 @@
+"""Where people find runbooks and dashboard, read from `addresses.toml`."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+DASHBOARD_UID: Final = "distributed-llm"
+_FILE: Final = Path(__file__).with_suffix(".toml")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The roots of what alerts and dashboard point to, without a slash at the end."""
+
+    repository: str
+    grafana: str
+
+    def runbook(self, alert: str) -> str:
+        """Give the address of an alert's runbook."""
+        return f"{self.repository}/docs/runbooks/{alert}.md"
+
+    @property
+    def dashboard(self) -> str:
+        """The address of the dashboard."""
+        return f"{self.grafana}/d/{DASHBOARD_UID}/{DASHBOARD_UID}"
+
+
+def read_addresses() -> Addresses:
+    """Read what is set."""
+    told = tomllib.loads(_FILE.read_text())
+    return Addresses(told["repository"].rstrip("/"), told["grafana"].rstrip("/"))
