@@ -15,11 +15,21 @@ from tests.processes import free_port, wait_for
 @contextmanager
 def prometheus(directory: Path, target: str) -> Iterator[str]:
     """Run a Prometheus that scrapes one target every second; gives its URL."""
-    directory.mkdir(parents=True)
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [{"job_name": "llm", "static_configs": [{"targets": [target]}]}],
     }
+    with configured_prometheus(directory, config) as url:
+        yield url
+
+
+@contextmanager
+def configured_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Run a Prometheus with a configuration of one's own; gives its URL.
+
+    Paths of rule files in it are absolute, or below the directory.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "prometheus.yml").write_text(json.dumps(config))
     port = free_port()
     with (directory / "log").open("w") as log:
@@ -29,12 +39,14 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
                 f"--config.file={directory}/prometheus.yml",
                 f"--storage.tsdb.path={directory}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
+                "--enable-feature=exemplar-storage",
             ],
             stderr=log,
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: _is_ready(url))
+        wait_for(lambda: process.poll() is not None or _is_ready(url))
+        assert process.poll() is None, (directory / "log").read_text()
         yield url
     finally:
         process.terminate()
@@ -46,6 +58,22 @@ def query(url: str, expression: str, at: float | None = None) -> list[dict[str, 
     asked: dict[str, str | float] = {"query": expression} | ({} if at is None else {"time": at})
     response = httpx.get(f"{url}/api/v1/query", params=asked)
     response.raise_for_status()
+    result: list[dict[str, Any]] = response.json()["data"]["result"]
+    return result
+
+
+def query_range(
+    url: str, expression: str, start: float, end: float, step: float
+) -> list[dict[str, Any]]:
+    """Run a query for every step between two Unix times."""
+    asked: dict[str, str | float] = {
+        "query": expression,
+        "start": start,
+        "end": end,
+        "step": step,
+    }
+    response = httpx.get(f"{url}/api/v1/query_range", params=asked, timeout=30)
+    assert response.status_code == 200, f"{expression}: {response.text}"
     result: list[dict[str, Any]] = response.json()["data"]["result"]
     return result
 

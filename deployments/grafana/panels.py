@@ -1,0 +1,228 @@
+"""The kinds of panel that the dashboard is made of, on Grafana's own types."""
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from grafana_foundation_sdk.builders import (
+    common as common_builders,
+)
+from grafana_foundation_sdk.builders import (
+    dashboard as dashboard_builders,
+)
+from grafana_foundation_sdk.builders import (
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import common, dashboard, units
+from grafana_foundation_sdk.models import heatmap as heatmap_models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="$datasource")
+NO_DATA: Final = "no data"
+"""What a panel says where there is nothing, so that nobody takes it for 0."""
+
+GREEN: Final = "green"
+YELLOW: Final = "yellow"
+ORANGE: Final = "orange"
+RED: Final = "red"
+GREY: Final = "#808080"
+
+PanelBuilder = timeseries.Panel | stat.Panel | heatmap.Panel | statetimeline.Panel | table.Panel
+P = TypeVar("P", bound=PanelBuilder)
+Query = tuple[str, str]
+"""PromQL and the legend of its series."""
+
+
+def series(  # noqa: PLR0913 - what a panel can be told, by name
+    title: str,
+    description: str,
+    *queries: Query,
+    unit: str = units.Short,
+    width: int = 8,
+    height: int = 7,
+    stacked: bool = False,
+    warn: float | None = None,
+) -> timeseries.Panel:
+    """Draw lines over time; a gap is where nothing was known.
+
+    Args:
+        title: What is asked.
+        description: How to read it.
+        queries: What is drawn.
+        unit: Grafana's name of the unit.
+        width: Of the 24 columns.
+        height: In grid rows.
+        stacked: Whether the parts add up to a whole.
+        warn: Where a line shows what is too much.
+    """
+    panel = (
+        timeseries.Panel()
+        .unit(unit)
+        .min(0)
+        .span_nulls(False)
+        .line_width(1)
+        .fill_opacity(30 if stacked else 5)
+        .show_points(common.VisibilityMode.NEVER)
+        .tooltip(
+            common_builders.VizTooltipOptions()
+            .mode(common.TooltipDisplayMode.MULTI)
+            .sort(common.SortOrder.DESCENDING)
+        )
+        .legend(
+            common_builders.VizLegendOptions()
+            .show_legend(True)
+            .display_mode(common.LegendDisplayMode.LIST)
+            .placement(common.LegendPlacement.BOTTOM)
+        )
+    )
+    if stacked:
+        panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
+    if warn is not None:
+        panel.thresholds(_steps((None, "transparent"), (warn, RED)))
+        panel.thresholds_style(
+            common_builders.GraphThresholdsStyleConfig().mode(common.GraphTresholdsStyleMode.DASHED)
+        )
+    for at, (query, legend) in enumerate(queries):
+        panel.with_target(_target(at, query, legend).range())
+    return _finish(panel, title, description, width, height)
+
+
+def number(
+    title: str,
+    description: str,
+    query: str,
+    *steps: tuple[float | None, str],
+    unit: str = units.Short,
+    width: int = 3,
+    decimals: int = 0,
+) -> stat.Panel:
+    """Show one number as it is now, coloured by steps."""
+    panel = (
+        stat.Panel()
+        .unit(unit)
+        .decimals(decimals)
+        .graph_mode(common.BigValueGraphMode.NONE)
+        .color_mode(common.BigValueColorMode.BACKGROUND)
+        .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+        .thresholds(_steps(*(steps or ((None, GREY),))))
+        .with_target(_target(0, query, "").instant())
+    )
+    return _finish(panel, title, description, width, 4)
+
+
+def heat(title: str, description: str, query: str, *, width: int = 12) -> heatmap.Panel:
+    """Draw how many observations fell into each bucket over time."""
+    panel = (
+        heatmap.Panel()
+        .calculate(False)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(heatmap_models.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .steps(32)
+        )
+        .y_axis(heatmap.YAxisConfig().unit(units.Seconds))
+        .cell_values(heatmap.CellValues().unit(units.Short))
+        .with_target(_target(0, query, "{{le}}").format(PromQueryFormat.HEATMAP).range())
+    )
+    return _finish(panel, title, description, width, 8)
+
+
+def states(
+    title: str,
+    description: str,
+    query: Query,
+    meanings: Sequence[tuple[str, str, str]],
+    *,
+    width: int = 12,
+    height: int = 7,
+) -> statetimeline.Panel:
+    """Draw states over time.
+
+    Args:
+        title: What is asked.
+        description: How to read it.
+        query: Gives a code for each line.
+        meanings: Code, word and colour of each state.
+        width: Of the 24 columns.
+        height: In grid rows.
+    """
+    options = {
+        code: dashboard.ValueMappingResult(text=word, color=color, index=at)
+        for at, (code, word, color) in enumerate(meanings)
+    }
+    panel = (
+        statetimeline.Panel()
+        .mappings([dashboard.ValueMap(options=options)])
+        .merge_values(True)
+        .show_value(common.VisibilityMode.AUTO)
+        .row_height(0.8)
+        .legend(common_builders.VizLegendOptions().show_legend(False))
+        .with_target(_target(0, *query).range())
+    )
+    return _finish(panel, title, description, width, height)
+
+
+def rows(  # noqa: PLR0913 - what a panel can be told, by name
+    title: str,
+    description: str,
+    query: str,
+    hidden: Sequence[str],
+    *,
+    width: int = 12,
+    height: int = 7,
+    link: tuple[str, str] | None = None,
+) -> table.Panel:
+    """List the series of a query as they are now, one a line, with their labels.
+
+    Args:
+        title: What is asked.
+        description: How to read it.
+        query: Gives the lines.
+        hidden: Columns that say nothing here.
+        width: Of the 24 columns.
+        height: In grid rows.
+        link: Title and address of a link from each line.
+    """
+    hide = dict.fromkeys(("Time", "__name__", "job", *hidden), True)
+    panel = (
+        table.Panel()
+        .show_header(True)
+        .with_target(_target(0, query, "").instant().format(PromQueryFormat.TABLE))
+        .with_transformation(
+            dashboard.DataTransformerConfig(id_val="organize", options={"excludeByName": hide})
+        )
+    )
+    if link:
+        panel.data_links(
+            [
+                dashboard_builders.DashboardLink(link[0])
+                .type(dashboard.DashboardLinkType.LINK)
+                .url(link[1])
+                .target_blank(True)
+            ]
+        )
+    return _finish(panel, title, description, width, height)
+
+
+def _target(at: int, query: str, legend: str) -> prometheus.Dataquery:
+    return prometheus.Dataquery().expr(query).legend_format(legend).ref_id(chr(ord("A") + at))
+
+
+def _steps(*steps: tuple[float | None, str]) -> Builder[dashboard.ThresholdsConfig]:
+    return (
+        dashboard_builders.ThresholdsConfig()
+        .mode(dashboard.ThresholdsMode.ABSOLUTE)
+        .steps([dashboard.Threshold(value=value, color=color) for value, color in steps])
+    )
+
+
+def _finish(panel: P, title: str, description: str, width: int, height: int) -> P:
+    panel.title(title).description(description).datasource(SOURCE).no_value(NO_DATA)
+    panel.span(width).height(height)
+    return panel
