@@ -17,6 +17,7 @@ from grafana_foundation_sdk.models import units
 
 from deployments.addresses import DASHBOARD_UID, Addresses, read_addresses
 from deployments.grafana.panels import (
+    BLUE,
     GREEN,
     GREY,
     ORANGE,
@@ -41,7 +42,7 @@ RATE: Final = "[$__rate_interval]"
 STATUS: Final = (
     ("0", "offline", RED),
     ("1", "online", GREEN),
-    ("2", "busy", YELLOW),
+    ("2", "busy", BLUE),
     ("3", "unknown", GREY),
 )
 ALLOWED: Final = 0.01
@@ -300,7 +301,7 @@ def _now(addresses: Addresses) -> Iterator[PanelBuilder]:
         ("Value", "alertstate", "instance", "pod", "namespace"),
         width=8,
         link=("Runbook", f"{addresses.repository}/docs/runbooks/${{__data.fields.alertname}}.md"),
-    )
+    ).no_value("nothing fires")
     yield series(
         "Requests by status",
         "Requests that ended, a second. Cancelled: the client left. Rejected: no room in the "

@@ -26,6 +26,7 @@ SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="$datasource"
 NO_DATA: Final = "no data"
 """What a panel says where there is nothing, so that nobody takes it for 0."""
 
+BLUE: Final = "blue"
 GREEN: Final = "green"
 YELLOW: Final = "yellow"
 ORANGE: Final = "orange"

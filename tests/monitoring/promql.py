@@ -37,8 +37,6 @@ _AGGREGATIONS: Final = frozenset(
     ]
 )
 _WORDS: Final = frozenset({"and", "or", "unless", "offset", "bool", "atan2", "inf", "nan"})
-_VARIABLES: Final = {"$__rate_interval": "1m", "$__interval": "1m", "$__range": "1h"}
-"""What Grafana puts in the place of its own variables; the others stand in strings."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,13 @@ class Named:
         return {name for name, _ in self.selectors}
 
 
-def fill_in(query: str) -> str:
-    """Give a panel's query as Grafana would send it, with `All` for each variable of a string."""
-    for variable, instead in _VARIABLES.items():
-        query = query.replace(variable, instead)
+def fill_in(query: str, rate_interval: str = "1m", whole: str = "1h", node: str = "node1") -> str:
+    """Give a panel's query as Grafana would send it, with `All` for each variable.
+
+    A row that is repeated for each node has one node in its queries.
+    """
+    query = query.replace('="$node"', f'="{node}"')
+    query = query.replace("$__rate_interval", rate_interval).replace("$__range", whole)
     return re.sub(r"\$\{?\w+\}?", ".*", query)
 
 

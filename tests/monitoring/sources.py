@@ -50,6 +50,11 @@ def panels() -> Iterator[dict[str, Any]]:
         yield from panel.get("panels", ())
 
 
+def runbook_pages() -> list[Path]:
+    """Give every page that has queries."""
+    return [*sorted(RUNBOOKS.glob("*.md")), REPOSITORY / "docs" / "monitoring.md"]
+
+
 def runbook_queries(file: Path) -> list[str]:
     """Give the queries of a page: its blocks marked `promql`, one query a paragraph."""
     blocks = re.findall(r"^```promql\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
@@ -66,6 +71,6 @@ def queries() -> Iterator[tuple[str, str]]:
     for annotation in dashboard()["annotations"]["list"]:
         if "expr" in annotation:
             yield f"annotation {annotation['name']}", annotation["expr"]
-    for file in [*sorted(RUNBOOKS.glob("*.md")), REPOSITORY / "docs" / "monitoring.md"]:
+    for file in runbook_pages():
         for query in runbook_queries(file):
             yield f"{file.name}", query

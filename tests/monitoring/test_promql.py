@@ -43,3 +43,4 @@ def test_variables_are_filled_in() -> None:
     """A panel's query is one that Prometheus takes."""
     query = 'rate(a{node_id=~"$node", model_id=~"${model}"}[$__rate_interval])'
     assert fill_in(query) == 'rate(a{node_id=~".*", model_id=~".*"}[1m])'
+    assert fill_in('a{node_id="$node"}') == 'a{node_id="node1"}'

@@ -21,7 +21,7 @@ every_query = pytest.mark.parametrize(
 
 @every_query
 def test_query_names_what_there_is(query: str) -> None:
-    """Each metric is of the catalogue; each label, and each value of it, is one that it can have."""
+    """Each metric is of the catalogue; each label and value is one that it can have."""
     named = read(fill_in(query))
     known = metrics()
     assert named.metrics
@@ -53,7 +53,7 @@ def test_legends_name_what_there_is() -> None:
         for target in panel.get("targets", ()):
             used = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
             named = read(fill_in(target["expr"]))
-            given = named.kept if named.kept else labels_of(named, metrics())
+            given = named.kept or labels_of(named, metrics())
             assert used <= given, f"{panel['title']}: {target['expr']}"
 
 
