@@ -102,7 +102,11 @@ def test_targets_are_up(running: Scene) -> None:
 def test_exemplars_arrive(running: Scene) -> None:
     """Prometheus keeps the request ids that the exporter gives with slow buckets."""
     metric = "distributed_llm_inference_latency_seconds_bucket"
-    asked = {"query": metric, "start": running.began - 60, "end": time.time() + 60}
+    asked: dict[str, str | float] = {
+        "query": metric,
+        "start": running.began - 60,
+        "end": time.time() + 60,
+    }
     found = wait_for(
         lambda: httpx.get(f"{running.prometheus}/api/v1/query_exemplars", params=asked).json()[
             "data"
