@@ -68,6 +68,46 @@ golden: (_install "dev")
 chaos *names: (_install "dev")
     @exec python -m tests.chaos {{ names }}
 
+# Start Prometheus for the agent on this machine, on port 9091
+metrics: (_install "runtime")
+    @exec python -m deployments.local metrics
+
+# Start Grafana with the dashboard, on port 3000 (admin/admin)
+grafana: (_install "runtime")
+    @exec python -m deployments.local grafana
+
+# Start both
+monitoring: (_install "runtime")
+    @exec python -m deployments.local monitoring
+
+# Stop the Prometheus that `just metrics` started
+metrics-stop: (_install "runtime")
+    @exec python -m deployments.local metrics-stop
+
+# Stop the Grafana that `just grafana` started
+grafana-stop: (_install "runtime")
+    @exec python -m deployments.local grafana-stop
+
+# Stop both
+monitoring-stop: (_install "runtime")
+    @exec python -m deployments.local monitoring-stop
+
+# Look whether the agent's metrics, its health and Prometheus are well
+metrics-check: (_install "runtime")
+    @exec python -m deployments.local metrics-check
+
+# Write deployments/grafana/dashboard.json anew from dashboard.py
+dashboard: (_install "dev")
+    python -m deployments.grafana.dashboard > deployments/grafana/dashboard.json
+
+# Draw the dashboard under load to .local/dashboard.png, without a Grafana
+dashboard-preview *flags: (_install "dev")
+    @exec python -m tests.monitoring.preview {{ flags }}
+
+# Write everything that follows from the rules and from deployments/addresses.toml
+monitoring-files: (_install "dev") && dashboard
+    python -m deployments.prometheus
+
 # Compile the pinned requirements again from pyproject.toml (`just pin --upgrade` for newer ones)
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
