@@ -310,43 +310,49 @@ def _now(addresses: Addresses) -> Iterator[PanelBuilder]:
         unit=units.RequestsPerSecond,
         stacked=True,
     )
-
-
-def _users() -> Iterator[PanelBuilder]:
-    latency = "distributed_llm_inference_latency_seconds"
-    first = "distributed_llm_inference_time_to_first_token_seconds"
-    token = "distributed_llm_inference_time_per_output_token_seconds"  # noqa: S105 - no password
-    yield series(
-        "Latency of good answers",
-        "Seconds from admission to the last token, of requests that ended well.",
-        *_quantiles(latency, f'{MODEL}, status="ok"', "model_id"),
-        unit=units.Seconds,
-        warn=60,
-    )
     yield series(
         "Time to first token",
         "Seconds from admission to the first token, waiting included. The dashed line is the "
         "usual objective.",
-        *_quantiles(first, MODEL, "model_id"),
+        *_quantiles("distributed_llm_inference_time_to_first_token_seconds", MODEL, "model_id"),
         unit=units.Seconds,
         warn=2.5,
+        height=6,
     )
+    yield series(
+        "Latency of good answers",
+        "Seconds from admission to the last token, of requests that ended well.",
+        *_quantiles(
+            "distributed_llm_inference_latency_seconds", f'{MODEL}, status="ok"', "model_id"
+        ),
+        unit=units.Seconds,
+        warn=60,
+        height=6,
+    )
+    yield series(
+        "Waiting and in flight",
+        "Requests that wait, and all that were admitted and have not ended.",
+        (
+            f"sum by (model_id) (distributed_llm_inference_queue_depth{{{MODEL}}})",
+            "waiting {{model_id}}",
+        ),
+        (
+            f"sum by (model_id) (distributed_llm_inference_requests_in_flight{{{MODEL}}})",
+            "in flight {{model_id}}",
+        ),
+        height=6,
+    )
+
+
+def _users() -> Iterator[PanelBuilder]:
+    first = "distributed_llm_inference_time_to_first_token_seconds"
+    token = "distributed_llm_inference_time_per_output_token_seconds"  # noqa: S105 - no password
     yield series(
         "Time per later token",
         "Seconds per token after the first. 0.2 s is about the speed of reading.",
         *_quantiles(token, MODEL, "model_id"),
         unit=units.Seconds,
         warn=0.2,
-    )
-    yield heat(
-        "First token, all requests",
-        "How many requests had their first token after how long.",
-        f"sum by (le) (increase({first}_bucket{{{MODEL}}}{RATE}))",
-    )
-    yield heat(
-        "Per later token, all requests",
-        "How many requests had how many seconds per token.",
-        f"sum by (le) (increase({token}_bucket{{{MODEL}}}{RATE}))",
     )
     yield series(
         "Tokens generated",
@@ -359,6 +365,26 @@ def _users() -> Iterator[PanelBuilder]:
         stacked=True,
     )
     yield series(
+        "Requests by model and node",
+        "Good answers a second: who does the work.",
+        (
+            _rate("inference_requests_total", f'{MODEL}, status="ok"', "model_id, node_id"),
+            "{{model_id}} on {{node_id}}",
+        ),
+        unit=units.RequestsPerSecond,
+        stacked=True,
+    )
+    yield heat(
+        "First token, all requests",
+        "How many requests had their first token after how long.",
+        f"sum by (le) (increase({first}_bucket{{{MODEL}}}{RATE}))",
+    )
+    yield heat(
+        "Per later token, all requests",
+        "How many requests had how many seconds per token.",
+        f"sum by (le) (increase({token}_bucket{{{MODEL}}}{RATE}))",
+    )
+    yield series(
         "Prompt tokens",
         "Prompt tokens a second, and those of them that the engine still held.",
         (_rate("inference_prompt_tokens_total", MODEL), "all"),
@@ -367,6 +393,7 @@ def _users() -> Iterator[PanelBuilder]:
             "cached",
         ),
         unit=units.CountsPerSecond,
+        width=6,
     )
     yield series(
         "Tokens thrown away",
@@ -377,6 +404,18 @@ def _users() -> Iterator[PanelBuilder]:
         ),
         unit=units.CountsPerSecond,
         stacked=True,
+        width=6,
+    )
+    yield series(
+        "How answers end",
+        "Finish reasons a second: stop by the model, length by a limit.",
+        (
+            _rate("inference_finish_total", MODEL, "reason"),
+            "{{reason}}",
+        ),
+        unit=units.RequestsPerSecond,
+        stacked=True,
+        width=6,
     )
     yield series(
         "Size of prompts and answers",
@@ -388,26 +427,7 @@ def _users() -> Iterator[PanelBuilder]:
                 f"distributed_llm_inference_request_{what}_tokens", MODEL, "model_id", (0.5, 0.9)
             )
         ],
-    )
-    yield series(
-        "How answers end",
-        "Finish reasons a second: stop by the model, length by a limit.",
-        (
-            _rate("inference_finish_total", MODEL, "reason"),
-            "{{reason}}",
-        ),
-        unit=units.RequestsPerSecond,
-        stacked=True,
-    )
-    yield series(
-        "Requests by model and node",
-        "Good answers a second: who does the work.",
-        (
-            _rate("inference_requests_total", f'{MODEL}, status="ok"', "model_id, node_id"),
-            "{{model_id}} on {{node_id}}",
-        ),
-        unit=units.RequestsPerSecond,
-        stacked=True,
+        width=6,
     )
 
 
@@ -464,21 +484,10 @@ def _objectives() -> Iterator[PanelBuilder]:
 
 def _queue() -> Iterator[PanelBuilder]:
     yield series(
-        "Waiting and in flight",
-        "Requests that wait, and all that were admitted and have not ended.",
-        (
-            f"sum by (model_id) (distributed_llm_inference_queue_depth{{{MODEL}}})",
-            "waiting {{model_id}}",
-        ),
-        (
-            f"sum by (model_id) (distributed_llm_inference_requests_in_flight{{{MODEL}}})",
-            "in flight {{model_id}}",
-        ),
-    )
-    yield series(
         "Slots",
         "Requests that engines work on, and how many they can.",
         (f"sum by (state) (distributed_llm_inference_slots{{{MODEL}}})", "{{state}}"),
+        width=6,
     )
     yield series(
         "Engine silence",
@@ -487,6 +496,7 @@ def _queue() -> Iterator[PanelBuilder]:
         (f"distributed_llm_engine_silent_seconds{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
         unit=units.Seconds,
         warn=30,
+        width=6,
     )
     for what, title, text in (
         ("queue", "Time in the queue", "Seconds that requests waited for the engine."),
@@ -498,6 +508,7 @@ def _queue() -> Iterator[PanelBuilder]:
             text,
             *_quantiles(f"distributed_llm_inference_{what}_seconds", MODEL, "model_id", (0.5, 0.9)),
             unit=units.Seconds,
+            width=6,
         )
     yield series(
         "Engines replaced",
@@ -506,6 +517,7 @@ def _queue() -> Iterator[PanelBuilder]:
             _grown("engine_restarts_total", MODEL, "model_id, reason"),
             "{{model_id}} {{reason}}",
         ),
+        width=6,
     )
     yield series(
         "Requests that went on in a new engine",
@@ -514,6 +526,7 @@ def _queue() -> Iterator[PanelBuilder]:
             _grown("inference_resumed_total", MODEL, "model_id, reason"),
             "{{model_id}} {{reason}}",
         ),
+        width=6,
     )
     yield series(
         "Since the last progress",
@@ -524,6 +537,7 @@ def _queue() -> Iterator[PanelBuilder]:
             "{{model_id}} on {{node_id}}",
         ),
         unit=units.Seconds,
+        width=6,
     )
 
 
@@ -700,7 +714,7 @@ def _network() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Latency by peer, p90",
-        "Which way is slow.",
+        "Nine of ten answers of each peer came within this time: it shows which way is slow.",
         *_quantiles(
             "distributed_llm_network_latency_seconds", NODE, "node_id, target_node", (0.9,)
         ),
@@ -792,7 +806,7 @@ def _health() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Health checks by status",
-        "Checks a second.",
+        "Checks a second, over all exporters and checks.",
         (
             _rate("health_check_total", JOB, "status"),
             "{{status}}",
@@ -927,7 +941,7 @@ def _telemetry() -> Iterator[PanelBuilder]:
     )
     yield rows(
         "Exporters",
-        "What each exporter runs.",
+        "Versions of each exporter and its Python.",
         f"distributed_llm_exporter_build_info{{{JOB}}}",
         ("Value", "pod", "namespace"),
         width=8,
@@ -963,7 +977,7 @@ def _one_node() -> Iterator[PanelBuilder]:
     )
     yield rows(
         "Versions",
-        "What this node runs.",
+        "Versions of the node, of Python and of the engine.",
         f"distributed_llm_node_info{{{this}}}",
         ("Value", "instance", "pod", "namespace"),
         width=6,

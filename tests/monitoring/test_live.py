@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.monitoring.drawing import draw_sheet
 from tests.monitoring.preview import evaluate
 from tests.monitoring.promql import fill_in
 from tests.monitoring.scene import Scene, scene
@@ -48,7 +49,7 @@ def test_every_panel_has_what_it_should(running: Scene) -> None:
     empty: set[str] = set()
 
     def filled() -> bool:
-        drawn = evaluate(running.prometheus, running.began, time.time())
+        drawn = evaluate(running.prometheus, time.time() - 20, time.time())
         shown = [each for each in drawn if each.panel["type"] != "row"]
         empty.clear()
         empty.update(each.panel["title"] for each in shown if each.empty)
@@ -113,3 +114,10 @@ def test_exemplars_arrive(running: Scene) -> None:
         ]
     )
     assert "request_id" in found[0]["exemplars"][0]["labels"]
+
+
+def test_preview_is_drawn(running: Scene, tmp_path: Path) -> None:
+    """Every kind of panel can be drawn, with data and without."""
+    drawn = evaluate(running.prometheus, time.time() - 10, time.time())
+    draw_sheet(drawn, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
