@@ -33,6 +33,14 @@ ORANGE: Final = "orange"
 RED: Final = "red"
 GREY: Final = "#808080"
 
+STATUS: Final = (
+    ("0", "offline", RED),
+    ("1", "online", GREEN),
+    ("2", "busy", BLUE),
+    ("3", "unknown", GREY),
+)
+"""The codes of `node_status` and `peer_status`."""
+
 PanelBuilder = timeseries.Panel | stat.Panel | heatmap.Panel | statetimeline.Panel | table.Panel
 P = TypeVar("P", bound=PanelBuilder)
 Query = tuple[str, str]

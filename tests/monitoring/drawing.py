@@ -1,5 +1,6 @@
 """Draws panels of a dashboard with what their queries gave, each where Grafana would put it."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ mpl.use("agg")
 
 _COLUMN_INCHES: Final = 0.85
 _ROW_INCHES: Final = 0.42
-_COLORS: Final = {"transparent": "none"}
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,17 @@ def _states(axes: Axes, drawn: Drawn) -> None:
     names: list[str] = []
     for form, result in drawn.results:
         for series in result:
-            for at, value in zip(*_points(series), strict=True):
+            points = zip(*_points(series), strict=True)
+            for value, run in itertools.groupby(points, key=lambda point: point[1]):
+                times = [at for at, _ in run]
                 option = mapping["options"].get(f"{value:g}")
-                color = option["color"] if option else "white"
-                axes.barh(len(names), 1.05, left=at, color=_COLORS.get(color, color), height=0.8)
+                axes.barh(
+                    len(names),
+                    times[-1] - times[0] + 1,
+                    left=times[0],
+                    color=option["color"] if option else "white",
+                    height=0.8,
+                )
             names.append(_legend(form, series["metric"]))
     axes.set_yticks(range(len(names)))
     axes.set_yticklabels(names, fontsize=6)

@@ -1,5 +1,6 @@
 """What queries may name: the catalogue's metrics as Prometheus shows them, and what it adds."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +27,7 @@ class Metric:
     vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@functools.cache
 def metrics() -> dict[str, Metric]:
     """Give every metric by name."""
     known = {name: Metric(labels) for name, labels in PROMETHEUS_OWN.items()}

@@ -1,0 +1,44 @@
+"""How the dashboard asks: which series its variables choose, and the usual forms of a query."""
+
+from typing import Final
+
+PREFIX: Final = "distributed_llm_"
+JOB: Final = 'job=~"$job"'
+NODE: Final = f'{JOB}, node_id=~"$node"'
+MODEL: Final = f'{NODE}, model_id=~"$model"'
+SERVICE: Final = f'{JOB}, model_id=~"$model"'
+RATE: Final = "[$__rate_interval]"
+
+ALLOWED: Final = 0.01
+"""The share of bad requests that the objective of 99 % allows, as the alerts have it."""
+
+
+def rate(metric: str, labels: str, by: str = "") -> str:
+    """Give the query of a counter's growth a second."""
+    return f"sum{_by(by)} (rate({PREFIX}{metric}{{{labels}}}{RATE}))"
+
+
+def grown(metric: str, labels: str, by: str) -> str:
+    """Give the query of a counter's growth over five minutes, for what happens seldom."""
+    return f"sum{_by(by)} (increase({PREFIX}{metric}{{{labels}}}[5m]))"
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""
+
+
+def quantiles(
+    metric: str, labels: str, by: str, shares: tuple[float, ...] = (0.5, 0.9, 0.99)
+) -> list[tuple[str, str]]:
+    """Give the queries of a histogram's quantiles, each with its legend."""
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return [
+        (
+            (
+                f"histogram_quantile({share:g}, sum by ({by}, le) "
+                f"(rate({metric}_bucket{{{labels}}}{RATE})))"
+            ),
+            f"p{share * 100:g} {legend}",
+        )
+        for share in shares
+    ]

@@ -1,0 +1,445 @@
+"""The rows of the dashboard about the service: what users feel, and where it is stuck."""
+
+from collections.abc import Iterator
+
+from grafana_foundation_sdk.models import units
+
+from deployments.addresses import Addresses
+from deployments.grafana.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    STATUS,
+    YELLOW,
+    PanelBuilder,
+    heat,
+    number,
+    rows,
+    series,
+    states,
+)
+from deployments.grafana.queries import (
+    ALLOWED,
+    JOB,
+    MODEL,
+    NODE,
+    RATE,
+    SERVICE,
+    grown,
+    quantiles,
+    rate,
+)
+
+
+def now(addresses: Addresses) -> Iterator[PanelBuilder]:
+    """Is anything wrong now? The first screen, in its own words and not folded."""
+    requests = "distributed_llm_inference_requests_total"
+    yield number(
+        "Exporters answering",
+        "Exporters that answered the last scrape. One less than there are machines: of one machine "
+        "nothing is known. See the runbook of ExporterDown.",
+        f"sum(up{{{JOB}}})",
+        (None, RED),
+        (1, GREEN),
+    )
+    yield number(
+        "Nodes up",
+        "Nodes that their exporters hear.",
+        f"sum(distributed_llm_node_up{{{NODE}}})",
+        (None, RED),
+        (1, GREEN),
+    )
+    yield number(
+        "Nodes away",
+        "Nodes that were heard once and are not now, stopped ones included.",
+        f"count(distributed_llm_node_up{{{NODE}}}) - sum(distributed_llm_node_up{{{NODE}}})",
+        (None, GREEN),
+        (1, ORANGE),
+    )
+    yield number(
+        "Failing",
+        "Share of requests that ended with an error or a timeout in the last 5 minutes; without "
+        "requests there is no share.",
+        f'sum(rate({requests}{{{MODEL}, status=~"error|timeout"}}[5m]))'
+        f' / sum(rate({requests}{{{MODEL}, status=~"ok|error|timeout"}}[5m]))',
+        (None, GREEN),
+        (ALLOWED, YELLOW),
+        (0.1, RED),
+        unit=units.PercentUnit,
+        decimals=1,
+    )
+    yield number(
+        "First token, p90",
+        "Nine of ten requests of the last 5 minutes had their first token within this time.",
+        "histogram_quantile(0.9, sum by (le) (rate("
+        f"distributed_llm_inference_time_to_first_token_seconds_bucket{{{MODEL}}}[5m])))",
+        (None, GREEN),
+        (2.5, YELLOW),
+        (10, RED),
+        unit=units.Seconds,
+        decimals=2,
+    )
+    yield number(
+        "Waiting",
+        "Requests that wait for an engine now.",
+        f"sum(distributed_llm_inference_queue_depth{{{MODEL}}})",
+        (None, GREEN),
+        (8, YELLOW),
+        (32, RED),
+    )
+    yield number(
+        "Tokens/s",
+        "Tokens generated a second over the last minute.",
+        f"sum(rate(distributed_llm_inference_tokens_generated_total{{{MODEL}}}[1m]))",
+        decimals=1,
+    )
+    yield number(
+        "Longest silence",
+        "The longest time that an engine with work has made no progress. Past 30 s it has stalled; "
+        "see the runbook of EngineStalled.",
+        f"max(distributed_llm_engine_silent_seconds{{{MODEL}}})",
+        (None, GREEN),
+        (10, YELLOW),
+        (30, RED),
+        unit=units.Seconds,
+    )
+    yield states(
+        "Node status",
+        "Each node over time. A gap means that its exporter did not answer; offline is also what a "
+        "node is that was stopped.",
+        (f"distributed_llm_node_status{{{NODE}}}", "{{node_id}}"),
+        STATUS,
+        width=8,
+    )
+    yield rows(
+        "Alerts firing",
+        "What fires now; a click opens the runbook. Empty is well, as long as exporters answer.",
+        f'ALERTS{{alertstate="firing", {JOB}}}',
+        ("Value", "alertstate", "instance", "pod", "namespace"),
+        width=8,
+        link=("Runbook", f"{addresses.repository}/docs/runbooks/${{__data.fields.alertname}}.md"),
+    ).no_value("nothing fires")
+    yield series(
+        "Requests by status",
+        "Requests that ended, a second. Cancelled: the client left. Rejected: no room in the "
+        "queue, or a request that was wrong.",
+        (f"sum by (status) (rate({requests}{{{MODEL}}}{RATE}))", "{{status}}"),
+        unit=units.RequestsPerSecond,
+        stacked=True,
+    )
+    yield series(
+        "Time to first token",
+        "Seconds from admission to the first token, waiting included. The dashed line is the "
+        "usual objective.",
+        *quantiles("distributed_llm_inference_time_to_first_token_seconds", MODEL, "model_id"),
+        unit=units.Seconds,
+        warn=2.5,
+        height=6,
+    )
+    yield series(
+        "Latency of good answers",
+        "Seconds from admission to the last token, of requests that ended well.",
+        *quantiles(
+            "distributed_llm_inference_latency_seconds", f'{MODEL}, status="ok"', "model_id"
+        ),
+        unit=units.Seconds,
+        warn=60,
+        height=6,
+    )
+    yield series(
+        "Waiting and in flight",
+        "Requests that wait, and all that were admitted and have not ended.",
+        (
+            f"sum by (model_id) (distributed_llm_inference_queue_depth{{{MODEL}}})",
+            "waiting {{model_id}}",
+        ),
+        (
+            f"sum by (model_id) (distributed_llm_inference_requests_in_flight{{{MODEL}}})",
+            "in flight {{model_id}}",
+        ),
+        height=6,
+    )
+
+
+def users() -> Iterator[PanelBuilder]:
+    """What do users feel, and what do they ask for?"""
+    first = "distributed_llm_inference_time_to_first_token_seconds"
+    token = "distributed_llm_inference_time_per_output_token_seconds"  # noqa: S105 - no password
+    yield series(
+        "Time per later token",
+        "Seconds per token after the first. 0.2 s is about the speed of reading.",
+        *quantiles(token, MODEL, "model_id"),
+        unit=units.Seconds,
+        warn=0.2,
+    )
+    yield series(
+        "Tokens generated",
+        "Tokens a second, counted as they are made.",
+        (
+            rate("inference_tokens_generated_total", MODEL, "model_id"),
+            "{{model_id}}",
+        ),
+        unit=units.CountsPerSecond,
+        stacked=True,
+    )
+    yield series(
+        "Requests by model and node",
+        "Good answers a second: who does the work.",
+        (
+            rate("inference_requests_total", f'{MODEL}, status="ok"', "model_id, node_id"),
+            "{{model_id}} on {{node_id}}",
+        ),
+        unit=units.RequestsPerSecond,
+        stacked=True,
+    )
+    yield heat(
+        "First token, all requests",
+        "How many requests had their first token after how long.",
+        f"sum by (le) (increase({first}_bucket{{{MODEL}}}{RATE}))",
+    )
+    yield heat(
+        "Per later token, all requests",
+        "How many requests had how many seconds per token.",
+        f"sum by (le) (increase({token}_bucket{{{MODEL}}}{RATE}))",
+    )
+    yield series(
+        "Prompt tokens",
+        "Prompt tokens a second, and those of them that the engine still held.",
+        (rate("inference_prompt_tokens_total", MODEL), "all"),
+        (
+            rate("inference_prompt_tokens_cached_total", MODEL),
+            "cached",
+        ),
+        unit=units.CountsPerSecond,
+        width=6,
+    )
+    yield series(
+        "Tokens thrown away",
+        "Tokens a second that were made and that nobody got.",
+        (
+            rate("inference_tokens_discarded_total", MODEL, "reason"),
+            "{{reason}}",
+        ),
+        unit=units.CountsPerSecond,
+        stacked=True,
+        width=6,
+    )
+    yield series(
+        "How answers end",
+        "Finish reasons a second: stop by the model, length by a limit.",
+        (
+            rate("inference_finish_total", MODEL, "reason"),
+            "{{reason}}",
+        ),
+        unit=units.RequestsPerSecond,
+        stacked=True,
+        width=6,
+    )
+    yield series(
+        "Size of prompts and answers",
+        "Median and 90th percentile of the tokens of a request.",
+        *[
+            (query, f"{what} {legend}")
+            for what in ("prompt", "output")
+            for query, legend in quantiles(
+                f"distributed_llm_inference_request_{what}_tokens", MODEL, "model_id", (0.5, 0.9)
+            )
+        ],
+        width=6,
+    )
+
+
+def objectives() -> Iterator[PanelBuilder]:
+    """How much of the month is spent?"""
+    judged = "distributed_llm_inference_slo_requests_total"
+    for what, title in (
+        ("availability_errors", "Availability"),
+        ("first_token_errors", "First token"),
+    ):
+        yield series(
+            f"{title}: burn rate",
+            "How many times faster than allowed the budget is spent; at 1 it lasts for the month. "
+            "14.4 over an hour pages.",
+            *[
+                (
+                    f"model:{what}:ratio_rate{window}{{{SERVICE}}} / {ALLOWED}",
+                    f"{window} {{{{model_id}}}}",
+                )
+                for window in ("5m", "1h", "6h", "3d")
+            ],
+            width=8,
+            warn=14.4,
+        )
+    yield series(
+        "Bad requests by objective",
+        "Share of judged requests that missed each objective (--slo-… of the exporter).",
+        (
+            (
+                f'sum by (slo) (rate({judged}{{{MODEL}, result="bad"}}{RATE}))'
+                f" / sum by (slo) (rate({judged}{{{MODEL}}}{RATE}))"
+            ),
+            "{{slo}}",
+        ),
+        unit=units.PercentUnit,
+        warn=ALLOWED,
+    )
+    for slo, title in (
+        ("all", "Budget left, all objectives"),
+        ("first_token", "Budget left, first token"),
+    ):
+        yield number(
+            title,
+            "What is left of the bad requests that 99 % allows, over the time shown. Below 0 it is "
+            "overspent.",
+            f'1 - (sum(increase({judged}{{{MODEL}, slo="{slo}", result="bad"}}[$__range]))'
+            f' / sum(increase({judged}{{{MODEL}, slo="{slo}"}}[$__range]))) / {ALLOWED}',
+            (None, RED),
+            (0, ORANGE),
+            (0.5, GREEN),
+            unit=units.PercentUnit,
+            width=6,
+        )
+
+
+def queue() -> Iterator[PanelBuilder]:
+    """Where does it wait, and does the engine move?"""
+    yield series(
+        "Slots",
+        "Requests that engines work on, and how many they can.",
+        (f"sum by (state) (distributed_llm_inference_slots{{{MODEL}}})", "{{state}}"),
+        width=6,
+    )
+    yield series(
+        "Engine silence",
+        "Seconds that an engine with work has made no progress. It grows during each piece of a "
+        "prompt; past 30 s it is a stall.",
+        (f"distributed_llm_engine_silent_seconds{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
+        unit=units.Seconds,
+        warn=30,
+        width=6,
+    )
+    for what, title, text in (
+        ("queue", "Time in the queue", "Seconds that requests waited for the engine."),
+        ("prefill", "Prefill", "Seconds from the engine's start on a prompt to the first token."),
+        ("decode", "Decode", "Seconds from the first token to the last."),
+    ):
+        yield series(
+            title,
+            text,
+            *quantiles(f"distributed_llm_inference_{what}_seconds", MODEL, "model_id", (0.5, 0.9)),
+            unit=units.Seconds,
+            width=6,
+        )
+    yield series(
+        "Engines replaced",
+        "Engine children that crashed or hung and were started anew, over the last 5 minutes.",
+        (
+            grown("engine_restarts_total", MODEL, "model_id, reason"),
+            "{{model_id}} {{reason}}",
+        ),
+        width=6,
+    )
+    yield series(
+        "Requests that went on in a new engine",
+        "Requests that lost their engine and were resumed, over the last 5 minutes.",
+        (
+            grown("inference_resumed_total", MODEL, "model_id, reason"),
+            "{{model_id}} {{reason}}",
+        ),
+        width=6,
+    )
+    yield series(
+        "Since the last progress",
+        "Seconds since each engine's last piece of a prompt or token. It grows while there is no "
+        "work, which is no fault.",
+        (
+            f"time() - distributed_llm_engine_last_progress_timestamp_seconds{{{MODEL}}}",
+            "{{model_id}} on {{node_id}}",
+        ),
+        unit=units.Seconds,
+        width=6,
+    )
+
+
+def models() -> Iterator[PanelBuilder]:
+    """What is in memory, and how did it get there?"""
+    yield rows(
+        "Models in memory",
+        "Each model on each node.",
+        f"distributed_llm_model_info{{{MODEL}}}",
+        ("Value", "instance", "pod", "namespace"),
+        width=12,
+    )
+    yield series(
+        "Models loaded",
+        "Models in memory, by node.",
+        (f"distributed_llm_models_loaded{{{NODE}}}", "{{node_id}}"),
+        width=6,
+    )
+    yield series(
+        "Size of models",
+        "Bytes of the weights in memory.",
+        (f"distributed_llm_model_size_bytes{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
+        unit=units.BytesIEC,
+        width=6,
+        stacked=True,
+    )
+    yield series(
+        "Layers by model and node",
+        "Layers of each model that are on each node.",
+        (f"distributed_llm_layers_allocated{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
+        stacked=True,
+    )
+    yield series(
+        "Layers: used and possible",
+        "Layers in use on each node, and how many its memory could hold.",
+        (
+            f'distributed_llm_node_resources{{{NODE}, resource_type="used_layers"}}',
+            "used {{node_id}}",
+        ),
+        (
+            f'distributed_llm_node_resources{{{NODE}, resource_type="max_layers"}}',
+            "possible {{node_id}}",
+        ),
+    )
+    yield series(
+        "Layers without a node",
+        "Layers that no living node has memory for. More than 0: the model is not served.",
+        (f"max by (model_id) (distributed_llm_layers_unserved{{{MODEL}}})", "{{model_id}}"),
+    )
+    yield series(
+        "Loads and unloads",
+        "Over the last 5 minutes, by result and reason.",
+        (
+            grown("model_loads_total", MODEL, "model_id, result"),
+            "load {{model_id}} {{result}}",
+        ),
+        (
+            grown("model_unloads_total", MODEL, "model_id, reason"),
+            "unload {{model_id}} {{reason}}",
+        ),
+    )
+    yield series(
+        "Duration of loads",
+        "Median and 90th percentile of the loads of the last hour.",
+        *[
+            (
+                (
+                    f"histogram_quantile({share}, sum by (model_id, le) "
+                    f"(increase(distributed_llm_model_load_duration_seconds_bucket{{{MODEL}}}[1h])))"
+                ),
+                f"p{share * 100:g} {{{{model_id}}}}",
+            )
+            for share in (0.5, 0.9)
+        ],
+        unit=units.Seconds,
+    )
+    yield series(
+        "Progress of loads",
+        "How much of a model is downloaded, or read into memory.",
+        (
+            f"distributed_llm_model_load_progress_ratio{{{MODEL}}}",
+            "{{model_id}} {{stage}} on {{node_id}}",
+        ),
+        unit=units.PercentUnit,
+    )
