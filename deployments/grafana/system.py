@@ -350,9 +350,9 @@ def one_node() -> Iterator[PanelBuilder]:
     this = f'{JOB}, node_id="$node"'
     yield states(
         "Status",
-        "This node over time, with the state that it says it is in.",
-        (f'distributed_llm_node_state{{{this}, state!="unknown"}} == 1', "{{state}}"),
-        (("1", "yes", GREEN),),
+        "The state that the node says it is in, over time; offline also when it is gone.",
+        (f'distributed_llm_node_state{{{this}, state!="unknown"}}', "{{state}}"),
+        (("0", "", "transparent"), ("1", "yes", GREEN)),
         width=6,
     )
     yield series(

@@ -152,12 +152,12 @@ def _states(axes: Axes, drawn: Drawn) -> None:
             points = zip(*_points(series), strict=True)
             for value, run in itertools.groupby(points, key=lambda point: point[1]):
                 times = [at for at, _ in run]
-                option = mapping["options"].get(f"{value:g}")
+                option = mapping["options"].get(f"{value:g}", {"color": "white"})
                 axes.barh(
                     len(names),
                     times[-1] - times[0] + 1,
                     left=times[0],
-                    color=option["color"] if option else "white",
+                    color=option["color"].replace("transparent", "none"),
                     height=0.8,
                 )
             names.append(_legend(form, series["metric"]))
