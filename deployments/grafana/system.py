@@ -163,7 +163,8 @@ def edge() -> Iterator[PanelBuilder]:
     )
     yield series(
         "HTTP duration by route, p90",
-        "Seconds from the request to the end of its response, streams included.",
+        "Seconds from the request to the end of its response, streams included; only as fine as "
+        "the buckets of 0.1, 1 and 10 s.",
         *quantiles("distributed_llm_http_request_duration_seconds", NODE, "route", (0.9,)),
         unit=units.Seconds,
         width=6,
@@ -178,7 +179,7 @@ def edge() -> Iterator[PanelBuilder]:
     )
     yield series(
         "gRPC duration by method, p90",
-        "Seconds that calls took.",
+        "Seconds that calls took; only as fine as the buckets of 0.1, 1 and 10 s.",
         *quantiles("distributed_llm_rpc_latency_seconds", NODE, "method", (0.9,)),
         unit=units.Seconds,
         width=6,
@@ -266,7 +267,7 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield number(
         "Series",
-        "Series that the exporters hold; each metric may have 10,000.",
+        "Series of the metrics that can grow; each of these may have 10,000 at an exporter.",
         f"sum(distributed_llm_exporter_series{{{JOB}}})",
         width=4,
     )

@@ -57,7 +57,7 @@ def runbook_pages() -> list[Path]:
 
 def runbook_queries(file: Path) -> list[str]:
     """Give the queries of a page: its blocks marked `promql`, one query a paragraph."""
-    blocks = re.findall(r"^```promql\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^ *```promql\n(.*?)^ *```", file.read_text(), re.MULTILINE | re.DOTALL)
     return [query.strip() for block in blocks for query in block.split("\n\n") if query.strip()]
 
 
