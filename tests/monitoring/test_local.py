@@ -18,7 +18,7 @@ import pytest
 
 from deployments.local import has_docker
 from tests.monitoring.sources import REPOSITORY, RUNBOOKS
-from tests.processes import free_port, wait_for
+from tests.processes import Pair, free_port, wait_for
 
 PAGE: Final = REPOSITORY / "docs" / "monitoring.md"
 CONTRACT: Final = """Metrics and Monitoring
@@ -206,6 +206,23 @@ def test_taken_port_is_told(machine: Machine, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "DISTRIBUTED_LLM_PROMETHEUS_PORT" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_prometheus
+def test_token_of_the_metrics_is_used(tmp_path: Path) -> None:
+    """Where the metrics ask for a token, Prometheus and the check give the first of the file."""
+    token = tmp_path / "tokens"
+    token.write_text("first-of-two-tokens\nsecond-of-two-tokens\n")
+    machine = Machine(tmp_path)
+    machine.environment["DISTRIBUTED_LLM_METRICS_TOKEN_FILE"] = str(token)
+    pair = Pair(tmp_path / "pair")
+    flags = [f"--metrics-port={machine.ports['9090']}", f"--metrics-token-file={token}"]
+    with pair.exporter(*flags), pair.node():
+        assert machine.local("metrics").returncode == 0
+        try:
+            wait_for(lambda: machine.local("metrics-check").stdout.rstrip().endswith(" up"), 40)
+        finally:
+            machine.local("metrics-stop")
 
 
 def test_missing_programs_are_one_line_each(machine: Machine, tmp_path: Path) -> None:
