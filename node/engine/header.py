@@ -4,13 +4,20 @@ Format: the GGUF specification of the ggml project; the `gguf` package reads it.
 engine child, so that a hostile file meets a process that may die.
 """
 
+import contextlib
+import re
+import resource
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
+import msgspec
 
 from node.engine import NAME
 from node.engine.protocol import Described
+from node.engine.shape import Shape
 
 ARCHITECTURES: Final = ("llama", "falcon")
 TOKENIZERS: Final = ("llama",)
@@ -18,6 +25,9 @@ TOKENIZERS: Final = ("llama",)
 QUANTIZATIONS: Final = frozenset(
     {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
 )
+_LAYER: Final = re.compile(r"blk\.([0-9]{1,6})\.")
+_CHILD_BYTES: Final = 4 * 2**30
+_CHILD_SECONDS: Final = 120
 _CONTROL: Final = 3
 """Token type `CONTROL` (gguf.TokenType)."""
 
@@ -32,12 +42,43 @@ def read_header(path: str) -> Described:
     Raises:
         UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
     """
-    file = Path(path)
-    try:
-        _check_there(file)
-        reader = gguf.GGUFReader(file)
+    with _translated(path):
+        reader = _open(path)
         described = _describe(reader)
         _check(reader, described, path)
+    return described
+
+
+def read_shape(path: str) -> Shape:
+    """Tell how many bytes each part of the model at `path` has.
+
+    Raises:
+        UnusableModelError: As for `read_header`.
+    """
+    with _translated(path):
+        reader = _open(path)
+        described = _describe(reader)
+        _check(reader, described, path)
+        return _measure(reader, described)
+
+
+def main(path: str) -> int:
+    """Write a model's shape on stdout, or why there is none on stderr; give the exit code."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_CHILD_BYTES, _CHILD_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CHILD_SECONDS, _CHILD_SECONDS))
+    try:
+        shape = read_shape(path)
+    except UnusableModelError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(msgspec.json.encode(shape).decode())
+    return 0
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         message = f"the model file {path} cannot be read: allow this user to read it"
         raise UnusableModelError(message) from error
@@ -46,12 +87,13 @@ def read_header(path: str) -> Described:
     except Exception as error:  # the reader meets damage with whatever numpy raises
         message = f"{path} is damaged or no GGUF file ({error}): download or convert it again"
         raise UnusableModelError(" ".join(message.split())) from error
-    return described
 
 
-def _check_there(file: Path) -> None:
+def _open(path: str) -> gguf.GGUFReader:
+    file = Path(path)
     if not file.is_file():
         raise UnusableModelError(f"there is no model file at {file}: give --model a GGUF file")
+    return gguf.GGUFReader(file)
 
 
 def _describe(reader: gguf.GGUFReader) -> Described:
@@ -98,6 +140,28 @@ def _check(reader: gguf.GGUFReader, described: Described, path: str) -> None:
             raise UnusableModelError(message)
 
 
+def _measure(reader: gguf.GGUFReader, described: Described) -> Shape:
+    """Add the tensors up by where they stand: before, in or behind the layers."""
+    layers = [0] * described.layers
+    embedding = output = 0
+    for tensor in reader.tensors:
+        layer = _LAYER.match(tensor.name)
+        if layer and int(layer[1]) < len(layers):
+            layers[int(layer[1])] += int(tensor.n_bytes)
+        elif tensor.name.startswith("token_embd"):
+            embedding += int(tensor.n_bytes)
+        else:
+            output += int(tensor.n_bytes)
+    return Shape(
+        layer_bytes=tuple(layers),
+        embedding_bytes=embedding,
+        output_bytes=output,
+        is_tied="output.weight" not in {tensor.name for tensor in reader.tensors},
+        position_bytes=described.position_bytes,
+        context_length=described.context_length,
+    )
+
+
 def _value(reader: gguf.GGUFReader, key: str, default: Any) -> Any:
     found = reader.get_field(key)
     return default if found is None else found.contents()
@@ -124,3 +188,7 @@ def _quantization(reader: gguf.GGUFReader) -> str:
         name = tensor.tensor_type.name
         by_type[name] = by_type.get(name, 0) + int(tensor.n_bytes)
     return max(by_type, key=by_type.__getitem__, default="none")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

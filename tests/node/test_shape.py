@@ -1,0 +1,23 @@
+"""A model's bytes are known part by part, whatever file it is said to be in."""
+
+import pytest
+
+from node.demo import MODEL_PATH
+from node.engine.shape import UnreadableModelError, read_shape
+
+
+def test_shape_comes_from_the_header() -> None:
+    """Every byte of the demo model's tensors is in one part of it, layer by layer."""
+    shape = read_shape(str(MODEL_PATH))
+    assert len(shape.layer_bytes) == 6
+    assert shape.size_bytes == 2_467_200
+    assert len(set(shape.layer_bytes)) == 1
+    assert shape.embedding_bytes > 0 < shape.output_bytes
+
+
+@pytest.mark.parametrize(("path", "says"), [("/etc/passwd", "damaged"), ("/no/such", "no model")])
+def test_hostile_file_is_one_line(path: str, says: str) -> None:
+    """What is no model is said in one line, by a process of its own."""
+    with pytest.raises(UnreadableModelError, match=says) as caught:
+        read_shape(path)
+    assert len(str(caught.value).splitlines()) == 1
