@@ -123,6 +123,7 @@ class Ingest:
         node.models.clear()
         self._greeted.discard(node.node_id)
         self.state.forget_levels(node.node_id)
+        self.state.forget_peer(node.node_id)
 
     def _enter(self, node: Node, name: str) -> Session:
         """Find the session that a batch belongs to; a new one replaces the node's levels."""

@@ -159,12 +159,18 @@ class State:
                 for labels in [ls for ls in numbers if ls[: len(owner)] == owner]:
                     del numbers[labels]
 
-    def forget_peer(self, node_id: str, peer: str) -> None:
-        """Take away every series, counted ones too, that a node has of a peer."""
-        owner = tuple(map(clean_label, (node_id, peer)))
+    def forget_peer(self, node_id: str, peer: str | None = None) -> None:
+        """Take away every series, counted ones too, that a node has of a peer, or of all.
+
+        A node that ended forgets all: the next run of it may meet others, and no event would ever
+        take away the series of those who are gone. What is counted begins anew, which `rate()`
+        takes for what it is, a restart.
+        """
+        names = (node_id,) if peer is None else (node_id, peer)
+        owner = tuple(map(clean_label, names))
         for family in (c.PEER_STATUS, c.NETWORK_LATENCY):
             series: dict[Labels, Any] = self._series(family)
-            for labels in [ls for ls in series if ls[:2] == owner]:
+            for labels in [ls for ls in series if ls[: len(owner)] == owner]:
                 del series[labels]
 
     def copy_series(

@@ -359,6 +359,24 @@ def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
     check_gone(exporter)
 
 
+@pytest.mark.parametrize("end", ["silence", "goodbye", "restart"])
+def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
+    """The next run of a node may meet others: nobody would forget those of this one."""
+    met = [events.PeerChanged("n9", "alive", "online"), events.PeerAnswered("n9", "survey", 0.1)]
+    exporter.take(pack_batch(*met))
+    assert exporter.number(c.PEER_STATUS, "n1", "n9") == 1
+    if end == "silence":
+        exporter.wait(TIMEOUT_SECONDS + 1)
+        exporter.wait(0)
+    elif end == "goodbye":
+        exporter.take(pack_batch(first=len(met) + 1, goodbye=True))
+    else:
+        exporter.take(pack_batch(session="s2"), 2)
+    cut = take_cut(exporter.state)
+    assert cut.numbers[c.PEER_STATUS] == {}
+    assert cut.histograms[c.NETWORK_LATENCY] == {}
+
+
 def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
     """Silence counts from the last batch, an empty one too."""
     exporter.take(pack_batch(*every_event()[:-1]))

@@ -309,6 +309,36 @@ def test_clean_label_leaves_good_text_alone() -> None:
     assert clean_label("a\nb\x00") == "a\ufffdb\ufffd"
 
 
+def peers_shown(state: State) -> set[tuple[str, str]]:
+    """Give node and peer of every series that speaks of a peer."""
+    cut = take_cut(state)
+    series = [*cut.numbers[c.PEER_STATUS], *cut.histograms[c.NETWORK_LATENCY]]
+    return {(labels[0], labels[1]) for labels in series}
+
+
+def test_forgotten_peer_leaves_no_series() -> None:
+    """What a node had of a peer that is gone for ever goes, counted or not, and nothing else."""
+    state = State()
+    met = [
+        event
+        for peer in ("n2", "n3")
+        for event in (
+            events.PeerChanged(peer, "alive", "online"),
+            events.PeerAnswered(peer, "survey", 0.002),
+            events.PeerAnswered(peer, "forward", 0.2),
+        )
+    ]
+    apply(state, *met)
+    assert peers_shown(state) == {("n1", "n2"), ("n1", "n3")}
+    apply(state, events.PeerForgotten("n2"))
+    assert peers_shown(state) == {("n1", "n3")}
+    apply(state, events.PeerForgotten("never met"))
+    state.forget_peer("another node")
+    assert peers_shown(state) == {("n1", "n3")}
+    apply(state, events.PeerAnswered("n2", "survey", 0.002))
+    assert sum(histogram(state, c.NETWORK_LATENCY, "n1", "n2", "survey").counts) == 1
+
+
 def test_cut_does_not_change_afterwards() -> None:
     """A scrape that is still rendered shows what was at its moment."""
     state = State()
