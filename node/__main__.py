@@ -6,12 +6,15 @@ import trio
 
 from node import main as composition
 from node.errors import StartupError
+from node.mesh import explain
 from node.settings import NodeSettings
 from shared.command import run_command
 
 
 def main() -> None:
-    """Run the node and exit with its code."""
+    """Run the node, or the command beside it that was named, and exit with its code."""
+    if sys.argv[1:2] == ["plan"]:
+        sys.exit(explain.main(sys.argv[2:]))
     sys.exit(
         run_command(
             "distributed-llm-node",

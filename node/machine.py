@@ -4,7 +4,9 @@ Sources: sched_getaffinity(2) and the kernel's cgroup v2 documentation (`cpu.max
 where the tightest limit on the way up to the root holds.
 """
 
+import ipaddress
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -55,6 +57,27 @@ def engine_threads(cores: float) -> int:
     core too few; the last one is for the node, its clients and the exporter.
     """
     return max(1, int(cores) - 1)
+
+
+def addresses() -> list[str]:
+    """List the IP addresses by which other machines may reach this one, IPv4 first."""
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    found = [
+        (kinds.index(address.family), address.address)
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+        if address.family in kinds
+    ]
+    # An address of the link alone means nothing elsewhere.
+    usable = [(kind, ip) for kind, ip in sorted(found) if _is_reachable(ip)]
+    return [ip for _, ip in usable]
+
+
+def _is_reachable(address: str) -> bool:
+    if "%" in address:
+        return False
+    ip = ipaddress.ip_address(address)
+    return not (ip.is_loopback or ip.is_link_local)
 
 
 def _own_cgroups(root: Path) -> Iterator[Path]:

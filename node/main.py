@@ -1,6 +1,7 @@
 """The node's composition root: opens everything in order; its nested blocks are the lifetimes."""
 
 import importlib.metadata
+import itertools
 import logging
 import math
 import secrets
@@ -15,11 +16,11 @@ import trio
 
 from node import machine
 from node.api.app import build_app
+from node.api.cluster import MeshPeers, add_cluster
 from node.api.protection import Protection
 from node.api.rpc.application import beside, build_services
 from node.api.rpc.health import HealthService
 from node.api.rpc.inference import InferenceService
-from node.api.rpc.peers import NoPeers
 from node.api.server import Door, serve
 from node.carrier import open_carrier
 from node.engine.protocol import Described
@@ -29,6 +30,10 @@ from node.inference.generation import Emit
 from node.inference.lane import Lane, LaneOptions
 from node.inference.models import Model, find_shortage, list_models
 from node.inference.scheduler import Limits, Scheduler
+from node.mesh.local import LocalAdvert
+from node.mesh.mesh import Mesh, open_mesh
+from node.mesh.options import read_options
+from node.mesh.speed import SpeedMeter
 from node.models.download import fetch
 from node.outbox import Outbox
 from node.progress import Progress
@@ -52,8 +57,8 @@ async def run(settings: NodeSettings) -> None:
     Raises:
         StartupError: The node cannot start here (in a group).
     """
-    if settings.seed_nodes:
-        _log.warning("this version has no mesh: --seed-nodes is not used")
+    version = importlib.metadata.version(APPLICATION)
+    mesh_options = read_options(settings, version)
     outbox = Outbox(
         settings.node_id,
         secrets.token_hex(8),
@@ -62,16 +67,19 @@ async def run(settings: NodeSettings) -> None:
         backlog_bytes=settings.buffer_bytes,
     )
     models = list_models(settings.model, settings.models_dir)
-    scheduler = _build_scheduler(models, settings, outbox)
-    status = NodeStatus(importlib.metadata.version(APPLICATION), scheduler, outbox.emit)
+    speed = SpeedMeter(outbox.emit)
+    scheduler = _build_scheduler(models, settings, speed.emit)
+    status = NodeStatus(version, scheduler, outbox.emit)
     scheduler.on_change = status.note_change
+    mesh = Mesh(LocalAdvert(version, status, scheduler, speed), outbox.emit)
     framework: Any = build_app(scheduler, status, models[0].model_id)
+    add_cluster(framework, mesh)
     stop_serving = trio.Event()
     services = build_services(
         InferenceService(
             scheduler,
             status,
-            NoPeers(),
+            MeshPeers(mesh),
             node_id=settings.node_id,
             default_model=models[0].model_id,
         ),
@@ -82,7 +90,13 @@ async def run(settings: NodeSettings) -> None:
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
-            open_carrier(outbox, settings.socket_path, settings.flush_seconds, status.levels),
+            open_carrier(
+                outbox,
+                settings.socket_path,
+                settings.flush_seconds,
+                lambda: itertools.chain(status.levels(), mesh.levels()),
+            ),
+            open_mesh(mesh, mesh_options),
             trio.open_nursery() as work,
         ):
             async with trio.open_nursery() as serving:
@@ -105,10 +119,10 @@ async def run(settings: NodeSettings) -> None:
     _log.info("the node has stopped")
 
 
-def _build_scheduler(models: list[Model], settings: NodeSettings, outbox: Outbox) -> Scheduler:
+def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:
     """Give each model its engine and its lane; the composition root runs them."""
     limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
-    scheduler = Scheduler(outbox.emit, limits)
+    scheduler = Scheduler(emit, limits)
 
     def find_room(described: Described) -> str:
         loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
@@ -117,16 +131,14 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, outbox: Outbox
     cores = machine.usable_cores()
     threads = settings.threads or machine.engine_threads(cores)
     turns = trio.CapacityLimiter(max(1, int(cores) // threads))
-    watcher = Watcher(outbox.emit, find_room, scheduler.note_change)
+    watcher = Watcher(emit, find_room, scheduler.note_change)
     options = LaneOptions(
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
     )
     for model in models:
-        engine = Engine(
-            model.model_id, _engine_options(model, threads, settings, outbox.emit), watcher
-        )
+        engine = Engine(model.model_id, _engine_options(model, threads, settings, emit), watcher)
         engine.resident = model.resident
-        scheduler.add(Lane(engine, options, turns, outbox.emit, scheduler.note_change))
+        scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
     return scheduler
 
 

@@ -11,6 +11,7 @@ from node.outbox import BACKLOG_BYTES, EVENTS_LIMIT
 from shared.settings import (
     DIRECTORY,
     FILE,
+    HOST,
     NOT_NEGATIVE,
     ORIGINS,
     PORT,
@@ -55,8 +56,10 @@ class NodeSettings(Settings):
     api_key_file: Path | None = setting(
         None, FILE, "File of API keys, one a line, of which the API then asks for one."
     )
-    mesh_port: int = setting(7946, PORT, "Port of the mesh; not used yet.")
-    seed_nodes: tuple[str, ...] = setting((), SEEDS, "Peers to join the mesh by; not used yet.")
+    mesh_port: int = setting(7946, PORT, "Port of the mesh; 0 takes a free one.")
+    seed_nodes: tuple[str, ...] = setting(
+        (), SEEDS, "Peers to join the mesh by; a name is looked up again and again."
+    )
     context_length: int = setting(
         0, click.IntRange(min=0), "Tokens of context; 0 for what the model was trained with."
     )
@@ -111,6 +114,26 @@ class NodeSettings(Settings):
     )
     body_seconds: float = setting(
         60.0, POSITIVE, "Seconds that a request's body may take to arrive."
+    )
+    mesh_host: str | None = setting(
+        None, HOST, "Address that the mesh listens on; --host with a secret, else loopback."
+    )
+    mesh_advertise: tuple[str, ...] = setting(
+        (), SEEDS, "Where peers reach this node's mesh, if not where it listens."
+    )
+    mesh_secret_file: Path | None = setting(
+        None, FILE, "File of the mesh's secret; a second line is accepted too, not used."
+    )
+    mesh_tls_cert_file: Path | None = setting(
+        None, FILE, "Certificate of this node for TLS in the mesh, PEM."
+    )
+    mesh_tls_key_file: Path | None = setting(None, FILE, "Its private key, PEM.")
+    mesh_tls_ca_file: Path | None = setting(
+        None, FILE, "Authority that has signed every node's certificate, PEM."
+    )
+    mesh_peers: int = setting(256, click.IntRange(min=1), "Peers that are remembered, at most.")
+    replicas: int = setting(
+        2, click.IntRange(min=1), "Nodes that the plan gives a model which fits one of them."
     )
 
     def check(self) -> None:

@@ -22,7 +22,16 @@ Direction = Literal["sent", "received"]
 MessageType = Literal["survey", "answer", "leave", "forward"]
 PeerOperation = Literal["survey", "forward"]
 NetworkFault = Literal[
-    "unauthenticated", "stale", "malformed", "incompatible", "oversize", "timeout", "connection"
+    "unauthenticated",
+    "stale",
+    "malformed",
+    "incompatible",
+    "oversize",
+    "timeout",
+    "connection",
+    "lookup",
+    "conflict",
+    "overflow",
 ]
 
 

@@ -97,7 +97,7 @@ class Pair:
 
     def node(self, *flags: str) -> contextlib.AbstractContextManager[Running]:
         """Start the node on a free port."""
-        command = ["node", "--api-port=0", "--threads=1", *self.flags, *flags]
+        command = ["node", "--api-port=0", "--mesh-port=0", "--threads=1", *self.flags, *flags]
         return start(command, self.directory)
 
     def exporter(self, *flags: str) -> contextlib.AbstractContextManager[Running]:

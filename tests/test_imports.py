@@ -28,6 +28,7 @@ ONLY_IN: Final = {
     "prometheus_client": {"exporter/exposition.py"},
     "pynng": {
         "node/carrier.py",
+        "node/mesh/transport.py",
         "exporter/telemetry_socket.py",
         "exporter/feed.py",
         "exporter/tail.py",

@@ -49,7 +49,7 @@ class Agent:
 def agent(directory: Path) -> Iterator[Agent]:
     """Run the agent on free ports until the block ends; entered when it has welcomed us."""
     log = directory / "agent.log"
-    flags = ["--node-id=node1", "--api-port=0", "--metrics-port=0", "--threads=1"]
+    flags = ["--node-id=node1", "--api-port=0", "--mesh-port=0", "--metrics-port=0", "--threads=1"]
     flags += [f"--runtime-dir={directory}/run", f"--state-dir={directory}/state"]
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -172,7 +172,13 @@ def test_sigterm_stops_both_cleanly(tmp_path: Path) -> None:
 )
 def test_bad_setting_is_one_line(tmp_path: Path, flags: list[str], code: int, says: str) -> None:
     """What cannot work is refused with one line that names it, never a traceback."""
-    given = [f"--runtime-dir={tmp_path}/run", "--api-port=0", "--metrics-port=0", *flags]
+    given = [
+        f"--runtime-dir={tmp_path}/run",
+        "--api-port=0",
+        "--mesh-port=0",
+        "--metrics-port=0",
+        *flags,
+    ]
     command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
     assert done.returncode == code
@@ -186,7 +192,7 @@ def test_taken_ports_are_one_line_each(running: Agent, tmp_path: Path) -> None:
     for flag, url in (("--api-port", running.api), ("--metrics-port", running.metrics)):
         port = url.rpartition(":")[2]
         free = "--metrics-port=0" if flag == "--api-port" else "--api-port=0"
-        given = [f"--runtime-dir={tmp_path}/run", free, f"{flag}={port}"]
+        given = [f"--runtime-dir={tmp_path}/run", "--mesh-port=0", free, f"{flag}={port}"]
         command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
         assert done.returncode == 1

@@ -314,7 +314,15 @@ def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
 def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> None:
     """What was not had is told with its remedy, exit code 1, and without a traceback."""
     hub.refusal = (404, "EntryNotFound")
-    command = [sys.executable, "-m", "node", "--api-port=0", *pair.flags, f"--model={FILE}"]
+    command = [
+        sys.executable,
+        "-m",
+        "node",
+        "--api-port=0",
+        "--mesh-port=0",
+        *pair.flags,
+        f"--model={FILE}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
     assert done.returncode == 1
     assert "has no file" in done.stderr.splitlines()[-1]

@@ -1,0 +1,230 @@
+"""Decides which node holds which layers of a model: the same decision on every node.
+
+A pure function of the model's shape and the nodes' adverts. A model that fits one node is placed
+whole, with further nodes as replicas. One that fits none is cut into contiguous ranges over as
+few nodes as hold it, each given as much as its memory and its measured speed allow.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from node.engine.shape import Shape
+from node.mesh.messages import Advert
+
+_SPARE: Final = 1 / 8
+"""Of a node's memory, what is left to the rest of its machine; a guess."""
+_ENGINE_BYTES: Final = 128 * 2**20
+"""What an engine takes beside weights and context (`node.inference.models` reckons the same)."""
+_STEPS: Final = 40
+"""Halvings in the search for the best balance: finer than any clock could tell."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A node, as far as a plan goes."""
+
+    node_id: str
+    free_bytes: int
+    """For this model: engine, weights and context."""
+    speed: float
+    """Bytes of weights read per second, as measured; 0 where nothing was."""
+    cores: float
+    has_model: bool = False
+    barred: str = ""
+    """Why it cannot take part, if so."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The layers that one node holds."""
+
+    node_id: str
+    first: int
+    last: int
+    """Both included, counted from 0."""
+    memory_bytes: int
+    """What that takes there, engine and context included."""
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A node that holds nothing of the model, and why."""
+
+    node_id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who holds what."""
+
+    layers: int
+    whole: bool
+    """Whether each share is the whole model; else they are its parts, in their order."""
+    shares: tuple[Share, ...]
+    left_out: tuple[LeftOut, ...]
+    unserved: int
+    """Layers, at the end, that nobody has memory for."""
+
+
+def candidate(node_id: str, advert: Advert, model_id: str, barred: str = "") -> Candidate:
+    """Read an advert for the plan of one model."""
+    others = sum(
+        model.size_bytes + _ENGINE_BYTES
+        for model in advert.models
+        if model.state in ("ready", "loading") and model.model_id != model_id
+    )
+    if not barred and advert.status not in ("online", "busy"):
+        barred = f"it is {advert.status}"
+    return Candidate(
+        node_id=node_id,
+        free_bytes=max(0, int(advert.memory_bytes * (1 - _SPARE)) - others),
+        speed=advert.bytes_per_second,
+        cores=advert.cpu_cores,
+        has_model=any(model.model_id == model_id for model in advert.models),
+        barred=barred,
+    )
+
+
+def make_plan(
+    shape: Shape, candidates: Iterable[Candidate], replicas: int, context_length: int = 0
+) -> Plan:
+    """Place a model.
+
+    Args:
+        shape: The model's parts.
+        candidates: All nodes, in any order.
+        replicas: How many nodes shall hold a model that fits one.
+        context_length: Positions of context; 0 for the model's own.
+    """
+    parts = _Parts(shape, context_length or shape.context_length)
+    everyone = sorted(candidates, key=lambda node: node.node_id)
+    able = [node for node in everyone if not node.barred]
+    whole = [node for node in able if parts.memory(0, parts.count) <= node.free_bytes]
+    if whole:
+        ranked = sorted(whole, key=lambda n: (not n.has_model, -n.speed, -n.free_bytes, n.node_id))
+        shares = [parts.share(node, 0, parts.count) for node in ranked[:replicas]]
+    else:
+        shares = _split(parts, able)
+    placed = sum(share.last - share.first + 1 for share in shares[: 1 if whole else None])
+    return Plan(
+        layers=parts.count,
+        whole=bool(whole),
+        shares=tuple(shares),
+        left_out=tuple(_explain(parts, everyone, shares, fits_one=bool(whole))),
+        unserved=parts.count - placed,
+    )
+
+
+class _Parts:
+    """The layers with what goes with the first and the last of them."""
+
+    def __init__(self, shape: Shape, context_length: int) -> None:
+        self.count: Final = len(shape.layer_bytes)
+        cache = -(-shape.position_bytes * context_length // self.count)  # of one layer, rounded up
+        self._sums = [0]
+        for weights in shape.layer_bytes:
+            self._sums.append(self._sums[-1] + weights + cache)
+        self._shape = shape
+
+    def weight(self, first: int, end: int) -> int:
+        """Give the bytes of layers from `first` up to, not including, `end`."""
+        total = self._sums[end] - self._sums[first]
+        if first == 0:
+            total += self._shape.embedding_bytes
+        if end == self.count:
+            total += self._shape.output_bytes
+            if self._shape.is_tied and first > 0:
+                total += self._shape.embedding_bytes
+        return total
+
+    def memory(self, first: int, end: int) -> int:
+        """Give what a node needs for these layers."""
+        return self.weight(first, end) + _ENGINE_BYTES
+
+    def share(self, node: Candidate, first: int, end: int) -> Share:
+        """Give these layers to a node."""
+        memory = self.memory(first, end)
+        return Share(node.node_id, first, end - 1, memory, node.free_bytes)
+
+
+def _split(parts: _Parts, able: Sequence[Candidate]) -> list[Share]:
+    """Cut the model over as few nodes as hold it, so that the slowest part is as fast as can be.
+
+    Where all of them do not hold it, over all of them, from the first layer on.
+    """
+    largest = sorted(able, key=lambda n: (-n.free_bytes, -n.speed, n.node_id))
+    cuts = _fill(parts, largest, [float("inf")] * len(largest))
+    if parts.count in cuts:
+        cuts = cuts[: cuts.index(parts.count) + 1]
+        cuts = _balance(parts, largest[: len(cuts)], cuts)
+    return [
+        parts.share(node, first, end)
+        for node, first, end in zip(largest, [0, *cuts], cuts, strict=False)
+        if end > first
+    ]
+
+
+def _balance(parts: _Parts, nodes: Sequence[Candidate], cuts: list[int]) -> list[int]:
+    """Find the cuts with the least time in the slowest part; `cuts` are some that hold all."""
+    speeds = _speeds(nodes)
+    low, high = 0.0, parts.weight(0, parts.count) / min(speeds)
+    for _ in range(_STEPS):
+        seconds = (low + high) / 2
+        found = _fill(parts, nodes, [seconds * speed for speed in speeds])
+        if found[-1] == parts.count:
+            cuts, high = found, seconds
+        else:
+            low = seconds
+    return cuts
+
+
+def _fill(parts: _Parts, nodes: Sequence[Candidate], budgets: Sequence[float]) -> list[int]:
+    """Give each node as many of the next layers as its memory and its budget of bytes take.
+
+    Returns:
+        For each node, the layer behind its last one.
+    """
+    ends, end = [], 0
+    for node, budget in zip(nodes, budgets, strict=True):
+        first = end
+        room = min(node.free_bytes - _ENGINE_BYTES, budget)
+        while end < parts.count and parts.weight(first, end + 1) <= room:
+            end += 1
+        ends.append(end)
+    return ends
+
+
+def _speeds(nodes: Sequence[Candidate]) -> list[float]:
+    """Give each node a speed: who has measured none gets, for its cores, that of the others."""
+    known = [(node.speed, node.cores) for node in nodes if node.speed > 0 and node.cores > 0]
+    per_core = sum(s for s, _ in known) / sum(c for _, c in known) if known else 1.0
+    return [node.speed or per_core * max(node.cores, 0.1) for node in nodes]
+
+
+def _explain(
+    parts: _Parts, everyone: Sequence[Candidate], shares: Sequence[Share], *, fits_one: bool
+) -> list[LeftOut]:
+    used = {share.node_id for share in shares}
+    least = min(parts.memory(layer, layer + 1) for layer in range(parts.count))
+    needed = parts.memory(0, parts.count) if fits_one else least
+    reasons = []
+    for node in everyone:
+        if node.node_id in used:
+            continue
+        if node.barred:
+            why = node.barred
+        elif node.free_bytes < needed:
+            what = "the model" if fits_one else "one layer"
+            why = f"{what} takes {mebibytes(needed)}, it has {mebibytes(node.free_bytes)} free"
+        else:
+            why = "there are enough replicas" if fits_one else "the others hold all layers"
+        reasons.append(LeftOut(node.node_id, why))
+    return reasons
+
+
+def mebibytes(count: int) -> str:
+    """Write a size for a person."""
+    return f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,129 @@
+"""Signs messages with the cluster's secret, and tells what is authentic and fresh from what is not.
+
+An attacker on the network can read, drop, delay and repeat what nodes say. A message that anybody
+else made fails its HMAC. One that is repeated: an answer is bound to the random nonce of the one
+survey it answers; a survey is taken once, by its rising sequence number, and not at all when it
+was sent too long ago. No I/O and no clock.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from node.mesh.messages import PROTOCOL, Head, Message
+from shared.events import NetworkFault
+
+WINDOW_SECONDS: Final = 30.0
+"""How far the clocks of two nodes may be apart, message included."""
+SENDERS: Final = 4096
+_MAC_BYTES: Final = 32
+_PURPOSE: Final = b"distributed-llm mesh\0"
+"""Keeps the key apart from whatever else the secret may be used for."""
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder = msgspec.msgpack.Decoder(Message)
+_head_decoder = msgspec.msgpack.Decoder(Head)
+_DAMAGED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A message that may be believed."""
+
+    message: Message
+    repeated: bool = False
+    """Whether it is the sender's last survey once more, as it comes over a second connection."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message that may not."""
+
+    reason: NetworkFault
+    head: Head | None = None
+    """Who sent it, where it is authentic and only of another protocol."""
+
+
+class Seal:
+    """One node's key and its memory of what it has taken.
+
+    Args:
+        secrets: The first signs, each is accepted; none where the mesh is only on loopback.
+    """
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        texts = secrets or ("",)
+        self._keys = [hashlib.sha256(_PURPOSE + text.encode()).digest() for text in texts]
+        self._taken: dict[tuple[str, int], tuple[int, float]] = {}
+        """By sender and session, the highest sequence and the time it was sent."""
+
+    def sign(self, message: Message) -> bytes:
+        """Pack a message with its HMAC before it."""
+        packed = _encoder.encode(message)
+        return hmac.digest(self._keys[0], packed, "sha256") + packed
+
+    def open_survey(self, sealed: bytes, now: float) -> Opened | Refused:
+        """Read a survey or a leave. Never raises.
+
+        Args:
+            sealed: What came, perhaps not from a node at all.
+            now: Unix time in seconds.
+        """
+        found = self._open(sealed, now)
+        if isinstance(found, Refused):
+            return found
+        if found.kind == "answer":
+            return Refused("malformed")
+        sender = (found.node_id, found.session)
+        last, _ = self._taken.get(sender, (-1, 0.0))
+        if found.sequence < last or not self._has_room(sender, now):
+            return Refused("stale")
+        self._taken[sender] = (found.sequence, found.sent_at)
+        return Opened(found, repeated=found.sequence == last)
+
+    def open_answer(self, sealed: bytes, now: float, nonce: bytes) -> Opened | Refused:
+        """Read an answer to the survey with this nonce. Never raises."""
+        found = self._open(sealed, now)
+        if isinstance(found, Refused):
+            return found
+        if found.kind != "answer":
+            return Refused("malformed")
+        if found.nonce != nonce:
+            return Refused("stale")
+        return Opened(found)
+
+    def _open(self, sealed: bytes, now: float) -> Message | Refused:
+        mac, packed = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
+        if len(mac) < _MAC_BYTES:
+            return Refused("malformed")
+        if not self._is_authentic(mac, packed):
+            return Refused("unauthenticated")
+        try:
+            head = _head_decoder.decode(packed)
+            if abs(now - head.sent_at) > WINDOW_SECONDS:
+                return Refused("stale")
+            if head.protocol != PROTOCOL:
+                return Refused("incompatible", head)
+            return _message_decoder.decode(packed)
+        except _DAMAGED:
+            return Refused("malformed")
+
+    def _is_authentic(self, mac: bytes, packed: bytes) -> bool:
+        return any(
+            hmac.compare_digest(mac, hmac.digest(key, packed, "sha256")) for key in self._keys
+        )
+
+    def _has_room(self, sender: tuple[str, int], now: float) -> bool:
+        if sender in self._taken or len(self._taken) < SENDERS:
+            return True
+        # What was sent before the window is refused for its age alone.
+        self._taken = {
+            known: (sequence, sent_at)
+            for known, (sequence, sent_at) in self._taken.items()
+            if now - sent_at <= WINDOW_SECONDS
+        }
+        return len(self._taken) < SENDERS

@@ -1,0 +1,46 @@
+"""Measures how fast this machine decodes, in the one unit that holds for every model."""
+
+from collections.abc import Callable
+from typing import Final
+
+from shared.events import Event, InferenceFinished, ModelDescribed
+
+_TELLING: Final = (InferenceFinished, ModelDescribed)
+_KEPT: Final = 0.8
+"""Of the last estimate, at each new answer."""
+_TOKENS: Final = 8
+"""A shorter answer says too little."""
+
+
+class SpeedMeter:
+    """Stands in the way of events, and reads the speed off each answer.
+
+    A token costs one reading of all weights, so that weights read per second is what a machine
+    gives to any model (roughly: a long context costs more).
+
+    Args:
+        emit: Where the events go on.
+    """
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.bytes_per_second = 0.0
+        """0 before the first answer."""
+        self._emit = emit
+        self._sizes: dict[str, int] = {}
+
+    def emit(self, event: Event) -> None:
+        """Pass an event on; one look more for those that say nothing of speed."""
+        self._emit(event)
+        if isinstance(event, _TELLING):
+            self._note(event)
+
+    def _note(self, event: InferenceFinished | ModelDescribed) -> None:
+        if isinstance(event, ModelDescribed):
+            self._sizes[event.model_id] = event.size_bytes
+            return
+        if event.generated_tokens < _TOKENS or event.decode_seconds <= 0:
+            return
+        tokens_per_second = (event.generated_tokens - 1) / event.decode_seconds
+        measured = tokens_per_second * self._sizes.get(event.model_id, 0)
+        kept = _KEPT if self.bytes_per_second else 0.0
+        self.bytes_per_second = kept * self.bytes_per_second + (1 - kept) * measured

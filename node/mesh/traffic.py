@@ -1,0 +1,42 @@
+"""Counts messages and failures of the mesh, so that one event a second tells of many."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from shared.events import (
+    Direction,
+    Event,
+    MessagesMoved,
+    MessageType,
+    NetworkFailed,
+    NetworkFault,
+)
+
+
+class Traffic:
+    """What happened since the last report."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[Direction, MessageType]] = Counter()
+        self._bytes: Counter[tuple[Direction, MessageType]] = Counter()
+        self._failed: Counter[NetworkFault] = Counter()
+
+    def note(self, direction: Direction, kind: MessageType, size: int, copies: int = 1) -> None:
+        """Count messages of one size."""
+        self._counts[direction, kind] += copies
+        self._bytes[direction, kind] += copies * size
+
+    def fail(self, reason: NetworkFault, count: int = 1) -> None:
+        """Count what went wrong."""
+        self._failed[reason] += count
+
+    def report(self) -> Iterator[Event]:
+        """Give what was counted and begin anew."""
+        counts, sizes, failed = self._counts, self._bytes, self._failed
+        self._counts, self._bytes, self._failed = Counter(), Counter(), Counter()
+        for (direction, kind), count in counts.items():
+            if count:
+                yield MessagesMoved(direction, kind, count, sizes[direction, kind])
+        for reason, count in failed.items():
+            if count:
+                yield NetworkFailed(reason, count)

@@ -1,0 +1,217 @@
+"""Carries surveys and answers over nng: one socket that dials all peers, one that listens.
+
+nng's threads fill its queues; here they are emptied when the socket's descriptor says so, many
+messages at a wake-up, which costs less than a callback for each.
+"""
+
+import contextlib
+import select
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pynng
+import trio
+
+from node.errors import StartupError
+from node.mesh.messages import MESSAGE_BYTES
+
+_RECONNECT_MILLISECONDS: Final = (20, 1000)
+_SURVEY_MILLISECONDS: Final = 5000
+"""Answers to a survey are taken until the next one, at the most for so long."""
+_SEND_MILLISECONDS: Final = 20
+"""An answer that cannot leave at once is lost: its asker will ask again."""
+_QUEUE: Final = 512
+_BURST: Final = 64
+"""Messages taken before other tasks run."""
+_NOTHING: Final = (pynng.TryAgain, pynng.BadState, pynng.Timeout)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files for TLS on both sides; every node's certificate carries the one name."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+    name: str
+
+
+class Transport:
+    """The node's two sockets; `open_transport` gives one.
+
+    Args:
+        surveyor: Dials.
+        respondent: Listens already.
+        scheme: `tcp` or `tls+tcp`.
+        address: Where it listens, an IP address and a port.
+    """
+
+    def __init__(
+        self, surveyor: pynng.Surveyor0, respondent: pynng.Respondent0, scheme: str, address: str
+    ) -> None:
+        self.address: Final = address
+        self.on_connect: Callable[[str], None] = lambda _: None
+        self.on_disconnect: Callable[[str], None] = lambda _: None
+        """Called in the event loop with the address that was dialed."""
+        self._surveyor = surveyor
+        self._respondent = respondent
+        self._scheme = scheme
+        self._dialers: dict[str, tuple[Any, float]] = {}
+        """Each with the time at which it was dialed."""
+        self._pipes: dict[int, str] = {}
+        self._answered = _poll(surveyor.recv_fd)
+        self._answerable = _poll(respondent.send_fd)
+        self._trio_token = trio.lowlevel.current_trio_token()
+        surveyor.add_post_pipe_connect_cb(self._note_connected)
+        surveyor.add_post_pipe_remove_cb(self._note_removed)
+
+    @property
+    def dialed(self) -> set[str]:
+        """The addresses that are dialed now, whether or not anybody is there."""
+        return set(self._dialers)
+
+    @property
+    def connections(self) -> int:
+        """How many of them are connected."""
+        return len(self._pipes)
+
+    def dial(self, address: str) -> None:
+        """Connect to an address, again and again until it is hung up.
+
+        Raises:
+            ValueError: It is no address.
+        """
+        try:
+            url = f"{self._scheme}://{address}"
+            dialer = self._surveyor.dial(url, block=False)
+            self._dialers[address] = (dialer, trio.current_time())
+        except pynng.NNGException as error:
+            raise ValueError(f"{address} cannot be dialed: {error}") from error
+
+    def hang_up(self, address: str) -> None:
+        """Close the connection to an address and dial it no more."""
+        dialer, _ = self._dialers.pop(address)
+        dialer.close()
+
+    def seconds_dialed(self, address: str) -> float:
+        """Tell for how long an address has been dialed."""
+        _, since = self._dialers[address]
+        return trio.current_time() - since
+
+    def send_survey(self, sealed: bytes) -> int:
+        """Ask everybody who is connected; give how many that is. Ends the survey before."""
+        self._surveyor.send(sealed)
+        return len(self._pipes)
+
+    async def receive_answers(self, take: Callable[[bytes, str], None]) -> None:
+        """Hand on each answer with the address that was dialed for it. Runs until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._surveyor.recv_fd)
+            for _ in range(_BURST):
+                if not self._answered.poll(0):  # without waiting nng would wait for the survey
+                    break
+                try:
+                    message = self._surveyor.recv_msg(block=False)
+                except _NOTHING:
+                    break
+                address = self._pipes.get(message.pipe.id, "") if message.pipe else ""
+                if address:
+                    take(message.bytes, address)
+            await trio.lowlevel.checkpoint()
+
+    async def receive_surveys(self, answer: Callable[[bytes], bytes | None]) -> None:
+        """Answer each survey, unless there is no answer. Runs until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._respondent.recv_fd)
+            for _ in range(_BURST):
+                try:
+                    message = self._respondent.recv_msg(block=False)
+                except _NOTHING:
+                    break
+                # pynng's `recv`, which gives bytes at once, breaks at an empty message.
+                if (reply := answer(message.bytes)) is not None:
+                    self._send_answer(reply)
+            await trio.lowlevel.checkpoint()
+
+    def _send_answer(self, sealed: bytes) -> None:
+        # Where the asker does not read, the descriptor is not ready; nng's own send without
+        # waiting fails always here, and one that waits does not have to then.
+        if self._answerable.poll(0):
+            with contextlib.suppress(pynng.NNGException):
+                self._respondent.send(sealed)
+
+    # On nng's threads:
+
+    def _note_connected(self, pipe: pynng.Pipe) -> None:
+        with contextlib.suppress(pynng.NNGException):  # it may be closed again already
+            address = str(pipe.remote_address)
+            self._pipes[pipe.id] = address
+            self._tell(lambda: self.on_connect(address))
+
+    def _note_removed(self, pipe: pynng.Pipe) -> None:
+        if (address := self._pipes.pop(pipe.id, "")) != "":
+            self._tell(lambda: self.on_disconnect(address))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._trio_token.run_sync_soon(call)
+
+
+@contextlib.contextmanager
+def open_transport(host: str, port: int, tls: Tls | None) -> Iterator[Transport]:
+    """Listen for surveys and get ready to ask.
+
+    Raises:
+        StartupError: The port cannot be had, or a file of TLS is no good.
+    """
+    scheme = "tls+tcp" if tls else "tcp"
+    shown = f"[{host}]" if ":" in host else host
+    with (
+        pynng.Surveyor0(
+            survey_time=_SURVEY_MILLISECONDS,
+            reconnect_time_min=_RECONNECT_MILLISECONDS[0],
+            reconnect_time_max=_RECONNECT_MILLISECONDS[1],
+            recv_max_size=MESSAGE_BYTES,
+            recv_buffer_size=_QUEUE,
+            tls_config=_tls_config(tls, pynng.TLSConfig.MODE_CLIENT),
+        ) as surveyor,
+        pynng.Respondent0(
+            recv_max_size=MESSAGE_BYTES,
+            send_timeout=_SEND_MILLISECONDS,
+            tls_config=_tls_config(tls, pynng.TLSConfig.MODE_SERVER),
+        ) as respondent,
+    ):
+        try:
+            listener = respondent.listen(f"{scheme}://{shown}:{port}")
+        except pynng.NNGException as error:
+            message = (
+                f"port {port} on {host} cannot be had for the mesh ({error}): "
+                "choose another with --mesh-port"
+            )
+            raise StartupError(message) from error
+        yield Transport(surveyor, respondent, scheme, str(listener.local_address))
+
+
+def _tls_config(tls: Tls | None, mode: int) -> Any:
+    if tls is None:
+        return None
+    try:
+        return pynng.TLSConfig(
+            mode,
+            server_name=tls.name if mode == pynng.TLSConfig.MODE_CLIENT else None,
+            own_key_string=tls.key.read_text(),
+            own_cert_string=tls.certificate.read_text(),
+            ca_string=tls.authority.read_text(),
+            auth_mode=pynng.TLSConfig.AUTH_MODE_REQUIRED,
+        )
+    except (OSError, UnicodeDecodeError, pynng.NNGException) as error:
+        raise StartupError(f"the mesh's TLS files cannot be used: {error}") from error
+
+
+def _poll(descriptor: int) -> select.poll:
+    """Watch one descriptor; `select.select` knows only the first 1024."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return poll

@@ -1,0 +1,364 @@
+"""Nodes agree on who is there, on a network that loses, delays, doubles and cuts."""
+
+import random
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.mesh.membership import Change, Identity, Membership
+from node.mesh.messages import PROTOCOL, Contact, Head
+from tests.node.mesh_network import Network, Node, address_of, advert
+
+JOIN_SECONDS = 2.0
+
+
+def start_all(network: Network, count: int) -> list[Node]:
+    """Start nodes that all know the first one."""
+    first = address_of(0)
+    return [network.start(f"n{i}", address_of(i), *([first] if i else [])) for i in range(count)]
+
+
+def living(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
+    """Give the different views of who is alive, the viewer included."""
+    return {
+        tuple(sorted([n.node_id, *(p for p, s in n.states().items() if s == "alive")]))
+        for n in nodes
+    }
+
+
+def states_told(node: Node, peer: str) -> list[str | None]:
+    """Give the states that a node told of a peer, in their order."""
+    return [change.after for _, change in node.changes if change.node_id == peer]
+
+
+def test_nodes_that_know_one_seed_know_each_other_soon() -> None:
+    """Ten nodes that were given one address are all known to all within two seconds."""
+    network = Network()
+    nodes = start_all(network, 10)
+    network.run(JOIN_SECONDS)
+    assert living(nodes) == {tuple(f"n{i}" for i in range(10))}
+
+
+def test_killed_peer_is_dead_within_two_seconds() -> None:
+    """A connection that breaks and does not come back is the end of a peer, on every node."""
+    network = Network()
+    *rest, victim = start_all(network, 6)
+    network.run(5)
+    killed_at = network.now
+    network.kill(victim)
+    network.run(2.0)
+    for node in rest:
+        assert node.states()["n5"] == "dead"
+        assert states_told(node, "n5") == ["alive", "suspect", "dead"]
+        assert node.changes[-1][0] - killed_at < 1.5
+
+
+def test_frozen_peer_is_dead_within_three_seconds_and_back_after() -> None:
+    """Silence alone is enough, and a peer that speaks again is alive again."""
+    network = Network()
+    *rest, victim = start_all(network, 6)
+    network.run(5)
+    network.stop(victim)
+    network.run(2.9)
+    assert {node.states()["n5"] for node in rest} == {"dead"}
+    network.run(20)
+    network.resume(victim)
+    network.run(2.5)
+    assert living([*rest, victim]) == {tuple(f"n{i}" for i in range(6))}
+    # What it missed is not held against the others: it was it that slept.
+    assert all("dead" not in states_told(victim, node.node_id) for node in rest)
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_peer_that_leaves_is_gone_at_once(number: int) -> None:
+    """A goodbye is told apart from a death, also of a seed, which is asked on."""
+    network = Network()
+    rest = start_all(network, 6)
+    leaver = rest.pop(number)
+    network.run(5)
+    network.leave(leaver)
+    network.run(0.5)
+    assert {node.states()[leaver.node_id] for node in rest} == {"left"}
+    network.run(70)
+    assert all(leaver.node_id not in node.states() for node in rest)
+    assert all(states_told(node, leaver.node_id) == ["alive", "left", None] for node in rest)
+
+
+@pytest.mark.parametrize("address", [address_of(3), address_of(9)])
+def test_restarted_node_leaves_no_ghost(address: str) -> None:
+    """A node that comes back, there or elsewhere, replaces what it was."""
+    network = Network()
+    nodes = start_all(network, 4)
+    network.run(5)
+    network.kill(nodes[3])
+    network.run(0.3)
+    again = network.start("n3", address, address_of(0))
+    network.run(4)
+    everyone = [*nodes[:3], again]
+    assert living(everyone) == {("n0", "n1", "n2", "n3")}
+    for node in nodes[:3]:
+        assert [p.incarnation for p in node.membership.peers(0) if p.node_id == "n3"] == [
+            again.membership.me.incarnation
+        ]
+        assert node.dialed.keys() - {address_of(0)} <= {n.address for n in everyone}
+
+
+def test_late_node_declares_nobody_dead() -> None:
+    """A node whose own loop stood still for ten seconds waits for the others anew."""
+    network = Network()
+    nodes = start_all(network, 5)
+    network.run(5)
+    sleeper = nodes[2]
+    network.stop(sleeper)
+    network.run(10)
+    before = len(sleeper.changes)
+    network.resume(sleeper)
+    network.run(3)
+    assert [c for _, c in sleeper.changes[before:] if c.after in ("suspect", "dead")] == []
+
+
+def test_peer_that_says_that_it_is_late_is_waited_for() -> None:
+    """Who knows of a peer's saturated loop is patient with it, and with nobody else."""
+    late, prompt = (Membership(Identity(f"n{i}", 1, i, "1"), [], 8) for i in (1, 2))
+    watcher = Membership(Identity("n0", 1, 0, "1"), [], 8)
+    for i, (peer, lag) in enumerate(((late, 1.5), (prompt, 0.0))):
+        own = advert(address_of(i + 1), lag_seconds=lag)
+        asked = watcher.survey(advert(), 0, 0, b"n")
+        answer = peer.take_survey(asked, own, 0, 0, repeated=False)
+        watcher.take_answer(answer, address_of(i + 1), 0.0, 0.01)
+    for step in range(1, 29):
+        watcher.tick(step / 10, 0.0)
+    states = {view.node_id: view.state for view in watcher.peers(2.8)}
+    assert states == {"n1": "alive", "n2": "dead"}
+
+
+def test_partition_heals_without_ghosts() -> None:
+    """Both halves go on, hold the other for dead, and are one again when they can be."""
+    network = Network()
+    nodes = start_all(network, 8)
+    half = {node.address for node in nodes[:4]}
+    network.run(5)
+    network.cut = lambda a, b: (a in half) != (b in half)
+    network.run(6)
+    assert living(nodes[:4]) == {("n0", "n1", "n2", "n3")}
+    assert living(nodes[4:]) == {("n4", "n5", "n6", "n7")}
+    network.cut = lambda _a, _b: False
+    network.run(3)
+    assert living(nodes) == {tuple(f"n{i}" for i in range(8))}
+
+
+def test_two_nodes_of_one_name_are_told_and_do_not_flap() -> None:
+    """The later one counts, everybody says that there are two, and nothing goes back and forth."""
+    network = Network()
+    nodes = start_all(network, 3)
+    network.run(3)
+    double = network.start("n2", address_of(7), address_of(0))
+    network.run(20)
+    for node in (nodes[0], nodes[1]):
+        assert "conflict" in {trouble.reason for trouble in node.troubles}
+        held = next(p for p in node.membership.peers(0) if p.node_id == "n2")
+        assert held.incarnation == double.membership.me.incarnation
+        assert states_told(node, "n2") == ["alive", "alive"]
+        assert len(node.troubles) == 1  # once a minute
+
+
+def test_node_recognises_itself() -> None:
+    """A seed that is the node itself makes no peer and is not asked again and again."""
+    network = Network()
+    node = network.start("n0", address_of(0), address_of(5))
+    network.nodes[address_of(5)] = node  # reached by another address too
+    network.run(3)
+    assert node.states() == {}
+    assert node.dialed == {}
+    assert node.troubles == []
+
+
+def test_peer_with_two_addresses_is_asked_at_one() -> None:
+    """Names that lead to one peer by several ways cost one connection."""
+    network = Network()
+    node = network.start("n0", address_of(0))
+    network.nodes[address_of(5)] = node
+    other = network.start("n1", address_of(1), address_of(0), address_of(5))
+    network.run(5)
+    assert other.states() == {"n0": "alive"}
+    assert len(other.dialed) == 1
+
+
+def test_table_is_bounded() -> None:
+    """Past its limit a node takes no more peers, says so, and still serves those it has."""
+    network = Network()
+    small = network.start("n0", address_of(0), limit=3)
+    for i in range(1, 8):
+        network.start(f"n{i}", address_of(i), address_of(0))
+    network.run(5)
+    assert len(small.states()) == 3
+    assert {trouble.reason for trouble in small.troubles} == {"overflow"}
+
+
+def test_gone_peer_makes_room_for_a_new_one() -> None:
+    """Whoever is dead is forgotten first."""
+    network = Network()
+    small = network.start("n0", address_of(0), limit=2)
+    for i in (1, 2):
+        network.start(f"n{i}", address_of(i), address_of(0))
+    network.run(3)
+    network.kill(network.nodes[address_of(1)])
+    network.run(3)
+    network.start("n3", address_of(3), address_of(0))
+    network.run(3)
+    assert small.states() == {"n2": "alive", "n3": "alive"}
+
+
+def test_other_protocol_is_listed_and_forgotten() -> None:
+    """A node of another version is named, is no member, and leaves the list when it is silent."""
+    membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
+    membership.take_incompatible(Head(PROTOCOL + 1, "old", "0.0.1", 0.0), 1.0)
+    assert [(p.node_id, p.state, p.software) for p in membership.peers(1.0)] == [
+        ("old", "incompatible", "0.0.1")
+    ]
+    assert membership.wanted() == set()
+    membership.tick(40.0, 0.0)
+    assert membership.peers(40.0) == []
+
+
+def test_hint_makes_nobody_alive() -> None:
+    """Gossip, or a copied survey, shows where to ask; only an answer proves life."""
+    membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
+    ghost = Contact("ghost", 7, (address_of(8),))
+    gossip = Membership(Identity("n1", 1, 2, "1"), [], 8).survey(advert(address_of(1)), 0, 0, b"n")
+    told = msgspec.structs.replace(gossip, contacts=(ghost,))
+    membership.take_survey(told, advert(), 0.0, 0.0, repeated=False)
+    assert membership.peers(0.0) == []
+    assert membership.wanted() == {address_of(1), address_of(8)}
+    membership.tick(30.0, 0.0)
+    assert membership.wanted() == set()
+
+
+def test_survey_of_a_dead_peer_brings_it_not_back() -> None:
+    """A survey may have been held back on its way: its sender has to answer one of ours."""
+    members = Membership(Identity("n0", 1, 1, "1"), [], 8)
+    other = Membership(Identity("n1", 1, 2, "1"), [], 8)
+    own = advert(address_of(1))
+    asked = members.survey(advert(), 0.0, 0.0, b"n")
+    answer = other.take_survey(asked, own, 0.0, 0.0, repeated=False)
+    members.take_answer(answer, address_of(1), 0.0, 0.01)
+    for step in range(1, 40):
+        members.tick(step / 10, 0.0)
+    members.take_survey(other.survey(own, 0, 0, b"m"), advert(), 4.0, 0.0, repeated=False)
+    assert [view.state for view in members.peers(4.0)] == ["dead"]
+    assert members.wanted() == {address_of(1)}
+    members.take_answer(answer, address_of(1), 4.1, 0.01)
+    assert [view.state for view in members.peers(4.1)] == ["alive"]
+
+
+def test_name_is_not_an_address() -> None:
+    """What a peer calls an address is dialed only if it is one: no look-ups on others' behalf."""
+    membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
+    other = Membership(Identity("n1", 1, 2, "1"), [], 8)
+    for nonsense in ("example.org:80", "10.0.0.1:99999", "10.0.0.1", "fe80::1%eth0:1", "[::1:1"):
+        asked = other.survey(advert(nonsense), 0, 0, b"n")
+        membership.take_survey(asked, advert(), 0.0, 0.0, repeated=False)
+    assert membership.wanted() == set()
+
+
+def test_suspected_node_speaks_up() -> None:
+    """Who finds itself among the suspects of another asks at once, which shows that it lives."""
+    membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
+    membership.survey(advert(), 0, 0, b"n")
+    assert not membership.wants_survey
+    told = Membership(Identity("n1", 1, 2, "1"), [], 8).survey(advert(), 0, 0, b"n")
+    told = msgspec.structs.replace(told, suspects=("n0",))
+    membership.take_survey(told, advert(), 0.0, 0.0, repeated=False)
+    assert membership.wants_survey
+
+
+def test_status_of_a_peer_is_told_when_it_changes() -> None:
+    """A peer that gets busy is news, one that stays so is not."""
+    network = Network()
+    nodes = start_all(network, 2)
+    network.run(3)
+    nodes[1].status = "busy"
+    network.run(5)
+    assert [c for _, c in nodes[0].changes] == [
+        Change("n1", None, "alive"),
+        Change("n1", "alive", "alive"),
+    ]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    loss=st.sampled_from([0.0, 0.05, 0.2]),
+    doubling=st.sampled_from([0.0, 0.3]),
+    delay=st.sampled_from([0.01, 0.3]),
+    faults=st.lists(
+        st.tuples(
+            st.sampled_from(["kill", "restart", "stop", "leave", "cut", "move"]),
+            st.integers(0, 5),
+            st.floats(0.05, 4.0),
+        ),
+        max_size=8,
+    ),
+)
+@settings(max_examples=40)
+def test_views_converge_after_any_faults(
+    seed: int, loss: float, doubling: float, delay: float, faults: list[tuple[str, int, float]]
+) -> None:
+    """Whatever happened, once it is over all nodes see the same living peers: those that live."""
+    network = Network(seed, loss=loss, doubling=doubling, delay=delay)
+    nodes: dict[int, Node] = dict(enumerate(start_all(network, 6)))
+    network.run(2)
+    moments = random.Random(seed)
+    for fault, number, seconds in faults:
+        _make(network, nodes, fault, number, moments)
+        network.run(seconds)
+    for node in nodes.values():
+        if not node.running:
+            network.resume(node)
+    network.cut = lambda _a, _b: False
+    network.loss = 0.0
+    network.run(10)
+    everyone = [n for n in nodes.values() if network.nodes.get(n.address) is n]
+    assert living(everyone) == ({tuple(sorted(n.node_id for n in everyone))} if everyone else set())
+    for node in everyone:
+        counted = len(node.changes)
+        network.run(5)
+        assert node.changes[counted:] == [] or all(
+            c.after in (None, "dead", "left") for _, c in node.changes[counted:]
+        )
+
+
+def _make(
+    network: Network, nodes: dict[int, Node], fault: str, number: int, moments: random.Random
+) -> None:
+    node = nodes[number]
+    there = network.nodes.get(node.address) is node
+    if fault == "cut":
+        half = {n.address for n in nodes.values() if moments.random() < 0.5}
+        network.cut = lambda a, b: (a in half) != (b in half)
+    elif fault == "stop" and there:
+        network.stop(node)
+    elif fault == "leave" and there and node.running:
+        network.leave(node)
+        network.run(0.2)
+    elif fault in ("kill", "restart", "move"):
+        if there:
+            network.kill(node)
+        if fault != "kill":
+            address = node.address if fault == "restart" else address_of(moments.randrange(20, 90))
+            seeds = [n.address for n in nodes.values() if network.nodes.get(n.address) is n]
+            if address not in network.nodes:
+                nodes[number] = network.start(f"n{number}", address, *seeds)
+
+
+@given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.0, 0.02]))
+@settings(max_examples=15)
+def test_lossy_network_makes_nobody_flap(seed: int, loss: float) -> None:
+    """With every fiftieth message lost no peer that lives is ever held for dead."""
+    network = Network(seed, loss=loss, delay=0.1)
+    nodes = start_all(network, 5)
+    network.run(60)
+    for node in nodes:
+        assert "dead" not in {change.after for _, change in node.changes}

@@ -1,0 +1,52 @@
+"""The machine's speed is read off the answers that it gave."""
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from node.mesh.speed import SpeedMeter
+from shared import events
+from shared.events import Event
+from tests.builders import every_event, finished
+
+SIZE = 2**24
+
+
+@dataclasses.dataclass
+class Telling:
+    """A meter, and what came through it."""
+
+    passed: list[Event] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.meter = SpeedMeter(self.passed.append)
+        self.meter.emit(events.ModelDescribed("m", "llama", "Q8_0", "e", SIZE, 8))
+
+    def answer(self, tokens: int, seconds: float) -> float:
+        ended = msgspec.structs.replace(finished(), generated_tokens=tokens, decode_seconds=seconds)
+        self.meter.emit(ended)
+        return self.meter.bytes_per_second
+
+
+def test_speed_is_weights_read_per_second() -> None:
+    """A token costs one reading of all weights; later answers count for a part."""
+    telling = Telling()
+    assert telling.meter.bytes_per_second == 0
+    assert telling.answer(tokens=101, seconds=2.0) == 50 * SIZE
+    assert telling.answer(tokens=101, seconds=1.0) == pytest.approx((0.8 * 50 + 0.2 * 100) * SIZE)
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(0, 0.0), (3, 1.0), (50, 0.0)])
+def test_short_answer_says_nothing(tokens: int, seconds: float) -> None:
+    """An answer of a few tokens, or of no time, is no measurement."""
+    assert Telling().answer(tokens, seconds) == 0
+
+
+def test_every_event_passes() -> None:
+    """The meter stands in the way of all events and keeps none."""
+    telling = Telling()
+    telling.passed.clear()
+    for event in every_event():
+        telling.meter.emit(event)
+    assert telling.passed == every_event()

@@ -1,0 +1,151 @@
+"""Real nodes form a mesh, notice who is gone, and keep strangers out."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node.demo import MODEL_PATH
+from tests.processes import Pair, Running, free_port, wait_for
+
+SECRET = "the secret of the mesh that a test made"
+
+
+class Cluster:
+    """Nodes that share a seed; each has directories of its own."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.seed = free_port()
+        self._stack = stack
+
+    def start(self, node_id: str, *flags: str, mesh_port: int = 0) -> Running:
+        pair = Pair(self.directory / node_id)
+        node = pair.node(
+            f"--node-id={node_id}",
+            f"--mesh-port={mesh_port}",
+            f"--seed-nodes=127.0.0.1:{self.seed}",
+            *flags,
+        )
+        return self._stack.enter_context(node)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+def view(node: Running) -> dict[str, Any]:
+    body: dict[str, Any] = httpx.get(f"{node.url}/cluster").raise_for_status().json()
+    return body
+
+
+def states(node: Running) -> dict[str, str]:
+    return {peer["node_id"]: peer["state"] for peer in view(node)["peers"]}
+
+
+def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
+    """A mesh of three sees a kill, a restart under the old name, and a goodbye."""
+    first = cluster.start("a", mesh_port=cluster.seed)
+    second, third = cluster.start("b"), cluster.start("c")
+    wait_for(lambda: states(first) == {"b": "alive", "c": "alive"})
+    wait_for(lambda: states(third) == {"a": "alive", "b": "alive"})
+    shown = view(first)
+    assert shown["node_id"] == "a"
+    assert shown["address"] == f"127.0.0.1:{cluster.seed}"
+    heard = {peer["node_id"]: peer for peer in shown["peers"]}
+    assert heard["b"]["advert"]["api_url"] == second.url
+    assert [model["model_id"] for model in heard["c"]["advert"]["models"]] == ["demo"]
+    assert heard["c"]["advert"]["models"][0]["layers"] == 6
+
+    incarnation = heard["b"]["incarnation"]
+    second.end(signal.SIGKILL)
+    wait_for(lambda: states(first)["b"] == states(third)["b"] == "dead")
+    cluster.start("b")
+    wait_for(lambda: states(first) == {"b": "alive", "c": "alive"})
+    [again] = [peer for peer in view(first)["peers"] if peer["node_id"] == "b"]
+    assert again["incarnation"] > incarnation
+
+    assert third.end() == 0
+    wait_for(lambda: states(first)["c"] == "left")
+    log = first.log.read_text()
+    for said in ("peer b at", "joined", "is suspect", "is dead", "is back", "left"):
+        assert said in log
+
+
+def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
+    """`plan --explain` takes a running node's view: who gets the model and who does not."""
+    first = cluster.start("a", mesh_port=cluster.seed)
+    cluster.start("b")
+    wait_for(lambda: states(first) == {"b": "alive"})
+    command = [sys.executable, "-m", "node", "plan", "--explain", "--replicas=1"]
+    done = subprocess.run(
+        [*command, f"--api-url={first.url}", str(MODEL_PATH)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "demo: 6 layers, 2 MiB of weights"
+    assert "all layers, predicted 132 MiB of" in lines[1]
+    assert lines[2].endswith("holds none: there are enough replicas")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["/no/such.gguf"], 1, "no model file"),
+        (["/etc/passwd"], 1, "no GGUF file"),
+        ([str(MODEL_PATH), "--api-url=ftp://x"], 2, "--api-url"),
+        ([str(MODEL_PATH), "--api-url=http://127.0.0.1:1"], 1, "does not answer"),
+        ([str(MODEL_PATH), "--api-key-file=/no/such"], 1, "/no/such"),
+        ([], 2, "MODEL"),
+    ],
+)
+def test_plan_without_its_needs_is_one_line(arguments: list[str], code: int, says: str) -> None:
+    """What cannot be planned is said in one line, never with a traceback."""
+    command = [sys.executable, "-m", "node", "plan", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert says in done.stderr
+
+
+def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
+    """A node with another secret is no peer, and what it says is counted."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.write_text(SECRET)
+    theirs.write_text(SECRET[::-1])
+    first = cluster.start("a", f"--mesh-secret-file={ours}", mesh_port=cluster.seed)
+    second = cluster.start("b", f"--mesh-secret-file={ours}")
+    stranger = cluster.start("c", f"--mesh-secret-file={theirs}")
+    wait_for(lambda: states(first) == {"b": "alive"})
+    assert states(second) == {"a": "alive"}
+    assert states(stranger) == {}
+    for node in (first, second, stranger):
+        assert SECRET not in node.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--mesh-host=0.0.0.0"], "--mesh-secret-file"),
+        (["--host=0.0.0.0", "--seed-nodes=192.0.2.1:7946"], "--mesh-secret-file"),
+        (["--mesh-secret-file=/no/such"], "--mesh-secret-file"),
+        (["--mesh-tls-cert-file=/no/such"], "--mesh-tls-key-file"),
+    ],
+)
+def test_open_mesh_is_refused_in_one_line(pair: Pair, flags: list[str], says: str) -> None:
+    """A mesh that everybody could speak in does not start."""
+    command = [sys.executable, "-m", "node", *pair.flags, "--api-port=0", "--mesh-port=0", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert says in done.stderr
