@@ -15,6 +15,10 @@ default:
 run-local *flags: (_install "runtime")
     @exec agent --node-id=local {{ flags }}
 
+# Three agents with models of their own that find each other; prints who has what
+run-cluster *flags: (_install "runtime")
+    @exec python -m node.agent.cluster {{ flags }}
+
 # Node and exporter together, with your flags (`just agent --help`)
 agent *flags: (_install "runtime")
     @exec agent {{ flags }}
