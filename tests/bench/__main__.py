@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import absence, emit, exposition, footprint, ingest, restart, stall, stream
+from tests.bench import absence, emit, exposition, footprint, ingest, mesh, restart, stall, stream
 from tests.bench.table import Row, print_table
 
 BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
     "footprint": footprint.measure,
     "absence": absence.measure,
     "exposition": exposition.measure,
+    "mesh": mesh.measure,
+    "mesh-saturated": mesh.measure_saturated,
 }
 
 

@@ -16,6 +16,7 @@ from tests.chaos import (
     disks,
     engines,
     floods,
+    meshes,
     pauses,
     poison,
     rotations,
@@ -49,6 +50,11 @@ FAULTS: Final[dict[str, Callable[[Path], list[Row]]]] = {
     "oversize": floods.oversize,
     "cardinality-bomb": floods.cardinality_bomb,
     "clock-set-back": clocks.clock_set_back,
+    "mesh-joined": meshes.joined,
+    "mesh-killed": meshes.killed,
+    "mesh-frozen": meshes.frozen,
+    "mesh-left": meshes.left,
+    "mesh-parted": meshes.parted,
 }
 
 

@@ -1,0 +1,73 @@
+"""A process with nothing but a node's part in the mesh; says on stdout what it sees of its peers.
+
+Each line is a JSON object with the monotonic time, which all processes of a machine share, the
+peer and its state. The first line has the address that it listens on.
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from node.mesh.member import MeshOptions
+from node.mesh.mesh import Mesh, open_mesh
+from node.mesh.messages import Advert, ModelAdvert
+from shared.events import Event, PeerChanged
+
+SECRET: Final = "the secret of a measured mesh"
+ADVERT: Final = Advert(
+    addresses=(),
+    api_url="http://127.0.0.1:8080",
+    software="0.1.0",
+    engine="ctransformers",
+    status="online",
+    cpu_cores=2.0,
+    memory_bytes=2**34,
+    max_layers=64,
+    bytes_per_second=1e9,
+    lag_seconds=0.0,
+    models=(ModelAdvert("demo", "ready", 6, 2_467_200, 3840, 512, 0, 0, 0, 1),),
+)
+
+
+def options(
+    node_id: str, state_dir: Path, seed: str, port: int = 0, host: str = "127.0.0.1"
+) -> MeshOptions:
+    """Give what a node of the measured mesh is told."""
+    return MeshOptions(
+        node_id=node_id,
+        software="0.1.0",
+        state_dir=state_dir,
+        host=host,
+        port=port,
+        seeds=(seed,) if seed else (),
+        secrets=(SECRET,),
+    )
+
+
+async def run(node_id: str, state_dir: Path, seed: str, port: int, host: str) -> None:
+    """Take part until SIGTERM."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, PeerChanged):
+            say(peer=event.peer, state=event.state)
+
+    mesh = Mesh(lambda: ADVERT, tell)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with open_mesh(mesh, options(node_id, state_dir, seed, port, host)):
+            say(address=mesh.address)
+            await anext(signals)
+
+
+def say(**what: str) -> None:
+    """Write a line."""
+    sys.stdout.write(json.dumps({"at": time.monotonic()} | what) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    trio.run(run, sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])
