@@ -17,6 +17,7 @@ import trio
 from node import machine
 from node.api.app import build_app
 from node.api.cluster import MeshPeers, add_cluster
+from node.api.forwarded import add_forwarded
 from node.api.protection import Protection
 from node.api.rpc.application import beside, build_services
 from node.api.rpc.health import HealthService
@@ -26,11 +27,16 @@ from node.carrier import open_carrier
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import RequestError, StartupError
+from node.forward.client import PeerClient
+from node.forward.peers import MeshModels
+from node.forward.router import NoPeers, Router
+from node.forward.signature import Signer
 from node.inference.generation import Emit
 from node.inference.lane import Lane, LaneOptions
 from node.inference.models import Model, find_shortage, list_models
 from node.inference.scheduler import Limits, Scheduler
 from node.mesh.local import LocalAdvert
+from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.options import read_options
 from node.mesh.speed import SpeedMeter
@@ -72,12 +78,17 @@ async def run(settings: NodeSettings) -> None:
     status = NodeStatus(version, scheduler, outbox.emit)
     scheduler.on_change = status.note_change
     mesh = Mesh(LocalAdvert(version, status, scheduler, speed), outbox.emit)
-    framework: Any = build_app(scheduler, status, models[0].model_id)
+    signer = _build_signer(settings, mesh_options)
+    router = _build_router(scheduler, mesh, signer, settings, outbox)
+    framework: Any = build_app(scheduler, router, status, models[0].model_id)
     add_cluster(framework, mesh)
+    if signer is not None:
+        add_forwarded(framework, scheduler, signer, outbox.emit)
     stop_serving = trio.Event()
     services = build_services(
         InferenceService(
             scheduler,
+            router,
             status,
             MeshPeers(mesh),
             node_id=settings.node_id,
@@ -101,10 +112,11 @@ async def run(settings: NodeSettings) -> None:
         ):
             async with trio.open_nursery() as serving:
                 serving.start_soon(
-                    _stop_on_signal, signals, scheduler, settings, stop_serving, serving
+                    _stop_on_signal, signals, router, settings, stop_serving, serving
                 )
                 work.start_soon(watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(status.run, name="sampler")
+                await work.start(router.run, name="router")
                 for lane in scheduler.lanes:
                     work.start_soon(lane.run, name=f"lane of {lane.engine.model_id}")
                     work.start_soon(lane.engine.run, name=f"engine of {lane.engine.model_id}")
@@ -140,6 +152,34 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         engine.resident = model.resident
         scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
     return scheduler
+
+
+def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None:
+    """Give what proves to other nodes who asks; None where requests stay on this node.
+
+    Without a secret anybody on this machine could ask in a node's name, which is as much as the
+    API allows if it asks for no key, and a way around the key if it does.
+    """
+    if options.secrets or not (settings.api_key_file or settings.tls_client_ca_file):
+        return Signer(options.secrets or ("",))
+    if options.seeds:
+        _log.warning("no request is sent to another node or taken from one: set --mesh-secret-file")
+    return None
+
+
+def _build_router(
+    scheduler: Scheduler,
+    mesh: Mesh,
+    signer: Signer | None,
+    settings: NodeSettings,
+    outbox: Outbox,
+) -> Router:
+    peers = NoPeers() if signer is None else MeshModels(mesh)
+    try:
+        client = PeerClient(signer or Signer(("",)), settings.peer_ca_file)
+    except OSError as error:
+        raise StartupError(f"--peer-ca-file {settings.peer_ca_file}: {error}") from error
+    return Router(scheduler, peers, client, outbox.emit)
 
 
 async def _load(scheduler: Scheduler, models: list[Model]) -> None:
@@ -188,7 +228,7 @@ async def _open_api(
 
 async def _stop_on_signal(
     signals: AsyncIterator[int],
-    scheduler: Scheduler,
+    router: Router,
     settings: NodeSettings,
     stop_serving: trio.Event,
     serving: trio.Nursery,
@@ -199,9 +239,9 @@ async def _stop_on_signal(
     sdnotify.SystemdNotifier().notify("STOPPING=1")
     async with trio.open_nursery() as draining:
         draining.start_soon(_hurry, signals, draining)
-        await scheduler.drain(settings.drain_seconds)
+        await router.drain(settings.drain_seconds)
         draining.cancel_scope.cancel()
-    scheduler.end()
+    router.end()
     stop_serving.set()
     # Also ends a load that is still under way.
     serving.cancel_scope.deadline = trio.current_time() + _CLOSING_SECONDS

@@ -131,6 +131,9 @@ class NodeSettings(Settings):
     mesh_tls_ca_file: Path | None = setting(
         None, FILE, "Authority that has signed every node's certificate, PEM."
     )
+    peer_ca_file: Path | None = setting(
+        None, FILE, "Authorities of other nodes' API certificates, PEM; the system's if not given."
+    )
     mesh_peers: int = setting(256, click.IntRange(min=1), "Peers that are remembered, at most.")
     replicas: int = setting(
         2, click.IntRange(min=1), "Nodes that the plan gives a model which fits one of them."

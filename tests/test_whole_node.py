@@ -3,13 +3,15 @@
 from typing import Any
 
 from node.api.app import build_app
+from node.api.cluster import add_cluster
 from tests.whole_node import ROUTES, UNKNOWN
 
 
 def test_routes_are_those_of_the_node() -> None:
     """Each route that the API serves is told of, and no other."""
-    unasked: Any = None  # scheduler and status are asked by requests only
-    app = build_app(unasked, unasked, "demo")
+    unasked: Any = None  # what is given here is asked by requests only
+    app = build_app(unasked, unasked, unasked, "demo")
+    add_cluster(app, unasked)
     served = {
         (rule.rule, method)
         for rule in app.url_map.iter_rules()

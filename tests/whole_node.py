@@ -26,12 +26,13 @@ ROUTES: Final = {
     ("/v1/completions", "POST"): _COMPLETIONS,
     ("/v1/chat/completions", "POST"): _COMPLETIONS,
     ("/v1/embeddings", "POST"): _COMPLETIONS,
+    ("/cluster", "GET"): (200,),
 }
 _GENERATIONS: Final = (
     "ok",
     "invalid_argument",
     "resource_exhausted",
-    "canceled",
+    "cancelled",
     "deadline_exceeded",
     "unavailable",
 )

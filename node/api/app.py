@@ -26,6 +26,7 @@ from node.api.requests import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.errors import InvalidRequestError, RequestError
+from node.forward.router import Router
 from node.inference.generation import Generation, InferenceRequest
 from node.inference.scheduler import Scheduler
 from node.state import NodeStatus
@@ -36,11 +37,14 @@ _encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
 
 
-def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> QuartTrio:
+def build_app(
+    scheduler: Scheduler, router: Router, status: NodeStatus, default_model: str
+) -> QuartTrio:
     """Build the ASGI application.
 
     Args:
-        scheduler: Takes the requests.
+        scheduler: Knows this node's models.
+        router: Takes the requests.
         status: Says how the node is.
         default_model: Served where a request names no model.
     """
@@ -48,7 +52,7 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     # Quart would cut a stream without a word after a minute.
     app.config["RESPONSE_TIMEOUT"] = None
-    routes = _Routes(scheduler, status, default_model)
+    routes = _Routes(scheduler, router, status, default_model)
     for path, method, view in (
         ("/health", "GET", routes.health),
         ("/openapi.json", "GET", routes.openapi),
@@ -69,8 +73,11 @@ def build_app(scheduler: Scheduler, status: NodeStatus, default_model: str) -> Q
 
 
 class _Routes:
-    def __init__(self, scheduler: Scheduler, status: NodeStatus, default_model: str) -> None:
+    def __init__(
+        self, scheduler: Scheduler, router: Router, status: NodeStatus, default_model: str
+    ) -> None:
         self._scheduler = scheduler
+        self._router = router
         self._status = status
         self._default_model = default_model
         self._created = int(time.time())
@@ -90,13 +97,13 @@ class _Routes:
 
     async def models(self) -> Response:
         """List the models served."""
-        return _json(
-            ModelList([self._model(lane.engine.model_id) for lane in self._scheduler.lanes])
-        )
+        return _json(ModelList([self._model(model_id) for model_id in self._router.models()]))
 
     async def model(self, model_id: str) -> Response:
         """Describe one model."""
-        return _json(self._model(self._scheduler.find(model_id).engine.model_id))
+        if model_id not in self._router.models():
+            self._scheduler.find(model_id)
+        return _json(self._model(model_id))
 
     async def complete(self) -> Response:
         """Continue a text."""
@@ -120,7 +127,7 @@ class _Routes:
         vectors: list[Embedding] = []
         tokens = 0
         for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
-            generation = self._scheduler.admit(wanted)
+            generation = self._router.admit(wanted)
             _, ending = await read_whole(generation)
             if not generation.vector:
                 raise InvalidRequestError(f"{model_id} gives no embeddings", parameter="model")
@@ -132,7 +139,7 @@ class _Routes:
         return Model(model_id, self._created)
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
-        generation = self._scheduler.admit(wanted)
+        generation = self._router.admit(wanted)
         form = Form(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
         if wanted.streamed:
             await _wait_accepted(generation)

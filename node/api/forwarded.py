@@ -9,12 +9,13 @@ from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
+from node.api.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.forward import wire
 from node.forward.signature import Signer
 from node.inference.generation import Delta, Ending, Generation
 from node.inference.scheduler import Scheduler
-from shared.events import Event, MessagesMoved
+from shared.events import Event, MessagesMoved, NetworkFailed
 
 _TYPE: Final = "application/octet-stream"
 
@@ -32,9 +33,12 @@ def add_forwarded(
     """
 
     async def generate() -> Response:
+        # What nodes say to each other is in the account of the network.
+        request.scope[ROUTE] = COUNTED_ELSEWHERE  # type: ignore[typeddict-unknown-key]
         body: bytes = await request.body
         emit(MessagesMoved("received", "forward", 1, len(body)))
         if not signer.check(request.headers.get(wire.SIGNATURE, ""), body, time.time()):
+            emit(NetworkFailed("unauthenticated", 1))
             raise UnauthorizedError("this question is not signed by a node of the mesh, or is old")
         try:
             asked = wire.read_request(body)

@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import httpx2
@@ -12,7 +13,6 @@ import msgspec
 from node.errors import RequestError
 from node.forward import wire
 from node.forward.signature import Signer
-from node.inference.generation import InferenceRequest
 
 _CONNECT_SECONDS: Final = 2.0
 """A peer is on a network nearby; past this another one is the better choice."""
@@ -39,9 +39,12 @@ class PeerClient:
         signer: Proves who asks.
         authorities: A file of the authorities that sign the nodes' certificates; those of the
             system if not given.
+
+    Raises:
+        OSError: The file cannot be read.
     """
 
-    def __init__(self, signer: Signer, authorities: str | None = None) -> None:
+    def __init__(self, signer: Signer, authorities: Path | None = None) -> None:
         self._signer = signer
         self._client = httpx2.AsyncClient(
             verify=ssl.create_default_context(cafile=authorities),
@@ -56,18 +59,22 @@ class PeerClient:
 
     @asynccontextmanager
     async def ask(
-        self, url: str, request: InferenceRequest
+        self, url: str, body: bytes, request_id: str
     ) -> AsyncIterator[AsyncIterator[wire.Frame]]:
         """Ask the node whose API is at `url`; gives the frames of its answer.
+
+        Args:
+            url: Of the node's API.
+            body: The question.
+            request_id: Names the request in the peer's answer and exemplars too.
 
         Raises:
             PeerLostError: It cannot be reached, or broke off; also while frames are read.
             PeerRefusedError: It does not take the request.
         """
-        body = wire.pack_request(request)
         headers = {
             wire.SIGNATURE: self._signer.sign(body, time.time()),
-            "X-Request-ID": request.request_id,
+            "X-Request-ID": request_id,
         }
         try:
             async with self._client.stream(

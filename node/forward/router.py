@@ -6,9 +6,9 @@ when its peer is lost, the next node is given the tokens that have come and goes
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -34,6 +34,7 @@ class PeerModel:
     """A model that a peer has, as the peer's last advert says."""
 
     node_id: str
+    model_id: str
     url: str
     """Of the peer's API."""
     loaded: bool
@@ -41,8 +42,35 @@ class PeerModel:
     slots: int
 
 
-FindPeers = Callable[[str], Sequence[PeerModel]]
-"""Gives the peers that have a model and take requests."""
+class Peers(Protocol):
+    """Who knows the other nodes."""
+
+    def find(self, model_id: str) -> Sequence[PeerModel]:
+        """Give the peers that have a model and take requests."""
+
+    def models(self) -> set[str]:
+        """Name the models that peers have."""
+
+    def is_living(self, node_id: str) -> bool:
+        """Whether a peer is still held to be there."""
+
+
+class NoPeers(Peers):
+    """A node that answers alone."""
+
+    def find(self, model_id: str) -> Sequence[PeerModel]:
+        """Find nobody."""
+        del model_id
+        return ()
+
+    def models(self) -> set[str]:
+        """Name nothing."""
+        return set()
+
+    def is_living(self, node_id: str) -> bool:
+        """Nobody is."""
+        del node_id
+        return False
 
 
 class Router:
@@ -50,23 +78,20 @@ class Router:
 
     Args:
         scheduler: Answers what is answered here.
-        find_peers: Knows who else could.
-        is_living: Whether a peer is still held to be there.
-        client: Asks peers.
+        peers: Knows who else could.
+        client: Asks them.
         emit: Takes events.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        find_peers: FindPeers,
-        is_living: Callable[[str], bool],
+        peers: Peers,
         client: PeerClient,
         emit: Emit,
     ) -> None:
         self._scheduler = scheduler
-        self._find_peers = find_peers
-        self._is_living = is_living
+        self._peers = peers
         self._client = client
         self._emit = emit
         self._nursery: trio.Nursery | None = None
@@ -96,6 +121,11 @@ class Router:
         self._nursery.start_soon(self._drive, generation, name=f"request {request.request_id}")
         return generation
 
+    def models(self) -> list[str]:
+        """Name the models that a request can be for: this node's, then its peers'."""
+        own = [lane.engine.model_id for lane in self._scheduler.lanes]
+        return [*own, *sorted(self._peers.models().difference(own))]
+
     async def drain(self, grace_seconds: float) -> None:
         """Take no more requests and wait for all that are in work, for as long as the grace."""
         with trio.move_on_after(grace_seconds):
@@ -119,7 +149,7 @@ class Router:
             yield Candidate(
                 HERE, lane.engine.ready, load.in_flight, load.slots_total, full=lane.is_full
             )
-        for peer in self._find_peers(model_id):
+        for peer in self._peers.find(model_id):
             # What this node sent since the advert is not in it yet.
             in_flight = max(peer.in_flight, self._away[peer.node_id])
             yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots)
@@ -176,7 +206,7 @@ class Router:
             PeerRefusedError: The peer does not take the request.
         """
         model_id = generation.request.model_id
-        found = [peer for peer in self._find_peers(model_id) if peer.node_id == node_id]
+        found = [peer for peer in self._peers.find(model_id) if peer.node_id == node_id]
         if not found:
             raise PeerLostError(f"{node_id} has gone")
         self._away[node_id] += 1
@@ -200,7 +230,9 @@ class Router:
         generation.begin()
         began = trio.current_time()
         request = generation.remainder()
-        async with self._client.ask(peer.url, request) as frames:
+        body = wire.pack_request(request)
+        self._emit(events.MessagesMoved("sent", "forward", 1, len(body)))
+        async with self._client.ask(peer.url, body, request.request_id) as frames:
             async for frame in frames:
                 if isinstance(frame, wire.Admitted):
                     seconds = trio.current_time() - began
@@ -210,7 +242,7 @@ class Router:
 
     async def _watch(self, node_id: str, generation: Generation, scope: trio.CancelScope) -> None:
         """Break off when nobody waits for the answer any more, or its peer is gone."""
-        while self._is_living(node_id):
+        while self._peers.is_living(node_id):
             with trio.move_on_after(_LOOK_SECONDS):
                 await generation.left.wait()
                 break

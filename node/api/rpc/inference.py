@@ -18,6 +18,7 @@ from node.api.rpc.interceptors import Context, client_of, deadline_seconds, requ
 from node.api.rpc.peers import Peers
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
+from node.forward.router import Router
 from node.inference.generation import Delta, Ending, Generation, InferenceRequest
 from node.inference.lane import Lane
 from node.inference.scheduler import Scheduler
@@ -44,7 +45,8 @@ class InferenceService(Inference):
     """Serves what the scheduler serves.
 
     Args:
-        scheduler: Takes the requests.
+        scheduler: Knows this node's models.
+        router: Takes the requests.
         status: Says how the node is.
         peers: Knows the other nodes.
         node_id: The node's name.
@@ -54,6 +56,7 @@ class InferenceService(Inference):
     def __init__(
         self,
         scheduler: Scheduler,
+        router: Router,
         status: NodeStatus,
         peers: Peers,
         *,
@@ -61,6 +64,7 @@ class InferenceService(Inference):
         default_model: str,
     ) -> None:
         self._scheduler = scheduler
+        self._router = router
         self._status = status
         self._peers = peers
         self._node_id = node_id
@@ -146,7 +150,7 @@ class InferenceService(Inference):
 
     def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Generation:
         wanted = self._want(request, request_id(ctx), streamed=streamed)
-        return self._scheduler.admit(replace(wanted, deadline_seconds=deadline_seconds(ctx)))
+        return self._router.admit(replace(wanted, deadline_seconds=deadline_seconds(ctx)))
 
     def _want(
         self, request: pb.GenerateRequest, identity: str, *, streamed: bool

@@ -1,0 +1,224 @@
+"""Nodes answer for each other: models that are elsewhere, full queues, and peers that die."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from node.demo import MODEL_PATH
+from tests import grpc_client
+from tests.processes import (
+    Pair,
+    Running,
+    Samples,
+    free_port,
+    scrape,
+    stream,
+    text_of,
+    value,
+    wait_for,
+)
+
+SECRET = "the secret of the mesh that a test made"
+STORY = {"model": "story", "prompt": "Once upon a time there was", "temperature": 0}
+
+
+class Cluster:
+    """Nodes of one mesh, each with an exporter."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.exporters: dict[str, Running] = {}
+        self._seed = free_port()
+        self._stack = stack
+
+    def start(self, node_id: str, model: str, *flags: str) -> Running:
+        pair = Pair(self.directory / node_id)
+        port = 0 if self.exporters else self._seed
+        self.exporters[node_id] = self._stack.enter_context(pair.exporter(f"--node-id={node_id}"))
+        node = pair.node(
+            f"--node-id={node_id}",
+            f"--model={model}",
+            f"--mesh-port={port}",
+            f"--seed-nodes=127.0.0.1:{self._seed}",
+            *flags,
+        )
+        return self._stack.enter_context(node)
+
+    def samples(self, node_id: str) -> Samples:
+        return scrape(self.exporters[node_id].url)
+
+    def requests(self, node_id: str, status: str = "ok") -> float:
+        return value(self.samples(node_id), "inference_requests_total", status=status) or 0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+def knows(node: Running, model: str, peers: int = 1) -> bool:
+    """Whether a node knows so many living peers that have a model in memory."""
+    known = httpx.get(f"{node.url}/cluster").json()["peers"]
+    ready = [
+        peer
+        for peer in known
+        if peer["state"] == "alive"
+        and any(m["model_id"] == model and m["state"] == "ready" for m in peer["advert"]["models"])
+    ]
+    return len(ready) == peers
+
+
+def complete(node: Running, **body: Any) -> httpx.Response:
+    return httpx.post(f"{node.url}/v1/completions", json=STORY | body, timeout=60)
+
+
+def engine_of(node: Running) -> int:
+    (child,) = psutil.Process(node.process.pid).children()
+    return child.pid
+
+
+def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
+    """Completions, streams, chats and calls for a model that is elsewhere are answered the same."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    second = cluster.start("b", f"story={MODEL_PATH}")
+    wait_for(lambda: knows(first, "story"))
+    listed = httpx.get(f"{first.url}/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["other", "story"]
+
+    there = complete(second, max_tokens=40).json()
+    here = complete(first, max_tokens=40).json()
+    assert here["choices"] == there["choices"]
+    assert here["usage"]["completion_tokens"] == there["usage"]["completion_tokens"] == 40
+    streamed = text_of(list(stream(first.url, max_tokens=40, **STORY)))
+    assert streamed == there["choices"][0]["text"]
+
+    chat = {"model": "story", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+    asked = [
+        httpx.post(f"{node.url}/v1/chat/completions", json=chat, timeout=60).json()["choices"]
+        for node in (first, second)
+    ]
+    assert asked[0] == asked[1]
+    with grpc_client.connect(first.url) as client:
+        call = grpc_client.ask(model="story", prompt=STORY["prompt"], max_tokens=40)
+        assert client.inference.Generate(call, timeout=60).text == streamed
+
+    wait_for(lambda: cluster.requests("b") == 6)
+    assert cluster.requests("a") == 0
+    forwarded = cluster.samples("a")
+    assert value(forwarded, "network_latency_seconds_count", operation="forward") == 4
+    sent = {"direction": "sent", "message_type": "forward"}
+    assert value(forwarded, "network_messages_total", **sent) == 4
+
+
+def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:
+    """A prompt that is too long there is a 400 here, a stream's status not yet sent."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    cluster.start("b", f"story={MODEL_PATH}")
+    wait_for(lambda: knows(first, "story"))
+    for streamed in (False, True):
+        response = complete(first, prompt="word " * 3000, stream=streamed)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert complete(first, model="nobody").status_code == 404
+
+
+def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> None:
+    """While the engine here is busy others are answered by a peer that has nothing to do."""
+    first = cluster.start("a", f"story={slow_model}")
+    cluster.start("b", f"story={slow_model}")
+    wait_for(lambda: knows(first, "story"))
+    running = stream(first.url, max_tokens=1900, **STORY)
+    next(running)
+    assert [complete(first, max_tokens=5).status_code for _ in range(3)] == [200] * 3
+    running.close()  # type: ignore[attr-defined]
+    wait_for(lambda: cluster.requests("a", "cancelled") == 1)
+    wait_for(lambda: cluster.requests("b") == 3)
+
+
+@pytest.mark.parametrize("how", ["node killed", "node frozen", "node drained"])
+def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) -> None:
+    """A peer that is lost in the middle is replaced; the text is what it would have been."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    second = cluster.start("b", f"story={slow_model}", "--drain-seconds=0.5")
+    wait_for(lambda: knows(first, "story"))
+    whole = text_of(list(stream(first.url, max_tokens=150, **STORY)))
+    chunks = stream(first.url, max_tokens=150, **STORY)
+    some = [next(chunks) for _ in range(3)]
+    third = cluster.start("c", f"story={slow_model}")
+    if how == "node killed":
+        second.end(signal.SIGKILL)
+    elif how == "node frozen":
+        for pid in (second.process.pid, engine_of(second)):
+            os.kill(pid, signal.SIGSTOP)
+    else:
+        wait_for(lambda: knows(first, "story", peers=2))
+        second.process.terminate()
+    rest = list(chunks)
+    assert rest[-1]["choices"][0]["finish_reason"] == "length", rest[-1]
+    assert text_of(some + rest) == whole
+    assert third.process.poll() is None
+    if how == "node frozen":
+        second.process.send_signal(signal.SIGCONT)
+
+
+def test_stream_that_nobody_can_go_on_with_ends_in_an_error(
+    cluster: Cluster, slow_model: Path
+) -> None:
+    """The last node with the model is gone: the stream says so in an event, never in silence."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    second = cluster.start("b", f"story={slow_model}")
+    wait_for(lambda: knows(first, "story"))
+    chunks = stream(first.url, max_tokens=500, **STORY)
+    next(chunks)
+    second.end(signal.SIGKILL)
+    assert list(chunks)[-1]["error"]["code"] == "unavailable"
+    wait_for(lambda: complete(first).status_code in (404, 503))
+
+
+def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model: Path) -> None:
+    """Leaving here stops the engine there at its next token, and is counted there."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    cluster.start("b", f"story={slow_model}")
+    wait_for(lambda: knows(first, "story"))
+    chunks = stream(first.url, max_tokens=1500, **STORY)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    wait_for(lambda: cluster.requests("b", "cancelled") == 1)
+    tokens = value(cluster.samples("b"), "inference_tokens_generated_total") or 0
+    assert tokens < 500
+    assert complete(first, max_tokens=1).status_code == 200
+
+
+def test_keys_hold_for_the_whole_mesh(cluster: Cluster, tmp_path: Path) -> None:
+    """With a key a caller is answered by a peer too; without one nobody, by no route."""
+    keys, secret = tmp_path / "keys", tmp_path / "secret"
+    keys.write_text("open sesame\n")
+    secret.write_text(SECRET)
+    flags = (f"--api-key-file={keys}", f"--mesh-secret-file={secret}")
+    first = cluster.start("a", f"other={MODEL_PATH}", *flags)
+    second = cluster.start("b", f"story={MODEL_PATH}", *flags)
+    allowed = {"Authorization": "Bearer open sesame"}
+
+    def knows_peer() -> bool:
+        known = httpx.get(f"{first.url}/cluster", headers=allowed).json()["peers"]
+        return bool(known) and known[0]["advert"]["models"][0]["state"] == "ready"
+
+    wait_for(knows_peer)
+    assert complete(first).status_code == 401
+    answered = httpx.post(
+        f"{first.url}/v1/completions", json=STORY | {"max_tokens": 5}, headers=allowed, timeout=60
+    )
+    assert answered.status_code == 200
+    forged = {"x-distributed-llm-signature": "1.00"}
+    for headers in ({}, forged, allowed):
+        response = httpx.post(f"{second.url}/mesh/v1/generate", content=b"x", headers=headers)
+        assert response.status_code == 401
+    wait_for(lambda: value(cluster.samples("b"), "network_errors_total") == 3)
