@@ -43,7 +43,7 @@ async def run(settings: ExporterSettings) -> None:
     with (
         closing(store),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        open_socket(settings.runtime_dir) as socket,
+        open_socket(settings.runtime_dir, settings.socket_group) as socket,
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:

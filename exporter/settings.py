@@ -1,6 +1,7 @@
 """The exporter's settings: the only list of its options."""
 
 import dataclasses
+import grp
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,20 @@ class _Buckets(click.ParamType[Bounds]):
         return bounds
 
 
+class _Group(click.ParamType[int]):
+    """A group of the system by name or number; a container has numbers only."""
+
+    name = "group"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) or value.isdecimal():
+            return int(value)
+        try:
+            return grp.getgrnam(value).gr_gid
+        except KeyError:
+            self.fail(f"{value!r} is no group of this system.", param, ctx)
+
+
 _HISTOGRAMS = frozenset(family.name for family in FAMILIES if family.kind == "histogram")
 _OBJECTIVES = Objectives()
 
@@ -73,6 +88,9 @@ class ExporterSettings(MetricsSettings):
     )
     slo_latency_seconds: float = setting(
         _OBJECTIVES.latency_seconds, POSITIVE, "Longest duration of a good request."
+    )
+    socket_group: int | None = setting(
+        None, _Group(), "Group whose members may send events, too; without it only this user."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The telemetry socket: listens for nodes, alone and for this user only."""
+"""The telemetry socket: listens for nodes, alone and for this user or one group only."""
 
 import errno
 import logging
@@ -31,11 +31,13 @@ class TelemetrySocket:
     Args:
         socket: Not yet listening.
         path: Where to listen.
+        group: Whose members may connect, too; None for this user only.
     """
 
-    def __init__(self, socket: pynng.Rep0, path: Path) -> None:
+    def __init__(self, socket: pynng.Rep0, path: Path, group: int | None = None) -> None:
         self._socket = socket
         self._path = path
+        self._group = group
         self._inode = -1
         self._listen()
 
@@ -74,7 +76,7 @@ class TelemetrySocket:
             if _inode(self._path) != self._inode:
                 _log.warning("%s was removed: listening anew", self._path)
                 try:
-                    _make_private(self._path.parent)
+                    _make_private(self._path.parent, self._group)
                     for listener in self._socket.listeners:
                         listener.close()
                     self._listen()
@@ -93,21 +95,23 @@ class TelemetrySocket:
             raise StartupError(message) from error
         finally:
             os.umask(before)
+        if self._group is not None:
+            _share(self._path, self._group, 0o660)
         self._inode = _inode(self._path)
 
 
 @contextmanager
-def open_socket(runtime_dir: Path) -> Iterator[TelemetrySocket]:
-    """Listen for nodes, alone in this directory and for this user only.
+def open_socket(runtime_dir: Path, group: int | None = None) -> Iterator[TelemetrySocket]:
+    """Listen for nodes, alone in this directory and for this user only, or for a group, too.
 
     Raises:
         StartupError: The directory is unusable, or another exporter listens there.
     """
-    _make_private(runtime_dir)
+    _make_private(runtime_dir, group)
     lock = _lock(runtime_dir)
     try:
         with pynng.Rep0(recv_max_size=wire.MESSAGE_BYTES) as socket:
-            yield TelemetrySocket(socket, runtime_dir / wire.SOCKET_NAME)
+            yield TelemetrySocket(socket, runtime_dir / wire.SOCKET_NAME, group)
     finally:
         os.close(lock)
 
@@ -119,9 +123,12 @@ def _inode(path: Path) -> int:
         return -1
 
 
-def _make_private(directory: Path) -> None:
+def _make_private(directory: Path, group: int | None) -> None:
     try:
+        found = directory.is_dir()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if group is not None and not found:
+            _share(directory, group, 0o750)
         status = directory.stat()
         if status.st_uid != os.getuid():
             raise StartupError(f"{directory} belongs to another user: choose another --runtime-dir")
@@ -130,8 +137,24 @@ def _make_private(directory: Path) -> None:
             raise StartupError(message)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if group is not None and not _may_enter(status, group):
+            message = f"{directory} lets --socket-group {group} not in: give it to the group, 0750"
+            raise StartupError(message)
     except OSError as error:
         raise _unusable(directory, error) from error
+
+
+def _may_enter(status: os.stat_result, group: int) -> bool:
+    return bool(status.st_mode & (0o010 if status.st_gid == group else 0o001))
+
+
+def _share(path: Path, group: int, mode: int) -> None:
+    """Give what only this user could use to a group, too."""
+    try:
+        os.chown(path, -1, group)
+    except PermissionError as error:
+        raise StartupError(f"--socket-group {group} is no group of this user") from error
+    path.chmod(mode)
 
 
 def _lock(directory: Path) -> int:

@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -155,6 +157,60 @@ def test_directory_that_others_may_read_will_do(directory: Path) -> None:
     with open_socket(directory):
         assert (directory / wire.SOCKET_NAME).stat().st_mode & 0o777 == 0o600
     assert directory.stat().st_mode & 0o777 == 0o755
+
+
+AS_USER = """
+import os, sys
+from pathlib import Path
+import pynng
+from exporter.telemetry_socket import open_socket
+os.setgroups([int(group) for group in sys.argv[2].split(",") if group])
+os.setgid(4001)
+os.setuid(4001)
+path = Path(sys.argv[1])
+"""
+"""Become another user only when everything is imported: the interpreter may be root's alone."""
+
+
+def as_user(groups: str, program: str, path: Path) -> str:
+    """Run a program as another user and give the last line that it printed, of either kind."""
+    command = [sys.executable, "-c", AS_USER + program, str(path), groups]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    return (done.stdout + done.stderr).splitlines()[-1]
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may pass through: pytest's own are for one user only."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made) / "run"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
+def test_group_may_connect_and_nobody_else(open_directory: Path) -> None:
+    """With a group its members reach the socket and cannot take its place; others stay out."""
+    path = open_directory / wire.SOCKET_NAME
+    dialled = "pynng.Req0(dial=f'ipc://{path}', block_on_dial=True); print('in')"
+    with open_socket(open_directory, 4242):
+        assert stat.S_IMODE(open_directory.stat().st_mode) == 0o750
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert as_user("4242", dialled, path) == "in"
+        assert "PermissionDenied" in as_user("", dialled, path)
+        assert "PermissionError" in as_user("4242", "path.unlink()", path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
+@pytest.mark.parametrize("prepared", [False, True])
+def test_group_that_cannot_be_let_in_is_refused(open_directory: Path, *, prepared: bool) -> None:
+    """A group that is not the user's, or that the directory keeps out, is a reason in one line."""
+    open_directory.parent.chmod(0o777)
+    if prepared:
+        open_directory.mkdir(0o700)
+        os.chown(open_directory, 4001, 4001)
+    said = as_user("", "with open_socket(path, 4242): pass", open_directory)
+    assert "StartupError" in said
+    assert "--socket-group 4242" in said
 
 
 def test_missing_parents_are_made(directory: Path) -> None:

@@ -127,12 +127,19 @@ def test_nan_is_refused(flag: str) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--series-budget", "0"), ("--node-timeout-seconds", "1.4")],
+    [("--series-budget", "0"), ("--node-timeout-seconds", "1.4"), ("--socket-group", "no such")],
 )
 def test_exporters_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
     """The exporter's own settings are held to their ranges too."""
     with pytest.raises(UsageError, match=flag):
         ExporterSettings.read("exporter", [f"{flag}={value}"], "about")
+
+
+def test_socket_group_is_read_by_name_and_number() -> None:
+    """A group is given as the system calls it, or as a container numbers it."""
+    for given in ("root", "0"):
+        settings = ExporterSettings.read("exporter", [f"--socket-group={given}"], "about")
+        assert settings.socket_group == 0
 
 
 def test_malformed_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
