@@ -63,7 +63,10 @@ def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
         return 0
     except UsageError as error:
         return _complain(program, error, 2)
-    logging.config.dictConfig(logs.configuration(settings.log_level, settings.log_format))
+    journal = logs.stderr_is_journal()
+    logging.config.dictConfig(
+        logs.configuration(settings.log_level, settings.log_format, journal=journal)
+    )
     code: int | None = 0
     failed: list[BaseException] = []
     try:
@@ -81,7 +84,8 @@ def _list(subcommands: Mapping[str, Subcommand]) -> str:
 
 
 def _complain(program: str, error: BaseException, code: int) -> int:
-    sys.stderr.write(f"{program}: {error}\n")
+    prefix = logs.ERROR_PREFIX if logs.stderr_is_journal() else ""
+    sys.stderr.write(f"{prefix}{program}: {error}\n")
     return code
 
 

@@ -2,7 +2,17 @@
 
 import json
 import logging
-from typing import Any
+import os
+from typing import Any, Final
+
+ERROR_PREFIX: Final = "<3>"
+_PRIORITIES: Final = (
+    (logging.CRITICAL, "<2>"),
+    (logging.ERROR, ERROR_PREFIX),
+    (logging.WARNING, "<4>"),
+    (logging.INFO, "<6>"),
+)
+"""What journald takes off a line and keeps as its priority (sd-daemon(3))."""
 
 
 class _Json(logging.Formatter):
@@ -18,21 +28,41 @@ class _Json(logging.Formatter):
         return json.dumps(line)
 
 
-def configuration(level: str, form: str) -> dict[str, Any]:
+class _JournalHandler(logging.StreamHandler[Any]):
+    """Gives each line its priority, the lines of a traceback too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = next((text for level, text in _PRIORITIES if record.levelno >= level), "<7>")
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def stderr_is_journal() -> bool:
+    """Whether `JOURNAL_STREAM` names what the standard error goes to (systemd.exec(5))."""
+    try:
+        status = os.fstat(2)
+    except OSError:  # closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def configuration(level: str, form: str, *, journal: bool = False) -> dict[str, Any]:
     """Describe the logging of a process for `logging.config.dictConfig`: lines on stderr.
 
     Args:
         level: The least severe level that is written, one of Python's names in lower case.
         form: `text` or `json`.
+        journal: Whether journald reads the lines, which keeps time and priority itself.
     """
+    handler = _JournalHandler if journal else logging.StreamHandler
+    time = "" if journal else "%(asctime)s "
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "text": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"},
+            "text": {"format": time + "%(levelname)-7s %(name)s: %(message)s"},
             "json": {"()": _Json},
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form}},
+        "handlers": {"stderr": {"()": handler, "formatter": form}},
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         # hypercorn says at info what the composition root says itself.
         "loggers": {"hypercorn.error": {"level": "WARNING", "propagate": True}},

@@ -1,0 +1,63 @@
+"""What journald gets to read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import logging
+from shared.command import run_command
+from shared.settings import Settings
+
+def start(settings):
+    log = logging.getLogger("place")
+    log.debug("unseen")
+    log.info("it goes")
+    log.warning("take care")
+    try:
+        int("many")
+    except ValueError:
+        log.exception("it failed")
+    raise OSError("cannot start")
+
+raise SystemExit(run_command("tool", "about", Settings, start, OSError))
+"""
+
+
+def log_lines(path: Path, *, journal: bool, form: str = "text") -> list[str]:
+    """Run a command whose standard error is a file, said to be the journal or not."""
+    with path.open("w") as stderr:
+        status = os.fstat(stderr.fileno())
+        named = f"{status.st_dev}:{status.st_ino if journal else status.st_ino + 1}"
+        environment = {"JOURNAL_STREAM": named, "DISTRIBUTED_LLM_LOG_FORMAT": form}
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            stderr=stderr,
+            env=os.environ | environment,
+            check=False,
+            timeout=60,
+        )
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_journald_gets_each_lines_priority(tmp_path: Path, form: str) -> None:
+    """Every line carries a priority, those of a traceback and the last complaint too."""
+    lines = log_lines(tmp_path / "log", journal=True, form=form)
+    assert [line[:3] for line in lines[:2]] == ["<6>", "<4>"]
+    assert {line[:3] for line in lines[2:]} == {"<3>"}
+    assert lines[-1] == "<3>tool: cannot start"
+    if form == "text":
+        assert lines[0] == "<6>INFO    place: it goes"  # journald keeps the time itself
+        assert "<3>ValueError: invalid literal for int() with base 10: 'many'" in lines
+
+
+def test_nobody_else_gets_priorities(tmp_path: Path) -> None:
+    """A process whose standard error was sent elsewhere writes plain lines with their time."""
+    lines = log_lines(tmp_path / "log", journal=False)
+    assert not [line for line in lines if line.startswith("<")]
+    assert lines[0].endswith("INFO    place: it goes")
+    assert lines[-1] == "tool: cannot start"
