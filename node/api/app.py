@@ -55,6 +55,7 @@ def build_app(
     routes = _Routes(scheduler, router, status, default_model)
     for path, method, view in (
         ("/health", "GET", routes.health),
+        ("/livez", "GET", routes.livez),
         ("/openapi.json", "GET", routes.openapi),
         ("/v1/models", "GET", routes.models),
         ("/v1/models/<path:model_id>", "GET", routes.model),
@@ -90,6 +91,10 @@ class _Routes:
         healthy = self._status.serving
         body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
         return _json(body, 200 if healthy else 503)
+
+    async def livez(self) -> Response:
+        """Say that the event loop turns, and no more: it answers, so it does."""
+        return Response("ok\n", content_type="text/plain; charset=utf-8")
 
     async def openapi(self) -> Response:
         """Describe this API."""

@@ -41,6 +41,7 @@ COUNTED_ELSEWHERE: Final = ""
 OPEN_PATHS: Final = frozenset(
     {
         "/health",
+        "/livez",
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
         wire.PATH,

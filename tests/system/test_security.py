@@ -31,6 +31,7 @@ def test_api_and_metrics_ask_for_what_they_were_given(pair: Pair, tmp_path: Path
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key="wrong").models.list()
         assert httpx.get(f"{node.url}/health").status_code == 200
+        assert httpx.get(f"{node.url}/livez").text == "ok\n"
 
         assert httpx.get(f"{exporter.url}/metrics").status_code == 401
         assert httpx.get(f"{exporter.url}/health").status_code == 401
