@@ -11,6 +11,7 @@ from contextlib import closing
 import sdnotify
 import trio
 
+from exporter import watchdog
 from exporter.errors import StartupError
 from exporter.feed import Feed, open_feed
 from exporter.health import HealthChecks
@@ -54,10 +55,12 @@ async def run(settings: ExporterSettings) -> None:
             nursery.start_soon(health.run, name="health checks")
             if token_file is not None:
                 nursery.start_soon(token_file.watch, name="token file")
+            nursery.start_soon(watchdog.run, name="watchdog")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={url}")
             number = await anext(signals)
             _log.info("%s: the metrics exporter stops", signal.Signals(number).name)
+            sdnotify.SystemdNotifier().notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
 

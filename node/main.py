@@ -14,7 +14,7 @@ from typing import Any, Final
 import sdnotify
 import trio
 
-from node import machine
+from node import machine, watchdog
 from node.api.app import build_app
 from node.api.cluster import MeshPeers, add_cluster
 from node.api.forwarded import add_forwarded
@@ -117,6 +117,7 @@ async def run(settings: NodeSettings) -> None:
                 work.start_soon(watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(status.run, name="sampler")
                 await work.start(router.run, name="router")
+                work.start_soon(watchdog.run, name="watchdog")
                 for lane in scheduler.lanes:
                     work.start_soon(lane.run, name=f"lane of {lane.engine.model_id}")
                     work.start_soon(lane.engine.run, name=f"engine of {lane.engine.model_id}")

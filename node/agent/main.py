@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+import sdnotify
 import trio
 
+from node import watchdog
 from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
@@ -48,12 +50,14 @@ async def run(settings: AgentSettings) -> int:
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(_stop_on_signal, signals, stopping, node, name="signals")
+                outer.start_soon(watchdog.run, name="watchdog")
                 with stopping:
                     metrics_url: str = await outer.start(exporter.run, name="exporter")
                     async with trio.open_nursery() as inner:
                         api_url: str = await inner.start(node.run, name="node")
                         sys.stdout.write(_welcome(api_url, metrics_url))
                         sys.stdout.flush()
+                        sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={api_url}")
                 outer.cancel_scope.cancel()
         except* CannotStartError as group:
             code = _code(group)
@@ -66,6 +70,7 @@ async def _stop_on_signal(
     """Stop at the first signal, hurry the node at each further one. Runs until cancelled."""
     number = await anext(signals)
     _log.info("%s: stopping the node, then the exporter", signal.Signals(number).name)
+    sdnotify.SystemdNotifier().notify("STOPPING=1")
     stopping.cancel()
     async for _ in signals:
         node.hurry()

@@ -137,8 +137,8 @@ def test_exporters_malformed_value_is_refused_by_flag(flag: str, value: str) -> 
 
 def test_socket_group_is_read_by_name_and_number() -> None:
     """A group is given as the system calls it, or as a container numbers it."""
-    for given in ("root", "0"):
-        settings = ExporterSettings.read("exporter", [f"--socket-group={given}"], "about")
+    for group in ("root", "0"):
+        settings = ExporterSettings.read("exporter", [f"--socket-group={group}"], "about")
         assert settings.socket_group == 0
 
 

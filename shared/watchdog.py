@@ -1,0 +1,21 @@
+"""How often a watchdog wants to hear from this process (sd_watchdog_enabled(3))."""
+
+from collections.abc import Mapping
+from typing import Final
+
+SECONDS_VARIABLE: Final = "WATCHDOG_USEC"
+PROCESS_VARIABLE: Final = "WATCHDOG_PID"
+
+
+def ping_seconds(environment: Mapping[str, str], process_id: int) -> float | None:
+    """Give the time between two pings: half of what the watchdog waits; None where none does.
+
+    A watchdog that names another process waits for that one: the variables are inherited.
+    """
+    named = environment.get(PROCESS_VARIABLE, "")
+    if named and named != str(process_id):
+        return None
+    microseconds = environment.get(SECONDS_VARIABLE, "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    return int(microseconds) / 1e6 / 2
