@@ -121,6 +121,37 @@ pin *flags: _uv
         --no-header --no-annotate \
         --extra node --extra exporter --group dev -c requirements/runtime.txt pyproject.toml \
         -o requirements/dev.txt
+    for image in node exporter; do \
+        uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+            --no-header --no-annotate \
+            --extra "$image" -c requirements/runtime.txt pyproject.toml \
+            -o "requirements/$image.txt"; \
+    done
+    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-annotate --group build -c requirements/dev.txt \
+        -o requirements/build.txt
+
+# Build both images (`just images sha256:…` says which base); needs Docker or Podman
+images digest="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    engine="$(command -v docker || command -v podman || true)"
+    if [ -z "$engine" ] || ! "$engine" info >/dev/null 2>&1; then
+        echo "images: neither Docker's engine nor Podman answers here" >&2; exit 1
+    fi
+    if [[ ! "{{ digest }}" =~ ^sha256:[0-9a-f]{64}$ ]]; then
+        echo "images: say the digest of python:3.11-slim-bookworm: just images sha256:…" >&2; exit 1
+    fi
+    version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+    for image in node exporter; do
+        "$engine" build --file "deployments/docker/$image.Dockerfile" \
+            --build-arg "PYTHON_DIGEST={{ digest }}" --build-arg "VERSION=$version" \
+            --build-arg "REVISION=$(git rev-parse HEAD)" --tag "distributed-llm-$image:$version" .
+    done
+
+# Run the images' steps in a clean Debian, and what they make; needs root and debootstrap
+check-images *base: (_install "dev")
+    @exec python -m tests.deployments.check_images {{ base }}
 
 # Remove the environment and every cache
 clean:

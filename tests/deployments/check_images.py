@@ -1,0 +1,227 @@
+"""Runs the Dockerfiles' steps in a clean Debian and then the images' own commands.
+
+For machines without a Docker engine: `just check-images`, as root; with an argument it takes that
+directory as the base, or makes it there. The base is a debootstrap of
+Debian 12 with its Python 3.11, what `python:3.11-slim-bookworm` has too. Each stage is a layer over
+it; each command of a finished image runs as its user in a root that cannot be written.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.deployments.dockerfile import IMAGES, ROOT, Stage, context_files, read_stages
+from tests.processes import wait_for
+
+SUITE: Final = "bookworm"
+PACKAGES: Final = "python3,python3-venv,ca-certificates"
+CERTIFICATES: Final = "/etc/ssl/certs"
+
+
+def main() -> None:
+    """Build both images' file systems, measure them, run both as they would be."""
+    if os.geteuid() != 0 or not shutil.which("debootstrap"):
+        sys.exit("check-images needs root and Debian's debootstrap")
+    with tempfile.TemporaryDirectory(prefix="images-") as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        base = Path(sys.argv[1]) if sys.argv[1:] else directory / "base"
+        if not base.exists():
+            _bootstrap(base)
+        with contextlib.ExitStack() as mounts:
+            roots = {image: _build(image, base, directory, mounts) for image in IMAGES}
+            _run_both(roots, directory)
+
+
+def _bootstrap(base: Path) -> None:
+    began = time.monotonic()
+    include = f"--include={PACKAGES}"
+    _run("debootstrap", "--variant=minbase", include, SUITE, str(base), _mirror())
+    print(
+        f"debootstrap {SUITE}: {_megabytes(base)} MB, {time.monotonic() - began:.0f} s", flush=True
+    )
+
+
+def _build(image: str, base: Path, directory: Path, mounts: contextlib.ExitStack) -> Path:
+    """Take every step of each stage; give the last stage's root."""
+    context = directory / f"context-{image}"
+    for file in context_files():
+        (context / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, context / file)
+    stages: dict[str, Path] = {}
+    for stage in read_stages(image):
+        took = time.monotonic()
+        root = mounts.enter_context(_layer(base, directory / f"{image}-{stage.name}"))
+        stages[stage.name] = root
+        with _network(root):
+            _take_steps(stage, root, context, stages)
+        print(f"{image}, stage {stage.name}: {time.monotonic() - took:.0f} s", flush=True)
+    size = _megabytes(root / "opt/distributed-llm")
+    print(f"{image}: {size} MB over the base in /opt/distributed-llm")
+    return root
+
+
+def _take_steps(stage: Stage, root: Path, context: Path, stages: dict[str, Path]) -> None:
+    directory, environment = "/", {"PATH": os.environ["PATH"]} | _pip()
+    for name, rest in stage.steps:
+        if name == "WORKDIR":
+            directory = rest
+            (root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        elif name == "ENV":
+            environment |= dict(pair.split("=", 1) for pair in rest.split(" "))
+        elif name == "RUN":
+            script = f"cd {directory} && {rest}"
+            _run("chroot", str(root), "/bin/sh", "-ec", script, environment=environment)
+        elif name == "COPY":
+            _copy(rest, directory, root, context, stages)
+
+
+def _copy(rest: str, directory: str, root: Path, context: Path, stages: dict[str, Path]) -> None:
+    source = context
+    if found := re.match(r"--from=(\S+) ", rest):
+        source, rest = stages[found[1]], rest[found.end() :]
+    *names, target = shlex.split(rest)
+    place = root / Path(directory, target).as_posix().lstrip("/")
+    for name in names:
+        origin = source / name.lstrip("/")
+        if origin.is_dir():  # what is in it is copied, not itself
+            shutil.copytree(origin, place, symlinks=True, dirs_exist_ok=True)
+        elif target.endswith("/"):
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(origin, place)
+        else:
+            shutil.copy(origin, place)
+
+
+def _run_both(roots: dict[str, Path], directory: Path) -> None:
+    """Run exporter and node as their images say, asked by their own HEALTHCHECK, and stop them."""
+    sockets = directory / "sockets"
+    sockets.mkdir()
+    os.chown(sockets, 10002, 10000)
+    sockets.chmod(0o750)
+    with contextlib.ExitStack() as running:
+        inside = functools.partial(_inside, running.enter_context(_namespace()))
+        processes = {}
+        for image in ("exporter", "node"):
+            stage = read_stages(image)[-1]
+            root = roots[image]
+            (root / "run/distributed-llm").mkdir(exist_ok=True)
+            running.enter_context(_mounted("--bind", str(sockets), f"{root}/run/distributed-llm"))
+            running.enter_context(_mounted("-t", "proc", "proc", f"{root}/proc"))
+            command = [*stage.command("ENTRYPOINT"), *stage.command("CMD")]
+            processes[image] = subprocess.Popen(inside(stage, root, command))
+            running.callback(processes[image].kill)
+            asked = inside(stage, root, stage.command("HEALTHCHECK"))
+            wait_for(functools.partial(_is_well, processes[image], asked), 60)
+            print(f"{image}: healthy by its own HEALTHCHECK, as {stage.values('USER')[-1]}")
+        for image in ("node", "exporter"):
+            processes[image].terminate()
+            print(f"{image}: SIGTERM, exit code {processes[image].wait(timeout=60)}")
+            assert processes[image].returncode == 0
+
+
+def _is_well(process: "subprocess.Popen[bytes]", asked: list[str]) -> bool:
+    assert process.poll() is None, f"it ended with code {process.returncode}"
+    return subprocess.run(asked, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _inside(namespace: str, stage: Stage, root: Path, command: list[str]) -> list[str]:
+    """Write a command as the image's user runs it: without capabilities, in a root to read."""
+    user, group = stage.values("USER")[-1].split(":")
+    script = (
+        'mount --make-rprivate / && mount --rbind "$0" "$0" && mount -o remount,bind,ro "$0" && '
+        'mount -t tmpfs -o mode=0750,uid="$1",gid="$2" state "$0/var/lib/distributed-llm" && '
+        'root="$0" user="$1" group="$2" && shift 2 && '
+        'exec chroot "$root" setpriv --reuid="$user" --regid="$group" --clear-groups '
+        '--no-new-privs --bounding-set=-all --inh-caps=-all env -i "$@"'
+    )
+    variables = [f"{name}={value}" for name, value in stage.environment().items()]
+    entered = ["ip", "netns", "exec", namespace, "unshare", "--mount", "sh", "-ec", script]
+    return [*entered, str(root), user, group, *variables, *command]
+
+
+@contextlib.contextmanager
+def _namespace() -> Iterator[str]:
+    """Make a network of one loopback, where the images' own ports are free."""
+    name = f"images-{os.getpid()}"
+    _run("ip", "netns", "add", name)
+    try:
+        _run("ip", "-netns", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        _run("ip", "netns", "delete", name)
+
+
+@contextlib.contextmanager
+def _layer(base: Path, directory: Path) -> Iterator[Path]:
+    """Lay an empty layer over the base."""
+    parts = {name: directory / name for name in ("upper", "work", "root")}
+    for part in parts.values():
+        part.mkdir(parents=True)
+    options = f"lowerdir={base},upperdir={parts['upper']},workdir={parts['work']}"
+    with _mounted("-t", "overlay", "-o", options, "overlay", str(parts["root"])):
+        yield parts["root"]
+
+
+@contextlib.contextmanager
+def _network(root: Path) -> Iterator[None]:
+    """Let a stage reach what this machine reaches, with its certificates and resolver."""
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    with (
+        _mounted("--bind", CERTIFICATES, f"{root}{CERTIFICATES}"),
+        _mounted("-t", "proc", "proc", f"{root}/proc"),
+        _mounted("--bind", "/dev", f"{root}/dev"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _mounted(*arguments: str) -> Iterator[None]:
+    _run("mount", *arguments)
+    try:
+        yield
+    finally:
+        _run("umount", "--lazy", arguments[-1])
+
+
+def _pip() -> dict[str, str]:
+    """Give what this machine tells pip by the environment, files that a chroot lacks aside."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("PIP_") and name != "PIP_FIND_LINKS"
+    }
+
+
+def _mirror() -> str:
+    """Give the mirror of Debian that this machine uses."""
+    lists = Path("/etc/apt")
+    written = [*lists.glob("sources.list"), *lists.glob("sources.list.d/*.sources")]
+    written += lists.glob("sources.list.d/*.list")
+    found = [re.search(r"https?://\S+/debian\b(?!-)", file.read_text()) for file in written]
+    return next(match[0] for match in found if match)
+
+
+def _megabytes(path: Path) -> int:
+    done = subprocess.run(["du", "-sxm", str(path)], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[0])
+
+
+def _run(*command: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    main()
