@@ -151,7 +151,9 @@ def _may_enter(status: os.stat_result, group: int) -> bool:
 def _share(path: Path, group: int, mode: int) -> None:
     """Give what only this user could use to a group, too."""
     try:
-        os.chown(path, -1, group)
+        # Only where needed: a service's filter of system calls may forbid it altogether.
+        if path.stat().st_gid != group:
+            os.chown(path, -1, group)
     except PermissionError as error:
         raise StartupError(f"--socket-group {group} is no group of this user") from error
     path.chmod(mode)
