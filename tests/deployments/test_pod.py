@@ -1,0 +1,106 @@
+"""The pod as rendered, run without a cluster: two users, one socket, and a drain with a stream."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bench.random_model import CONTEXT_TOKENS, random_model
+from tests.deployments.manifests import containers, render, workload
+from tests.deployments.pod import Pod, missing, open_pod
+from tests.processes import scrape, stream, value, wait_for
+
+TEMPLATE = "local"
+STREAM_SECONDS = 10.0
+"""Longer than preStop, and at a third of the speed still within the drain."""
+SAMPLE_TOKENS = 40
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    """A pod of the local overlay in a directory that every user may pass through."""
+    template = workload(render(TEMPLATE))["spec"]["template"]
+    with tempfile.TemporaryDirectory(prefix="pod-") as made:
+        Path(made).chmod(0o755)
+        with open_pod(template, Path(made)) as opened:
+            yield opened
+
+
+def test_pod_serves_is_counted_and_drains_with_a_stream_running(pod: Pod) -> None:
+    """From the sidecar's start to its end, in the manifest's own words.
+
+    A stream that runs when the pod is told to go is told to its end; nothing new is let in; the
+    exporter counts it all, outlives the node, and the whole takes less than the grace.
+    """
+    spec = workload(render(TEMPLATE))["spec"]["template"]["spec"]
+    told = containers({"spec": spec})
+    model = random_model()
+    with pod.start("exporter") as exporter, pod.inside():
+        # Nothing waits for the sidecar: it has no startup probe.
+        with pod.start("node", f"--model={model}", binds=(model.parent,)) as node:
+            node.wait_until(told["node"]["startupProbe"], seconds=60)
+            node.wait_until(told["node"]["readinessProbe"], seconds=60)
+            exporter.wait_until(told["exporter"]["livenessProbe"], seconds=60)
+            metrics = exporter.url("metrics")
+            wait_for(lambda: value(scrape(metrics), "node_up", node_id="distributed-llm-node-0"))
+
+            tokens = _tokens_of(STREAM_SECONDS, node.url("api"))
+            answer = stream(node.url("api"), max_tokens=tokens, temperature=0)
+            chunks = [next(answer)]
+            began = time.monotonic()
+            time.sleep(told["node"]["lifecycle"]["preStop"]["sleep"]["seconds"])
+            assert node.probe(told["node"]["readinessProbe"])  # proxies are still finding out
+            node.terminate()
+            wait_for(lambda: not node.probe(told["node"]["readinessProbe"]), seconds=5)
+            assert node.probe(told["node"]["livenessProbe"])
+            refused = httpx.post(f"{node.url('api')}/v1/completions", json={"prompt": "Once"})
+            assert refused.status_code == 503
+            chunks += answer
+            assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+            assert node.wait(30) == 0
+
+        assert exporter.alive
+        assert exporter.probe(told["exporter"]["livenessProbe"])
+        samples = scrape(metrics)
+        assert value(samples, "node_up", node_id="distributed-llm-node-0") == 0
+        assert value(samples, "inference_requests_total", status="ok") == 2
+        assert value(samples, "inference_tokens_generated_total") == SAMPLE_TOKENS + tokens
+        assert value(samples, "telemetry_events_lost") in (0, None)
+        assert "said goodbye" in exporter.log.read_text()
+        exporter.terminate()
+        assert exporter.wait(30) == 0
+        assert time.monotonic() - began < spec["terminationGracePeriodSeconds"]
+
+
+def _tokens_of(seconds: float, url: str) -> int:
+    """Say how many tokens take about so long on this machine now."""
+    began = time.monotonic()
+    assert list(stream(url, max_tokens=SAMPLE_TOKENS, temperature=0))
+    fitting = int(seconds * SAMPLE_TOKENS / (time.monotonic() - began))
+    return min(fitting, CONTEXT_TOKENS - 100)
+
+
+def test_containers_can_do_no_more_than_they_must(pod: Pod) -> None:
+    """A taken-over node reaches the socket, and neither replaces it nor writes anything else."""
+    socket = "/run/distributed-llm/telemetry/telemetry.sock"
+    with pod.start("exporter") as exporter, pod.start("node") as node:
+        wait_for(lambda: "is ready" in node.log.read_text(), seconds=60)
+        assert node.run("test", "-w", socket) == 0  # which connecting needs
+        assert node.run("rm", socket) != 0
+        assert node.run("touch", "/run/distributed-llm/telemetry/other") != 0
+        assert node.run("test", "-e", "/var/lib/distributed-llm/journal") != 0
+        assert node.run("touch", "/var/lib/distributed-llm/mine") == 0
+        for container in (node, exporter):
+            status = Path(f"/proc/{container.pid}/status").read_text()
+            assert "\nNoNewPrivs:\t1\n" in status
+            assert "\nCapEff:\t0000000000000000\n" in status
+            for place in ("/", "/tmp", "/opt/distributed-llm", "/etc"):  # noqa: S108
+                assert container.run("touch", f"{place}/mine") != 0
+        # Nor may somebody of another group reach the socket.
+        node.user = "10003:10003"
+        assert node.run("test", "-w", socket) != 0
