@@ -153,6 +153,10 @@ images digest="":
 check-images *base: (_install "dev")
     @exec python -m tests.deployments.check_images {{ base }}
 
+# Start the units under a real systemd in a container; needs root, debootstrap and systemd-nspawn
+check-units *base: (_install "dev")
+    @exec python -m tests.deployments.check_units {{ base }}
+
 # Remove the environment and every cache
 clean:
     rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build

@@ -18,14 +18,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
+from tests.deployments.chroot import (
+    bootstrap,
+    lay_over,
+    megabytes,
+    mounted,
+    pip_variables,
+    reach_out,
+    run,
+)
 from tests.deployments.dockerfile import IMAGES, ROOT, Stage, context_files, read_stages
 from tests.processes import wait_for
-
-SUITE: Final = "bookworm"
-PACKAGES: Final = "python3,python3-venv,ca-certificates"
-CERTIFICATES: Final = "/etc/ssl/certs"
 
 
 def main() -> None:
@@ -37,19 +41,10 @@ def main() -> None:
         directory.chmod(0o755)
         base = Path(sys.argv[1]) if sys.argv[1:] else directory / "base"
         if not base.exists():
-            _bootstrap(base)
+            bootstrap(base)
         with contextlib.ExitStack() as mounts:
             roots = {image: _build(image, base, directory, mounts) for image in IMAGES}
             _run_both(roots, directory)
-
-
-def _bootstrap(base: Path) -> None:
-    began = time.monotonic()
-    include = f"--include={PACKAGES}"
-    _run("debootstrap", "--variant=minbase", include, SUITE, str(base), _mirror())
-    print(
-        f"debootstrap {SUITE}: {_megabytes(base)} MB, {time.monotonic() - began:.0f} s", flush=True
-    )
 
 
 def _build(image: str, base: Path, directory: Path, mounts: contextlib.ExitStack) -> Path:
@@ -61,18 +56,18 @@ def _build(image: str, base: Path, directory: Path, mounts: contextlib.ExitStack
     stages: dict[str, Path] = {}
     for stage in read_stages(image):
         took = time.monotonic()
-        root = mounts.enter_context(_layer(base, directory / f"{image}-{stage.name}"))
+        root = mounts.enter_context(lay_over(base, directory / f"{image}-{stage.name}"))
         stages[stage.name] = root
-        with _network(root):
+        with reach_out(root):
             _take_steps(stage, root, context, stages)
         print(f"{image}, stage {stage.name}: {time.monotonic() - took:.0f} s", flush=True)
-    size = _megabytes(root / "opt/distributed-llm")
+    size = megabytes(root / "opt/distributed-llm")
     print(f"{image}: {size} MB over the base in /opt/distributed-llm")
     return root
 
 
 def _take_steps(stage: Stage, root: Path, context: Path, stages: dict[str, Path]) -> None:
-    directory, environment = "/", {"PATH": os.environ["PATH"]} | _pip()
+    directory, environment = "/", {"PATH": os.environ["PATH"]} | pip_variables()
     for name, rest in stage.steps:
         if name == "WORKDIR":
             directory = rest
@@ -81,7 +76,7 @@ def _take_steps(stage: Stage, root: Path, context: Path, stages: dict[str, Path]
             environment |= dict(pair.split("=", 1) for pair in rest.split(" "))
         elif name == "RUN":
             script = f"cd {directory} && {rest}"
-            _run("chroot", str(root), "/bin/sh", "-ec", script, environment=environment)
+            run("chroot", str(root), "/bin/sh", "-ec", script, environment=environment)
         elif name == "COPY":
             _copy(rest, directory, root, context, stages)
 
@@ -116,8 +111,8 @@ def _run_both(roots: dict[str, Path], directory: Path) -> None:
             stage = read_stages(image)[-1]
             root = roots[image]
             (root / "run/distributed-llm").mkdir(exist_ok=True)
-            running.enter_context(_mounted("--bind", str(sockets), f"{root}/run/distributed-llm"))
-            running.enter_context(_mounted("-t", "proc", "proc", f"{root}/proc"))
+            running.enter_context(mounted("--bind", str(sockets), f"{root}/run/distributed-llm"))
+            running.enter_context(mounted("-t", "proc", "proc", f"{root}/proc"))
             command = [*stage.command("ENTRYPOINT"), *stage.command("CMD")]
             processes[image] = subprocess.Popen(inside(stage, root, command))
             running.callback(processes[image].kill)
@@ -154,73 +149,12 @@ def _inside(namespace: str, stage: Stage, root: Path, command: list[str]) -> lis
 def _namespace() -> Iterator[str]:
     """Make a network of one loopback, where the images' own ports are free."""
     name = f"images-{os.getpid()}"
-    _run("ip", "netns", "add", name)
+    run("ip", "netns", "add", name)
     try:
-        _run("ip", "-netns", name, "link", "set", "lo", "up")
+        run("ip", "-netns", name, "link", "set", "lo", "up")
         yield name
     finally:
-        _run("ip", "netns", "delete", name)
-
-
-@contextlib.contextmanager
-def _layer(base: Path, directory: Path) -> Iterator[Path]:
-    """Lay an empty layer over the base."""
-    parts = {name: directory / name for name in ("upper", "work", "root")}
-    for part in parts.values():
-        part.mkdir(parents=True)
-    options = f"lowerdir={base},upperdir={parts['upper']},workdir={parts['work']}"
-    with _mounted("-t", "overlay", "-o", options, "overlay", str(parts["root"])):
-        yield parts["root"]
-
-
-@contextlib.contextmanager
-def _network(root: Path) -> Iterator[None]:
-    """Let a stage reach what this machine reaches, with its certificates and resolver."""
-    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    with (
-        _mounted("--bind", CERTIFICATES, f"{root}{CERTIFICATES}"),
-        _mounted("-t", "proc", "proc", f"{root}/proc"),
-        _mounted("--bind", "/dev", f"{root}/dev"),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def _mounted(*arguments: str) -> Iterator[None]:
-    _run("mount", *arguments)
-    try:
-        yield
-    finally:
-        _run("umount", "--lazy", arguments[-1])
-
-
-def _pip() -> dict[str, str]:
-    """Give what this machine tells pip by the environment, files that a chroot lacks aside."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("PIP_") and name != "PIP_FIND_LINKS"
-    }
-
-
-def _mirror() -> str:
-    """Give the mirror of Debian that this machine uses."""
-    lists = Path("/etc/apt")
-    written = [*lists.glob("sources.list"), *lists.glob("sources.list.d/*.sources")]
-    written += lists.glob("sources.list.d/*.list")
-    found = [re.search(r"https?://\S+/debian\b(?!-)", file.read_text()) for file in written]
-    return next(match[0] for match in found if match)
-
-
-def _megabytes(path: Path) -> int:
-    done = subprocess.run(["du", "-sxm", str(path)], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[0])
-
-
-def _run(*command: str, environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        run("ip", "netns", "delete", name)
 
 
 if __name__ == "__main__":
