@@ -123,6 +123,11 @@ def test_images_get_the_releases_that_were_tested(part: str, whole: str) -> None
     assert all(tested.get(release) == hashes for release, hashes in pins(part).items())
 
 
+def test_images_get_every_library_of_their_processes() -> None:
+    """The sets of the images are together the one of both processes, so that none is stale."""
+    assert pins("node") | pins("exporter") == pins("runtime")
+
+
 def test_exporters_set_is_without_engine_and_web_framework() -> None:
     """What makes the image small: none of the node's libraries."""
     names = {release.partition("==")[0] for release in pins("exporter")}

@@ -2,6 +2,9 @@
 
 import itertools
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -24,6 +27,7 @@ from tests.deployments.manifests import (
     selects,
     workload,
 )
+from tests.hub import Hub, open_hub
 from tests.processes import PREFIX
 
 VERSIONS = ("1.35", "1.36", "1.37")
@@ -379,3 +383,34 @@ def test_pod_monitor_finds_the_metrics() -> None:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     ports = {port["name"] for port in containers(node_pod("local"))["exporter"]["ports"]}
     assert endpoint["port"] in ports
+
+
+def test_download_fetches_the_model_by_its_own_command(tmp_path: Path) -> None:
+    """The Job's command, with its own variables, puts the file where the nodes look."""
+    manifests = render("production")
+    job = named(manifests, "Job", "distributed-llm-model")["spec"]["template"]
+    (download,) = containers(job).values()
+    (config,) = of_kind(manifests, "ConfigMap")
+    models = str(tmp_path / "models")
+    environment = dict(config["data"]) | {
+        variable["name"]: variable["value"].replace("/models", models)
+        for variable in download["env"]
+    }
+    command = [
+        re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], word).replace("/models", models)
+        for word in [*download["command"], *download["args"]]
+    ]
+    command[0] = command[0].replace("/opt/distributed-llm", sys.prefix)
+    with open_hub(Hub(b"GGUF" * 5000)) as hub:
+        done = subprocess.run(
+            command,
+            env=environment | {"HF_ENDPOINT": hub.url},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+    assert done.returncode == 0, done.stderr
+    assert Path(models, config["data"]["MODEL_FILE"]).read_bytes() == hub.content
