@@ -45,15 +45,22 @@ class Container:
         log: What it wrote.
         user: Whose it is, as `user:group`.
         ports: Its ports by name.
+        variables: Its environment.
     """
 
     def __init__(
-        self, outer: "subprocess.Popen[bytes]", log: Path, user: str, ports: dict[str, int]
+        self,
+        outer: "subprocess.Popen[bytes]",
+        log: Path,
+        user: str,
+        ports: dict[str, int],
+        variables: list[str],
     ) -> None:
         self._outer = outer
         self.log = log
         self.user = user
         self._ports = ports
+        self._variables = variables
 
     @property
     def pid(self) -> int:
@@ -100,11 +107,14 @@ class Container:
                 return False
 
     def run(self, *command: str) -> int:
-        """Run a command inside as the container's user, as an intruder could; give its code."""
+        """Run a command inside as the container's user, as `exec` does; give its code."""
         user, group = self.user.split(":")
         entered = ["nsenter", f"--target={self.pid}", "--mount", "--root", "--wd=/", "--"]
         dropped = ["setpriv", f"--reuid={user}", f"--regid={group}", f"--groups={group}"]
-        done = subprocess.run([*entered, *dropped, *command], capture_output=True, check=False)
+        environment = ["env", "-i", *self._variables]
+        done = subprocess.run(
+            [*entered, *dropped, *environment, *command], capture_output=True, check=False
+        )
         return done.returncode
 
 
@@ -167,20 +177,19 @@ class Pod:
                 f'exec chroot {root} {_dropped(user, self._group)} env --chdir=/ -i "$@"',
             ]
         )
+        given = [f"{key}={value}" for key, value in variables.items()]
         command = [*image.command("ENTRYPOINT"), *container["args"], *flags]
         isolated = ["ip", "netns", "exec", self._network, "unshare", "--mount", "--ipc", "--pid"]
         log = self._directory / f"{name}.log"
         with log.open("wb") as stderr:
             outer = subprocess.Popen(
-                [*isolated, "--fork", "--kill-child", "sh", "-c", script, name]
-                + [f"{key}={value}" for key, value in variables.items()]
-                + command,
+                [*isolated, "--fork", "--kill-child", "sh", "-c", script, name, *given, *command],
                 stdin=subprocess.DEVNULL,
                 stderr=stderr,
             )
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         try:
-            yield Container(outer, log, f"{user}:{self._group}", ports)
+            yield Container(outer, log, f"{user}:{self._group}", ports, given)
         finally:
             outer.kill()  # takes what is inside along
             outer.wait()

@@ -90,17 +90,21 @@ def test_containers_can_do_no_more_than_they_must(pod: Pod) -> None:
     socket = "/run/distributed-llm/telemetry/telemetry.sock"
     with pod.start("exporter") as exporter, pod.start("node") as node:
         wait_for(lambda: "is ready" in node.log.read_text(), seconds=60)
-        assert node.run("test", "-w", socket) == 0  # which connecting needs
-        assert node.run("rm", socket) != 0
-        assert node.run("touch", "/run/distributed-llm/telemetry/other") != 0
-        assert node.run("test", "-e", "/var/lib/distributed-llm/journal") != 0
-        assert node.run("touch", "/var/lib/distributed-llm/mine") == 0
+        assert node.run("/usr/bin/test", "-w", socket) == 0  # which connecting needs
+        assert node.run("/usr/bin/rm", socket) != 0
+        assert node.run("/usr/bin/touch", "/run/distributed-llm/telemetry/other") != 0
+        assert node.run("/usr/bin/test", "-e", "/var/lib/distributed-llm/journal") != 0
+        assert node.run("/usr/bin/touch", "/var/lib/distributed-llm/mine") == 0
         for container in (node, exporter):
             status = Path(f"/proc/{container.pid}/status").read_text()
             assert "\nNoNewPrivs:\t1\n" in status
             assert "\nCapEff:\t0000000000000000\n" in status
             for place in ("/", "/tmp", "/opt/distributed-llm", "/etc"):  # noqa: S108
-                assert container.run("touch", f"{place}/mine") != 0
+                assert container.run("/usr/bin/touch", f"{place}/mine") != 0
+        tail = ["/opt/distributed-llm/bin/distributed-llm-exporter", "tail", "--count=1"]
+        place = "--runtime-dir=/run/distributed-llm/telemetry"
+        assert exporter.run(*tail, place) == 0
+        assert node.run(*tail, place) != 0  # what is told is the exporter's to show
         # Nor may somebody of another group reach the socket.
         node.user = "10003:10003"
-        assert node.run("test", "-w", socket) != 0
+        assert node.run("/usr/bin/test", "-w", socket) != 0
