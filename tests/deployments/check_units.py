@@ -153,6 +153,9 @@ def _look_at_pair(machine: Machine) -> None:
     assert owners.strip() == f"{EXPORTER}:distributed-llm 660", owners
     _wait_counted(machine)
 
+    looking = ["runuser", "-u", EXPORTER, "--", f"/opt/distributed-llm/bin/{EXPORTER}", "tail"]
+    assert "node1" in machine.run(*looking, "--count=1", "--runtime-dir=/run/distributed-llm")
+
     began = time.monotonic()
     before = machine.show(EXPORTER, "MainPID")
     machine.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", EXPORTER)

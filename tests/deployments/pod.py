@@ -11,6 +11,7 @@ import http.client
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,14 @@ class Container:
         asked = probe["httpGet"]
         address = ("127.0.0.1", self._ports[asked["port"]])
         timeout = probe.get("timeoutSeconds", 1)
-        with contextlib.closing(http.client.HTTPConnection(*address, timeout=timeout)) as http_:
+        if asked.get("scheme") == "HTTPS":
+            unverified = ssl._create_unverified_context()  # noqa: S323  # as the kubelet does
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                *address, timeout=timeout, context=unverified
+            )
+        else:
+            connection = http.client.HTTPConnection(*address, timeout=timeout)
+        with contextlib.closing(connection) as http_:
             try:
                 http_.request("GET", asked["path"])
                 return 200 <= http_.getresponse().status < 400

@@ -128,6 +128,14 @@ def test_nodes_probes_follow_its_health(overlay: str) -> None:
         assert node[probe]["failureThreshold"] * node[probe]["periodSeconds"] >= 30
 
 
+def test_probes_speak_tls_where_the_api_does() -> None:
+    """The component that gives the API a certificate has the kubelet ask by HTTPS."""
+    node = containers(workload(render("local", "tls"))["spec"]["template"])["node"]
+    assert read_settings("node", node).tls_cert_file is not None
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert node[probe]["httpGet"]["scheme"] == "HTTPS"
+
+
 @overlays
 def test_graces_are_in_order(overlay: str) -> None:
     """The pod's grace is above preStop, drain and the ends of both processes together."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from tests.bench.random_model import CONTEXT_TOKENS, random_model
 from tests.deployments.manifests import containers, render, workload
@@ -22,9 +23,15 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture
-def pod() -> Iterator[Pod]:
+def components(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Components beside the overlay, where a test names some."""
+    return getattr(request, "param", ())
+
+
+@pytest.fixture
+def pod(components: tuple[str, ...]) -> Iterator[Pod]:
     """A pod of the local overlay in a directory that every user may pass through."""
-    template = workload(render(TEMPLATE))["spec"]["template"]
+    template = workload(render(TEMPLATE, *components))["spec"]["template"]
     with tempfile.TemporaryDirectory(prefix="pod-") as made:
         Path(made).chmod(0o755)
         with open_pod(template, Path(made)) as opened:
@@ -85,11 +92,24 @@ def _tokens_of(seconds: float, url: str) -> int:
     return min(fitting, CONTEXT_TOKENS - 100)
 
 
-def test_containers_can_do_no_more_than_they_must(pod: Pod) -> None:
-    """A taken-over node reaches the socket, and neither replaces it nor writes anything else."""
+@pytest.mark.parametrize("components", [("tls", "api-keys")], indirect=True)
+def test_containers_can_do_no_more_than_they_must(pod: Pod, components: tuple[str, ...]) -> None:
+    """A taken-over node reaches the socket, and neither replaces it nor writes anything else.
+
+    The probes are answered over TLS, without a key; the secrets can be read and not written.
+    """
+    told = containers(workload(render(TEMPLATE, *components))["spec"]["template"])
+    certificate = trustme.CA().issue_cert("distributed-llm-api")
+    pod.write_secret("tls", "tls.crt", certificate.cert_chain_pems[0].bytes().decode())
+    pod.write_secret("tls", "tls.key", certificate.private_key_pem.bytes().decode())
+    pod.write_secret("api-keys", "keys", "sk-a-key\n")
     socket = "/run/distributed-llm/telemetry/telemetry.sock"
     with pod.start("exporter") as exporter, pod.start("node") as node:
         wait_for(lambda: "is ready" in node.log.read_text(), seconds=60)
+        with pod.inside():
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                node.wait_until(told["node"][probe], seconds=30)
+        assert node.run("/usr/bin/touch", "/etc/distributed-llm/tls/tls.key") != 0
         assert node.run("/usr/bin/test", "-w", socket) == 0  # which connecting needs
         assert node.run("/usr/bin/rm", socket) != 0
         assert node.run("/usr/bin/touch", "/run/distributed-llm/telemetry/other") != 0

@@ -122,6 +122,7 @@ def test_unit_says_when_it_is_ready_and_is_watched(name: str) -> None:
     assert float(settings["WatchdogSec"][0]) > 10  # a loaded machine is no hung process
     assert settings["RestartPreventExitStatus"] == ["2"]
     if name != "exporter":
+        assert int(settings["LimitNOFILE"][0]) > 2 * NodeSettings().connections
         assert settings["KillMode"] == ["mixed"]
         assert float(settings["TimeoutStartSec"][0]) > NodeSettings().load_seconds
 
