@@ -4,6 +4,7 @@ import functools
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,8 +56,8 @@ def test_every_name_has_what_it_names() -> None:
                 assert source in whole["volumes"], name
         assert all(config["source"] in whole["configs"] for config in told.get("configs", ()))
         assert set(told.get("depends_on", ())) <= whole["services"].keys()
-        network = told.get("network_mode", "").removeprefix("service:")
-        assert not network or network in whole["services"]
+        way, _, owner = told.get("network_mode", "").partition(":")
+        assert way != "service" or owner in whole["services"]
         if built := told.get("build"):
             assert (FILE.parent / built["context"]).resolve() == ROOT
             assert (ROOT / built["dockerfile"]).is_file()
@@ -125,6 +126,28 @@ def test_nothing_is_published_beyond_this_machine_and_nothing_twice() -> None:
     outside = [port.split(":")[1] for port in published]
     assert len(outside) == len(set(outside))
     assert {"3000", "8080", "9090", "9091"} <= set(outside)  # as the documentation names them
+
+
+def test_mesh_has_one_secret_of_its_own(tmp_path: Path) -> None:
+    """It is made once, long enough, where the nodes look for it, and they only read it."""
+    told = service("secret")
+    (volume,) = told["volumes"]
+    name, place = volume.split(":")
+    (program,) = told["command"]
+    for _ in range(2):
+        given = program.replace(place, str(tmp_path))
+        subprocess.run([sys.executable, "-c", given], check=True)
+        made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+        assert len(made["secret"]) == 64
+        (tmp_path / "secret").write_text("f" * 64)  # the second run leaves it alone
+    assert (tmp_path / "secret").read_text() == "f" * 64
+    # The image's directory, which the new volume takes its owner from.
+    assert place == read_stages("node")[-1].environment()["STATE_DIRECTORY"]
+    for number in NODES:
+        mounted = f"{name}:{read_settings('node', number).mesh_secret_file.parent}:ro"
+        assert mounted in service(f"node{number}")["volumes"]
+        ended = {"condition": "service_completed_successfully"}
+        assert service(f"node{number}")["depends_on"]["secret"] == ended
 
 
 def test_our_containers_are_as_hardened_as_the_pod() -> None:

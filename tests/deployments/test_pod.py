@@ -18,6 +18,7 @@ TEMPLATE = "local"
 STREAM_SECONDS = 10.0
 """Longer than preStop, and at a third of the speed still within the drain."""
 SAMPLE_TOKENS = 40
+MESH_SECRET = "a secret of the mesh in this test"
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -46,6 +47,7 @@ def test_pod_serves_is_counted_and_drains_with_a_stream_running(pod: Pod) -> Non
     """
     spec = workload(render(TEMPLATE))["spec"]["template"]["spec"]
     told = containers({"spec": spec})
+    pod.write_secret("mesh", "secret", MESH_SECRET)
     model = random_model()
     with pod.start("exporter") as exporter, pod.inside():
         # Nothing waits for the sidecar: it has no startup probe.
@@ -100,6 +102,7 @@ def test_containers_can_do_no_more_than_they_must(pod: Pod, components: tuple[st
     """
     told = containers(workload(render(TEMPLATE, *components))["spec"]["template"])
     certificate = trustme.CA().issue_cert("distributed-llm-api")
+    pod.write_secret("mesh", "secret", MESH_SECRET)
     pod.write_secret("tls", "tls.crt", certificate.cert_chain_pems[0].bytes().decode())
     pod.write_secret("tls", "tls.key", certificate.private_key_pem.bytes().decode())
     pod.write_secret("api-keys", "keys", "sk-a-key\n")
