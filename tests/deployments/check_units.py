@@ -147,7 +147,9 @@ def _look_at_pair(machine: Machine) -> None:
     machine.run("systemctl", "start", AGENT)
     machine.run("systemctl", "start", NODE)
     assert machine.show(AGENT, "ActiveState") == "inactive"
-    assert machine.show(EXPORTER, "ActiveState") == "active"
+    assert machine.show(EXPORTER, "ActiveState") == "active", machine.log(EXPORTER)
+    for unit in (NODE, EXPORTER):  # neither found its port taken
+        assert machine.show(unit, "NRestarts") == "0", machine.log(unit)
     print("starting the node starts its exporter and stops the agent")
     owners = machine.run("stat", "--format=%U:%G %a", "/run/distributed-llm/telemetry.sock")
     assert owners.strip() == f"{EXPORTER}:distributed-llm 660", owners
@@ -172,6 +174,12 @@ def _look_at_pair(machine: Machine) -> None:
     machine.run("systemctl", "stop", EXPORTER)
     assert machine.show(EXPORTER, "Result") == "success"
     print("the exporter outlives the node's stop, and both end cleanly")
+
+    machine.run("systemctl", "start", NODE)
+    machine.run("systemctl", "start", AGENT)
+    states = [machine.show(unit, "ActiveState") for unit in (AGENT, NODE, EXPORTER)]
+    assert states == ["active", "inactive", "inactive"], states
+    print("starting the agent stops the pair")
 
 
 def _wait_counted(machine: Machine) -> None:

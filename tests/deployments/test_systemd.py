@@ -153,10 +153,22 @@ def test_pair_shares_the_socket_and_nothing_else() -> None:
     assert f"m {exporter['User'][0]} {exporter['Group'][0]}\n" in created
 
 
+@pytest.mark.parametrize("name", ["node", "exporter"])
+def test_unit_waits_for_the_ports_of_the_agent(name: str) -> None:
+    """Without an order systemd starts a unit while it stops the one that conflicts with it.
+
+    Nor may each be after the other, which is a cycle.
+    """
+    agent = "distributed-llm-agent.service"
+    assert unit(name)["Conflicts"] == [agent]
+    assert agent in unit(name)["After"]
+    assert f"distributed-llm-{name}" not in " ".join(unit("agent")["After"])
+
+
 def test_exporter_outlives_the_node() -> None:
     """The node starts after it and stops before it, and neither takes the other along."""
     node, exporter = unit("node"), unit("exporter")
-    assert "distributed-llm-exporter.service" in node["After"][0]
+    assert "distributed-llm-exporter.service" in " ".join(node["After"])
     assert "distributed-llm-exporter.service" in node["Wants"][0]
     for settings in (node, exporter):
         assert not {"Requires", "BindsTo", "PartOf", "Requisite"} & settings.keys()
