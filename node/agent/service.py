@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,9 +12,13 @@ from typing import Final
 
 import trio
 
+from shared.watchdog import PROCESS_VARIABLE, SECONDS_VARIABLE
+
 _BACKOFF_SECONDS: Final = (0.5, 30.0)
 _STEADY_SECONDS: Final = 60.0
 """A process that lived this long was no part of a crash loop."""
+SILENCE_SECONDS: Final = 30.0
+"""A process whose event loop says nothing for so long hangs."""
 _USAGE: Final = (1, 2)
 """Exit codes by which a process says that it cannot run with what it was given."""
 _NOT_STARTED: Final = 127
@@ -34,22 +39,30 @@ class Service:
     """A process with its restarts.
 
     It says that it is ready as systemd's services do: a datagram with `READY=1` and, as
-    `X_URL=`, where it listens, to the socket named in `NOTIFY_SOCKET` (sd_notify(3)).
+    `X_URL=`, where it listens, to the socket named in `NOTIFY_SOCKET` (sd_notify(3)). There it also
+    says that it is alive, and is killed when it no longer does (sd_watchdog_enabled(3)).
 
     Args:
         name: What it is called in the log.
         command: Its command line.
         directory: Where the notification socket may be made.
         stop_seconds: How long it gets to end after SIGTERM.
+        silence_seconds: How long it may say nothing after its first word.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], directory: Path, stop_seconds: float
+        self,
+        name: str,
+        command: Sequence[str],
+        directory: Path,
+        stop_seconds: float,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.name: Final = name
         self._command = command
         self._notify_path = directory / f"{name}.sock"
         self._stop_seconds = stop_seconds
+        self._silence_seconds = silence_seconds
         self._process: trio.Process | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -94,19 +107,47 @@ class Service:
         """Run the process once and give its exit code."""
         process = await trio.lowlevel.open_process(
             self._command,
-            env=os.environ | {"NOTIFY_SOCKET": str(self._notify_path)},
+            env=os.environ
+            | {
+                "NOTIFY_SOCKET": str(self._notify_path),
+                SECONDS_VARIABLE: str(int(self._silence_seconds * 1e6)),
+                PROCESS_VARIABLE: "",  # not the one that systemd may have named to the agent
+            },
             start_new_session=True,  # Ctrl-C reaches the agent, which ends the node first
         )
         self._process = process
         _log.info("the %s is process %d", self.name, process.pid)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_wait_ready, receiver, started, name=f"readiness of {self.name}")
+                nursery.start_soon(
+                    self._listen, process, receiver, started, name=f"word of {self.name}"
+                )
                 code = await process.wait()
                 nursery.cancel_scope.cancel()
             return code
         finally:
             await self._stop(process)
+
+    async def _listen(
+        self,
+        process: trio.Process,
+        receiver: trio.socket.SocketType,
+        started: Callable[[str], None],
+    ) -> None:
+        """Pass on that it is ready, and kill it when it falls silent. Runs until cancelled."""
+        patience = math.inf  # until it first speaks: a start may take long
+        while True:
+            with trio.move_on_after(patience) as silence:
+                message = (await receiver.recv(_MESSAGE_BYTES)).decode(errors="replace")
+            if silence.cancelled_caught:
+                _log.error("the %s hangs: no word for %s s, killing it", self.name, patience)
+                process.kill()
+                patience = math.inf
+                continue
+            patience = self._silence_seconds
+            fields = dict(line.partition("=")[::2] for line in message.splitlines())
+            if fields.get("READY") == "1":
+                started(fields.get("X_URL", ""))
 
     async def _stop(self, process: trio.Process) -> None:
         if process.poll() is not None:
@@ -126,15 +167,6 @@ def _notifications(path: Path) -> Iterator[trio.socket.SocketType]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(str(path))
         yield trio.socket.from_stdlib_socket(bound)
-
-
-async def _wait_ready(receiver: trio.socket.SocketType, started: Callable[[str], None]) -> None:
-    """Pass on each message that says ready. Runs until cancelled."""
-    while True:
-        message = (await receiver.recv(_MESSAGE_BYTES)).decode(errors="replace")
-        fields = dict(line.partition("=")[::2] for line in message.splitlines())
-        if fields.get("READY") == "1":
-            started(fields.get("X_URL", ""))
 
 
 def _how(code: int) -> str:

@@ -107,10 +107,14 @@ def _boot(root: Path, log: Path) -> Iterator[Machine]:
         )
     children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
     try:
-        machine = Machine(int(wait_for(children.read_text).split()[0]))
-        booted = ("running", "degraded")
-        state = ("systemctl", "is-system-running")
-        wait_for(lambda: machine.run(*state, check=False).strip() in booted, 60)
+
+        def find_booted() -> Machine | None:
+            # Anew each time: its first child only makes the container's systemd.
+            machine = Machine(int((children.read_text().split() or ["0"])[0]))
+            state = machine.run("systemctl", "is-system-running", check=False).strip()
+            return machine if state in ("running", "degraded") else None
+
+        machine: Machine = wait_for(find_booted, 120)
         machine.run("systemd-sysusers")
         yield machine
     finally:

@@ -1,0 +1,46 @@
+"""A process that the agent keeps alive, with a real one."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import trio_test
+
+from node.agent.service import Service
+
+SPEAKING = """
+import os, time, sdnotify
+notifier = sdnotify.SystemdNotifier()
+notifier.notify("READY=1\\nX_URL=http://here")
+open(os.environ["STARTS"], "a").write(f"{os.getpid()}\\n")
+while True:
+    notifier.notify("WATCHDOG=1")
+    time.sleep(int(os.environ["WATCHDOG_USEC"]) / 2e6)
+"""
+
+
+@trio_test
+async def test_process_that_hangs_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it speaks it is left alone; one that stands still is killed and started again."""
+    starts = tmp_path / "starts"
+    monkeypatch.setenv("STARTS", str(starts))
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))  # as under systemd
+    service = Service("thing", [sys.executable, "-c", SPEAKING], tmp_path, 5, silence_seconds=2)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            assert await nursery.start(service.run) == "http://here"
+            while not starts.exists():  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            (first,) = starts.read_text().split()
+            await trio.sleep(4)  # twice its patience
+            assert starts.read_text().split() == [first]
+            os.kill(int(first), signal.SIGSTOP)
+            while len(starts.read_text().split()) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    assert not Path(f"/proc/{first}").exists()
