@@ -133,7 +133,7 @@ def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
             )
         )
         text = started.log.read_text()
-        api = re.findall(r"API on (\S+);", text)[-1]
+        api = re.findall(r"API on (\S+)", text)[-1]
         metrics = re.findall(r"metrics on (\S+)/metrics", text)[-1]
         httpx.post(
             f"{api}/v1/completions", json={"prompt": "Once", "max_tokens": 3}
