@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from node.inference.generation import Emit
 from node.inference.lane import Lane, LaneOptions
 from node.inference.models import Model, find_shortage, list_models
 from node.inference.scheduler import Limits, Scheduler
+from node.mesh.identity import kept_node_id
 from node.mesh.local import LocalAdvert
 from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh, open_mesh
@@ -64,6 +66,7 @@ async def run(settings: NodeSettings) -> None:
         StartupError: The node cannot start here (in a group).
     """
     version = importlib.metadata.version(APPLICATION)
+    settings = replace(settings, node_id=kept_node_id(settings.node_id, settings.state_dir))
     mesh_options = read_options(settings, version)
     outbox = Outbox(
         settings.node_id,

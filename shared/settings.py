@@ -9,7 +9,6 @@ import ipaddress
 import math
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +54,7 @@ class _NodeId(click.ParamType[str]):
     name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not NODE_ID.fullmatch(value):
+        if value and not NODE_ID.fullmatch(value):
             self.fail(
                 f"{value!r} is not 1-64 of A-Z a-z 0-9 . _ - within letters or digits.", param, ctx
             )
@@ -123,11 +122,6 @@ DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 EXISTING: Final = click.Path(path_type=Path, exists=True)
 
 
-def _default_node_id() -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:64]
-    return name or "node"
-
-
 def _runtime_directory() -> Path:
     # systemd names the directory that it made for the unit (systemd.exec(5)); a desktop session
     # has one of its own (XDG Base Directory Specification).
@@ -153,7 +147,11 @@ def _state_directory() -> Path:
 class Settings:
     """What every process of the project is told."""
 
-    node_id: str = setting(_default_node_id, _NodeId(), "Name of the node, in every metric.")
+    node_id: str = setting(
+        "",
+        _NodeId(),
+        "Name of the node, in every metric; if not given the host's, kept in --state-dir.",
+    )
     host: str = setting("127.0.0.1", HOST, "Address that the ports here listen on.")
     runtime_dir: Path = setting(
         _runtime_directory, DIRECTORY, "Directory of the telemetry socket, only for this user."

@@ -9,12 +9,13 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from exporter.catalogue import FAMILIES
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
 from shared.settings import NODE_ID, Settings, fields
-from tests.deployments.dockerfile import read_stages
+from tests.deployments.dockerfile import ROOT, read_stages
 from tests.deployments.manifests import (
     NODE,
     OVERLAYS,
@@ -62,14 +63,11 @@ def test_schemas_of_current_versions_hold(overlay: str, version: str) -> None:
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
 
 
-@pytest.mark.parametrize(
-    ("component", "kind"), [("pod-monitor", "PodMonitor"), ("autoscaling-keda", "ScaledObject")]
-)
-def test_operators_kinds_are_optional(component: str, kind: str) -> None:
+def test_operators_kinds_are_optional() -> None:
     """What needs an operator is in no overlay, only in a component that one adds."""
     assert not any(of_kind(render(overlay), *FOREIGN) for overlay in OVERLAYS)
-    (added,) = of_kind(render("local", component), *FOREIGN)
-    assert added["kind"] == kind
+    (added,) = of_kind(render("local", "autoscaling-keda"), *FOREIGN)
+    assert added["kind"] == "ScaledObject"
     assert added["metadata"]["namespace"] == "distributed-llm"
 
 
@@ -386,7 +384,9 @@ def test_autoscaling_follows_a_metric_that_there_is() -> None:
 
 def test_pod_monitor_finds_the_metrics() -> None:
     """For the Prometheus operator: the nodes' pods and a port that they name."""
-    (monitor,) = of_kind(render("local", "pod-monitor"), "PodMonitor")
+    written = (ROOT / "deployments/prometheus/prometheus-operator.yaml").read_text()
+    (monitor,) = of_kind(list(yaml.safe_load_all(written)), "PodMonitor")
+    assert monitor["spec"]["namespaceSelector"]["matchNames"] == ["distributed-llm"]
     assert selects(monitor["spec"]["selector"], node_pod("local"))
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     ports = {port["name"] for port in containers(node_pod("local"))["exporter"]["ports"]}

@@ -15,7 +15,7 @@ from trio.testing import trio_test
 
 from node.errors import StartupError
 from node.mesh import seeds
-from node.mesh.identity import next_identity
+from node.mesh.identity import kept_node_id, next_identity
 from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.messages import MESSAGE_BYTES
@@ -263,6 +263,21 @@ def test_incarnation_rises_with_each_start(tmp_path: Path, monkeypatch: pytest.M
 
 def options_of(*flags: str) -> MeshOptions:
     return read_options(NodeSettings.read("node", flags, ""), "1")
+
+
+def test_node_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is given counts; else the first one of the host, however it is called later."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "Rack 7_.")
+    assert kept_node_id("given", tmp_path / "state") == "given"
+    assert kept_node_id("", tmp_path / "state") == "Rack-7"
+    monkeypatch.setattr(socket, "gethostname", lambda: "other")
+    assert kept_node_id("", tmp_path / "state") == "Rack-7"
+    assert kept_node_id("given", tmp_path / "state") == "given"
+    assert kept_node_id("", Path("/dev/null/state")) == "other"  # no disk
+    (tmp_path / "state" / "node-id").write_text("no name!")
+    assert kept_node_id("", tmp_path / "state") == "other"
+    monkeypatch.setattr(socket, "gethostname", lambda: "...")
+    assert kept_node_id("", tmp_path / "new") == "node"
 
 
 def test_mesh_without_secret_stays_on_loopback(tmp_path: Path) -> None:

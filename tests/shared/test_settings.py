@@ -29,7 +29,6 @@ from shared.settings import (
 MALFORMED = [
     ("--node-id", "-node"),
     ("--node-id", "node-"),
-    ("--node-id", ""),
     ("--node-id", "a" * 65),
     ("--node-id", "a b"),
     ("--node-id", "n\n"),

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from node.demo import MODEL_PATH
+from tests import grpc_client
 from tests.processes import Pair, Running, free_port, wait_for
 
 SECRET = "the secret of the mesh that a test made"
@@ -78,6 +79,20 @@ def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
     log = first.log.read_text()
     for said in ("peer b at", "joined", "is suspect", "is dead", "is back", "left"):
         assert said in log
+
+
+def test_peers_are_listed_over_grpc(cluster: Cluster) -> None:
+    """GetPeers says of each peer where it is, how it is, and what it has."""
+    first = cluster.start("a", mesh_port=cluster.seed)
+    second = cluster.start("b", f"--model=story={MODEL_PATH}")
+    wait_for(lambda: states(first) == {"b": "alive"})
+    with grpc_client.connect(first.url) as client:
+        (peer,) = client.inference.GetPeers(grpc_client.pb.GetPeersRequest(), timeout=20).peers
+        assert (peer.node_id, peer.api_url, list(peer.models)) == ("b", second.url, ["story"])
+        second.end(signal.SIGKILL)
+        wait_for(lambda: states(first) == {"b": "dead"})
+        (gone,) = client.inference.GetPeers(grpc_client.pb.GetPeersRequest(), timeout=20).peers
+        assert gone.state != peer.state
 
 
 def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:

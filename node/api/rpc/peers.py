@@ -26,11 +26,3 @@ class Peers(Protocol):
 
     def known(self) -> Iterable[Peer]:
         """Give each peer as it is now."""
-
-
-class NoPeers(Peers):
-    """A node that is alone."""
-
-    def known(self) -> Iterable[Peer]:
-        """Give none."""
-        return ()
