@@ -4,12 +4,14 @@ import ctypes
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import ctransformers
 
 from node.engine.protocol import Sampling
 
+_CPU: Final = Path("/proc/cpuinfo")
 _PENALTY_WINDOW: Final = 64
 _SUM_BLOCK: Final = 32
 """Positions that the library's attention sums at once; the rest of a sum it adds one by one."""
@@ -33,7 +35,7 @@ class CTransformersEngine:
         self, path: str, context_length: int, threads: int, control_tokens: dict[str, int]
     ) -> None:
         config = ctransformers.Config(context_length=context_length, threads=threads)
-        self._llm = ctransformers.LLM(path, "gguf", config=config)
+        self._llm = ctransformers.LLM(path, "gguf", config=config, lib=_build())
         self._control_tokens = control_tokens
         # The longest first, so that no token hides one that begins with it.
         names = sorted(filter(None, control_tokens), key=len, reverse=True)
@@ -120,6 +122,21 @@ class CTransformersEngine:
         buffer = (ctypes.c_int * room)()
         count = self._llm.ctransformers_llm_tokenize(encoded, False, buffer)
         return list(buffer[:count])
+
+
+def _build() -> str | None:
+    """Choose among the library's builds as it would itself, which takes it a second.
+
+    It starts a Python program that measures the processor; the kernel knows.
+    """
+    try:
+        told = _CPU.read_text()
+    except OSError:  # not Linux: the library's own way
+        return None
+    flags = set(told.partition("\nflags")[2].partition("\n")[0].split())
+    if "avx2" in flags:
+        return "avx2"
+    return "avx" if {"avx", "f16c"} <= flags else "basic"
 
 
 def _mix(seed: int, position: int) -> int:

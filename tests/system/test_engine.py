@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from ctransformers.lib import find_library
 
 from node.demo import MODEL_PATH
 from node.engine import protocol
-from node.engine.ctransformers import CTransformersEngine
+from node.engine.ctransformers import CTransformersEngine, _build
 from node.engine.protocol import (
     Cancel,
     Evaluated,
@@ -256,3 +257,8 @@ def _tokens(results: list[protocol.Result]) -> list[int]:
 
 def _text(results: list[protocol.Result]) -> bytes:
     return b"".join(result.text for result in results if isinstance(result, Sampled))
+
+
+def test_library_is_the_build_that_it_would_choose_itself() -> None:
+    """The quick way to the processor's abilities gives what the library's slow one does."""
+    assert find_library(_build()) == find_library()
