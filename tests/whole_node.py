@@ -20,6 +20,7 @@ ROUTES: Final = {
     ("/pages/<name>", "GET"): (200, 304),
     UNKNOWN: (404,),
     ("/health", "GET"): (200, 503),
+    ("/livez", "GET"): (200,),
     ("/openapi.json", "GET"): (200,),
     ("/v1/models", "GET"): (200,),
     ("/v1/models/<path:model_id>", "GET"): (200, 404),

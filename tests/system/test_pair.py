@@ -113,12 +113,10 @@ def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: P
         first = next(chunks)
         os.kill(_engine_pid(node), signal.SIGKILL)
         assert text_of([first, *chunks]) == whole
-        wait_for(
-            lambda: value(scrape(exporter.url), "inference_resumed_total", reason="crashed") == 1
-        )
+        wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok") == 2)
         samples = scrape(exporter.url)
+        assert value(samples, "inference_resumed_total", reason="crashed") == 1
         assert value(samples, "engine_restarts_total", reason="crashed") == 1
-        assert value(samples, "inference_requests_total", status="ok") == 2
         assert value(samples, "inference_tokens_generated_total") == 200
 
 

@@ -31,7 +31,7 @@ def fail(node: Running) -> None:
     """Ask for what is refused, each in another way."""
     url = f"{node.url}/v1/completions"
     for body in (
-        {"prompt": [PROMPT]},
+        {"prompt": [PROMPT, PROMPT]},
         {"prompt": PROMPT, PROMPT: 1},
         {"prompt": PROMPT, "model": PROMPT},
         {"prompt": PROMPT + "\0"},
