@@ -29,17 +29,19 @@ def _generate(engine: CTransformersEngine, prompt: str, max_tokens: int) -> dict
     began = time.perf_counter()
     position = _evaluate(engine, prompt)
     first_seconds = 0.0
+    tokens = 0
     for generated in range(1, max_tokens + 1):
         token = engine.sample(GREEDY, position)
         if engine.is_end(token):
-            raise RuntimeError(f"the model ended after {generated} tokens")
+            break
+        tokens = generated
         engine.text(token)
         first_seconds = first_seconds or time.perf_counter() - began
         if generated < max_tokens:
             engine.evaluate([token])
         position += 1
     return {
-        "tokens": max_tokens,
+        "tokens": tokens,
         "first_seconds": first_seconds,
         "seconds": time.perf_counter() - began,
     }

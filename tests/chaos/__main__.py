@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.chaos import (
     clocks,
+    clusters,
     connections,
     damage,
     deaths,
@@ -30,6 +31,7 @@ FAULTS: Final[dict[str, Callable[[Path], list[Row]]]] = {
     "exporter-rotating": rotations.killed_rotating,
     "node-killed": deaths.node_killed,
     "engine-killed": engines.engine_killed,
+    "peers-killed": clusters.peers_killed,
     "both-killed": deaths.both_killed,
     "exporter-stopped": pauses.exporter_stopped,
     "exporter-away": serving.exporter_away,
