@@ -111,11 +111,25 @@ def _request(prompt: str, tokens: int) -> bytes:
     return head.encode() + body
 
 
+def _body(received: bytes) -> bytes:
+    """Take the head of a response, and where it came in chunks their lengths, off its body."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    if b"chunked" not in head:
+        return rest
+    body = b""
+    while rest:
+        length, _, rest = rest.partition(b"\r\n")
+        size = int(length or b"0", 16)
+        body += rest[:size]
+        rest = rest[size + 2 :]
+    return body
+
+
 def _count_tokens(received: bytes) -> int:
     """Read from the stream how many tokens it had: by its account of itself, else by its events."""
     chunks = [
         json.loads(line.removeprefix(_EVENT))
-        for line in received.splitlines()
+        for line in _body(received).splitlines()
         if line.startswith(_EVENT) and not line.startswith(_DONE)
     ]
     if usage := chunks[-1].get("usage"):
