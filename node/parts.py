@@ -1,0 +1,201 @@
+"""Builds the parts of a node; `node.main` gives them their lifetimes."""
+
+import importlib.metadata
+import logging
+import math
+import secrets
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from node import machine
+from node.api.app import build_app
+from node.api.cluster import MeshPeers, add_cluster
+from node.api.forwarded import add_forwarded
+from node.api.protection import Protection
+from node.api.rpc.application import beside, build_services
+from node.api.rpc.health import HealthService
+from node.api.rpc.inference import InferenceService
+from node.engine.protocol import Described
+from node.engine.supervisor import Engine, EngineOptions, Watcher
+from node.errors import StartupError
+from node.forward.client import PeerClient
+from node.forward.peers import MeshModels
+from node.forward.router import NoPeers, Router
+from node.forward.signature import Signer
+from node.inference.generation import Emit
+from node.inference.lane import Lane, LaneOptions
+from node.inference.models import Model, find_shortage, list_models
+from node.inference.scheduler import Limits, Scheduler
+from node.mesh.identity import kept_node_id
+from node.mesh.local import LocalAdvert
+from node.mesh.member import MeshOptions
+from node.mesh.mesh import Mesh
+from node.mesh.options import read_options
+from node.mesh.speed import SpeedMeter
+from node.models.download import fetch
+from node.outbox import Outbox
+from node.progress import Progress
+from node.settings import NodeSettings
+from node.state import NodeStatus
+from shared.settings import APPLICATION
+
+_PROMPT_CHUNK_TOKENS: Final = 32
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a node is made of, before anything of it runs."""
+
+    settings: NodeSettings
+    outbox: Outbox
+    models: list[Model]
+    scheduler: Scheduler
+    status: NodeStatus
+    mesh: Mesh
+    mesh_options: MeshOptions
+    signer: Signer | None
+    """None where requests stay on this node."""
+    router: Router
+
+
+def build_parts(settings: NodeSettings) -> Parts:
+    """Build a node. Reads the files that the settings name, and opens nothing.
+
+    Raises:
+        StartupError: A file cannot be used, or the settings do not go together.
+    """
+    version = importlib.metadata.version(APPLICATION)
+    settings = replace(settings, node_id=kept_node_id(settings.node_id, settings.state_dir))
+    mesh_options = read_options(settings, version)
+    outbox = Outbox(
+        settings.node_id,
+        secrets.token_hex(8),
+        trio.current_time(),
+        events_limit=settings.buffer_events,
+        backlog_bytes=settings.buffer_bytes,
+    )
+    models = list_models(settings.model, settings.models_dir)
+    speed = SpeedMeter(outbox.emit)
+    scheduler = _build_scheduler(models, settings, speed.emit)
+    status = NodeStatus(version, scheduler, outbox.emit)
+    scheduler.on_change = status.note_change
+    mesh = Mesh(LocalAdvert(version, status, scheduler, speed), outbox.emit)
+    signer = _build_signer(settings, mesh_options)
+    return Parts(
+        settings=settings,
+        outbox=outbox,
+        models=models,
+        scheduler=scheduler,
+        status=status,
+        mesh=mesh,
+        mesh_options=mesh_options,
+        signer=signer,
+        router=_build_router(scheduler, mesh, signer, settings, outbox),
+    )
+
+
+def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
+    """Build what answers HTTP and gRPC, behind what it asks of its clients.
+
+    Args:
+        parts: Of the node.
+        stop_serving: Set when the API is about to close.
+
+    Raises:
+        StartupError: A file of keys or certificates cannot be used.
+    """
+    scheduler, router, status, mesh = parts.scheduler, parts.router, parts.status, parts.mesh
+    default_model = parts.models[0].model_id
+    framework: Any = build_app(scheduler, router, status, default_model)
+    add_cluster(framework, mesh)
+    if parts.signer is not None:
+        add_forwarded(framework, scheduler, parts.signer, parts.outbox.emit)
+    inference = InferenceService(
+        scheduler,
+        router,
+        status,
+        MeshPeers(mesh),
+        node_id=parts.settings.node_id,
+        default_model=default_model,
+    )
+    health = HealthService(status, stop_serving)
+    services = build_services(inference, health, parts.outbox.emit)
+    return Protection(beside(framework, services), parts.settings)
+
+
+def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:
+    """Give each model its engine and its lane; the composition root runs them."""
+    limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
+    scheduler = Scheduler(emit, limits)
+
+    def find_room(described: Described) -> str:
+        loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
+        return find_shortage(described, loaded, machine.available_memory_bytes())
+
+    cores = machine.usable_cores()
+    threads = settings.threads or machine.engine_threads(cores)
+    turns = trio.CapacityLimiter(max(1, int(cores) // threads))
+    watcher = Watcher(emit, find_room, scheduler.note_change)
+    options = LaneOptions(
+        queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
+    )
+    for model in models:
+        engine = Engine(model.model_id, _engine_options(model, threads, settings, emit), watcher)
+        engine.resident = model.resident
+        scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
+    return scheduler
+
+
+def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None:
+    """Give what proves to other nodes who asks; None where requests stay on this node.
+
+    Without a secret anybody on this machine could ask in a node's name, which is as much as the
+    API allows if it asks for no key, and a way around the key if it does.
+    """
+    if options.secrets or not (settings.api_key_file or settings.tls_client_ca_file):
+        return Signer(options.secrets or ("",))
+    if options.seeds:
+        _log.warning("no request is sent to another node or taken from one: set --mesh-secret-file")
+    return None
+
+
+def _build_router(
+    scheduler: Scheduler,
+    mesh: Mesh,
+    signer: Signer | None,
+    settings: NodeSettings,
+    outbox: Outbox,
+) -> Router:
+    peers = NoPeers() if signer is None else MeshModels(mesh)
+    try:
+        client = PeerClient(signer or Signer(("",)), settings.peer_ca_file)
+    except OSError as error:
+        raise StartupError(f"--peer-ca-file {settings.peer_ca_file}: {error}") from error
+    return Router(scheduler, peers, client, outbox.emit)
+
+
+def _engine_options(
+    model: Model, threads: int, settings: NodeSettings, emit: Emit
+) -> EngineOptions:
+    async def locate() -> Path:
+        if isinstance(model.source, Path):
+            return model.source
+        with closing(Progress(model.model_id, "download", emit)) as progress:
+            return await fetch(model.source, progress.note)
+
+    return EngineOptions(
+        path=str(model.source),
+        context_length=settings.context_length,
+        prompt_limit=settings.max_prompt_tokens,
+        threads=threads,
+        batch_tokens=_PROMPT_CHUNK_TOKENS,
+        load_seconds=settings.load_seconds,
+        stall_seconds=settings.stall_seconds,
+        locate=locate,
+    )
