@@ -64,8 +64,8 @@ def _is_settled(samples: Samples, requests: int, tasks_at_rest: float) -> bool:
 
 
 def _tasks_at_rest(samples: Samples) -> float | None:
-    is_loaded = value(samples, "models_loaded") == 1
-    return value(samples, "system_goroutines") if is_loaded else None
+    started = (value(samples, "node_uptime_seconds") or 0) > 3  # the first ones are from before
+    return value(samples, "system_goroutines") if started else None
 
 
 def _check_accounts(samples: Samples, asked: Counter[str]) -> None:
