@@ -17,6 +17,7 @@ from node.mesh.addresses import is_loopback, own_addresses
 from node.mesh.identity import next_identity
 from node.mesh.membership import Change, Membership, Trouble
 from node.mesh.messages import ADDRESSES, NONCE_BYTES, Advert, Message, ModelAdvert
+from node.mesh.peer import ROUND_SECONDS
 from node.mesh.plan import candidate, make_plan
 from node.mesh.seal import Refused, Seal
 from node.mesh.traffic import Traffic
@@ -24,7 +25,6 @@ from node.mesh.transport import Tls, Transport
 from shared import events
 from shared.events import Event
 
-ROUND_SECONDS: Final = 1.0
 TICK_SECONDS: Final = 0.1
 _SOONER_SECONDS: Final = 0.2
 """Between two surveys when one is wanted at once."""
@@ -34,6 +34,8 @@ _REDIAL_SECONDS: Final = 2.0
 """An address where nobody answers is called anew so often."""
 _ADVERT_SECONDS: Final = 0.1
 """An advert so old is written anew."""
+_REPORT_SECONDS: Final = 1.0
+"""Between two reports of what was counted."""
 
 _LINES: Final[dict[events.PeerState, tuple[int, str]]] = {
     "suspect": (logging.WARNING, "is suspect"),
@@ -104,7 +106,7 @@ class Member:
         transport.on_disconnect = self._lose
 
     async def run(self) -> None:
-        """Judge ten times a second, survey once. Runs until cancelled."""
+        """Judge ten times a second, survey once in a round. Runs until cancelled."""
         # Two nodes that started together shall not ask at the same moments for ever.
         due = trio.current_time() + random.uniform(0, TICK_SECONDS)  # noqa: S311 - no secret
         round_due = due + random.uniform(0, ROUND_SECONDS)  # noqa: S311
@@ -119,11 +121,12 @@ class Member:
             sooner = self.membership.wants_survey and now - self._surveyed_at > _SOONER_SECONDS
             if (now >= round_due or sooner) and not self._leaving:
                 self._survey(now)
-                round_due = min(max(round_due, now - TICK_SECONDS), now) + ROUND_SECONDS
+                round_due = min(max(round_due, now - TICK_SECONDS), now)
+                round_due += self.membership.round_seconds
             self._tell()
             if now >= report_due:
                 self._report()
-                report_due = now + ROUND_SECONDS
+                report_due = now + _REPORT_SECONDS
             due = now + TICK_SECONDS
 
     async def leave(self) -> None:

@@ -1,6 +1,6 @@
 """Who is in the mesh, as one node sees it: decides, and neither talks nor looks at a clock.
 
-Each node asks all others once a second. An answer carries its survey's nonce, so that it proves
+Each node asks all others once in a round. An answer carries its survey's nonce, so that it proves
 its sender alive at this moment: only an answer makes a peer alive. A survey from a peer proves
 less (it may be a copy, sent by somebody who held it back): it keeps a living peer alive and says
 where an unknown one can be asked.
@@ -23,7 +23,7 @@ from node.mesh.messages import (
     Kind,
     Message,
 )
-from node.mesh.peer import NEWS_SECONDS, Peer, PeerView
+from node.mesh.peer import NEWS_ROUNDS, ROUND_SECONDS, Peer, PeerView
 from shared.events import NetworkFault, PeerState
 
 _CONFLICT_SECONDS: Final = 60.0
@@ -32,6 +32,8 @@ _LAG_KEPT: Final = 0.95
 _ECHO_SECONDS: Final = 0.3
 """A survey so soon after its sender's connection broke was on its way already."""
 _NEWS: Final = 16
+_PEERS_PER_SECOND: Final = 40
+"""With more peers than this a round is longer, so that its cost to a node stays the same."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Membership:
         self.happened: list[Change | Trouble] = []
         """What the caller has to tell on and take away."""
         self.view = _mark(me.node_id, me.incarnation)
+        self.round_seconds = ROUND_SECONDS
+        """From one survey to the next."""
         self._limit = limit
         self._peers: dict[str, Peer] = {}
         self._book = AddressBook(own_addresses)
@@ -111,7 +115,8 @@ class Membership:
         self.wants_survey = False
         self._sequence += 1
         living = [peer for peer in self._peers.values() if peer.is_living]
-        news = [peer.contact() for peer in living if now - peer.joined_at < NEWS_SECONDS]
+        recent = NEWS_ROUNDS * self.round_seconds
+        news = [peer.contact() for peer in living if now - peer.joined_at < recent]
         suspects = [peer.node_id for peer in living if peer.state == "suspect"]
         return self._write("survey", advert, sent_at, nonce, news[-_NEWS:], suspects[:SUSPECTS])
 
@@ -274,6 +279,7 @@ class Membership:
         peer.incarnation, peer.session = message.incarnation, message.session
         peer.software, peer.advert = message.software, message.advert
         peer.heard_at, peer.lost_at = now, None
+        peer.round_seconds = self.round_seconds
         if restarted or not peer.known:
             peer.joined_at = now
         if peer.state != "alive" or peer.joined_at == now:
@@ -343,10 +349,11 @@ class Membership:
         self.happened.append(Change(peer.node_id, peer.state, None))
 
     def _look(self) -> None:
+        living = [peer for peer in self._peers.values() if peer.is_living]
+        self.round_seconds = max(ROUND_SECONDS, len(living) / _PEERS_PER_SECOND)
         self.view = _mark(self.me.node_id, self.me.incarnation)
-        for peer in self._peers.values():
-            if peer.is_living:
-                self.view ^= _mark(peer.node_id, peer.incarnation)
+        for peer in living:
+            self.view ^= _mark(peer.node_id, peer.incarnation)
 
     def _contacts(self) -> list[Contact]:
         """Name living peers; where there are more than fit, others each time."""

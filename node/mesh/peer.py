@@ -7,14 +7,16 @@ from node.mesh.addresses import is_address
 from node.mesh.messages import Advert, Contact
 from shared.events import NodeState, PeerState
 
-SUSPECT_SECONDS: Final = 1.5
-"""Silent for so long, a peer is suspect: a round and a half."""
-DEAD_SECONDS: Final = 2.3
+ROUND_SECONDS: Final = 1.0
+"""The shortest round."""
+SUSPECT_ROUNDS: Final = 1.5
+"""Silent for so long, a peer is suspect."""
+DEAD_ROUNDS: Final = 2.3
 LOST_SECONDS: Final = 1.0
 """A peer whose connection broke gets so long to be there again."""
 FORGET_SECONDS: Final[dict[PeerState, float]] = {"dead": 600.0, "left": 60.0, "incompatible": 30.0}
 """A dead peer is asked again for as long; after that a seed or another peer has to name it."""
-NEWS_SECONDS: Final = 3.0
+NEWS_ROUNDS: Final = 3.0
 """A new peer is told of in surveys for so long."""
 _PATIENCE_SECONDS: Final = 15.0
 """Who says that its loop is later than this is waited for no longer."""
@@ -50,6 +52,8 @@ class Peer:
     since: float
     """When that state began."""
     heard_at: float
+    round_seconds: float = ROUND_SECONDS
+    """The round in which it was heard: how soon it should be heard again."""
     known: bool = False
     """Whether anybody was told of it yet."""
     incarnation: int = 0
@@ -84,9 +88,9 @@ class Peer:
         silence = now - self.heard_at - waited
         lost = 0.0 if self.lost_at is None else now - self.lost_at - waited
         if self.is_living:
-            if silence > DEAD_SECONDS or lost > LOST_SECONDS:
+            if silence > DEAD_ROUNDS * self.round_seconds or lost > LOST_SECONDS:
                 return "dead"
-            if silence > SUSPECT_SECONDS or self.lost_at is not None:
+            if silence > SUSPECT_ROUNDS * self.round_seconds or self.lost_at is not None:
                 return "suspect"
             return self.state
         gone_at = self.heard_at if self.state == "incompatible" else self.since

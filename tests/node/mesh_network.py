@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from node.mesh.member import ROUND_SECONDS, TICK_SECONDS
+from node.mesh.member import TICK_SECONDS
 from node.mesh.membership import Change, Identity, Membership, Trouble
 from node.mesh.messages import Advert, Message
+from node.mesh.peer import ROUND_SECONDS
 from node.mesh.seal import Opened, Seal
 from shared.events import NodeState, PeerState
 
@@ -151,7 +152,7 @@ class Network:
         sooner = node.membership.wants_survey and self.now - node.surveyed_at > _SOONER_SECONDS
         if (self.now >= node.round_due or sooner) and not node.leaving:
             node.nonce, node.surveyed_at = self._nonce(), self.now
-            node.round_due = self.now + ROUND_SECONDS
+            node.round_due = self.now + node.membership.round_seconds
             own = advert(node.address, node.status, node.membership.lag_seconds)
             self._ask(node, node.membership.survey(own, self.now, WALL + self.now, node.nonce))
         for happened in node.membership.happened:

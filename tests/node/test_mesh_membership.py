@@ -72,6 +72,41 @@ def test_frozen_peer_is_dead_within_three_seconds_and_back_after() -> None:
     assert all("dead" not in states_told(victim, node.node_id) for node in rest)
 
 
+def test_round_of_a_large_mesh_is_longer_and_its_waits_with_it() -> None:
+    """Past forty peers a node asks as many a second as before; it waits as much longer."""
+    network = Network()
+    nodes = start_all(network, 61)
+    network.run(8)
+    assert {node.membership.round_seconds for node in nodes} == {60 / 40}
+    *rest, victim = nodes
+    network.stop(victim)
+    network.run(2.2)
+    assert all(node.states()["n60"] in ("alive", "suspect") for node in rest)
+    network.run(2.3 * 1.5 + 0.2 - 2.2)
+    assert {node.states()["n60"] for node in rest} == {"dead"}
+
+
+def test_mesh_that_shrinks_at_once_blames_nobody_who_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With most peers gone rounds are short again; who was heard in a long one has its time."""
+    monkeypatch.setattr("node.mesh.membership._PEERS_PER_SECOND", 4)  # for a small test
+    network = Network()
+    nodes = start_all(network, 25)
+    network.run(20)
+    assert {node.membership.round_seconds for node in nodes} == {24 / 4}
+    rest, lost = nodes[:5], nodes[5:]
+    for node in lost:
+        network.kill(node)
+    network.run(5)
+    assert {node.membership.round_seconds for node in rest} == {1.0}
+    assert living(rest) == {tuple(f"n{i}" for i in range(5))}
+    names = {node.node_id for node in rest}
+    for node in rest:
+        told = [change.after for _, change in node.changes if change.node_id in names]
+        assert told == ["alive"] * 4
+
+
 @pytest.mark.parametrize("number", [0, 5])
 def test_peer_that_leaves_is_gone_at_once(number: int) -> None:
     """A goodbye is told apart from a death, also of a seed, which is asked on."""
