@@ -31,6 +31,8 @@ _LAG_KEPT: Final = 0.95
 """Of a lag so much is still felt at the next tick: half of it after 1.4 s."""
 _ECHO_SECONDS: Final = 0.3
 """A survey so soon after its sender's connection broke was on its way already."""
+_AGAIN_SECONDS: Final = 0.4
+"""While somebody is suspect all are asked so often: one lost message shall not be the end."""
 _NEWS: Final = 16
 _PEERS_PER_SECOND: Final = 40
 """With more peers than this a round is longer, so that its cost to a node stays the same."""
@@ -88,6 +90,7 @@ class Membership:
         self._book = AddressBook(own_addresses)
         self._troubled: dict[str, float] = {}
         self._sequence = 0
+        self._surveyed_at = 0.0
 
     def tick(self, now: float, late_seconds: float) -> None:
         """Judge each peer by its silence.
@@ -108,12 +111,15 @@ class Membership:
             elif state != peer.state:
                 why = "connection lost" if peer.lost_at is not None else "silent"
                 self._turn(peer, state, now, why)
+            elif state == "suspect" and now - self._surveyed_at > _AGAIN_SECONDS:
+                self.wants_survey = True
         self._book.expire(now)
 
     def survey(self, advert: Advert, now: float, sent_at: float, nonce: bytes) -> Message:
         """Write what to ask all peers."""
         self.wants_survey = False
         self._sequence += 1
+        self._surveyed_at = now
         living = [peer for peer in self._peers.values() if peer.is_living]
         recent = NEWS_ROUNDS * self.round_seconds
         news = [peer.contact() for peer in living if now - peer.joined_at < recent]
@@ -335,7 +341,7 @@ class Membership:
             return
         peer.known, peer.state, peer.since = True, state, now
         if state == "suspect":
-            self.wants_survey = True  # one message may have been lost
+            self.wants_survey = True
         if not peer.is_living:
             self._book.drop_aliases(peer.node_id)
         self._book.changed = True

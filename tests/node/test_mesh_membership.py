@@ -388,6 +388,23 @@ def _make(
                 nodes[number] = network.start(f"n{number}", address, *seeds)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_suspect_is_asked_again(seed: int) -> None:
+    """A peer that becomes suspect and does not hear the first question is asked once more."""
+    network = Network(seed)
+    asker, peer = start_all(network, 2)
+    network.run(5)
+    network.cut = lambda *_: True
+    while asker.states()["n1"] == "alive":
+        network.run(0.05)
+    network.run(0.3)
+    network.cut = lambda *_: False
+    network.run(2)
+    for node, other in ((asker, peer), (peer, asker)):
+        assert node.states()[other.node_id] == "alive"
+        assert "dead" not in states_told(node, other.node_id)
+
+
 @given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.0, 0.02]))
 @settings(max_examples=15)
 def test_lossy_network_makes_nobody_flap(seed: int, loss: float) -> None:
