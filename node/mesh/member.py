@@ -26,7 +26,7 @@ from shared import events
 from shared.events import Event
 
 TICK_SECONDS: Final = 0.1
-_SOONER_SECONDS: Final = 0.2
+_SOONER_ROUNDS: Final = 0.2
 """Between two surveys when one is wanted at once."""
 _CONNECT_SECONDS: Final = 0.5
 """Between two looks at who should be dialed, where nothing has changed."""
@@ -118,11 +118,12 @@ class Member:
             if self.membership.has_new_addresses or now >= connect_due:
                 self._connect()
                 connect_due = now + _CONNECT_SECONDS
-            sooner = self.membership.wants_survey and now - self._surveyed_at > _SOONER_SECONDS
+            round_seconds = self.membership.round_seconds
+            wait = _SOONER_ROUNDS * round_seconds
+            sooner = self.membership.wants_survey and now - self._surveyed_at > wait
             if (now >= round_due or sooner) and not self._leaving:
                 self._survey(now)
-                round_due = min(max(round_due, now - TICK_SECONDS), now)
-                round_due += self.membership.round_seconds
+                round_due = min(max(round_due, now - TICK_SECONDS), now) + round_seconds
             self._tell()
             if now >= report_due:
                 self._report()

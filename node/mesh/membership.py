@@ -34,7 +34,7 @@ _ECHO_SECONDS: Final = 0.3
 _AGAIN_SECONDS: Final = 0.4
 """While somebody is suspect all are asked so often: one lost message shall not be the end."""
 _NEWS: Final = 16
-_PEERS_PER_SECOND: Final = 40
+_PEERS_PER_SECOND: Final = 32
 """With more peers than this a round is longer, so that its cost to a node stays the same."""
 
 
@@ -356,7 +356,10 @@ class Membership:
 
     def _look(self) -> None:
         living = [peer for peer in self._peers.values() if peer.is_living]
-        self.round_seconds = max(ROUND_SECONDS, len(living) / _PEERS_PER_SECOND)
+        # The dead count: they may be back, and where it is load that makes peers seem dead, more
+        # messages would be more of it.
+        asked = sum(peer.state not in ("left", "incompatible") for peer in self._peers.values())
+        self.round_seconds = max(ROUND_SECONDS, asked / _PEERS_PER_SECOND)
         self.view = _mark(self.me.node_id, self.me.incarnation)
         for peer in living:
             self.view ^= _mark(peer.node_id, peer.incarnation)

@@ -9,9 +9,9 @@ from shared.events import NodeState, PeerState
 
 ROUND_SECONDS: Final = 1.0
 """The shortest round."""
-SUSPECT_ROUNDS: Final = 1.5
-"""Silent for so long, a peer is suspect."""
-DEAD_ROUNDS: Final = 2.3
+SUSPECT_SECONDS: Final = 0.5
+"""Silent for so much longer than a round, a peer is suspect."""
+DEAD_SECONDS: Final = 1.3
 LOST_SECONDS: Final = 1.0
 """A peer whose connection broke gets so long to be there again."""
 FORGET_SECONDS: Final[dict[PeerState, float]] = {"dead": 600.0, "left": 60.0, "incompatible": 30.0}
@@ -85,12 +85,12 @@ class Peer:
     def judge(self, now: float, own_lag: float) -> PeerState | None:
         """Give the state that its silence puts it in; None for forgotten."""
         waited = patience(max(own_lag, self.lag))
-        silence = now - self.heard_at - waited
+        silence = now - self.heard_at - waited - self.round_seconds
         lost = 0.0 if self.lost_at is None else now - self.lost_at - waited
         if self.is_living:
-            if silence > DEAD_ROUNDS * self.round_seconds or lost > LOST_SECONDS:
+            if silence > DEAD_SECONDS or lost > LOST_SECONDS:
                 return "dead"
-            if silence > SUSPECT_ROUNDS * self.round_seconds or self.lost_at is not None:
+            if silence > SUSPECT_SECONDS or self.lost_at is not None:
                 return "suspect"
             return self.state
         gone_at = self.heard_at if self.state == "incompatible" else self.since

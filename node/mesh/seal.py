@@ -103,14 +103,14 @@ class Seal:
         if not self._is_authentic(mac, packed):
             return Refused("unauthenticated")
         try:
-            head = _head_decoder.decode(packed)
-            if abs(now - head.sent_at) > WINDOW_SECONDS:
-                return Refused("stale")
-            if head.protocol != PROTOCOL:
-                return Refused("incompatible", head)
-            return _message_decoder.decode(packed)
+            message = _message_decoder.decode(packed)
         except _DAMAGED:
-            return Refused("malformed")
+            return _refuse_other(packed, now)
+        if abs(now - message.sent_at) > WINDOW_SECONDS:
+            return Refused("stale")
+        if message.protocol != PROTOCOL:
+            return _refuse_other(packed, now)
+        return message
 
     def _is_authentic(self, mac: bytes, packed: bytes) -> bool:
         return any(
@@ -127,3 +127,16 @@ class Seal:
             if now - sent_at <= WINDOW_SECONDS
         }
         return len(self._taken) < SENDERS
+
+
+def _refuse_other(packed: bytes, now: float) -> Refused:
+    """Say what is wrong with an authentic message that is none of this protocol."""
+    try:
+        head = _head_decoder.decode(packed)
+    except _DAMAGED:
+        return Refused("malformed")
+    if abs(now - head.sent_at) > WINDOW_SECONDS:
+        return Refused("stale")
+    if head.protocol == PROTOCOL:
+        return Refused("malformed")
+    return Refused("incompatible", head)

@@ -61,7 +61,10 @@ class Transport:
         self._dialers: dict[str, tuple[Any, float]] = {}
         """Each with the time at which it was dialed."""
         self._pipes: dict[int, str] = {}
-        self._answered = _poll(surveyor.recv_fd)
+        # nng looks a descriptor up at each question for it.
+        self._answers_fd: int = surveyor.recv_fd
+        self._surveys_fd: int = respondent.recv_fd
+        self._answered = _poll(self._answers_fd)
         self._answerable = _poll(respondent.send_fd)
         self._trio_token = trio.lowlevel.current_trio_token()
         surveyor.add_post_pipe_connect_cb(self._note_connected)
@@ -108,7 +111,7 @@ class Transport:
     async def receive_answers(self, take: Callable[[bytes, str], None]) -> None:
         """Hand on each answer with the address that was dialed for it. Runs until cancelled."""
         while True:
-            await trio.lowlevel.wait_readable(self._surveyor.recv_fd)
+            await trio.lowlevel.wait_readable(self._answers_fd)
             for _ in range(_BURST):
                 if not self._answered.poll(0):  # without waiting nng would wait for the survey
                     break
@@ -124,7 +127,7 @@ class Transport:
     async def receive_surveys(self, answer: Callable[[bytes], bytes | None]) -> None:
         """Answer each survey, unless there is no answer. Runs until cancelled."""
         while True:
-            await trio.lowlevel.wait_readable(self._respondent.recv_fd)
+            await trio.lowlevel.wait_readable(self._surveys_fd)
             for _ in range(_BURST):
                 try:
                     message = self._respondent.recv_msg(block=False)

@@ -22,7 +22,7 @@ from shared.events import NodeState, PeerState
 
 WALL: Final = 1.7e9
 SECRET: Final = "a secret of the test's own mesh"
-_SOONER_SECONDS: Final = 0.2
+_SOONER_ROUNDS: Final = 0.2
 _CONNECT_SECONDS: Final = 0.02
 _LEAVE_SECONDS: Final = 1.1
 """A process that leaves still answers for so long: longer than it may, so that all ask it."""
@@ -149,7 +149,8 @@ class Network:
             return
         node.membership.tick(self.now, max(0.0, self.now - node.tick_due))
         self._connect(node)
-        sooner = node.membership.wants_survey and self.now - node.surveyed_at > _SOONER_SECONDS
+        wait = _SOONER_ROUNDS * node.membership.round_seconds
+        sooner = node.membership.wants_survey and self.now - node.surveyed_at > wait
         if (self.now >= node.round_due or sooner) and not node.leaving:
             node.nonce, node.surveyed_at = self._nonce(), self.now
             node.round_due = self.now + node.membership.round_seconds
