@@ -66,8 +66,7 @@ class Container:
     @property
     def pid(self) -> int:
         """The id, outside, of the process that is 1 inside."""
-        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
-        return int(wait_for(children.read_text).split()[0])
+        return int(wait_for(self._children)[0])
 
     def wait_until(self, probe: Manifest, seconds: float) -> None:
         """Probe until it succeeds."""
@@ -86,9 +85,21 @@ class Container:
         """Send SIGTERM as a runtime does, to the container's first process."""
         os.kill(self.pid, signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it and everything inside, unless it has ended."""
+        # The signal of `unshare --kill-child` is forgotten when the child becomes another user.
+        if self.alive and (inside := self._children()):
+            os.kill(int(inside[0]), signal.SIGKILL)
+        else:
+            self._outer.kill()
+        self._outer.wait()
+
     def wait(self, seconds: float) -> int:
         """Wait for the end and give its code."""
         return self._outer.wait(timeout=seconds)
+
+    def _children(self) -> list[str]:
+        return Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
 
     @property
     def alive(self) -> bool:
@@ -196,11 +207,11 @@ class Pod:
                 stderr=stderr,
             )
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        running = Container(outer, log, f"{user}:{self._group}", ports, given)
         try:
-            yield Container(outer, log, f"{user}:{self._group}", ports, given)
+            yield running
         finally:
-            outer.kill()  # takes what is inside along
-            outer.wait()
+            running.kill()
 
     def _mounts(self, root: Path, container: Manifest, binds: tuple[Path, ...]) -> Iterator[str]:
         environment = Path(sys.prefix)
