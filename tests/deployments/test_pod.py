@@ -15,8 +15,8 @@ from tests.deployments.pod import Pod, missing, open_pod
 from tests.processes import scrape, stream, value, wait_for
 
 TEMPLATE = "local"
-STREAM_SECONDS = 10.0
-"""Longer than preStop, and at a third of the speed still within the drain."""
+STREAM_SECONDS = 15.0
+"""Three times preStop, and at half of the speed still within the drain."""
 SAMPLE_TOKENS = 40
 MESH_SECRET = "a secret of the mesh in this test"
 
