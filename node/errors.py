@@ -103,3 +103,14 @@ class UnavailableError(RequestError):
     status = 503
     kind = "server_error"
     code = "unavailable"
+
+
+class OtherModelError(RequestError):
+    """An answer was begun with other weights than the model has here: no going on with it."""
+
+    status = 503
+    kind = "server_error"
+    code = "other_model"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"what is {model_id} here is another model than the one that answered")

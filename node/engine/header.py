@@ -5,6 +5,8 @@ engine child, so that a hostile file meets a process that may die.
 """
 
 import contextlib
+import hashlib
+import io
 import re
 import resource
 import sys
@@ -30,6 +32,8 @@ _CHILD_BYTES: Final = 4 * 2**30
 _CHILD_SECONDS: Final = 120
 _CONTROL: Final = 3
 """Token type `CONTROL` (gguf.TokenType)."""
+_SAMPLES: Final = 64
+_SAMPLE_BYTES: Final = 4096
 
 
 class UnusableModelError(Exception):
@@ -37,7 +41,7 @@ class UnusableModelError(Exception):
 
 
 def read_header(path: str) -> Described:
-    """Describe the model at `path` without touching its weights.
+    """Describe the model at `path`, of whose weights only samples are read.
 
     Raises:
         UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
@@ -46,7 +50,7 @@ def read_header(path: str) -> Described:
         reader = _open(path)
         described = _describe(reader)
         _check(reader, described, path)
-    return described
+        return msgspec.structs.replace(described, fingerprint=_fingerprint(path, reader))
 
 
 def read_shape(path: str) -> Shape:
@@ -138,6 +142,24 @@ def _check(reader: gguf.GGUFReader, described: Described, path: str) -> None:
         if is_fault:
             message = f"the engine cannot run {path}: {fault}; choose another model file"
             raise UnusableModelError(message)
+
+
+def _fingerprint(path: str, reader: gguf.GGUFReader) -> str:
+    """Tell the file from others: by its header and by samples from all over its weights.
+
+    Any training moves nearly every weight, so that samples suffice; a whole file would take as long
+    as loading it.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    with Path(path).open("rb") as file:
+        digest.update(file.read(reader.data_offset))
+        end = file.seek(0, io.SEEK_END)
+        digest.update(end.to_bytes(8))
+        span = max(0, end - reader.data_offset - _SAMPLE_BYTES)
+        for number in range(_SAMPLES):
+            file.seek(reader.data_offset + span * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _measure(reader: gguf.GGUFReader, described: Described) -> Shape:

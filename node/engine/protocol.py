@@ -72,7 +72,7 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """What the header of the model file says; sent before any weight is touched."""
+    """What the header of the model file says; sent before the weights are read."""
 
     engine: str
     architecture: str
@@ -87,6 +87,8 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     control_tokens: dict[str, int]
     bos: str
     eos: str
+    fingerprint: str = ""
+    """The same for the same file, another one for other weights."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):

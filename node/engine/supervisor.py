@@ -153,6 +153,11 @@ class Engine:
         return self.described.size_bytes if self.described and self._loaded else 0
 
     @property
+    def fingerprint(self) -> str:
+        """Stands for the file that the newest child has read; empty before the first has."""
+        return self.described.fingerprint if self.described else ""
+
+    @property
     def silent_seconds(self) -> float:
         """How long the job in hand has been without progress; 0 while there is none."""
         return 0.0 if self._job is None else trio.current_time() - self._progress

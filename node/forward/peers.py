@@ -49,6 +49,7 @@ class MeshModels:
                         loaded=model.state == "ready",
                         in_flight=model.in_flight,
                         slots=model.slots_total,
+                        fingerprint=model.fingerprint,
                     )
 
 

@@ -16,13 +16,14 @@ from node.errors import RequestError, UnavailableError
 from node.forward import wire
 from node.forward.choice import HERE, Candidate, choose
 from node.forward.client import PeerClient, PeerLostError, PeerRefusedError
-from node.inference.generation import Emit, Generation, InferenceRequest
+from node.inference.generation import Emit, Generation, InferenceRequest, is_other_model
 from node.inference.lane import ANY_CONTEXT
 from node.inference.scheduler import Scheduler
 from shared import events
 
 _LOOK_SECONDS: Final = 0.25
 """How often a running answer's peer is looked for among the living."""
+_TOLD: Final = 1000
 _ELSEWHERE: Final = (429, 503)
 """Statuses by which a node says that another one may take the request."""
 
@@ -40,6 +41,8 @@ class PeerModel:
     loaded: bool
     in_flight: int
     slots: int
+    fingerprint: str = ""
+    """Of its file; empty while it is not known."""
 
 
 class Peers(Protocol):
@@ -99,6 +102,8 @@ class Router:
         """Requests that each peer answers for this node now."""
         self._following: set[Generation] = set()
         self._moved = trio.Event()
+        self._told: set[tuple[str, str]] = set()
+        """Peers whose model of a name was said to be another one."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow what peers answer. Runs until cancelled."""
@@ -140,19 +145,38 @@ class Router:
         for generation in tuple(self._following):
             generation.failed(error)
 
-    def _candidates(self, model_id: str) -> Iterator[Candidate]:
+    def _candidates(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
+        """Give who could answer, or go on where a model with this fingerprint has begun."""
         lane = next(
             (lane for lane in self._scheduler.lanes if lane.engine.model_id == model_id), None
         )
-        if lane is not None and not lane.closed:
+        own = lane.engine.fingerprint if lane else ""
+        if lane is not None and not lane.closed and not is_other_model(fingerprint, own):
             load = lane.load()
             yield Candidate(
                 HERE, lane.engine.ready, load.in_flight, load.slots_total, full=lane.is_full
             )
         for peer in self._peers.find(model_id):
+            if is_other_model(fingerprint or own, peer.fingerprint):
+                self._tell_other(peer)
+                continue
             # What this node sent since the advert is not in it yet.
             in_flight = max(peer.in_flight, self._away[peer.node_id])
             yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots)
+
+    def _tell_other(self, peer: PeerModel) -> None:
+        """Say once that a peer has another model under a name."""
+        if (peer.node_id, peer.fingerprint) in self._told:
+            return
+        if len(self._told) >= _TOLD:
+            self._told.clear()
+        self._told.add((peer.node_id, peer.fingerprint))
+        _log.warning(
+            "what is %s on %s has other weights than elsewhere: it does not answer in another "
+            "node's place; give one of the models another name",
+            peer.model_id,
+            peer.node_id,
+        )
 
     async def _drive(self, generation: Generation) -> None:
         """See a request to its end, by one node after another if they are lost."""
@@ -169,7 +193,7 @@ class Router:
         tried: set[str] = set()
         error: RequestError = UnavailableError(f"no node answers for {model_id} now")
         while not generation.over:
-            chosen = choose(self._candidates(model_id), tried)
+            chosen = choose(self._candidates(model_id, generation.fingerprint), tried)
             if chosen is None:
                 generation.failed(error)
             elif chosen.node_id == HERE:
@@ -186,7 +210,7 @@ class Router:
         """Have one peer answer; give why it did not, if another may."""
         try:
             await self._follow(node_id, generation)
-        except PeerRefusedError as refused:
+        except RequestError as refused:
             generation.returned()
             if refused.status in _ELSEWHERE:
                 return refused
@@ -203,7 +227,7 @@ class Router:
 
         Raises:
             PeerLostError: It did not come to its end.
-            PeerRefusedError: The peer does not take the request.
+            RequestError: The peer does not take the request, or has another model by now.
         """
         model_id = generation.request.model_id
         found = [peer for peer in self._peers.find(model_id) if peer.node_id == node_id]
@@ -216,7 +240,7 @@ class Router:
                 nursery.start_soon(self._watch, node_id, generation, nursery.cancel_scope)
                 await self._pass_on(found[0], generation)
                 nursery.cancel_scope.cancel()
-        except* (PeerLostError, PeerRefusedError) as group:
+        except* (PeerLostError, RequestError) as group:
             failed.append(_first(group))
         finally:
             self._away[node_id] -= 1
@@ -227,7 +251,7 @@ class Router:
         generation.finished("cancelled", "")  # where its caller left
 
     async def _pass_on(self, peer: PeerModel, generation: Generation) -> None:
-        generation.begin()
+        generation.begin(peer.fingerprint)
         began = trio.current_time()
         request = generation.remainder()
         body = wire.pack_request(request)

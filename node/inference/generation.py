@@ -16,6 +16,7 @@ from node.errors import (
     DeadlineExceededError,
     EngineFailedError,
     InvalidRequestError,
+    OtherModelError,
     QueueFullError,
     RequestError,
 )
@@ -68,6 +69,8 @@ class InferenceRequest:
     answers, whatever it costs."""
     prior: tuple[Token, ...] = ()
     """What another node had generated of the answer when it was lost."""
+    fingerprint: str = ""
+    """Of the model's file that drew those tokens; empty where it is not known."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -90,6 +93,11 @@ class Ending:
 
 
 _identities = itertools.count(1)
+
+
+def is_other_model(one: str, another: str) -> bool:
+    """Whether two fingerprints are known and differ."""
+    return "" not in (one, another) and one != another
 
 
 class _Phase(Enum):
@@ -149,6 +157,7 @@ class Generation:
         self._fruitless = 0
         """Interruptions since the last token."""
         self._tokens = list(request.prior)
+        self._fingerprint = request.fingerprint
         self._foreign = len(request.prior)
         """Tokens among them that are another node's work and in its account."""
         for token in request.prior:
@@ -221,8 +230,23 @@ class Generation:
 
     # The engine's side.
 
-    def begin(self) -> Generate:
-        """Note that an engine has it now, and say what that engine is to do."""
+    @property
+    def fingerprint(self) -> str:
+        """Of the model's file that alone can go on with it; empty where any can."""
+        return self._fingerprint if self._tokens else ""
+
+    def begin(self, fingerprint: str = "") -> Generate:
+        """Note that an engine has it now, and say what that engine is to do.
+
+        Args:
+            fingerprint: Of the engine's model; empty where it is not known.
+
+        Raises:
+            OtherModelError: The tokens so far were drawn by another model of the same name.
+        """
+        if is_other_model(self.fingerprint, fingerprint):
+            raise OtherModelError(self.request.model_id)
+        self._fingerprint = fingerprint or self.fingerprint
         if self._interruption is not None:
             self._emit(InferenceResumed(self.request.model_id, self._interruption))
             self._interruption = None
@@ -247,6 +271,7 @@ class Generation:
             self.request,
             forwarded=True,
             prior=tuple(self._tokens),
+            fingerprint=self.fingerprint,
             deadline_seconds=None if left == math.inf else max(0.0, left),
         )
 

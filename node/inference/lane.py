@@ -166,7 +166,8 @@ class Lane:
             await self.engine.wait_ready()
             async with self._turns:
                 if not generation.over and self.engine.ready:
-                    await self.engine.begin(generation, generation.begin())
+                    command = generation.begin(self.engine.fingerprint)
+                    await self.engine.begin(generation, command)
                     await generation.changed.wait()
                     await self.engine.release(generation)
         self._note_service(trio.current_time() - began)

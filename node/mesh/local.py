@@ -80,4 +80,5 @@ class LocalAdvert:
                 in_flight=load.in_flight,
                 slots_busy=load.slots_busy,
                 slots_total=load.slots_total,
+                fingerprint=lane.engine.fingerprint,
             )

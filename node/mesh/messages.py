@@ -50,6 +50,8 @@ class ModelAdvert(msgspec.Struct, frozen=True, array_like=True):
     in_flight: Count
     slots_busy: Count
     slots_total: Count
+    fingerprint: Name = ""
+    """Tells models of one name apart: the same for the same file; empty while it is not known."""
 
 
 class Advert(msgspec.Struct, frozen=True, array_like=True):

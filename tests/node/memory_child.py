@@ -13,7 +13,7 @@ from node.engine.child_process import ChildProcess
 
 CONTEXT_LENGTH: Final = 64
 DESCRIBED: Final = protocol.Described(
-    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "", {}, "<s>", "</s>"
+    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "", {}, "<s>", "</s>", "f1"
 )
 
 
@@ -94,10 +94,10 @@ class MemoryChild:
         """Say that a request is over."""
         await self.say(protocol.Finished(request, reason, ""))
 
-    async def load(self) -> None:
+    async def load(self, described: protocol.Described = DESCRIBED) -> None:
         """Load the model as asked."""
         assert isinstance(await self.hear(), protocol.Load)
-        await self.say(DESCRIBED)
+        await self.say(described)
         assert isinstance(await self.hear(), protocol.Proceed)
         await self.say(protocol.Read(2**19, 2**20), protocol.Loaded(CONTEXT_LENGTH))
 

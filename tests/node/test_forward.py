@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, trio_test
 
 from node.engine.protocol import Sampling
+from node.errors import OtherModelError
 from node.forward import wire
 from node.forward.signature import WINDOW_SECONDS, Signer
 from node.inference.generation import Delta, Generation, InferenceRequest, Token
@@ -39,6 +40,7 @@ def request(**changed: object) -> InferenceRequest:
         "deadline_seconds": 2.5,
         "forwarded": True,
         "prior": (Token(7, b"\xc3"), Token(8, b"\xa4")),
+        "fingerprint": "f1",
     }
     return InferenceRequest(**(fields | changed))  # type: ignore[arg-type]
 
@@ -102,10 +104,16 @@ async def test_rest_of_an_answer_is_what_another_node_needs(autojump_clock: Mock
     del autojump_clock
     first = Generation(request(prior=(), forwarded=False), lambda _: None, 64)
     await trio.sleep(1)
-    first.begin()
+    first.begin("f0")
+    first.interrupted("peer_lost")
+    first.begin("f1")  # before the first token any model of that name will do
     first.sampled(7, b"\xc3")
     rest = first.remainder()
     assert rest == request(prior=(Token(7, b"\xc3"),), deadline_seconds=1.5)
+    with pytest.raises(OtherModelError):
+        first.begin("f2")
+    first.begin("")  # it will see itself
+    assert first.remainder().fingerprint == "f1"
     unbound = Generation(request(deadline_seconds=None), lambda _: None, 64)
     assert unbound.remainder().deadline_seconds is None
 

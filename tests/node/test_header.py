@@ -206,3 +206,17 @@ def test_file_that_may_not_be_read_is_refused(closed: str) -> None:
             message = refusal(path)
         assert "allow this user to read it" in message
         Path(directory).chmod(0o700)
+
+
+def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
+    """A copy has the same one; other weights or another header have another."""
+    model = write_model(tmp_path / "a.gguf")
+    copy = write_model(tmp_path / "b.gguf")
+    renamed = write_model(tmp_path / "c.gguf", general__name="other")
+    trained = write_model(tmp_path / "d.gguf")
+    reader = gguf.GGUFReader(trained, "r+")
+    reader.tensors[0].data[:] = 1
+    reader.data.flush()
+    prints = [read_header(str(path)).fingerprint for path in (model, copy, renamed, trained)]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3

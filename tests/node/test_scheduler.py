@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
@@ -17,6 +18,7 @@ from node.errors import (
     InsufficientMemoryError,
     InvalidRequestError,
     ModelNotFoundError,
+    OtherModelError,
     QueueFullError,
     UnavailableError,
 )
@@ -325,6 +327,27 @@ async def test_crash_is_not_seen_by_the_caller(
         assert place.statuses == ["ok", "ok"]
         assert events.InferenceResumed("m", "crashed") in place.emitted
         assert place.lane.has_free_slot
+
+
+@trio_test
+async def test_answer_is_not_gone_on_with_by_another_model(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The file was replaced before the crash: who has a part of the old answer is told so."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        asked, following = place.admit(), place.admit()
+        await child.hear_generate()
+        await child.say_tokens(asked.identity, "a")
+        child.die()
+        again = await children.next()
+        await again.load(msgspec.structs.replace(DESCRIBED, fingerprint="f2"))
+        assert await asked.receive() == Delta("a", 1)
+        with pytest.raises(OtherModelError):
+            await asked.receive()
+        assert await again.hear_generate() == following.identity
+        await again.finish(following.identity)
+        assert place.statuses == ["error", "ok"]
 
 
 @trio_test

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -181,6 +184,48 @@ def test_stream_that_nobody_can_go_on_with_ends_in_an_error(
     second.end(signal.SIGKILL)
     assert list(chunks)[-1]["error"]["code"] == "unavailable"
     wait_for(lambda: complete(first).status_code in (404, 503))
+
+
+@pytest.fixture(scope="module")
+def other_model(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slow model trained on, as it were: one matrix of it is another."""
+    path = tmp_path_factory.mktemp("other") / slow_model.name
+    shutil.copy(slow_model, path)
+    reader = gguf.GGUFReader(path, "r+")
+    changed = next(tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_up.weight")
+    changed.data[:] = np.roll(changed.data, 1, axis=0)
+    reader.data.flush()
+    return path
+
+
+def test_answer_is_not_gone_on_with_by_other_weights(
+    cluster: Cluster, slow_model: Path, other_model: Path
+) -> None:
+    """A peer whose model only has the same name takes nobody's place, before or in an answer."""
+    first = cluster.start("a", f"other={MODEL_PATH}")
+    second = cluster.start("b", f"story={slow_model}")
+    third = cluster.start("c", f"story={other_model}")
+    wait_for(lambda: knows(first, "story", peers=2) and knows(second, "story"))
+    texts = [complete(node, max_tokens=20).json()["choices"][0]["text"] for node in (second, third)]
+    assert texts[0] != texts[1]
+
+    running = stream(second.url, max_tokens=100, **STORY)
+    next(running)
+    queued = complete(second, max_tokens=20).json()["choices"][0]["text"]  # though c is idle
+    assert queued == texts[0]
+    running.close()  # type: ignore[attr-defined]
+    assert cluster.requests("c") == 1
+    assert "other weights than elsewhere" in second.log.read_text()
+
+    chunks = stream(first.url, max_tokens=1500, **STORY)
+    some = text_of([next(chunks) for _ in range(10)])
+    nodes = (second, third) if texts[0].startswith(some[:10]) else (third, second)
+    asked = [cluster.requests(name) for name in ("b", "c")]
+    nodes[0].end(signal.SIGKILL)
+    assert list(chunks)[-1]["error"]["code"] == "unavailable"
+    assert [cluster.requests(name) for name in ("b", "c")] == asked
+    there = texts[1] if nodes[1] is third else texts[0]
+    assert complete(first, max_tokens=20).json()["choices"][0]["text"] == there
 
 
 def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model: Path) -> None:
