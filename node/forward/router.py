@@ -147,11 +147,10 @@ class Router:
 
     def _candidates(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
         """Give who could answer, or go on where a model with this fingerprint has begun."""
-        lane = next(
-            (lane for lane in self._scheduler.lanes if lane.engine.model_id == model_id), None
-        )
+        open_lanes = (lane for lane in self._scheduler.lanes if not lane.closed)
+        lane = next((lane for lane in open_lanes if lane.engine.model_id == model_id), None)
         own = lane.engine.fingerprint if lane else ""
-        if lane is not None and not lane.closed and not is_other_model(fingerprint, own):
+        if lane is not None and not is_other_model(fingerprint, own):
             load = lane.load()
             yield Candidate(
                 HERE, lane.engine.ready, load.in_flight, load.slots_total, full=lane.is_full
