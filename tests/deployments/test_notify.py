@@ -17,9 +17,15 @@ from tests.processes import wait_for
 WATCHDOG_MICROSECONDS = 600_000
 PING_SECONDS = WATCHDOG_MICROSECONDS / 1e6 / 2
 COMMANDS = {
-    "node": ["node", "--api-port=0", "--threads=1"],
+    "node": ["node", "--api-port=0", "--mesh-port=0", "--threads=1"],
     "exporter": ["exporter", "--metrics-port=0"],
-    "node.agent": ["node.agent", "--api-port=0", "--metrics-port=0", "--threads=1"],
+    "node.agent": [
+        "node.agent",
+        "--api-port=0",
+        "--mesh-port=0",
+        "--metrics-port=0",
+        "--threads=1",
+    ],
 }
 
 

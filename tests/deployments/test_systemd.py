@@ -189,7 +189,8 @@ def test_processes_do_without_memory_to_write_and_execute(pair: Pair) -> None:
     if subprocess.run([*refused[:4], "-c", ""], check=False, capture_output=True).returncode:
         pytest.skip("this kernel cannot forbid it (Linux 6.3 can)")
     log = pair.directory / "agent.log"
-    flags = ["--api-port=0", "--metrics-port=0", "--threads=1", *pair.flags]
+    ports = ["--api-port=0", "--mesh-port=0", "--metrics-port=0"]
+    flags = [*ports, "--threads=1", *pair.flags]
     with log.open("w") as stderr:
         agent = subprocess.Popen(
             [*refused, "node.agent", *flags], stdout=subprocess.DEVNULL, stderr=stderr

@@ -72,6 +72,7 @@ class Machine:
             "DISTRIBUTED_LLM_RUNTIME_DIR": str(directory / "run"),
             "DISTRIBUTED_LLM_STATE_DIR": str(directory / "state"),
             "DISTRIBUTED_LLM_API_PORT": "0",
+            "DISTRIBUTED_LLM_MESH_PORT": "0",
             "DISTRIBUTED_LLM_THREADS": "1",
         }
 

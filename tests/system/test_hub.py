@@ -338,7 +338,8 @@ def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> No
     hub.hold = threading.Event()
     hub.cuts = [MIB]
     port = free_port()
-    command = [sys.executable, "-m", "node", f"--api-port={port}", *pair.flags, f"--model={FILE}"]
+    ports = [f"--api-port={port}", "--mesh-port=0"]
+    command = [sys.executable, "-m", "node", *ports, *pair.flags, f"--model={FILE}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for(hub.of_storage)
         health = httpx.get(f"http://127.0.0.1:{port}/health")

@@ -114,11 +114,14 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
         assert client.inference.Generate(call, timeout=60).text == streamed
 
     wait_for(lambda: cluster.requests("b") == 6)
-    assert cluster.requests("a") == 0
-    forwarded = cluster.samples("a")
-    assert value(forwarded, "network_latency_seconds_count", operation="forward") == 4
+
+    def forwarded(name: str, **labels: str) -> float | None:
+        return value(cluster.samples("a"), name, **labels)
+
+    wait_for(lambda: forwarded("network_latency_seconds_count", operation="forward") == 4)
     sent = {"direction": "sent", "message_type": "forward"}
-    assert value(forwarded, "network_messages_total", **sent) == 4
+    wait_for(lambda: forwarded("network_messages_total", **sent) == 4)
+    assert cluster.requests("a") == 0
 
 
 def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:

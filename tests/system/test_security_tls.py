@@ -157,7 +157,7 @@ def test_unusable_files_are_one_line(
     (files.directory / "text").write_text("not a certificate")
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(files.directory / "other")
     given = [flag.format(d=files.directory) for flag in flags]
-    command = [sys.executable, "-m", "node", "--api-port=0", *pair.flags, *given]
+    command = [sys.executable, "-m", "node", "--api-port=0", "--mesh-port=0", *pair.flags, *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
