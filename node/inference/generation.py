@@ -187,8 +187,10 @@ class Generation:
         Raises:
             RequestError: The answer ended in an error.
         """
+        # What ended in time is read out, however late: its rest would be lost without a word.
+        deadline = math.inf if self.over else self._deadline
         try:
-            with trio.move_on_at(self._deadline):
+            with trio.move_on_at(deadline):
                 delta = await self._receive.receive()
                 self._delivered += delta.tokens
                 return delta

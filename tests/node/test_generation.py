@@ -356,6 +356,21 @@ async def test_deadline_stops_the_engine(autojump_clock: MockClock) -> None:
 
 
 @trio_test
+async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: MockClock) -> None:
+    """A slow reader gets the whole of it: a deadline that comes later cuts nothing off."""
+    del autojump_clock
+    emitted: list[Event] = []
+    asked = generation(emitted, deadline_seconds=5, streamed=True)
+    asked.begin()
+    for token, piece in enumerate((b"a", b"b", b"c")):
+        asked.sampled(token, piece)
+    asked.finished("stop", "")
+    await trio.sleep(6)
+    assert await read_all(asked) == ("abc", Ending("stop", 0, 0, 3))
+    assert account(emitted).status == "ok"
+
+
+@trio_test
 async def test_what_comes_after_the_end_changes_nothing() -> None:
     """A late word of the engine or a second farewell of the caller is harmless."""
     emitted: list[Event] = []
