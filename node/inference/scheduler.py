@@ -99,7 +99,8 @@ class Scheduler:
     async def unload(self, model_id: str) -> None:
         """Take no more requests for a model, finish those that it has, and let it go.
 
-        Ends when its memory is free.
+        Ends when its memory is free. Cancelled before those requests are done, it is off: the model
+        stays and takes requests again.
 
         Raises:
             ModelNotFoundError: No such model is here.
@@ -107,11 +108,18 @@ class Scheduler:
         """
         lane = self.find(model_id)
         lane.closed = True
+        try:
+            await self._wait_idle(lane)
+        except BaseException:  # else it would stay in memory and answer nobody
+            lane.closed = False
+            raise
+        await lane.engine.unload("requested")
+
+    async def _wait_idle(self, lane: Lane) -> None:
         while not lane.idle:
             await self._moved.wait()
             if not lane.closed:
-                raise UnavailableError(f"model {model_id} was loaded again meanwhile")
-        await lane.engine.unload("requested")
+                raise UnavailableError(f"model {lane.engine.model_id} was loaded again meanwhile")
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no more requests and wait for those in work, for as long as the grace."""

@@ -783,6 +783,24 @@ async def test_unloaded_model_is_finished_with_and_stays_away(
 
 
 @trio_test
+async def test_unload_that_is_given_up_leaves_the_model_as_it_was(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Who asked for it left while requests were in work: others are served as before."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        first = place.admit()
+        await child.hear_generate()
+        with trio.move_on_after(1) as patience:
+            await place.scheduler.unload("m")
+        assert patience.cancelled_caught
+        second = place.admit()
+        await child.finish(first.identity)
+        assert await child.hear_generate() == second.identity
+        assert (place.engine.resident, child.has_ended) == (True, False)
+
+
+@trio_test
 async def test_unload_stops_a_load(autojump_clock: MockClock, children: Children) -> None:
     """A model that is being loaded can be given up; who waits for it is told."""
     del autojump_clock
