@@ -8,6 +8,7 @@ import trio
 
 from node.api.connection import CONNECTION, Connection
 from node.api.pages import PAGE_PATHS
+from node.api.requests import REQUEST_ID, choose_request_id
 from node.api.schema import error_body
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.forward import wire
@@ -101,7 +102,7 @@ def require_certificate(application: Application) -> Application:
             message = "this API asks for a client certificate that its authority has signed"
             error = UnauthorizedError(message, code="client_certificate_required")
             if not _leave_refusal(scope, error):
-                await send_error(send, error)
+                await send_error(scope, send, error)
                 return
         await application(scope, receive, send)
 
@@ -121,7 +122,7 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
             message = "this API asks for a key: send Authorization: Bearer <key>"
             error = UnauthorizedError(message)
             if not _leave_refusal(scope, error):
-                await send_error(send, error, (b"www-authenticate", b"Bearer"))
+                await send_error(scope, send, error, (b"www-authenticate", b"Bearer"))
                 return
         await application(scope, receive, send)
 
@@ -147,9 +148,9 @@ def check_head(application: Application) -> Application:
         size = len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in headers)
         if len(headers) > HEADERS_LIMIT or size > HEADER_BYTES:
             message = f"a request has at most {HEADERS_LIMIT} headers of {HEADER_BYTES} bytes"
-            await send_error(send, HeadersTooLargeError(message))
+            await send_error(scope, send, HeadersTooLargeError(message))
         elif not scope["path"].startswith("/"):
-            await send_error(send, InvalidRequestError("the request's target is not a path"))
+            await send_error(scope, send, InvalidRequestError("the request's target is not a path"))
         else:
             await application(scope, receive, send)
 
@@ -168,8 +169,11 @@ def refuse_websockets(application: Application) -> Application:
     return wrapped
 
 
-async def send_error(send: Send, error: RequestError, *headers: tuple[bytes, bytes]) -> None:
+async def send_error(
+    scope: Scope, send: Send, error: RequestError, *headers: tuple[bytes, bytes]
+) -> None:
     """Send a whole response that is OpenAI's error object."""
+    given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
     body = msgspec.json.encode(error_body(error))
     start = {
         "type": "http.response.start",
@@ -177,6 +181,7 @@ async def send_error(send: Send, error: RequestError, *headers: tuple[bytes, byt
         "headers": [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
+            (REQUEST_ID.lower().encode(), choose_request_id(given).encode()),
             *headers,
         ],
     }

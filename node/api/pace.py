@@ -85,7 +85,7 @@ class _Exchange:
             await application(self._scope, self._receive_in_time, self._send_in_time)
         if self._late and not self._started:
             error = TooSlowError("the request's body did not arrive in time")
-            await send_error(self._send_in_time, error)
+            await send_error(self._scope, self._send_in_time, error)
         elif self._started and not self._finished:
             self._tell_cut()
             if self._connection is not None:

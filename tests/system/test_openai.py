@@ -473,12 +473,13 @@ def test_clients_take_turns(pair: Pair, slow_model: Path) -> None:
 
 
 def test_key_is_asked_for_in_the_clients_words(pair: Pair, tmp_path: Path) -> None:
-    """A wrong key is the client's AuthenticationError."""
+    """A wrong key is the client's AuthenticationError, which names its request too."""
     keys = tmp_path / "keys"
     keys.write_text("sk-right\n")
     with pair.node(f"--api-key-file={keys}") as node:
         client = client_of(node)
         with pytest.raises(openai.AuthenticationError) as refused:
-            client.models.retrieve("demo")
+            client.models.retrieve("demo", extra_headers={"X-Request-ID": "order-66"})
         assert refused.value.code == "invalid_api_key"
+        assert refused.value.request_id == "order-66"
         assert client.with_options(api_key="sk-right").models.retrieve("demo").id == "demo"
