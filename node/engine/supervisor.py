@@ -110,6 +110,8 @@ class Engine:
         """Set when `want` or `unload` has something to say."""
         self._unload_reason: events.UnloadReason = "requested"
         self._child: ChildProcess | None = None
+        self._has_room = False
+        """Whether memory was found for the child's model: no other can have it."""
         self._loaded = False
         self._failure: RequestError | None = None
         self._settled = trio.Event()
@@ -149,8 +151,8 @@ class Engine:
 
     @property
     def weights_bytes(self) -> int:
-        """How large the weights in memory are; 0 while there are none."""
-        return self.described.size_bytes if self.described and self._loaded else 0
+        """How large the weights are that are in memory, or on their way there; 0 for none."""
+        return self.described.size_bytes if self.described and self._has_room else 0
 
     @property
     def fingerprint(self) -> str:
@@ -339,6 +341,7 @@ class Engine:
                         self.described = result
                         if fault := self._watcher.find_room(result):
                             return InsufficientMemoryError(fault)
+                        self._has_room = True
                         await child.send(protocol.Proceed())
                     case protocol.Read(done, total):
                         progress.note(done, total)
@@ -386,6 +389,7 @@ class Engine:
         """Note that the child is gone, or about to be."""
         was_loaded = self._loaded
         self._child = None
+        self._has_room = False
         self._loaded = False
         self.context_length = 0
         if not was_loaded:

@@ -760,6 +760,26 @@ async def test_model_without_room_is_refused_before_its_weights_are_read(
 
 
 @trio_test
+async def test_model_that_loads_has_its_memory_already(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Another that is asked for meanwhile is not given the same; one that failed gives it back."""
+    del autojump_clock
+    async with open_empty_place(children, Asked(resident=False)) as place:
+        request = place.admit()
+        child = await children.next()
+        await child.hear()
+        assert place.engine.weights_bytes == 0
+        await child.say(DESCRIBED)
+        assert place.engine.weights_bytes == DESCRIBED.size_bytes
+        assert not place.engine.ready
+        await child.say(protocol.LoadFailed("it is damaged"))
+        with pytest.raises(UnavailableError, match="damaged"):
+            await request.receive()
+        assert place.engine.weights_bytes == 0
+
+
+@trio_test
 async def test_unloaded_model_is_finished_with_and_stays_away(
     autojump_clock: MockClock, children: Children
 ) -> None:
