@@ -23,6 +23,9 @@ from node.api.tls import ServerTls, client_digest
 from shared.events import Event
 
 _KEEP_ALIVE_SECONDS: Final = 75
+_MOST_REQUESTS: Final = 2**30
+"""As many streams as an HTTP/2 client can open on a connection (RFC 9113, section 5.1.1): no limit.
+At its own of 1000, hypercorn 0.18 cuts what the connection's other streams still have to send."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 1.0
 _UNREAD_BYTES: Final = 64 * 2**10
@@ -215,6 +218,7 @@ class _Server(TCPServer):
 def _configure() -> Config:
     config = Config()
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS  # also bounds how long headers may take
+    config.keep_alive_max_requests = _MOST_REQUESTS
     config.include_server_header = False
     config.errorlog = logging.getLogger("hypercorn.error")
     return config

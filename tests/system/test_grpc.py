@@ -141,6 +141,13 @@ def test_model_is_unloaded_and_loaded_while_serving(pair: Pair) -> None:
             assert refusal(method, request).code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_channel_is_kept_for_any_number_of_calls(shared_node: Running) -> None:
+    """None fails because of how many came before it on its connection."""
+    with connect(shared_node.url) as fresh:
+        for _ in range(1100):  # hypercorn's own limit is 1000
+            fresh.inference.ListModels(pb.ListModelsRequest())
+
+
 # Errors.
 
 
