@@ -108,6 +108,8 @@ class Engine:
         self._wanted = False
         self._called = trio.Event()
         """Set when `want` or `unload` has something to say."""
+        self._dismissed = trio.Event()
+        """Set when this child is to end, which holds even if the model is wanted again at once."""
         self._unload_reason: events.UnloadReason = "requested"
         self._child: ChildProcess | None = None
         self._has_room = False
@@ -224,6 +226,7 @@ class Engine:
         self.resident = False
         self._wanted = False
         self._unload_reason = reason
+        self._dismissed.set()
         self._called.set()
         self._settled.set()
         await self._gone.wait()
@@ -263,6 +266,8 @@ class Engine:
     async def _live(self) -> RequestError | None:
         """Run one child from its start to its end; give why it could not load, if so."""
         self._gone = trio.Event()
+        self._called = trio.Event()
+        self._dismissed = trio.Event()
         try:
             return await self._live_child()
         except OSError as error:  # no process, pipe or memory to be had: as bad, and as passing
@@ -291,9 +296,8 @@ class Engine:
         return None
 
     async def _leave(self, scope: trio.CancelScope) -> None:
-        """End the child's block when the model is not wanted any more."""
-        while self._wanted:
-            await self._wait_called()
+        """End the child's block when the model is unloaded."""
+        await self._dismissed.wait()
         scope.cancel()
 
     async def _load(self, child: ChildProcess) -> RequestError | None:

@@ -821,6 +821,29 @@ async def test_unload_that_is_given_up_leaves_the_model_as_it_was(
 
 
 @trio_test
+async def test_model_that_is_wanted_in_the_moment_of_its_unload_is_let_go(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Somebody waits for that, whichever was first; then it is loaded anew."""
+    del autojump_clock
+
+    async def want(engine: Engine) -> None:
+        engine.want()
+
+    async with open_place(children) as (place, first):
+        child = first
+        for _ in range(20):  # Trio draws the order of what can run at the same time
+            async with trio.open_nursery() as moment:
+                moment.start_soon(place.engine.unload, "requested")
+                moment.start_soon(want, place.engine)
+            assert child.has_ended
+            place.engine.want()
+            child = await children.next()
+            await child.load()
+            assert place.engine.ready
+
+
+@trio_test
 async def test_unload_stops_a_load(autojump_clock: MockClock, children: Children) -> None:
     """A model that is being loaded can be given up; who waits for it is told."""
     del autojump_clock
