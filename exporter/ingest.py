@@ -104,11 +104,16 @@ class Ingest:
                 gone.append(node.node_id)
         return gone
 
-    def excuse(self, seconds: float) -> None:
-        """Take a pause of this process for no node's silence: what they sent waits to be read."""
+    def excuse(self, seconds: float, now: float) -> None:
+        """Take a pause of this process for no node's silence: what they sent waits to be read.
+
+        Args:
+            seconds: How long the pause was, its end being now.
+            now: The time on the clock of `silent`, seconds.
+        """
         for node in self.state.nodes.values():
-            if node.heard_at is not None:
-                node.heard_at += seconds
+            if node.heard_at is not None:  # and perhaps since the pause
+                node.heard_at = min(node.heard_at + seconds, now)
 
     def lose(self, node_id: str) -> None:
         """Note that a node is gone without a goodbye."""

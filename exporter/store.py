@@ -109,8 +109,9 @@ class Store:
                 await self.tick(trio.current_time())
                 due = trio.current_time() + TICK_SECONDS
                 await trio.sleep_until(due)
-                if (late := trio.current_time() - due) > _AWAY_SECONDS:
-                    self._ingest.excuse(late)
+                now = trio.current_time()
+                if now - due > _AWAY_SECONDS:
+                    self._ingest.excuse(now - due, now)
 
     async def tick(self, now: float) -> None:
         """Count the exporter's own metrics and take away the levels of nodes that fell silent."""

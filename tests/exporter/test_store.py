@@ -405,9 +405,24 @@ def test_pause_of_the_exporter_is_no_nodes_silence(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = opened(tmp_path)
         await Sender().send(store, sampled())
-        store._ingest.excuse(10.0)
+        store._ingest.excuse(10.0, trio.current_time() + 10.0)
         await store.tick(trio.current_time() + 10.0)
         assert number(store, c.NODE_UP, "n1") == 1
+        store.close()
+
+    trio.run(scenario)
+
+
+def test_pause_excuses_no_silence_after_it(tmp_path: Path) -> None:
+    """A node that spoke after the pause and then fell silent is gone as soon as any other."""
+
+    async def scenario() -> None:
+        store = opened(tmp_path)
+        await Sender().send(store, sampled())
+        heard = trio.current_time()
+        store._ingest.excuse(60.0, heard)
+        await store.tick(heard + TIMEOUT_SECONDS + 0.1)
+        assert number(store, c.NODE_UP, "n1") == 0
         store.close()
 
     trio.run(scenario)
