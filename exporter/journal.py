@@ -262,6 +262,8 @@ class Journal:
     def _next_generation(self) -> int:
         try:
             if not self._directory.hold():
+                # What is in its place may be the counts of before, as of a disk mounted late.
+                self._is_recovered = False
                 self._needed_generation = self._generation + 1
         except StartupError as error:
             raise JournalError(str(error)) from error

@@ -51,10 +51,7 @@ def open_store(
             failure = str(error)
     if failure:
         _log.error("metrics are not durable: %s", failure)
-    store = Store(ingest, directory, journal, failure, rotate_bytes)
-    for kind, count in journal.quarantined.items():
-        store.note(c.QUARANTINED, (kind,), count)
-    return store
+    return Store(ingest, directory, journal, failure, rotate_bytes)
 
 
 def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: float) -> Ingest:

@@ -8,6 +8,7 @@ log with a snapshot beside it brings it back.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final, TypeVar
@@ -73,7 +74,10 @@ class Store:
         self._changes = trio.Lock()
         self._appending = threading.Lock()
         self._own: list[OwnSample] = []
+        self._quarantined: Counter[str] = Counter()
+        """Things set aside that are counted."""
         self._note_storage()
+        self._note_quarantine()
 
     async def take(
         self, message: bytes, pipe: int, live: Callable[[], Container[int]]
@@ -191,6 +195,7 @@ class Store:
             # Both logs are whole: nothing is missing, they only stay until the next rotation.
             _log.warning("the journal's snapshot could not be written: %s", error)
         self._note_storage()
+        self._note_quarantine()
         if recovered:
             _log.warning("metrics are durable again in %s", self._directory)
 
@@ -200,6 +205,7 @@ class Store:
         await self._on_disk(journal.rotate, packed, seconds=REPLACE_SECONDS)
         self._failure = ""
         self._note_storage()
+        self._note_quarantine()
         _log.warning("metrics are durable again in %s", self._directory)
 
     async def _on_disk(
@@ -257,6 +263,14 @@ class Store:
         if self._journal is not None:
             storage.durable = storage.durable and self._journal.is_durable
             storage.journal_bytes = self._journal.size_bytes
+
+    def _note_quarantine(self) -> None:
+        """Count what was set aside since the last time."""
+        if self._journal is not None:
+            quarantined = Counter(self._journal.quarantined)
+            for kind, count in (quarantined - self._quarantined).items():
+                self.note(c.QUARANTINED, (kind,), count)
+            self._quarantined = quarantined
 
 
 async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:

@@ -21,6 +21,7 @@ from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.journal import JournalError
 from exporter.opening import open_store
+from exporter.records import LOG_HEADER
 from exporter.state import State
 from exporter.store import Store
 from node.outbox import Outbox
@@ -423,6 +424,32 @@ def test_pause_excuses_no_silence_after_it(tmp_path: Path) -> None:
         store._ingest.excuse(60.0, heard)
         await store.tick(heard + TIMEOUT_SECONDS + 0.1)
         assert number(store, c.NODE_UP, "n1") == 0
+        store.close()
+
+    trio.run(scenario)
+
+
+def test_directory_with_counts_that_comes_back_is_kept_aside(tmp_path: Path) -> None:
+    """A disk that is mounted only after the start brings older counts, which are not deleted."""
+
+    async def scenario() -> None:
+        directory = tmp_path / "state"
+        first = opened(directory)
+        await Sender().send(first, TokensGenerated(MODEL, 5))
+        killed(first)
+        directory.rename(tmp_path / "disk")
+        store = opened(directory)
+        await Sender(session="s2").send(store, TokensGenerated(MODEL, 1))
+        directory.rename(tmp_path / "covered")
+        (tmp_path / "disk").rename(directory)
+        store._fail(JournalError("it was deleted or replaced"))
+        await store._rotate()
+        assert number(store, c.DURABLE) == 1
+        [kept] = (directory / "quarantine").iterdir()
+        assert kept.name.endswith("journal-1.log")
+        assert kept.stat().st_size > LOG_HEADER.size
+        await store.tick(trio.current_time())
+        assert number(store, c.QUARANTINED, "log") == 1
         store.close()
 
     trio.run(scenario)
