@@ -138,10 +138,16 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
         return find_shortage(described, loaded, machine.available_memory_bytes())
 
+    def note_engine() -> None:
+        # The levels of a model go when its engine does; requests may wait for the next one.
+        for lane in scheduler.lanes:
+            lane.tell_load()
+        scheduler.note_change()
+
     cores = machine.usable_cores()
     threads = settings.threads or machine.engine_threads(cores)
     turns = trio.CapacityLimiter(max(1, int(cores) // threads))
-    watcher = Watcher(emit, find_room, scheduler.note_change)
+    watcher = Watcher(emit, find_room, note_engine)
     options = LaneOptions(
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
     )

@@ -397,6 +397,8 @@ class Engine:
         self._loaded = False
         self.context_length = 0
         if not was_loaded:
+            if not self._wanted:  # its load was given up, which is no failure
+                self._emit(events.ModelUnloaded(self.model_id, reason))
             return
         self._settled.set()  # who waits looks again
         self._settled = trio.Event()

@@ -125,6 +125,11 @@ class Lane:
             self.engine.model_id, busy + len(self._waiting), len(self._waiting), busy, _SLOTS
         )
 
+    def tell_load(self) -> None:
+        """Emit the load, unless the model is not in memory and its levels left with it."""
+        if self.engine.state != "unloaded":
+            self._emit(self.load())
+
     async def run(self) -> None:
         """Serve the queue. Runs until cancelled."""
         while True:
@@ -188,5 +193,5 @@ class Lane:
         self._note_load()
 
     def _note_load(self) -> None:
-        self._emit(self.load())
+        self.tell_load()
         self._changed()

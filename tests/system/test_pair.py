@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import openai
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from node.demo import MODEL_PATH
+from tests.grpc_client import connect, pb
 from tests.processes import PREFIX, Pair, Running, scrape, stream, text_of, value, wait_for
 
 DUE = {
@@ -187,6 +190,63 @@ def _unloaded(exporter: Running, model: str) -> bool:
     samples = scrape(exporter.url)
     gone = value(samples, "model_size_bytes", model_id=model) is None
     return gone and (value(samples, "model_unloads_total", model_id=model, reason="idle") or 0) > 0
+
+
+def test_levels_are_back_with_the_engine(pair: Pair) -> None:
+    """What a crash took from the scrape is there as soon as the model is: its slots and queue."""
+    with pair.exporter() as exporter, pair.node() as node:
+        wait_for(lambda: "inference_slots" in _levels(exporter, "demo"))
+        before = _levels(exporter, "demo")
+        os.kill(_engine_pid(node), signal.SIGKILL)
+        wait_for(lambda: value(scrape(exporter.url), "engine_restarts_total", reason="crashed"))
+        wait_for(lambda: "model_size_bytes" in _levels(exporter, "demo"))
+        assert _levels(exporter, "demo") >= before - {"engine_silent_seconds"}  # told each second
+
+
+def test_model_that_could_not_be_loaded_has_no_levels(
+    pair: Pair, slow_model: Path, tmp_path: Path
+) -> None:
+    """Whether its load failed or was given up, a model has no queue and no slots to show."""
+    (tmp_path / "more").mkdir()
+    other = tmp_path / "more" / "other.gguf"
+    other.hardlink_to(slow_model)
+    flags = (f"--models-dir={tmp_path / 'more'}", f"--model=tiny={MODEL_PATH}")
+    with pair.exporter() as exporter, pair.node(*flags) as node, connect(node.url) as client:
+        tiny = _engine_pid(node)
+        loading = client.inference.LoadModel.future(pb.LoadModelRequest(model="other"))
+        wait_for(lambda: _suspend_other(node, tiny))
+        wait_for(lambda: _levels(exporter, "other"))
+        client.inference.UnloadModel(pb.UnloadModelRequest(model="other"))
+        assert loading.exception().code() is grpc.StatusCode.UNAVAILABLE
+        wait_for(lambda: not _levels(exporter, "other"))
+        client.inference.LoadModel(pb.LoadModelRequest(model="other"))
+        client.inference.UnloadModel(pb.UnloadModelRequest(model="other"))
+        other.unlink()
+        with pytest.raises(grpc.RpcError):
+            client.inference.LoadModel(pb.LoadModelRequest(model="other"))
+        assert _post(node, {"model": "other", "prompt": "x", "max_tokens": 1}).status_code == 503
+        wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="error"))
+        assert value(scrape(exporter.url), "model_loads_total", result="error") == 2
+        assert not _levels(exporter, "other")
+
+
+def _levels(exporter: Running, model: str) -> set[str]:
+    """Name the gauges that a model has."""
+    response = httpx.get(f"{exporter.url}/metrics")
+    return {
+        family.name.removeprefix(PREFIX)
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+        if family.type == "gauge" and sample.labels.get("model_id") == model
+    }
+
+
+def _suspend_other(node: Running, pid: int) -> bool:
+    """Suspend the child that is not this one; false while there is none."""
+    others = [c for c in psutil.Process(node.process.pid).children() if c.pid != pid]
+    for child in others:
+        child.suspend()
+    return bool(others)
 
 
 def test_engine_ends_with_its_node(pair: Pair) -> None:
