@@ -314,7 +314,9 @@ LAYERS_ALLOCATED: Final = _gauge(
     "layers_allocated", "Layers of a model that are on this node.", *_MODEL
 )
 LAYERS_UNSERVED: Final = _gauge(
-    "layers_unserved", "Layers of a model that no living node has memory for.", *_MODEL
+    "layers_unserved",
+    "Layers of a model, loaded or not, that no living node has memory for.",
+    *_MODEL,
 )
 MODEL_INFO: Final = _gauge(
     "model_info", "What a model is; always 1.", *_MODEL, "architecture", "quantization", "engine"

@@ -28,6 +28,9 @@ REQUEST_ID_CHARACTERS: Final = 64
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OBJECTIVES: Final = Objectives()
+_OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
+"""Levels of a model that do not go with it: that nobody has memory for it stays true while loads
+fail for that reason."""
 _NOTED: Final = (
     events.InferenceFinished,
     events.NodeStarted,
@@ -154,7 +157,7 @@ class State:
         owner = tuple(map(clean_label, names))
         for family, numbers in self._numbers.items():
             if family.kind == "gauge" and family.scope != "exporter":
-                if model_id is not None and family.scope != "model":
+                if model_id is not None and (family.scope != "model" or family in _OF_THE_MESH):
                     continue
                 for labels in [ls for ls in numbers if ls[: len(owner)] == owner]:
                     del numbers[labels]

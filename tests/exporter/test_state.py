@@ -230,12 +230,25 @@ def test_unloaded_model_takes_its_gauges_along() -> None:
         for families in (cut.numbers, cut.histograms)
         for family in families
         if any(labels[1:2] == ("gone",) for labels in families[family])
+        and family is not c.LAYERS_UNSERVED
     }
     assert of_gone == {"counter", "histogram"}
     assert number(state, c.MODEL_UNLOADS, "n1", "gone", "requested") == 1
     assert number(state, c.MODELS_LOADED, "n1") == 1
     assert number(state, c.QUEUE_DEPTH, "n1", "here") == 1
     assert number(state, c.NODE_UPTIME, "n1") == 9.5
+
+
+@pytest.mark.parametrize(
+    "end", [events.ModelLoadFailed("m", 1.0), events.ModelUnloaded("m", "idle")]
+)
+def test_layers_without_a_node_are_told_while_loads_fail(end: Event) -> None:
+    """What no node has memory for is the mesh's to say, and no load that fails takes it back."""
+    state = State()
+    apply(state, events.LayersPlanned("m", 8, 3), end)
+    assert number(state, c.LAYERS_UNSERVED, "n1", "m") == 3
+    state.forget_levels("n1")
+    assert number(state, c.LAYERS_UNSERVED, "n1", "m") is None
 
 
 def test_unloaded_model_takes_only_its_own_gauges_along() -> None:
