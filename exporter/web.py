@@ -1,5 +1,6 @@
 """The exporter's HTTP: `/metrics`, `/health`, `/livez` and `/readyz`, as one ASGI application."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -28,6 +29,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _RENDERERS: Final = 2
 """Scrapes that are rendered at once; further ones wait their turn."""
+_SCRAPES: Final = 16
+"""Scrapes whose text is in memory, rendered or on its way out; further ones wait their turn."""
+_ANSWER_SECONDS: Final = 60.0
+"""How long an answer may take, its reader included: many times what a scrape is given."""
+_STREAM: Final = "exporter.stream"
+"""Key of the ASGI scope's `state` where the client's connection is found."""
 _OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 """What a probe asks, which cannot carry a token everywhere; `/readyz` says no more than yes or no
 where one is set."""
@@ -65,14 +72,17 @@ class Application:
         self._store = store
         self._health = health
         self._limiter = trio.CapacityLimiter(_RENDERERS)
+        self._scrapes = trio.CapacityLimiter(_SCRAPES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
         del receive  # a body is of no interest
-        if scope["type"] == "http":
-            await _send(scope["method"], await self._answer(scope), send)
-        else:  # a WebSocket
+        if scope["type"] != "http":  # a WebSocket
             await send({"type": "websocket.close"})
+            return
+        is_scrape = scope["path"] == "/metrics" and self._is_allowed(scope)
+        async with self._scrapes if is_scrape else contextlib.nullcontext():
+            await _send(scope["method"], await self._answer(scope), send)
 
     async def _answer(self, scope: Scope) -> Answer:
         if scope["method"] not in ("GET", "HEAD"):
@@ -129,6 +139,29 @@ def _accepts_gzip(coding: str) -> bool:
     return name == "gzip" and weight.strip("0.") != "q="  # any way to write a weight of 0
 
 
+def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """End each answer that takes too long, and its connection.
+
+    hypercorn waits for ever for an HTTP/2 window, even of a client that has left, and shields what
+    it sends over HTTP/1 from cancellation.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cut_late, scope["state"][_STREAM], nursery, name="web deadline")
+            await application(scope, receive, send)
+            nursery.cancel_scope.cancel()
+
+    return wrapped
+
+
+async def _cut_late(stream: trio.SocketStream, answering: trio.Nursery) -> None:
+    await trio.sleep(_ANSWER_SECONDS)
+    _log.info("a client did not take its answer within %g s", _ANSWER_SECONDS)
+    stream.socket.close()
+    answering.cancel_scope.cancel()
+
+
 async def _send(method: str, answer: Answer, send: Send) -> None:
     headers = (
         ("content-type", answer.content_type),
@@ -180,7 +213,7 @@ class _Connections:
     """
 
     def __init__(self, application: Application) -> None:
-        framework: Any = application
+        framework: Any = _in_time(application)
         self._application = ASGIWrapper(framework)
         self._context = WorkerContext(None)
         self._config = Config()
@@ -191,9 +224,10 @@ class _Connections:
     async def run(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end."""
         plain: Any = stream
+        state: Any = {_STREAM: stream}
         self._open.add(stream)
         try:
-            await TCPServer(self._application, self._config, self._context, {}, plain)
+            await TCPServer(self._application, self._config, self._context, state, plain)
         except* Exception as group:  # noqa: BLE001 - hypercorn raises what it did not expect
             kinds = ", ".join(type(error).__name__ for error in group.exceptions)
             _log.info("a connection broke its protocol (%s)", kinds)

@@ -1,5 +1,6 @@
 """The exporter's HTTP answers, asked of the application itself."""
 
+import contextlib
 import gzip
 import json
 import threading
@@ -11,9 +12,13 @@ from typing import Any
 
 import pytest
 import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
 from trio.testing import MockClock, trio_test
 
 from exporter import catalogue as c
+from exporter import web
 from exporter.cut import take_cut
 from exporter.health import HealthChecks
 from exporter.ingest import Accepted, Ingest, decode_batch
@@ -238,6 +243,50 @@ async def test_concurrent_scrapes_are_all_answered() -> None:
         for _ in range(8):
             nursery.start_soon(scrape)
     assert [answer.status for answer in answers] == [200] * 8
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have readers cut soon, and one scrape in memory at a time."""
+    monkeypatch.setattr(web, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(web, "_SCRAPES", 1)
+
+
+def _ask_over_http_2() -> bytes:
+    """Ask for `/metrics`, and let nothing of the answer through."""
+    client = H2Connection(H2Configuration(client_side=True))
+    client.local_settings = Settings(
+        client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0}
+    )
+    client.initiate_connection()
+    asked = {"method": "GET", "path": "/metrics", "scheme": "http", "authority": "x"}
+    client.send_headers(1, [(f":{name}", value) for name, value in asked.items()], end_stream=True)
+    return client.data_to_send()
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@trio_test
+async def test_scraper_that_never_reads_is_cut(version: str) -> None:
+    """What waits for a reader is bounded in number and in time, and others are answered."""
+    exporter = Exporter()
+    routes = [events.HttpFinished(f"/{number}", "GET", 200, 1.0) for number in range(9_000)]
+    exporter.hear(*routes)
+    question = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(web.serve, exporter.application, "127.0.0.1", 0)
+        with trio.fail_after(20), trio.socket.socket() as client:
+            client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+            await client.send(_ask_over_http_2() if version == "2" else question)
+            while exporter.application._scrapes.available_tokens:  # noqa: ASYNC110 - tells nobody
+                await trio.sleep(0.01)
+            assert (await exporter.ask("/livez")).status == 200
+            assert (await exporter.ask("/metrics")).status == 200  # once the first is cut
+            with contextlib.suppress(ConnectionError):
+                while await client.recv(2**20):
+                    pass
+        nursery.cancel_scope.cancel()
 
 
 @trio_test
