@@ -124,19 +124,26 @@ class Application:
 
 def read_wanted(scope: Scope) -> Wanted:
     """Read from a request what its scrape wants."""
-    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    query = parse_qs(scope["query_string"].decode("latin-1"))
-    codings = headers.get(b"accept-encoding", "").lower().split(",")
+    accept = _read_weights(scope, b"accept")
+    openmetrics = accept.get("application/openmetrics-text", 0)
     return Wanted(
-        openmetrics="application/openmetrics-text" in headers.get(b"accept", ""),
-        compressed=any(_accepts_gzip(coding) for coding in codings),
-        names=tuple(query.get("name[]", ())),
+        openmetrics=openmetrics > 0 and openmetrics >= accept.get("text/plain", 0),
+        compressed=_read_weights(scope, b"accept-encoding").get("gzip", 0) > 0,
+        names=tuple(parse_qs(scope["query_string"].decode("latin-1")).get("name[]", ())),
     )
 
 
-def _accepts_gzip(coding: str) -> bool:
-    name, _, weight = coding.replace(" ", "").partition(";")
-    return name == "gzip" and weight.strip("0.") != "q="  # any way to write a weight of 0
+def _read_weights(scope: Scope, header: bytes) -> dict[str, float]:
+    """Give what a header names, which may come several times, with the highest weight of each."""
+    weights: dict[str, float] = {}
+    values = (value for name, value in scope["headers"] if name.lower() == header)
+    written = b",".join(values).decode("latin-1").lower()
+    for part in "".join(written.split()).split(","):
+        name, *parameters = part.split(";")
+        weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        with contextlib.suppress(ValueError):  # a weight that is none: as if it were not named
+            weights[name] = max(float(weight), weights.get(name, 0))
+    return weights
 
 
 def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Awaitable[None]]:

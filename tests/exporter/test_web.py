@@ -183,11 +183,18 @@ async def test_other_path_is_not_found(path: str) -> None:
         ("application/openmetrics-text;version=1.0.0", OPENMETRICS),
         ("application/openmetrics-text;version=2.0.0,text/plain;q=0.1", OPENMETRICS),
         ("application/vnd.google.protobuf,application/openmetrics-text;q=0.6", OPENMETRICS),
+        ("Application/OpenMetrics-Text; version=1.0.0; Q=0.5, text/plain; q=0.2", OPENMETRICS),
+        ("text/plain;version=0.0.4;q=0.6,application/openmetrics-text;q=0.5,*/*;q=0.1", TEXT),
+        ("text/plain, application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=0.000", TEXT),
+        ("application/openmetrics-text;q=high", TEXT),
+        ("application/openmetrics-textual", TEXT),
+        ("application/openmetrics-text;q=0.1,text/*,application/openmetrics-text", OPENMETRICS),
     ],
 )
 @trio_test
 async def test_format_is_negotiated(accept: str, content_type: str) -> None:
-    """OpenMetrics goes to who asks for it, labelled 1.0 whatever version was asked for."""
+    """OpenMetrics goes to who would rather have it, labelled 1.0 whatever version was asked for."""
     answer = await Exporter().ask("/metrics", accept=accept)
     assert answer.headers["content-type"] == content_type
     assert answer.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
@@ -206,6 +213,7 @@ async def test_format_is_negotiated(accept: str, content_type: str) -> None:
         ("gzip;q=0", False),
         ("gzip; q=0.0", False),
         ("gzip;q=0.000", False),
+        ("gzip;\tq=0", False),
     ],
 )
 @trio_test
