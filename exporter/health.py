@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 
 from exporter import catalogue as c
 from exporter.cut import take_cut
 from exporter.exposition import Wanted, render
 from exporter.nodes import Node
+from exporter.state import clean_label
 from exporter.store import Store
 
 SERVING: Final = ("online", "busy")
@@ -27,12 +29,24 @@ FRESH_SECONDS: Final = 1.0
 _ADVISORY: Final = frozenset({"journal"})
 """Checks whose failure is told but makes nothing unhealthy: the node serves, the counts go on."""
 _API_TIMEOUT_SECONDS: Final = 2.0
+_TOLD_BYTES: Final = 64 * 1024
+"""What is read of a node's words: it may have hundreds of models."""
+_UNREADY: Final = ("loading", "failed")
 
 _log = logging.getLogger(__name__)
 
 
 class CheckFailedError(Exception):
     """A check found a fault; the text says which."""
+
+
+class _Told(msgspec.Struct):
+    """What the node's `/health` says of its models."""
+
+    engines: dict[str, str]
+
+
+_told_decoder = msgspec.json.Decoder(_Told)
 
 
 @dataclass(frozen=True)
@@ -206,11 +220,23 @@ def _ask(url: str) -> None:
     try:
         with contextlib.closing(connection):
             connection.request("GET", "/health")
-            response = connection.getresponse()
+            with connection.getresponse() as response:
+                status = response.status
+                told = b"" if status == http.client.OK else response.read(_TOLD_BYTES)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CheckFailedError(f"the API at {url} does not answer: {error}") from error
-    if response.status != http.client.OK:
-        raise CheckFailedError(f"the API at {url} answers {response.status}")
+    if status != http.client.OK:
+        raise CheckFailedError(f"the API at {url} answers {status}{_explain(told)}")
+
+
+def _explain(told: bytes) -> str:
+    """Give what a node that is not well says of its engines; nothing where it is not understood."""
+    try:
+        engines = _told_decoder.decode(told).engines
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    unready = [f"{model}: {state}" for model, state in engines.items() if state in _UNREADY]
+    return clean_label(f" ({', '.join(unready)})") if unready else ""
 
 
 def _connect(url: str) -> http.client.HTTPConnection:

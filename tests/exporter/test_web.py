@@ -49,12 +49,16 @@ class Answer:
 
 
 class _Api(BaseHTTPRequestHandler):
-    """A node's API that is well."""
+    """A node's API that is well, unless a test has it otherwise."""
+
+    status = 200
+    body = b""
 
     def do_GET(self) -> None:
         """Answer whatever is asked."""
-        self.send_response(200)
+        self.send_response(self.status)
         self.end_headers()
+        self.wfile.write(self.body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         """Say nothing."""
@@ -415,6 +419,32 @@ async def test_failed_check_is_named_and_counted(autojump_clock: MockClock) -> N
     assert f'{name}{{check="render",status="ok"}} 2.0' in shown
     latency = "distributed_llm_health_check_latency_seconds_count"
     assert f'{latency}{{check="events"}} 2.0' in shown
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ('{"engines": {"a": "ready", "b": "loading", "c": "unloaded"}}', " (b: loading)"),
+        ('{"engines": {"a": "failed", "b\\n": "loading"}}', " (a: failed, b\ufffd: loading)"),
+        ('{"engines": {"a": "ready"}}', ""),
+        ('{"engines": {"a": 1}}', ""),
+        ("[" * 5000, ""),
+        ("", ""),
+    ],
+)
+@trio_test
+async def test_node_that_is_not_well_says_why(
+    told: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's own words, which model is not there, are part of the reason."""
+    monkeypatch.setattr(_Api, "status", 503)
+    monkeypatch.setattr(_Api, "body", told.encode())
+    exporter = Exporter()
+    exporter.hear(events.NodeStateChanged("busy"))
+    answer = await exporter.ask("/health")
+    assert answer.status == 503
+    [given] = [one for one in answer.json["reasons"] if one.startswith("node_api")]
+    assert given.endswith(f"answers 503{reason}")
 
 
 @trio_test
