@@ -22,6 +22,7 @@ from exporter.recovery import CRASHES
 from exporter.settings import ExporterSettings
 from exporter.snapshot import UnreadableSnapshotError, restore_into
 from exporter.state import State
+from exporter.token_file import read_tokens
 
 ABOUT: Final = """Say whether an exporter could start with these settings.
 
@@ -41,6 +42,7 @@ def check(settings: ExporterSettings) -> int:
         ("settings", lambda: "sound"),
         ("runtime-dir", lambda: _look_at_runtime(settings.runtime_dir)),
         ("state-dir", lambda: _look_at_state(settings.state_dir)),
+        ("metrics-token-file", lambda: _look_at_tokens(settings.metrics_token_file)),
         *((path.name, _reader(path, settings)) for path in _files(settings.state_dir)),
     )
     for name, look in looks:
@@ -73,6 +75,12 @@ def _look_at_state(directory: Path) -> str:
     logs, snapshots = log_generations(directory), snapshot_generations(directory)
     held = _held(directory / "state.lock")
     return f"{directory} holds {len(logs)} logs and {len(snapshots)} snapshots{held}"
+
+
+def _look_at_tokens(path: Path | None) -> str:
+    if path is None:
+        return "none: whoever reaches the metrics can read them"
+    return f"{path} holds {len(read_tokens(path))} tokens"
 
 
 def _to_be_made(directory: Path) -> str:

@@ -5,7 +5,7 @@ node or the exporter waiting. A reader that is too slow loses batches, which it 
 running number before each of them.
 """
 
-import os
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from typing import Final
 import pynng
 
 from exporter.errors import StartupError
+from exporter.socket_file import find_inode, for_this_user_only, wait_removed
 
 FEED_NAME: Final = "tail.sock"
 FEED_HEADER: Final = struct.Struct("<Q")
@@ -22,23 +23,54 @@ FEED_HEADER: Final = struct.Struct("<Q")
 _QUEUED: Final = 64
 """Batches that wait for one reader, of at most 256 KiB each; the newest are then left out."""
 
+_log = logging.getLogger(__name__)
+
 
 class Feed:
     """Publishes batches; `open_feed` gives one.
 
     Args:
-        socket: Listening.
+        socket: Not yet listening.
+        path: Where to listen.
     """
 
-    def __init__(self, socket: pynng.Pub0) -> None:
+    def __init__(self, socket: pynng.Pub0, path: Path) -> None:
         self._socket = socket
+        self._path = path
         self._number = 0
+        self._inode = -1
+        self._listen()
 
     def publish(self, batch: bytes) -> None:
         """Show a batch to whoever reads. Never waits; costs next to nothing if nobody does."""
         self._number += 1
         if self._socket.pipes:
             self._socket.send(FEED_HEADER.pack(self._number) + batch, block=False)
+
+    async def keep_path(self) -> None:
+        """Listen anew when somebody removed the socket's file. Runs until cancelled.
+
+        Readers that are attached lose their connection and dial again. The directory itself is the
+        telemetry socket's to make anew, which knows who may enter it.
+        """
+        while True:
+            await wait_removed(self._path, self._inode)
+            _log.warning("%s was removed: listening anew", self._path)
+            for listener in self._socket.listeners:
+                listener.close()
+            try:
+                self._listen()
+            except StartupError as error:
+                _log.error("nobody can attach: %s", error)
+
+    def _listen(self) -> None:
+        try:
+            with for_this_user_only():
+                self._socket.listen(f"ipc://{self._path}")
+        except pynng.NNGException as error:
+            message = f"{self._path} cannot be listened on ({error}): remove it"
+            raise StartupError(message) from error
+        self._inode = find_inode(self._path)
 
 
 @contextmanager
@@ -49,12 +81,4 @@ def open_feed(runtime_dir: Path) -> Iterator[Feed]:
         StartupError: The socket cannot be made.
     """
     with pynng.Pub0(send_buffer_size=_QUEUED) as socket:
-        before = os.umask(0o177)  # pynng cannot be told the socket file's mode
-        try:
-            socket.listen(f"ipc://{runtime_dir / FEED_NAME}")
-        except pynng.NNGException as error:
-            message = f"{runtime_dir / FEED_NAME} cannot be listened on ({error}): remove it"
-            raise StartupError(message) from error
-        finally:
-            os.umask(before)
-        yield Feed(socket)
+        yield Feed(socket, runtime_dir / FEED_NAME)

@@ -51,6 +51,7 @@ async def run(settings: ExporterSettings) -> None:
             url = await _open_web(nursery, Application(store, health, tokens), settings)
             nursery.start_soon(socket.receive, functools.partial(_take, store, feed), name="ingest")
             nursery.start_soon(socket.keep_path, name="socket path")
+            nursery.start_soon(feed.keep_path, name="tail socket path")
             nursery.start_soon(store.run, name="store")
             nursery.start_soon(health.run, name="health checks")
             if token_file is not None:

@@ -38,6 +38,13 @@ _reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
 class ReplaySettings(ExporterSettings):
     """What `replay` is told; with `--print` the exporter's own settings count too."""
 
+    unused = frozenset(
+        {
+            *("node_id", "host", "state_dir", "log_level", "log_format"),
+            *("metrics_port", "metrics_token_file", "engine_silence_seconds", "socket_group"),
+        }
+    )
+
     files: tuple[Path, ...] = argument(EXISTING, "Logs or state directories.")
     speed: float = setting(
         1.0, NOT_NEGATIVE, "How many times as fast as it happened; 0: as fast as it can."

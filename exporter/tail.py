@@ -43,6 +43,8 @@ class _Names(click.ParamType[frozenset[str]]):
 class TailSettings(Settings):
     """What `tail` is told."""
 
+    unused = frozenset({"node_id", "host", "state_dir", "log_level", "log_format"})
+
     nodes: frozenset[str] = setting("", _Names(), "Nodes to show; all if empty.")
     events: frozenset[str] = setting("", _Names(), "Kinds of event to show; all if empty.")
     json: bool = setting(False, bool, "Write each event as one line of JSON.")

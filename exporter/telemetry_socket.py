@@ -14,11 +14,11 @@ import trio
 
 from exporter.errors import StartupError
 from exporter.lock import lock_file
+from exporter.socket_file import find_inode, for_this_user_only, wait_removed
 from shared import wire
 
 Take = Callable[[bytes, int, Callable[[], Container[int]]], Awaitable[wire.Reply]]
 
-_LOOK_SECONDS: Final = 1.0
 _REPLY_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -72,32 +72,29 @@ class TelemetrySocket:
         connection and dial again.
         """
         while True:
-            await trio.sleep(_LOOK_SECONDS)
-            if _inode(self._path) != self._inode:
-                _log.warning("%s was removed: listening anew", self._path)
-                try:
-                    _make_private(self._path.parent, self._group)
-                    for listener in self._socket.listeners:
-                        listener.close()
-                    self._listen()
-                except StartupError as error:
-                    _log.error("no new node can be heard: %s", error)
+            await wait_removed(self._path, self._inode)
+            _log.warning("%s was removed: listening anew", self._path)
+            try:
+                _make_private(self._path.parent, self._group)
+                for listener in self._socket.listeners:
+                    listener.close()
+                self._listen()
+            except StartupError as error:
+                _log.error("no new node can be heard: %s", error)
 
     def _live(self) -> set[int]:
         return {pipe.id for pipe in self._socket.pipes}
 
     def _listen(self) -> None:
-        before = os.umask(0o177)  # pynng cannot be told the socket file's mode
         try:
-            self._socket.listen(f"ipc://{self._path}")
+            with for_this_user_only():
+                self._socket.listen(f"ipc://{self._path}")
         except pynng.NNGException as error:
             message = f"{self._path} cannot be listened on ({error}): choose another --runtime-dir"
             raise StartupError(message) from error
-        finally:
-            os.umask(before)
         if self._group is not None:
             _share(self._path, self._group, 0o660)
-        self._inode = _inode(self._path)
+        self._inode = find_inode(self._path)
 
 
 @contextmanager
@@ -114,13 +111,6 @@ def open_socket(runtime_dir: Path, group: int | None = None) -> Iterator[Telemet
             yield TelemetrySocket(socket, runtime_dir / wire.SOCKET_NAME, group)
     finally:
         os.close(lock)
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return -1
 
 
 def _make_private(directory: Path, group: int | None) -> None:

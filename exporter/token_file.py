@@ -24,7 +24,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._before = _look_at(path)
-        self.tokens = BearerTokens(_read(path))
+        self.tokens = BearerTokens(read_tokens(path))
 
     async def watch(self) -> None:
         """Follow the file. Runs until cancelled.
@@ -41,12 +41,27 @@ class TokenFile:
 
     def _reload(self) -> None:
         try:
-            tokens = _read(self._path)
+            tokens = read_tokens(self._path)
         except StartupError as error:
             _log.error("%s; the tokens read before still count", error)
             return
         self.tokens.replace(tokens)
         _log.info("%d tokens were read again from %s", len(tokens), self._path)
+
+
+def read_tokens(path: Path) -> list[str]:
+    """Read the tokens of a file, at least one.
+
+    Raises:
+        StartupError: There is no token to be read.
+    """
+    try:
+        tokens = parse_tokens(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--metrics-token-file {path} cannot be read: {_say(error)}") from error
+    if not tokens:
+        raise StartupError(f"--metrics-token-file {path} holds no token")
+    return tokens
 
 
 def _look_at(path: Path) -> tuple[int, ...] | None:
@@ -55,16 +70,6 @@ def _look_at(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        tokens = parse_tokens(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"--metrics-token-file {path} cannot be read: {_say(error)}") from error
-    if not tokens:
-        raise StartupError(f"--metrics-token-file {path} holds no token")
-    return tokens
 
 
 def _say(error: OSError | UnicodeDecodeError) -> str:

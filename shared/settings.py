@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import click
 
@@ -147,6 +147,9 @@ def _state_directory() -> Path:
 class Settings:
     """What every process of the project is told."""
 
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Settings that it takes, for it may share flags with another, and `--help` does not show."""
+
     node_id: str = setting(
         "",
         _NodeId(),
@@ -187,7 +190,8 @@ class Settings:
             UsageError: One line that names the flag or variable and what is wrong with it.
             HelpShownError: `--help` was asked for and printed.
         """
-        command = click.Command(program, params=[*map(_parameter, fields(cls))], help=about)
+        parameters = [_parameter(each, hidden=each.name in cls.unused) for each in fields(cls)]
+        command = click.Command(program, params=parameters, help=about)
         try:
             with command.make_context(program, list(arguments)) as context:
                 settings = cls(**context.params)
@@ -231,7 +235,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _parameter(field: "dataclasses.Field[Any]") -> click.Parameter:
+def _parameter(field: "dataclasses.Field[Any]", *, hidden: bool) -> click.Parameter:
     if "positional" in field.metadata:
         return click.Argument([field.name], type=field.metadata["kind"], nargs=-1, required=True)
     factory = field.default_factory
@@ -244,6 +248,7 @@ def _parameter(field: "dataclasses.Field[Any]") -> click.Parameter:
         help=field.metadata["help"],
         show_default=True,
         show_envvar=True,
+        hidden=hidden,
     )
 
 

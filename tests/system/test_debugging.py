@@ -153,6 +153,27 @@ def test_tail_without_an_exporter_is_one_line(pair: Pair) -> None:
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
 
 
+def test_removed_socket_of_tail_is_made_anew(pair: Pair) -> None:
+    """Somebody who cleans up costs neither the readers that are attached nor those to come."""
+    path = pair.directory / "run" / "tail.sock"
+    with pair.exporter():
+        node = Emitter(pair.directory)
+
+        def is_shown(output: Path) -> bool:
+            node.send(TokensGenerated("m", 1))
+            return "TokensGenerated" in output.read_text()
+
+        before, after = pair.directory / "before", pair.directory / "after"
+        with before.open("w") as file, tailing(pair, stdout=file):
+            path.unlink()
+            wait_for(path.is_socket)
+            assert path.stat().st_mode & 0o777 == 0o600
+            with after.open("w") as other, tailing(pair, stdout=other):
+                wait_for(lambda: is_shown(after))
+            wait_for(lambda: is_shown(before))
+        node.close()
+
+
 def test_replaying_twice_gives_the_same(pair: Pair) -> None:
     """A journal gives one exposition, byte for byte, whenever and wherever it is replayed."""
     recording = record(pair)
@@ -234,6 +255,36 @@ def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
     told = run("replay", "--print", str(recording), check=False)
     assert (told.returncode, told.stdout, told.stderr.count("\n")) == (1, "", 1)
     assert run("check", "--metrics-port=x", check=False).returncode == 2
+
+
+def test_check_looks_at_the_tokens(pair: Pair) -> None:
+    """A token file that would refuse a start is found before one, and no token is shown."""
+    file = pair.directory / "tokens"
+    for content, code, said in (
+        (None, 1, "cannot be read: No such file"),
+        (b"# none yet\n", 1, "holds no token"),
+        (b"\xff\n", 1, "cannot be read: it is not UTF-8"),
+        (b"# of Prometheus\nsecret-one\nsecret-two\n", 0, "holds 2 tokens"),
+    ):
+        if content is not None:
+            file.write_bytes(content)
+        told = run("check", *pair.flags, f"--metrics-token-file={file}", check=False)
+        assert (told.returncode, told.stderr) == (code, "")
+        (line,) = [one for one in told.stdout.splitlines() if " metrics-token-file: " in one]
+        assert said in line
+        assert "secret" not in told.stdout
+
+
+def test_help_of_a_subcommand_shows_what_it_uses(pair: Pair) -> None:
+    """`--help` leaves out what would change nothing, which is taken all the same."""
+    shown = {name: run(name, "--help").stdout for name in ("tail", "replay", "check")}
+    assert all("--runtime-dir" in text for text in shown.values())
+    assert "--series-budget" in shown["replay"]
+    for flag in ("--node-id", "--host", "--state-dir", "--log-level"):
+        assert f"  {flag} " not in shown["tail"] + shown["replay"]
+        assert f"  {flag} " in shown["check"]
+    told = run("tail", "--node-id=node1", "--state-dir=x", *pair.flags, check=False)
+    assert "no exporter listens" in told.stderr
 
 
 def test_examples_of_the_page_work(pair: Pair, tmp_path: Path) -> None:
