@@ -12,6 +12,7 @@ import compose_spec
 import pytest
 import yaml
 
+from deployments.prometheus import kubernetes
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
 from shared.settings import Settings
@@ -180,6 +181,14 @@ def test_prometheus_scrapes_every_exporter(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_versions_are_those_of_the_other_files() -> None:
+    """Prometheus and Grafana are one version each, wherever they are started."""
+    local = yaml.safe_load((FILE.parent / "local.yaml").read_text())["services"]
+    for name in ("prometheus", "grafana"):
+        assert service(name)["image"] == local[name]["image"]
+    assert service("prometheus")["image"] == kubernetes.IMAGE
 
 
 def test_grafana_is_provisioned() -> None:
