@@ -22,6 +22,8 @@ from typing import Final
 
 import psutil
 
+from shared.secret import parse_tokens
+
 HERE: Final = Path(__file__).parent
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
@@ -59,10 +61,18 @@ class Local:
 
 
 def read_local(environment: Mapping[str, str]) -> Local:
-    """Read the settings."""
+    """Read the settings.
+
+    Raises:
+        LocalError: One of them is none.
+    """
 
     def port(name: str, usual: int) -> int:
-        return int(environment.get(f"{_PREFIX}{name}_PORT") or usual)
+        variable = f"{_PREFIX}{name}_PORT"
+        told = environment.get(variable) or str(usual)
+        if not told.isdecimal() or not 0 < int(told) < 2**16:
+            raise LocalError(f"{variable} is {told!r}, which is no port")
+        return int(told)
 
     token = environment.get(f"{_PREFIX}METRICS_TOKEN_FILE")
     directory = environment.get(f"{_PREFIX}LOCAL_DIR") or HERE.parent / ".local"
@@ -302,7 +312,13 @@ def _read_token(local: Local) -> str:
     """Give the first of the tokens that the metrics ask for; nothing where they ask for none."""
     if local.token_file is None:
         return ""
-    return local.token_file.read_text().strip().splitlines()[0].strip()
+    try:
+        tokens = parse_tokens(local.token_file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError(f"{local.token_file} cannot be read: {error}") from error
+    if not tokens:
+        raise LocalError(f"{local.token_file} holds no token")
+    return tokens[0]
 
 
 def _answers(url: str) -> bool:
@@ -324,7 +340,11 @@ def _get(url: str, token: str = "") -> tuple[int, str]:
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Do what is asked; gives the exit code."""
-    local = read_local(environment)
+    try:
+        local = read_local(environment)
+    except LocalError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     both = [prometheus(local), grafana(local)]
     acts: dict[str, Callable[[], list[str]]] = {
         "metrics": lambda: [start(both[0], local)],

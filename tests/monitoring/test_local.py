@@ -213,7 +213,7 @@ def test_taken_port_is_told(machine: Machine, tmp_path: Path) -> None:
 def test_token_of_the_metrics_is_used(tmp_path: Path) -> None:
     """Where the metrics ask for a token, Prometheus and the check give the first of the file."""
     token = tmp_path / "tokens"
-    token.write_text("first-of-two-tokens\nsecond-of-two-tokens\n")
+    token.write_text("# of Prometheus\n\nfirst-of-two-tokens\nsecond-of-two-tokens\n")
     machine = Machine(tmp_path)
     machine.environment["DISTRIBUTED_LLM_METRICS_TOKEN_FILE"] = str(token)
     pair = Pair(tmp_path / "pair")
@@ -224,6 +224,20 @@ def test_token_of_the_metrics_is_used(tmp_path: Path) -> None:
             wait_for(lambda: machine.local("metrics-check").stdout.rstrip().endswith(" up"), 40)
         finally:
             machine.local("metrics-stop")
+
+
+def test_bad_settings_are_one_line_each(tmp_path: Path) -> None:
+    """A port that is none, and a token file that cannot be read or holds none, are told."""
+    machine, empty = Machine(tmp_path), tmp_path / "empty"
+    empty.write_text("# none yet\n")
+    for name, value, code in (
+        ("DISTRIBUTED_LLM_PROMETHEUS_PORT", "x", 2),
+        ("DISTRIBUTED_LLM_METRICS_PORT", "0", 2),
+        ("DISTRIBUTED_LLM_METRICS_TOKEN_FILE", str(tmp_path / "missing"), 1),
+        ("DISTRIBUTED_LLM_METRICS_TOKEN_FILE", str(empty), 1),
+    ):
+        done = machine.local("metrics", **{name: value})
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
 
 
 def test_missing_programs_are_one_line_each(machine: Machine, tmp_path: Path) -> None:
