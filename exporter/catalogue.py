@@ -116,6 +116,12 @@ NODE_RESOURCES: Final = _gauge(
 NODE_UP: Final = _gauge(
     "node_up", "1 while the node's heartbeats come, else 0.", *_NODE, derived=True
 )
+NODE_DEPARTED: Final = _gauge(
+    "node_departed",
+    "1 while the node is away and said goodbye; 0 while it is up, and when it was lost.",
+    *_NODE,
+    derived=True,
+)
 NODE_START_TIME: Final = _gauge(
     "node_start_time_seconds", "Unix time of the node's start, in seconds.", *_NODE
 )

@@ -49,6 +49,7 @@ def _derived_samples(state: State) -> Iterator[Sample]:
 def _of_node(node: Node) -> Iterator[Sample]:
     name = (node.node_id,)
     yield c.NODE_UP, name, int(node.up)
+    yield c.NODE_DEPARTED, name, int(node.departed and not node.up)
     yield c.NODE_STATUS, name, STATUS_CODES[node.state]
     for state in get_args(events.NodeState):
         yield c.NODE_STATE, (node.node_id, state), int(node.state == state)

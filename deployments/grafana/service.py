@@ -50,9 +50,9 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         (1, GREEN),
     )
     yield number(
-        "Nodes away",
-        "Nodes that were heard once and are not now, stopped ones included.",
-        f"count(distributed_llm_node_up{{{NODE}}}) - sum(distributed_llm_node_up{{{NODE}}})",
+        "Nodes lost",
+        "Nodes that were heard once, are not now, and said no goodbye.",
+        f"sum(1 - distributed_llm_node_up{{{NODE}}} - distributed_llm_node_departed{{{NODE}}})",
         (None, GREEN),
         (1, ORANGE),
     )

@@ -359,6 +359,20 @@ def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
     check_gone(exporter)
 
 
+def test_goodbye_is_told_from_a_loss(exporter: Exporter) -> None:
+    """A node that is away counts as departed by how its last run ended, not by any before."""
+    exporter.take(pack_batch())
+    seen = [exporter.number(c.NODE_DEPARTED, "n1")]
+    exporter.wait(TIMEOUT_SECONDS + 1)
+    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    exporter.take(pack_batch(session="s2"))
+    exporter.take(pack_batch(session="s2", goodbye=True))
+    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    exporter.take(pack_batch(session="s3"))
+    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    assert seen == [0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("end", ["silence", "goodbye", "restart"])
 def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
     """The next run of a node may meet others: nobody would forget those of this one."""

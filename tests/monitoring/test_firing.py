@@ -95,9 +95,9 @@ def test_stopped_engine_fires_engine_stalled(watched: Watched) -> None:
 def test_stopped_node_fires_nothing(watched: Watched) -> None:
     """A clean stop is told from a crash: it is seen, and NodeDown stays quiet."""
     assert watched.node.end() == 0
-    wait_for(lambda: watched.ask("node:stopped:bool == 1"))
+    wait_for(lambda: watched.ask("distributed_llm_node_departed == 1"))
     # Long enough for a hasty NodeDown, had it been pending since the node was seen to be away.
-    wait_for(lambda: watched.ask("count_over_time(node:stopped:bool[1m]) > 5"))
+    wait_for(lambda: watched.ask("sum_over_time(distributed_llm_node_departed[1m]) > 5"))
     assert not watched.firing() & {"NodeDown", "ExporterDown", "MetricsAbsent"}
 
 
