@@ -37,6 +37,8 @@ async def open_carrier(
 ) -> AsyncIterator[None]:
     """Carry for as long as the block runs; at its end send the rest and say goodbye.
 
+    A block that fails says no goodbye; but what came last, such as a load that failed, is sent.
+
     Args:
         outbox: What to carry.
         socket_path: Where the exporter listens, now or later.
@@ -52,17 +54,21 @@ async def open_carrier(
     with socket:
         socket.dial(f"ipc://{socket_path}", block=False)
         carrier = _Carrier(outbox, socket, flush_seconds, levels)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(carrier.run, name="telemetry carrier")
-            nursery.start_soon(carrier.pack, name="telemetry packer")
-            try:
-                yield
-            finally:
-                nursery.cancel_scope.cancel()
-        with trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace:
-            await carrier.finish()
-        if grace.cancelled_caught:
-            _log.warning("no exporter took the last metric events within %s s", GOODBYE_SECONDS)
+        well = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carrier.run, name="telemetry carrier")
+                nursery.start_soon(carrier.pack, name="telemetry packer")
+                try:
+                    yield
+                    well = True
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace:
+                await carrier.finish(goodbye=well)
+            if grace.cancelled_caught:
+                _log.warning("no exporter took the last metric events within %s s", GOODBYE_SECONDS)
 
 
 class _Carrier:
@@ -101,11 +107,12 @@ class _Carrier:
             self._outbox.collect(trio.current_time())
             await trio.sleep(self._flush_seconds)
 
-    async def finish(self) -> None:
-        """Send what is left and the goodbye. Ends when the exporter has taken it."""
+    async def finish(self, *, goodbye: bool) -> None:
+        """Send what is left, with or without a goodbye. Ends when the exporter has taken it."""
         while not self._outbox.empty:
             await self._exchange(self._outbox.next_batch(trio.current_time()))
-        await self._exchange(self._outbox.next_batch(trio.current_time(), goodbye=True))
+        if goodbye:
+            await self._exchange(self._outbox.next_batch(trio.current_time(), goodbye=True))
 
     async def _exchange(self, batch: bytes) -> None:
         while True:

@@ -77,3 +77,30 @@ async def test_nonsense_for_an_answer_does_not_end_the_node(
         again = await take(socket)
         assert again.first_sequence == first.first_sequence
         nursery.start_soon(_take_until_goodbye, socket, 1)
+
+
+@trio_test
+async def test_node_that_fails_sends_its_last_events_and_no_goodbye(tmp_path: Path) -> None:
+    """Why a node ended is known when it has ended, and is told from a clean end."""
+    batches: list[wire.Batch] = []
+    with listen(tmp_path) as socket:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_take_all, socket, batches)
+            await _fail(tmp_path)
+            nursery.cancel_scope.cancel()
+    assert batches[-1].emitted == 1
+    assert not any(batch.goodbye for batch in batches)
+
+
+async def _take_all(socket: pynng.Rep0, batches: list[wire.Batch]) -> None:
+    while True:
+        batches.append(await take(socket))
+
+
+async def _fail(directory: Path) -> None:
+    try:
+        async with carried(directory) as outbox:
+            outbox.emit(TokensGenerated("m", 1))
+            raise ZeroDivisionError  # noqa: TRY301 - it is the block that fails
+    except* ZeroDivisionError:
+        pass

@@ -164,6 +164,30 @@ def _timed_out(exporter: Running) -> Any:
     return samples if done and value(samples, "inference_requests_in_flight") == 0 else None
 
 
+def test_model_that_ends_the_node_is_counted(pair: Pair, tmp_path: Path) -> None:
+    """A node that cannot serve its model says so before it ends, and not goodbye."""
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(MODEL_PATH.read_bytes()[:300_000])
+    command = [sys.executable, "-m", "node", *pair.flags, f"--model={damaged}"]
+    with pair.exporter() as exporter:
+        done = subprocess.run(
+            [*command, "--node-id=node1", "--api-port=0", "--mesh-port=0"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "damaged.gguf is damaged" in done.stderr) == (1, True)
+        samples = wait_for(lambda: _lost(exporter))
+        assert value(samples, "model_loads_total", result="error") == 1
+        assert value(samples, "node_departed") == 0
+
+
+def _lost(exporter: Running) -> Any:
+    samples = scrape(exporter.url)
+    return samples if value(samples, "node_ends_total", reason="lost") == 1 else None
+
+
 def test_models_are_loaded_when_asked_for_and_let_go_when_idle(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
