@@ -1,6 +1,8 @@
 """What all tests share.
 
-Properties are tried much longer with `just test --hypothesis-profile=slow`.
+Properties are tried on new examples at each run, much longer with
+`just test --hypothesis-profile=slow`, and in CI on the same examples each time: what fails there, a
+submission has broken.
 """
 
 import pytest
@@ -8,6 +10,7 @@ import trio.testing
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.register_profile(
     "slow",
     max_examples=10_000,
