@@ -57,7 +57,7 @@ peer: _uv
 
 # Write docs/metrics.md anew from the catalogue of metrics
 docs: (_install "dev")
-    python -m exporter.reference > docs/metrics.md
+    python -m deployments.metrics_reference > docs/metrics.md
 
 # Write the code of shared/proto anew
 proto: (_install "dev")

@@ -5,10 +5,10 @@ from typing import Final
 
 import trio
 
-from exporter import check, replay, tail
 from exporter import main as composition
 from exporter.errors import StartupError
 from exporter.settings import ExporterSettings
+from exporter.tools import check, replay, tail
 from shared.command import Subcommand, run_command
 
 _SUBCOMMANDS: Final = {

@@ -13,15 +13,15 @@ import trio
 
 from exporter import watchdog
 from exporter.errors import StartupError
-from exporter.feed import Feed, open_feed
-from exporter.health import HealthChecks
-from exporter.opening import open_store
+from exporter.ingest.feed import Feed, open_feed
+from exporter.ingest.socket import open_socket
+from exporter.journal.opening import open_store
+from exporter.journal.store import Store
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.state import State
-from exporter.store import Store
-from exporter.telemetry_socket import open_socket
-from exporter.token_file import TokenFile
-from exporter.web import Application, serve
+from exporter.web.health import HealthChecks
+from exporter.web.server import Application, serve
+from exporter.web.token_file import TokenFile
 from shared import wire
 
 _log = logging.getLogger(__name__)

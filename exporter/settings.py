@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from exporter.catalogue import FAMILIES
-from exporter.objectives import Objectives, find_fault
+from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.objectives import Objectives, find_fault
 from shared.settings import POSITIVE, MetricsSettings, Number, UsageError, setting
 
 Bounds = Mapping[str, tuple[float, ...]]

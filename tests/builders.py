@@ -2,10 +2,10 @@
 
 import msgspec
 
-from exporter.catalogue import Family
-from exporter.cut import take_cut
-from exporter.histogram import Histogram
-from exporter.state import State
+from exporter.metrics.catalogue import Family
+from exporter.metrics.cut import take_cut
+from exporter.metrics.histogram import Histogram
+from exporter.metrics.state import State
 from shared import events, wire
 from shared.events import Event
 

@@ -25,19 +25,19 @@ INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "u
 """Of the standard library, what `shared` has no business with (`socket` gives the host's name)."""
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
-    "prometheus_client": {"exporter/exposition.py"},
+    "prometheus_client": {"exporter/web/exposition.py"},
     "pynng": {
         "node/carrier.py",
         "node/mesh/transport.py",
-        "exporter/telemetry_socket.py",
-        "exporter/feed.py",
-        "exporter/tail.py",
-        "exporter/replay.py",
+        "exporter/ingest/socket.py",
+        "exporter/ingest/feed.py",
+        "exporter/tools/tail.py",
+        "exporter/tools/replay.py",
     },
     "ctransformers": {"node/engine/ctransformers.py"},
     "gguf": {"node/engine/header.py"},
     "psutil": {"node/system.py", "node/machine.py"},
-    "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web.py"},
+    "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web/server.py"},
     "h2": {"node/api/connection.py"},
     "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/forward/client.py", "node/models/fetch.py"},

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from exporter.catalogue import PREFIX, Family
-from exporter.rules import RULES
+from exporter.metrics.catalogue import PREFIX, Family
+from exporter.metrics.rules import RULES
 from node.outbox import Outbox
 from shared import events
 from shared.events import Event

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 import trio
 
-from exporter.ingest import Accepted, Ingest, decode_batch
-from exporter.opening import open_store
+from exporter.ingest.batches import Accepted, Ingest, decode_batch
+from exporter.journal.opening import open_store
+from exporter.journal.store import Store
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.state import State
-from exporter.store import Store
 from shared.events import Event, TokensGenerated
 from tests.bench.load import MODEL_ID, mixed_events, pack, send
 from tests.bench.processes import run_exporter

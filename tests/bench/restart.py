@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from exporter.ingest import Accepted, Ingest, decode_batch
-from exporter.journal import Journal
+from exporter.ingest.batches import Accepted, Ingest, decode_batch
+from exporter.journal.journal import Journal
+from exporter.journal.snapshot import freeze
+from exporter.journal.snapshot import pack as pack_snapshot
+from exporter.journal.store import ROTATE_BYTES
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.snapshot import freeze
-from exporter.snapshot import pack as pack_snapshot
-from exporter.state import State
-from exporter.store import ROTATE_BYTES
 from shared.events import Event, EventLoopLagged, HttpFinished
 from tests.bench.load import mixed_events, pack
 from tests.bench.processes import run_exporter
@@ -39,7 +39,7 @@ _ENDLESS: Final = 2**40
 _AIM: Final = "<= 2 s"
 
 _RECORD: Final = struct.Struct("<Bd")
-"""What `exporter.changes` puts before a batch: the record's kind and the Unix time."""
+"""What `exporter.journal.changes` puts before a batch: the record's kind and the Unix time."""
 _BATCH: Final = 1
 _RECOVERED: Final = re.compile(
     rb"^distributed_llm_exporter_recovered_events_total (\S+)", re.MULTILINE

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from exporter.records import (
+from exporter.journal.records import (
     SNAPSHOT_HEADER,
     log_generations,
     pack_snapshot_header,

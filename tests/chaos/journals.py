@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from exporter.records import LOG_HEADER, RECORD_HEADER, log_generations, log_path
+from exporter.journal.records import LOG_HEADER, RECORD_HEADER, log_generations, log_path
 from tests.chaos.ground import NODE, Ground
 
 LOAD_SECONDS: Final = 1.5

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from exporter.records import pack_record
-from exporter.recovery import CRASHES
+from exporter.journal.records import pack_record
+from exporter.journal.recovery import CRASHES
 from tests.chaos.ground import NODE, Ground
 from tests.chaos.journals import QUARANTINED, fill, newest_log, records
 from tests.chaos.rows import Row

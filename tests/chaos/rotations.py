@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from exporter.records import log_generations
+from exporter.journal.records import log_generations
 from tests.chaos.ground import Ground
 from tests.chaos.proof import equation_rows, log_row
 from tests.chaos.rows import Row

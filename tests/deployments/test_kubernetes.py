@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from exporter.catalogue import FAMILIES
+from exporter.metrics.catalogue import FAMILIES
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
 from shared.settings import NODE_ID, Settings, fields

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Final
 
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.nodes import Session
-from exporter.state import State
+from exporter.metrics.cut import take_cut
+from exporter.metrics.nodes import Session
+from exporter.metrics.state import State
+from exporter.web.exposition import Wanted, render
 from tests.builders import every_event
 
 GOLDEN: Final = Path(__file__).with_name("exposition.golden.txt")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from exporter import catalogue as c
-from exporter.cut import Cut, take_cut
-from exporter.opening import open_store
-from exporter.state import State
+from exporter.journal.opening import open_store
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import Cut, take_cut
+from exporter.metrics.state import State
 
 OLD = (c.REQUESTS, c.TOKENS_GENERATED, c.FINISHES, c.HTTP_REQUESTS, c.EVENTS, c.EMITTED)
 """Families that every recording has; a later one starts at 0 after a snapshot."""

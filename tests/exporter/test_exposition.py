@@ -19,12 +19,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
-from exporter import catalogue as c
-from exporter.catalogue import FAMILIES, PREFIX
-from exporter.cut import Cut, take_cut
-from exporter.exposition import Wanted, render
-from exporter.nodes import Session
-from exporter.state import State
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import FAMILIES, PREFIX
+from exporter.metrics.cut import Cut, take_cut
+from exporter.metrics.nodes import Session
+from exporter.metrics.state import State
+from exporter.web.exposition import Wanted, render
 from tests.builders import every_event, finished
 
 _written: Callable[[float], str] = floatToGoString

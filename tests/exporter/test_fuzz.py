@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.ingest import Accepted, Ingest
-from exporter.state import State
+from exporter.ingest.batches import Accepted, Ingest
+from exporter.metrics.cut import take_cut
+from exporter.metrics.state import State
+from exporter.web.exposition import Wanted, render
 from shared import wire
 from tests.builders import every_event, pack_batch
 

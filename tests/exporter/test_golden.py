@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from exporter.reference import write_reference
+from deployments.metrics_reference import write_reference
 from tests.exporter.golden import GOLDEN, exposition
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import catalogue as c
-from exporter.cut import take_cut
-from exporter.ingest import Ingest
-from exporter.state import State
+from exporter.ingest.batches import Ingest
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.metrics.state import State
 from node.outbox import Outbox
 from shared import events, wire
 from shared.events import Event, TokensGenerated

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import log_writer, quarantine
 from exporter.errors import StartupError
-from exporter.journal import Journal, JournalError
-from exporter.records import (
+from exporter.journal import log_writer, quarantine
+from exporter.journal.journal import Journal, JournalError
+from exporter.journal.records import (
     LOG_HEADER,
     RECORD_HEADER,
     log_generations,
@@ -28,7 +28,7 @@ from exporter.records import (
     snapshot_generations,
     snapshot_path,
 )
-from exporter.state_directory import StateDirectory
+from exporter.journal.state_directory import StateDirectory
 
 RECORDS = [b"first", b"", b"third" * 5, b"4"]
 LOG = pack_log_header() + b"".join(map(pack_record, RECORDS))
@@ -628,7 +628,7 @@ def test_snapshots_are_written_beside_appends(tmp_path: Path) -> None:
 APPLY = """
 import os, sys
 from pathlib import Path
-from exporter.journal import Journal
+from exporter.journal.journal import Journal
 with Journal.open(Path(sys.argv[1])) as journal:
     _, records = journal.recover()
     for record in records:
@@ -674,7 +674,7 @@ def test_poison_in_the_middle_is_found_too(tmp_path: Path) -> None:
 BUSY = """
 import sys, threading
 from pathlib import Path
-from exporter.journal import Journal
+from exporter.journal.journal import Journal
 with Journal.open(Path(sys.argv[1])) as journal:
     snapshot, records = journal.recover()
     applied = int(snapshot or 0)

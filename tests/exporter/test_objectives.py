@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from exporter import catalogue as c
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.nodes import Session
-from exporter.objectives import Objectives
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.metrics.nodes import Session
+from exporter.metrics.objectives import Objectives
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.state import State
+from exporter.web.exposition import Wanted, render
 from shared.events import InferenceFinished
 from shared.settings import UsageError
 

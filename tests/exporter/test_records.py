@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.records import (
+from exporter.journal.records import (
     LOG_HEADER,
     RECORD_BYTES,
     RECORD_HEADER,

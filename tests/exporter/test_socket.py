@@ -17,12 +17,12 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from exporter import catalogue as c
 from exporter.errors import StartupError
-from exporter.ingest import Ingest
-from exporter.state import State
-from exporter.store import Store
-from exporter.telemetry_socket import open_socket
+from exporter.ingest.batches import Ingest
+from exporter.ingest.socket import open_socket
+from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.state import State
 from shared import wire
 from tests.builders import every_event, number, pack_batch
 
@@ -163,7 +163,7 @@ AS_USER = """
 import os, sys
 from pathlib import Path
 import pynng
-from exporter.telemetry_socket import open_socket
+from exporter.ingest.socket import open_socket
 os.setgroups([int(group) for group in sys.argv[2].split(",") if group])
 os.setgid(4001)
 os.setuid(4001)
@@ -253,7 +253,7 @@ def test_socket_of_a_killed_exporter_is_taken_over(directory: Path) -> None:
     """What kill -9 leaves behind is in nobody's way."""
     program = (
         "import sys, time; from pathlib import Path; "
-        "from exporter.telemetry_socket import open_socket\n"
+        "from exporter.ingest.socket import open_socket\n"
         "with open_socket(Path(sys.argv[1])): print('open', flush=True); time.sleep(600)"
     )
     killed = subprocess.Popen(

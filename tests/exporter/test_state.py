@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import catalogue as c
-from exporter.catalogue import FAMILIES
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.nodes import Node, Session
-from exporter.state import LABEL_CHARACTERS, State, clean_label
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.cut import take_cut
+from exporter.metrics.nodes import Node, Session
+from exporter.metrics.state import LABEL_CHARACTERS, State, clean_label
+from exporter.web.exposition import Wanted, render
 from shared import events
 from shared.events import Event
 from tests.builders import every_event, finished, histogram, number

@@ -14,16 +14,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import catalogue as c
-from exporter import store as store_module
-from exporter.changes import BATCH
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.journal import JournalError
-from exporter.opening import open_store
-from exporter.records import LOG_HEADER
-from exporter.state import State
-from exporter.store import Store
+from exporter.journal import store as store_module
+from exporter.journal.changes import BATCH
+from exporter.journal.journal import JournalError
+from exporter.journal.opening import open_store
+from exporter.journal.records import LOG_HEADER
+from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.metrics.state import State
+from exporter.web.exposition import Wanted, render
 from node.outbox import Outbox
 from shared import wire
 from shared.events import Event, ModelDescribed, SystemSampled, TokensGenerated

@@ -17,14 +17,14 @@ from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 from trio.testing import MockClock, trio_test
 
-from exporter import catalogue as c
-from exporter import web
-from exporter.cut import take_cut
-from exporter.health import HealthChecks
-from exporter.ingest import Accepted, Ingest, decode_batch
-from exporter.state import State
-from exporter.store import Store
-from exporter.web import Application
+from exporter.ingest.batches import Accepted, Ingest, decode_batch
+from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.metrics.state import State
+from exporter.web import server
+from exporter.web.health import HealthChecks
+from exporter.web.server import Application
 from shared import events
 from tests.builders import every_event, pack_batch
 
@@ -260,8 +260,8 @@ async def test_concurrent_scrapes_are_all_answered() -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have readers cut soon, and one scrape in memory at a time."""
-    monkeypatch.setattr(web, "_ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(web, "_SCRAPES", 1)
+    monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(server, "_SCRAPES", 1)
 
 
 def _ask_over_http_2() -> bytes:
@@ -286,7 +286,7 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
     exporter.hear(*routes)
     question = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(web.serve, exporter.application, "127.0.0.1", 0)
+        url = await nursery.start(server.serve, exporter.application, "127.0.0.1", 0)
         with trio.fail_after(20), trio.socket.socket() as client:
             client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
@@ -371,7 +371,7 @@ async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr("exporter.health._ask", broken)
+    monkeypatch.setattr("exporter.web.health._ask", broken)
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged("online"))
     answer = await exporter.ask("/health")

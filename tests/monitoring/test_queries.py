@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from exporter.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
 from tests.monitoring.promql import fill_in, read
 from tests.monitoring.sources import REPOSITORY, dashboard, panels, queries
 from tests.monitoring.vocabulary import exposed_names, labels_of, metrics

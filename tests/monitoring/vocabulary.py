@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from exporter.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
 from tests.monitoring.promql import Named, read
 from tests.monitoring.sources import recording_rules
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from exporter.rules import RULES
+from exporter.metrics.rules import RULES
 from shared import events
 from shared.events import Event
 from tests.builders import every_event, finished

@@ -14,8 +14,8 @@ from typing import IO
 
 import httpx
 
-from exporter.changes import BATCH, pack_change
-from exporter.records import pack_log_header, pack_record
+from exporter.journal.changes import BATCH, pack_change
+from exporter.journal.records import pack_log_header, pack_record
 from shared.events import NodeStateChanged, TokensGenerated
 from tests.batches import Emitter
 from tests.builders import every_event, pack_batch

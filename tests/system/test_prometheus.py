@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.catalogue import FAMILIES
+from exporter.metrics.catalogue import FAMILIES
 from tests.batches import Emitter
 from tests.processes import PREFIX, Pair, scrape, value, wait_for
 from tests.prometheus import prometheus, query

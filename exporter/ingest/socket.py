@@ -13,8 +13,8 @@ import pynng
 import trio
 
 from exporter.errors import StartupError
-from exporter.lock import lock_file
-from exporter.socket_file import find_inode, for_this_user_only, wait_removed
+from exporter.ingest.socket_file import find_inode, for_this_user_only, wait_removed
+from exporter.journal.lock import lock_file
 from shared import wire
 
 Take = Callable[[bytes, int, Callable[[], Container[int]]], Awaitable[wire.Reply]]

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from exporter import catalogue as c
-from exporter.rules import Sample
+from exporter.metrics import catalogue as c
+from exporter.metrics.rules import Sample
 from shared.events import InferenceFinished
 
 

@@ -16,11 +16,11 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
-from exporter import catalogue as c
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.health import HealthChecks
-from exporter.store import Store
+from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.web.exposition import Wanted, render
+from exporter.web.health import HealthChecks
 from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]

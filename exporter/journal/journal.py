@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Final, Self
 
 from exporter.errors import ExporterError, StartupError
-from exporter.log_writer import LogWriter, start_log
-from exporter.quarantine import Quarantine
-from exporter.records import (
+from exporter.journal.log_writer import LogWriter, start_log
+from exporter.journal.quarantine import Quarantine
+from exporter.journal.records import (
     LOG_HEADER,
     log_generations,
     log_path,
     snapshot_generations,
     snapshot_path,
 )
-from exporter.recovery import Recovery
-from exporter.state_directory import StateDirectory
+from exporter.journal.recovery import Recovery
+from exporter.journal.state_directory import StateDirectory
 
 LOGS_BYTES: Final = 256 * 1024 * 1024
 """A guess: hours of a busy node's batches, should no snapshot be possible."""

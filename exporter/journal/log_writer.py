@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from exporter.records import pack_log_header, pack_record
-from exporter.state_directory import is_in_place
+from exporter.journal.records import pack_log_header, pack_record
+from exporter.journal.state_directory import is_in_place
 
 CHECK_SECONDS: Final = 1.0
 """How often an append looks whether the file is still in its place."""

@@ -15,9 +15,9 @@ import pynng
 import trio
 
 from exporter.errors import StartupError
-from exporter.feed import FEED_HEADER, FEED_NAME
-from exporter.ingest import Accepted, decode_batch
-from exporter.state import clean_label
+from exporter.ingest.batches import Accepted, decode_batch
+from exporter.ingest.feed import FEED_HEADER, FEED_NAME
+from exporter.metrics.state import clean_label
 from shared import events, wire
 from shared.settings import Settings, UsageError, setting
 

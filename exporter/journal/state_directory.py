@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from exporter.lock import lock_file
-from exporter.records import (
+from exporter.journal.lock import lock_file
+from exporter.journal.records import (
     log_generations,
     log_path,
     pack_snapshot_header,

@@ -7,8 +7,8 @@ histogram observes.
 from collections.abc import Callable
 from typing import Any, Final
 
-from exporter import catalogue as c
-from exporter.catalogue import Family
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import Family
 from shared import events
 
 Sample = tuple[Family, tuple[str, ...], float]

@@ -12,14 +12,14 @@ from typing import Final, Self
 import msgspec
 import pynng
 
-from exporter.changes import BATCH, Change, apply_change, unpack_change
-from exporter.cut import take_cut
 from exporter.errors import StartupError
-from exporter.exposition import Wanted, render
-from exporter.ingest import Accepted, Ingest, decode_batch
-from exporter.records import FormatError, LogReader, log_generations, log_path
+from exporter.ingest.batches import Accepted, Ingest, decode_batch
+from exporter.journal.changes import BATCH, Change, apply_change, unpack_change
+from exporter.journal.records import FormatError, LogReader, log_generations, log_path
+from exporter.metrics.cut import take_cut
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.state import State
+from exporter.web.exposition import Wanted, render
 from shared import wire
 from shared.settings import EXISTING, NOT_NEGATIVE, UsageError, argument, setting
 

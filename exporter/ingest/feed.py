@@ -15,7 +15,7 @@ from typing import Final
 import pynng
 
 from exporter.errors import StartupError
-from exporter.socket_file import find_inode, for_this_user_only, wait_removed
+from exporter.ingest.socket_file import find_inode, for_this_user_only, wait_removed
 
 FEED_NAME: Final = "tail.sock"
 FEED_HEADER: Final = struct.Struct("<Q")

@@ -1,16 +1,17 @@
-"""Writes the reference page of the metrics from the catalogue: `python -m exporter.reference`."""
+"""Write the reference page of the metrics: `python -m deployments.metrics_reference`."""
 
 import sys
 from collections.abc import Iterator
 
-from exporter.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
 
 _HEAD = f"""# Metrics
 
-Every family that the exporter serves, written by `just docs` from `exporter/catalogue.py`. Names
-begin with `{PREFIX}`. A counter whose name has no `_total` is exposed with it. Series of
-a node carry `node_id`, those of a model `model_id` as well. Counters with a closed set of label
-values start at 0. Gauges leave with the node, or the model, that they speak of.
+Every family that the exporter serves, written by `just docs` from
+`exporter/metrics/catalogue.py`. Names begin with `{PREFIX}`. A counter whose name has no `_total`
+is exposed with it. Series of a node carry `node_id`, those of a model `model_id` as well. Counters
+with a closed set of label values start at 0. Gauges leave with the node or
+the model that they describe.
 """
 
 

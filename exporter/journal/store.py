@@ -16,14 +16,14 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from exporter import catalogue as c
-from exporter.catalogue import Family
-from exporter.changes import BATCH, OWN, SILENCE, OwnSample, move_own, pack_change, pack_own
 from exporter.errors import StartupError
-from exporter.ingest import Ingest
-from exporter.journal import Journal, JournalError
-from exporter.nodes import Labels
-from exporter.snapshot import freeze, pack
+from exporter.ingest.batches import Ingest
+from exporter.journal.changes import BATCH, OWN, SILENCE, OwnSample, move_own, pack_change, pack_own
+from exporter.journal.journal import Journal, JournalError
+from exporter.journal.snapshot import freeze, pack
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import Family
+from exporter.metrics.nodes import Labels
 from shared import wire
 
 ROTATE_BYTES: Final = 8 * 2**20
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The state with its journal; `exporter.opening` recovers one.
+    """The state with its journal; `exporter.journal.opening` recovers one.
 
     Args:
         ingest: Decides what a message means for its state.

@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from exporter import catalogue as c
-from exporter.nodes import Node, Session
-from exporter.state import State
+from exporter.metrics import catalogue as c
+from exporter.metrics.nodes import Node, Session
+from exporter.metrics.state import State
 from shared import events, wire
 from shared.settings import NODE_ID
 

@@ -17,10 +17,10 @@ from typing import Final
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.utils import floatToGoString
 
-from exporter.catalogue import PREFIX, Family
-from exporter.cut import Cut
-from exporter.histogram import Exemplar, Histogram
-from exporter.nodes import Labels
+from exporter.metrics.catalogue import PREFIX, Family
+from exporter.metrics.cut import Cut
+from exporter.metrics.histogram import Exemplar, Histogram
+from exporter.metrics.nodes import Labels
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """Whatever version was asked for."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from exporter import catalogue as c
-from exporter.catalogue import FAMILIES, STATUS_CODES, Family
-from exporter.histogram import Histogram
-from exporter.nodes import Labels, Node
-from exporter.rules import Sample
-from exporter.state import State
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import FAMILIES, STATUS_CODES, Family
+from exporter.metrics.histogram import Histogram
+from exporter.metrics.nodes import Labels, Node
+from exporter.metrics.rules import Sample
+from exporter.metrics.state import State
 from shared import events
 from shared.settings import APPLICATION
 

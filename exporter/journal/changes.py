@@ -5,10 +5,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from exporter.catalogue import FAMILIES
-from exporter.ingest import Accepted, Ingest, decode_batch
-from exporter.nodes import Labels
-from exporter.state import State
+from exporter.ingest.batches import Accepted, Ingest, decode_batch
+from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.nodes import Labels
+from exporter.metrics.state import State
 
 BATCH: Final = 1
 """A node's batch, as it came."""

@@ -10,8 +10,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from exporter.quarantine import Quarantine
-from exporter.records import (
+from exporter.journal.quarantine import Quarantine
+from exporter.journal.records import (
     RECORD_HEADER,
     FormatError,
     LogReader,

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from exporter.catalogue import FAMILIES, REQUESTS, Family
-from exporter.histogram import Histogram
-from exporter.nodes import Labels, Node
-from exporter.state import State
+from exporter.metrics.catalogue import FAMILIES, REQUESTS, Family
+from exporter.metrics.histogram import Histogram
+from exporter.metrics.nodes import Labels, Node
+from exporter.metrics.state import State
 
 VERSION: Final = 1
 _Counts = tuple[list[int], float]

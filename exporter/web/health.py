@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from exporter import catalogue as c
-from exporter.cut import take_cut
-from exporter.exposition import Wanted, render
-from exporter.nodes import Node
-from exporter.state import clean_label
-from exporter.store import Store
+from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.cut import take_cut
+from exporter.metrics.nodes import Node
+from exporter.metrics.state import clean_label
+from exporter.web.exposition import Wanted, render
 
 SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0

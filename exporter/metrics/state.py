@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from exporter import catalogue as c
-from exporter.catalogue import FAMILIES, OTHER, Family
-from exporter.histogram import Exemplar, Histogram
-from exporter.nodes import Labels, Node, Session
-from exporter.objectives import Objectives
-from exporter.rules import RULES
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import FAMILIES, OTHER, Family
+from exporter.metrics.histogram import Exemplar, Histogram
+from exporter.metrics.nodes import Labels, Node, Session
+from exporter.metrics.objectives import Objectives
+from exporter.metrics.rules import RULES
 from shared import events
 from shared.events import Event
 

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter import catalogue as c
-from exporter.changes import apply_change, unpack_change
-from exporter.ingest import Ingest
-from exporter.journal import Journal, JournalError
-from exporter.snapshot import UnreadableSnapshotError, restore_into
-from exporter.state import State
-from exporter.store import ROTATE_BYTES, Store
+from exporter.ingest.batches import Ingest
+from exporter.journal.changes import apply_change, unpack_change
+from exporter.journal.journal import Journal, JournalError
+from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
+from exporter.journal.store import ROTATE_BYTES, Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.state import State
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from exporter import catalogue as c
+from exporter.metrics import catalogue as c
 from shared.events import NodeState
 
 CONFLICT_SECONDS: Final = 10.0

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from exporter.changes import BATCH, unpack_change
 from exporter.errors import ExporterError
-from exporter.ingest import Accepted, decode_batch
-from exporter.records import (
+from exporter.ingest.batches import Accepted, decode_batch
+from exporter.journal.changes import BATCH, unpack_change
+from exporter.journal.records import (
     LogReader,
     log_generations,
     log_path,
@@ -18,11 +18,11 @@ from exporter.records import (
     snapshot_generations,
     snapshot_path,
 )
-from exporter.recovery import CRASHES
+from exporter.journal.recovery import CRASHES
+from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.snapshot import UnreadableSnapshotError, restore_into
-from exporter.state import State
-from exporter.token_file import read_tokens
+from exporter.web.token_file import read_tokens
 
 ABOUT: Final = """Say whether an exporter could start with these settings.
 
