@@ -15,16 +15,16 @@ import trio
 from node import watchdog
 from node.api.protection import Protection
 from node.api.server import Door, serve
-from node.carrier import open_carrier
 from node.errors import RequestError, StartupError
 from node.forward.router import Router
 from node.inference.models import Model
 from node.inference.scheduler import Scheduler
 from node.mesh.mesh import open_mesh
-from node.outbox import Outbox
 from node.parts import build_api, build_parts
 from node.settings import NodeSettings
-from node.system import watch_loop_lag
+from node.telemetry.carrier import open_carrier
+from node.telemetry.outbox import Outbox
+from node.telemetry.system import watch_loop_lag
 
 _CLOSING_SECONDS: Final = 2.0
 

@@ -37,10 +37,10 @@ from node.mesh.mesh import Mesh
 from node.mesh.options import read_options
 from node.mesh.speed import SpeedMeter
 from node.models.download import fetch
-from node.outbox import Outbox
-from node.progress import Progress
 from node.settings import NodeSettings
-from node.state import NodeStatus
+from node.telemetry.outbox import Outbox
+from node.telemetry.progress import Progress
+from node.telemetry.status import NodeStatus
 from shared.settings import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32

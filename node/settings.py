@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from node.demo import MODEL_PATH
-from node.outbox import BACKLOG_BYTES, EVENTS_LIMIT
+from node.telemetry.outbox import BACKLOG_BYTES, EVENTS_LIMIT
 from shared.settings import (
     DIRECTORY,
     FILE,

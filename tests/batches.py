@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pynng
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event
 

@@ -27,7 +27,7 @@ RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
     "prometheus_client": {"exporter/web/exposition.py"},
     "pynng": {
-        "node/carrier.py",
+        "node/telemetry/carrier.py",
         "node/mesh/transport.py",
         "exporter/ingest/socket.py",
         "exporter/ingest/feed.py",
@@ -36,7 +36,7 @@ ONLY_IN: Final = {
     },
     "ctransformers": {"node/engine/ctransformers.py"},
     "gguf": {"node/engine/header.py"},
-    "psutil": {"node/system.py", "node/machine.py"},
+    "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web/server.py"},
     "h2": {"node/api/connection.py"},
     "jinja2": {"node/engine/chat.py"},

@@ -29,7 +29,7 @@ from node.errors import InvalidRequestError, RequestError
 from node.forward.router import Router
 from node.inference.generation import Generation, InferenceRequest
 from node.inference.scheduler import Scheduler
-from node.state import NodeStatus
+from node.telemetry.status import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20
 

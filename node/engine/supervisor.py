@@ -17,7 +17,7 @@ import trio
 from node.engine import protocol
 from node.engine.child_process import ChildProcess, open_child
 from node.errors import InsufficientMemoryError, RequestError, StartupError, UnavailableError
-from node.progress import Progress
+from node.telemetry.progress import Progress
 from shared import events
 from shared.events import Event
 

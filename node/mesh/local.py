@@ -10,7 +10,7 @@ from node.engine import NAME
 from node.inference.scheduler import Scheduler
 from node.mesh.messages import MODELS, Advert, ModelAdvert
 from node.mesh.speed import SpeedMeter
-from node.state import NodeStatus
+from node.telemetry.status import NodeStatus
 
 _MACHINE_SECONDS: Final = 5.0
 """Limits of the machine are read anew so often; a cgroup's may change."""

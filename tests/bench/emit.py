@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exporter.metrics.catalogue import PREFIX, Family
 from exporter.metrics.rules import RULES
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import events
 from shared.events import Event
 from tests.bench.table import Row
@@ -63,7 +63,7 @@ def _emit_finished(emit: Emit, requests: int) -> None:
 
 
 def _emit_request(emit: Emit, requests: int) -> None:
-    """Emit what `node.inference.scheduler`, `node.state` and `node.api.asgi` do for a request."""
+    """Emit what `node.inference.scheduler`, `node.telemetry.status` and `node.api.asgi` do for a request."""
     for _ in repeat(None, requests):
         emit(events.LoadChanged(_MODEL, 1, 1, 0, 1))
         emit(events.LoadChanged(_MODEL, 1, 0, 1, 1))

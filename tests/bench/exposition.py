@@ -12,7 +12,7 @@ from typing import Final
 
 import pynng
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import HttpFinished, RpcFinished
 from tests.bench.load import mixed_events, pack, send

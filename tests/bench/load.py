@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import pynng
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event, InferenceFinished
 from tests.bench.processes import NODE_ID

@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 import trio
 
-from node.carrier import open_carrier
-from node.outbox import Outbox
 from node.settings import NodeSettings
+from node.telemetry.carrier import open_carrier
+from node.telemetry.outbox import Outbox
 from shared.events import Event
 from tests.bench.load import mixed_events
 from tests.bench.processes import NODE_ID

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import pynng
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import PeerAnswered
 from tests.bench.processes import Service, run_exporter, run_module, run_node

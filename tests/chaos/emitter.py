@@ -18,9 +18,9 @@ from typing import Final
 
 import trio
 
-from node.carrier import open_carrier
-from node.outbox import Outbox
 from node.settings import NodeSettings
+from node.telemetry.carrier import open_carrier
+from node.telemetry.outbox import Outbox
 from shared import events, wire
 from shared.events import Event
 

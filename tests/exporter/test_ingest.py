@@ -16,7 +16,7 @@ from exporter.ingest.batches import Ingest
 from exporter.metrics import catalogue as c
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import events, wire
 from shared.events import Event, TokensGenerated
 from tests.builders import every_event, histogram, number, pack_batch

@@ -24,7 +24,7 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event, ModelDescribed, SystemSampled, TokensGenerated
 

@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from node.carrier import open_carrier
-from node.outbox import EVENTS_LIMIT, Outbox
+from node.telemetry.carrier import open_carrier
+from node.telemetry.outbox import EVENTS_LIMIT, Outbox
 from shared import wire
 from shared.events import TokensGenerated
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import events, wire
 from shared.events import Event, HttpFinished, TokensGenerated
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from node.progress import Progress
+from node.telemetry.progress import Progress
 from shared.events import Event, ModelLoadProgressed
 
 

@@ -11,7 +11,7 @@ from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inferenc
 from node.api.rpc.generated.grpc.health.v1.health_connect import Health
 from node.api.rpc.generated.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse
 from node.api.rpc.interceptors import Context
-from node.state import NodeStatus
+from node.telemetry.status import NodeStatus
 
 _Status = HealthCheckResponse.ServingStatus
 

@@ -22,7 +22,7 @@ from node.forward.router import Router
 from node.inference.generation import Delta, Ending, Generation, InferenceRequest
 from node.inference.lane import Lane
 from node.inference.scheduler import Scheduler
-from node.state import NodeStatus
+from node.telemetry.status import NodeStatus
 from shared import events
 
 _Text = Oneof[Literal["text"], str]

@@ -12,7 +12,7 @@ from node.engine import NAME
 from node.engine.supervisor import Engine
 from node.inference.lane import Lane
 from node.inference.scheduler import Scheduler
-from node.system import SystemSampler
+from node.telemetry.system import SystemSampler
 from shared import events
 from shared.events import Event, NodeState
 

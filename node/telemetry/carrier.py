@@ -15,7 +15,7 @@ import msgspec
 import pynng
 import trio
 
-from node.outbox import Outbox
+from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event
 

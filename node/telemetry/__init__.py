@@ -1,0 +1,1 @@
+"""What the node reports: events on their way to the exporter, and the levels that go with them."""
