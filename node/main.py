@@ -17,10 +17,10 @@ from node.api.protection import Protection
 from node.api.server import Door, serve
 from node.errors import RequestError, StartupError
 from node.forward.router import Router
-from node.inference.models import Model
-from node.inference.scheduler import Scheduler
 from node.mesh.mesh import open_mesh
 from node.parts import build_api, build_parts
+from node.serving.catalogue import Model
+from node.serving.scheduler import Scheduler
 from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox

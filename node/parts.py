@@ -26,17 +26,17 @@ from node.forward.client import PeerClient
 from node.forward.peers import MeshModels
 from node.forward.router import NoPeers, Router
 from node.forward.signature import Signer
-from node.inference.generation import Emit
-from node.inference.lane import Lane, LaneOptions
-from node.inference.models import Model, find_shortage, list_models
-from node.inference.scheduler import Limits, Scheduler
 from node.mesh.identity import kept_node_id
 from node.mesh.local import LocalAdvert
 from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh
 from node.mesh.options import read_options
 from node.mesh.speed import SpeedMeter
-from node.models.download import fetch
+from node.requests.generation import Emit
+from node.serving.catalogue import Model, find_shortage, list_models
+from node.serving.downloads.download import fetch
+from node.serving.lane import Lane, LaneOptions
+from node.serving.scheduler import Limits, Scheduler
 from node.settings import NodeSettings
 from node.telemetry.outbox import Outbox
 from node.telemetry.progress import Progress

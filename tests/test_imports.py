@@ -40,8 +40,8 @@ ONLY_IN: Final = {
     "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web/server.py"},
     "h2": {"node/api/connection.py"},
     "jinja2": {"node/engine/chat.py"},
-    "httpx2": {"node/forward/client.py", "node/models/fetch.py"},
-    "huggingface_hub": {"node/models/fetch.py"},
+    "httpx2": {"node/forward/client.py", "node/serving/downloads/fetch.py"},
+    "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/rpc/{name}.py" for name in RPC_MODULES},
     "connectrpc_grpcreflect": {"node/api/rpc/application.py"},
     "protobuf": {"node/api/rpc/inference.py"},
@@ -100,7 +100,7 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
         ("node.main", ("prometheus_client", "exporter", "ctransformers", "huggingface_hub")),
         ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
         ("shared.command", ("node", "exporter", "trio", "pynng")),
-        ("node.models.download", ("huggingface_hub", "httpx2")),
+        ("node.serving.downloads.download", ("huggingface_hub", "httpx2")),
     ],
 )
 def test_process_does_not_load_the_others_libraries(module: str, absent: tuple[str, ...]) -> None:

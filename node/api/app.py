@@ -27,8 +27,8 @@ from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.errors import InvalidRequestError, RequestError
 from node.forward.router import Router
-from node.inference.generation import Generation, InferenceRequest
-from node.inference.scheduler import Scheduler
+from node.requests.generation import Generation, InferenceRequest
+from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 
 BODY_BYTES: Final = 8 * 2**20

@@ -8,7 +8,7 @@ from typing import Final
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest, Message
 from node.engine.protocol import Sampling, Turn
 from node.errors import InvalidRequestError
-from node.inference.generation import InferenceRequest
+from node.requests.generation import InferenceRequest
 
 
 def completion_request(

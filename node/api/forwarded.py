@@ -13,8 +13,8 @@ from node.api.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.forward import wire
 from node.forward.signature import Signer
-from node.inference.generation import Delta, Ending, Generation
-from node.inference.scheduler import Scheduler
+from node.requests.generation import Delta, Ending, Generation
+from node.serving.scheduler import Scheduler
 from shared.events import Event, MessagesMoved, NetworkFailed
 
 _TYPE: Final = "application/octet-stream"

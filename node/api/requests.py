@@ -4,7 +4,7 @@ import re
 import secrets
 from typing import Final
 
-from node.inference.generation import Delta, Ending, Generation
+from node.requests.generation import Delta, Ending, Generation
 
 REQUEST_ID: Final = "X-Request-ID"
 """The header, or key of metadata, that names a request."""

@@ -10,7 +10,7 @@ from quart.wrappers.response import ResponseBody
 from node.api.answer import Form, TokenDetails, Usage
 from node.api.schema import error_body
 from node.errors import RequestError
-from node.inference.generation import Delta, Ending, Generation
+from node.requests.generation import Delta, Ending, Generation
 
 _DONE: Final = b"data: [DONE]\n\n"
 _encoder = msgspec.json.Encoder()

@@ -16,9 +16,9 @@ from node.errors import RequestError, UnavailableError
 from node.forward import wire
 from node.forward.choice import HERE, Candidate, choose
 from node.forward.client import PeerClient, PeerLostError, PeerRefusedError
-from node.inference.generation import Emit, Generation, InferenceRequest, is_other_model
-from node.inference.lane import ANY_CONTEXT
-from node.inference.scheduler import Scheduler
+from node.requests.generation import Emit, Generation, InferenceRequest, is_other_model
+from node.serving.lane import ANY_CONTEXT
+from node.serving.scheduler import Scheduler
 from shared import events
 
 _LOOK_SECONDS: Final = 0.25

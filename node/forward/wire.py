@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from node.engine.protocol import FrameReader
-from node.inference.generation import InferenceRequest
+from node.requests.generation import InferenceRequest
 from shared.events import FinishReason
 
 PATH: Final = "/mesh/v1/generate"

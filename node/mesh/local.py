@@ -7,9 +7,9 @@ import trio
 
 from node import machine
 from node.engine import NAME
-from node.inference.scheduler import Scheduler
 from node.mesh.messages import MODELS, Advert, ModelAdvert
 from node.mesh.speed import SpeedMeter
+from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 
 _MACHINE_SECONDS: Final = 5.0

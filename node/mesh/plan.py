@@ -15,7 +15,7 @@ from node.mesh.messages import Advert
 _SPARE: Final = 1 / 8
 """Of a node's memory, what is left to the rest of its machine; a guess."""
 _ENGINE_BYTES: Final = 128 * 2**20
-"""What an engine takes beside weights and context (`node.inference.models` reckons the same)."""
+"""What an engine takes beside weights and context (`node.serving.catalogue` reckons the same)."""
 _STEPS: Final = 40
 """Halvings in the search for the best balance: finer than any clock could tell."""
 

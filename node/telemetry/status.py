@@ -10,8 +10,8 @@ import trio
 from node import machine
 from node.engine import NAME
 from node.engine.supervisor import Engine
-from node.inference.lane import Lane
-from node.inference.scheduler import Scheduler
+from node.serving.lane import Lane
+from node.serving.scheduler import Scheduler
 from node.telemetry.system import SystemSampler
 from shared import events
 from shared.events import Event, NodeState

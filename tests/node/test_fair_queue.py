@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.inference.fair_queue import FairQueue
+from node.serving.fair_queue import FairQueue
 
 clients = st.sampled_from(["a", "b", "c"])
 

@@ -12,7 +12,7 @@ from node.engine.protocol import Sampling
 from node.errors import OtherModelError
 from node.forward import wire
 from node.forward.signature import WINDOW_SECONDS, Signer
-from node.inference.generation import Delta, Generation, InferenceRequest, Token
+from node.requests.generation import Delta, Generation, InferenceRequest, Token
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
 NOW = 1.6e9

@@ -17,7 +17,7 @@ from node.errors import (
     RequestError,
     UnavailableError,
 )
-from node.inference.generation import Delta, Ending, Generation, InferenceRequest
+from node.requests.generation import Delta, Ending, Generation, InferenceRequest
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
 ROOM = 64

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.models.source import HubFile, parse_source
+from node.serving.downloads.source import HubFile, parse_source
 
 
 @pytest.mark.parametrize(

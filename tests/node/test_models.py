@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from node.errors import StartupError
-from node.inference.models import Model, find_shortage, list_models
+from node.serving.catalogue import Model, find_shortage, list_models
 from tests.node.memory_child import DESCRIBED
 
 MEBIBYTE = 2**20

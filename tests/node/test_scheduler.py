@@ -22,9 +22,9 @@ from node.errors import (
     QueueFullError,
     UnavailableError,
 )
-from node.inference.generation import Delta, Ending, Generation, InferenceRequest
-from node.inference.lane import Lane, LaneOptions
-from node.inference.scheduler import Limits, Scheduler
+from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.serving.lane import Lane, LaneOptions
+from node.serving.scheduler import Limits, Scheduler
 from shared import events
 from shared.events import Event, InferenceFinished, LoadChanged
 from tests.node.memory_child import CONTEXT_LENGTH, DESCRIBED, Children, MemoryChild

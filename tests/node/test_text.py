@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.inference.text import TextAssembler
+from node.requests.text import TextAssembler
 
 few_letters = st.text("abä", max_size=24)
 

@@ -18,8 +18,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from node.demo import MODEL_PATH
 from node.errors import StartupError
-from node.models import download
-from node.models.source import HubFile
+from node.serving.downloads import download
+from node.serving.downloads.source import HubFile
 from tests.hub import COMMIT, Hub, open_hub
 from tests.processes import Pair, free_port, scrape, value, wait_for
 
@@ -113,7 +113,7 @@ def test_killed_download_goes_on_at_the_next_start(hub: Hub, tmp_path: Path) -> 
     hub.hold = threading.Event()
     hub.cuts = [3 * MIB]
     incomplete = blobs(tmp_path) / f"{hub.hash}.incomplete"
-    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
+    command = [sys.executable, "-m", "node.serving.downloads.fetch", str(FILE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         wait_for(lambda: incomplete.exists() and incomplete.stat().st_size >= 2 * MIB)
         process.kill()
@@ -281,7 +281,7 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
     """A download whose node was killed does not go on by itself."""
     hub.hold = threading.Event()
     hub.cuts = [MIB]
-    command = [sys.executable, "-m", "node.models.fetch", str(FILE)]
+    command = [sys.executable, "-m", "node.serving.downloads.fetch", str(FILE)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -347,7 +347,7 @@ def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> No
         (fetching,) = [
             child
             for child in psutil.Process(process.pid).children()
-            if "node.models.fetch" in child.cmdline()
+            if "node.serving.downloads.fetch" in child.cmdline()
         ]
         process.terminate()
         assert process.wait(timeout=15) == 0

@@ -19,9 +19,9 @@ from node.api.rpc.peers import Peers
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
 from node.forward.router import Router
-from node.inference.generation import Delta, Ending, Generation, InferenceRequest
-from node.inference.lane import Lane
-from node.inference.scheduler import Scheduler
+from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.serving.lane import Lane
+from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 from shared import events
 

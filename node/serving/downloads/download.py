@@ -10,8 +10,8 @@ from typing import Final
 import trio
 
 from node.errors import StartupError
-from node.models import report
-from node.models.source import HubFile
+from node.serving.downloads import report
+from node.serving.downloads.source import HubFile
 
 Progress = Callable[[int, int], None]
 """Takes the bytes that are here and those that there are."""
@@ -31,7 +31,7 @@ async def fetch(file: HubFile, progress: Progress) -> Path:
         StartupError: The file cannot be had.
     """
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "node.models.fetch", str(file)],
+        [sys.executable, "-m", "node.serving.downloads.fetch", str(file)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C in a terminal is for the node, which decides

@@ -8,8 +8,8 @@ from typing import Final
 import trio
 
 from node.errors import InvalidRequestError, ModelNotFoundError, RequestError, UnavailableError
-from node.inference.generation import Emit, Generation, InferenceRequest
-from node.inference.lane import Lane
+from node.requests.generation import Emit, Generation, InferenceRequest
+from node.serving.lane import Lane
 from shared import events
 
 

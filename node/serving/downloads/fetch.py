@@ -1,6 +1,6 @@
 """Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
 
-`python -m node.models.fetch hf:owner/repo/file.gguf` writes reports (`node.models.report`) on
+`python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`node.serving.downloads.report`) on
 standard output. Ends when its standard input ends, so that it never outlives the node.
 
 The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are
@@ -39,8 +39,8 @@ from huggingface_hub.utils import (
     hf_raise_for_status,
 )
 
-from node.models.report import Failed, Fetched, Moved, Noted, Report
-from node.models.source import HubFile, parse_source
+from node.serving.downloads.report import Failed, Fetched, Moved, Noted, Report
+from node.serving.downloads.source import HubFile, parse_source
 
 _CHUNK_BYTES: Final = 2**20
 _REPORT_SECONDS: Final = 0.25

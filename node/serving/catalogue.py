@@ -8,7 +8,7 @@ from typing import Final
 
 from node.engine.protocol import Described
 from node.errors import StartupError
-from node.models.source import Source, parse_source
+from node.serving.downloads.source import Source, parse_source
 
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)")
 _ENGINE_BYTES: Final = 128 * 2**20

@@ -20,7 +20,7 @@ from node.errors import (
     QueueFullError,
     RequestError,
 )
-from node.inference.text import TextAssembler
+from node.requests.text import TextAssembler
 from shared.events import (
     Event,
     FinishReason,

@@ -9,8 +9,8 @@ import trio
 
 from node.engine.supervisor import Engine
 from node.errors import QueueFullError, RequestError, UnavailableError
-from node.inference.fair_queue import FairQueue
-from node.inference.generation import Emit, Generation, InferenceRequest
+from node.requests.generation import Emit, Generation, InferenceRequest
+from node.serving.fair_queue import FairQueue
 from shared import events
 
 _SLOTS: Final = 1

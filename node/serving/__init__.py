@@ -1,0 +1,1 @@
+"""Which request is answered when: models, queues, lanes, admission and drain."""
