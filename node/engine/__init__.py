@@ -3,4 +3,4 @@
 from typing import Final
 
 NAME: Final = "ctransformers"
-"""The library that evaluates models; only `node.engine.ctransformers` imports it."""
+"""The library that evaluates models; only `node.engine.ctransformers.library` imports it."""

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import trio
 
 from node.engine import protocol
-from node.engine.child_process import ChildProcess, open_child
+from node.engine.process import ChildProcess, open_child
 from node.errors import InsufficientMemoryError, RequestError, StartupError, UnavailableError
 from node.telemetry.progress import Progress
 from shared import events

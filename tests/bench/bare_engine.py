@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final
 
-from node.engine.ctransformers import CTransformersEngine
+from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import Sampling
 
 CHUNK_TOKENS: Final = 32

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from node.engine import protocol
-from node.engine.child_process import ChildProcess
+from node.engine.process import ChildProcess
 
 CONTEXT_LENGTH: Final = 64
 DESCRIBED: Final = protocol.Described(
@@ -128,7 +128,7 @@ class Children:
 
     @asynccontextmanager
     async def open_child(self) -> AsyncIterator[ChildProcess]:
-        """Stand in for `node.engine.child_process.open_child`."""
+        """Stand in for `node.engine.process.open_child`."""
         self._started += 1
         child = MemoryChild(self._started)
         self._send.send_nowait(child)

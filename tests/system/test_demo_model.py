@@ -13,8 +13,8 @@ import xllamacpp
 
 from node.demo import MODEL_PATH
 from node.demo.corpus import write_texts
-from node.engine.chat import render_chat
-from node.engine.ctransformers import CTransformersEngine
+from node.engine.ctransformers.chat import render_chat
+from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
 from node.engine.protocol import Sampling
 from tests.processes import Running

@@ -14,7 +14,7 @@ from ctransformers.lib import find_library
 
 from node.demo import MODEL_PATH
 from node.engine import protocol
-from node.engine.ctransformers import CTransformersEngine, _build
+from node.engine.ctransformers.library import CTransformersEngine, _build
 from node.engine.protocol import (
     Cancel,
     Evaluated,
@@ -35,7 +35,7 @@ class Child:
     def __init__(self, model: Path, batch_tokens: int = 64, prompt_limit: int = 0) -> None:
         self._results, write_end = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "node.engine.child", str(write_end)],
+            [sys.executable, "-m", "node.engine.ctransformers.child", str(write_end)],
             stdin=subprocess.PIPE,
             pass_fds=(write_end,),
         )

@@ -9,7 +9,7 @@ import pytest
 
 from node.demo import MODEL_PATH
 from node.demo.corpus import write_texts
-from node.engine.ctransformers import CTransformersEngine
+from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
 from node.engine.protocol import Sampling
 from tests.grpc_client import Client, ask, connect

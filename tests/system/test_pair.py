@@ -270,7 +270,9 @@ def _suspend_other(node: Running, pid: int) -> bool:
     """Suspend the child that is not this one; false while there is none."""
     children = psutil.Process(node.process.pid).children()
     # One that is not yet its own program would, stopped, hold the thread that starts it for ever.
-    others = [c for c in children if c.pid != pid and "node.engine.child" in c.cmdline()]
+    others = [
+        c for c in children if c.pid != pid and "node.engine.ctransformers.child" in c.cmdline()
+    ]
     for child in others:
         child.suspend()
     return bool(others)

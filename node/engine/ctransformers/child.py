@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 
 from node.engine import header, protocol
-from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
-from node.engine.ctransformers import CTransformersEngine
+from node.engine.ctransformers.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import (
     Cancel,
     Command,

@@ -99,7 +99,7 @@ async def open_child() -> AsyncIterator[ChildProcess]:
         log, log_write = _pipe_from_child(streams)
         try:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "node.engine.child", str(results_write)],
+                [sys.executable, "-m", "node.engine.ctransformers.child", str(results_write)],
                 stdin=commands_read,
                 stdout=subprocess.DEVNULL,
                 stderr=log_write,

@@ -1,0 +1,1 @@
+"""The engine on ctransformers: its child process and what runs in it."""
