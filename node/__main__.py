@@ -6,7 +6,7 @@ import trio
 
 from node import main as composition
 from node.errors import StartupError
-from node.mesh import explain
+from node.routing import explain
 from node.settings import NodeSettings
 from shared.command import run_command
 

@@ -16,9 +16,9 @@ from node import watchdog
 from node.api.protection import Protection
 from node.api.server import Door, serve
 from node.errors import RequestError, StartupError
-from node.forward.router import Router
 from node.mesh.mesh import open_mesh
 from node.parts import build_api, build_parts
+from node.routing.router import Router
 from node.serving.catalogue import Model
 from node.serving.scheduler import Scheduler
 from node.settings import NodeSettings

@@ -22,17 +22,17 @@ from node.api.rpc.inference import InferenceService
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
-from node.forward.client import PeerClient
-from node.forward.peers import MeshModels
-from node.forward.router import NoPeers, Router
-from node.forward.signature import Signer
 from node.mesh.identity import kept_node_id
-from node.mesh.local import LocalAdvert
 from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh
 from node.mesh.options import read_options
-from node.mesh.speed import SpeedMeter
 from node.requests.generation import Emit
+from node.routing.advert import LocalAdvert
+from node.routing.client import PeerClient
+from node.routing.mesh_models import MeshModels
+from node.routing.router import NoPeers, Router
+from node.routing.signature import Signer
+from node.routing.speed import SpeedMeter
 from node.serving.catalogue import Model, find_shortage, list_models
 from node.serving.downloads.download import fetch
 from node.serving.lane import Lane, LaneOptions

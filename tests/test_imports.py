@@ -40,7 +40,7 @@ ONLY_IN: Final = {
     "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web/server.py"},
     "h2": {"node/api/connection.py"},
     "jinja2": {"node/engine/ctransformers/chat.py"},
-    "httpx2": {"node/forward/client.py", "node/serving/downloads/fetch.py"},
+    "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
     "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/rpc/{name}.py" for name in RPC_MODULES},
     "connectrpc_grpcreflect": {"node/api/rpc/application.py"},

@@ -26,8 +26,8 @@ from node.api.requests import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.api.stream import GenerationBody, usage_of
 from node.errors import InvalidRequestError, RequestError
-from node.forward.router import Router
 from node.requests.generation import Generation, InferenceRequest
+from node.routing.router import Router
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 

@@ -11,7 +11,7 @@ from node.api.pages import PAGE_PATHS
 from node.api.requests import REQUEST_ID, choose_request_id
 from node.api.schema import error_body
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
-from node.forward import wire
+from node.routing import wire
 from shared.events import Event, HttpFinished
 from shared.secret import BearerTokens
 

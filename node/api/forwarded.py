@@ -11,9 +11,9 @@ from quart_trio import QuartTrio
 
 from node.api.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
-from node.forward import wire
-from node.forward.signature import Signer
 from node.requests.generation import Delta, Ending, Generation
+from node.routing import wire
+from node.routing.signature import Signer
 from node.serving.scheduler import Scheduler
 from shared.events import Event, MessagesMoved, NetworkFailed
 

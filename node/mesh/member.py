@@ -18,10 +18,10 @@ from node.mesh.identity import next_identity
 from node.mesh.membership import Change, Membership, Trouble
 from node.mesh.messages import ADDRESSES, NONCE_BYTES, Advert, Message, ModelAdvert
 from node.mesh.peer import ROUND_SECONDS
-from node.mesh.plan import candidate, make_plan
 from node.mesh.seal import Refused, Seal
 from node.mesh.traffic import Traffic
 from node.mesh.transport import Tls, Transport
+from node.routing.plan import candidate, make_plan
 from shared import events
 from shared.events import Event
 

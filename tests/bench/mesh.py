@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from node.engine.shape import even_shape
-from node.mesh.plan import Candidate, make_plan
+from node.routing.plan import Candidate, make_plan
 from tests.bench.processes import run_module
 from tests.bench.table import Row
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from node.forward.choice import HERE, Candidate, choose
+from node.routing.choice import HERE, Candidate, choose
 
 
 def here(in_flight: int, *, loaded: bool = True, full: bool = False) -> Candidate:

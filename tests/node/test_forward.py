@@ -10,9 +10,9 @@ from trio.testing import MockClock, trio_test
 
 from node.engine.protocol import Sampling
 from node.errors import OtherModelError
-from node.forward import wire
-from node.forward.signature import WINDOW_SECONDS, Signer
 from node.requests.generation import Delta, Generation, InferenceRequest, Token
+from node.routing import wire
+from node.routing.signature import WINDOW_SECONDS, Signer
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
 NOW = 1.6e9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from node.engine.shape import Shape, even_shape
 from node.mesh.messages import Advert, ModelAdvert
-from node.mesh.plan import _ENGINE_BYTES, Candidate, Plan, candidate, make_plan
+from node.routing.plan import _ENGINE_BYTES, Candidate, Plan, candidate, make_plan
 from tests.node.mesh_network import advert
 
 MIB = 2**20

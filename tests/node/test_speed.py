@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from node.mesh.speed import SpeedMeter
+from node.routing.speed import SpeedMeter
 from shared import events
 from shared.events import Event
 from tests.builders import every_event, finished

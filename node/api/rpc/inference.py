@@ -18,8 +18,8 @@ from node.api.rpc.interceptors import Context, client_of, deadline_seconds, requ
 from node.api.rpc.peers import Peers
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
-from node.forward.router import Router
 from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.routing.router import Router
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus

@@ -8,7 +8,7 @@ import trio
 from node import machine
 from node.engine import NAME
 from node.mesh.messages import MODELS, Advert, ModelAdvert
-from node.mesh.speed import SpeedMeter
+from node.routing.speed import SpeedMeter
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 

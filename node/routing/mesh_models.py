@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from node.forward.router import PeerModel
 from node.mesh.addresses import is_loopback
 from node.mesh.mesh import Mesh
 from node.mesh.peer import PeerView
+from node.routing.router import PeerModel
 
 _USABLE: Final = ("ready", "loading", "unloaded")
 _THERE: Final = ("alive", "suspect")

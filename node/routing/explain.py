@@ -12,7 +12,7 @@ import msgspec
 
 from node.engine.shape import Shape, UnreadableModelError, read_shape
 from node.mesh.messages import Advert, ModelAdvert
-from node.mesh.plan import Candidate, Plan, candidate, make_plan, mebibytes
+from node.routing.plan import Candidate, Plan, candidate, make_plan, mebibytes
 from node.serving.catalogue import list_models
 from shared.secret import parse_tokens
 from shared.settings import FILE

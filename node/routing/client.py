@@ -11,8 +11,8 @@ import httpx2
 import msgspec
 
 from node.errors import RequestError
-from node.forward import wire
-from node.forward.signature import Signer
+from node.routing import wire
+from node.routing.signature import Signer
 
 _CONNECT_SECONDS: Final = 2.0
 """A peer is on a network nearby; past this another one is the better choice."""

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 import trio
 
 from node.errors import RequestError, UnavailableError
-from node.forward import wire
-from node.forward.choice import HERE, Candidate, choose
-from node.forward.client import PeerClient, PeerLostError, PeerRefusedError
 from node.requests.generation import Emit, Generation, InferenceRequest, is_other_model
+from node.routing import wire
+from node.routing.choice import HERE, Candidate, choose
+from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.serving.lane import ANY_CONTEXT
 from node.serving.scheduler import Scheduler
 from shared import events
