@@ -13,8 +13,8 @@ import sdnotify
 import trio
 
 from node import watchdog
-from node.api.protection import Protection
-from node.api.server import Door, serve
+from node.api.edge.protection import Protection
+from node.api.edge.server import Door, serve
 from node.errors import RequestError, StartupError
 from node.mesh.mesh import open_mesh
 from node.parts import build_api, build_parts

@@ -12,13 +12,13 @@ from typing import Any, Final
 import trio
 
 from node import machine
-from node.api.app import build_app
-from node.api.cluster import MeshPeers, add_cluster
-from node.api.forwarded import add_forwarded
-from node.api.protection import Protection
-from node.api.rpc.application import beside, build_services
-from node.api.rpc.health import HealthService
-from node.api.rpc.inference import InferenceService
+from node.api.edge.protection import Protection
+from node.api.grpc.application import beside, build_services
+from node.api.grpc.health import HealthService
+from node.api.grpc.inference import InferenceService
+from node.api.http.app import build_app
+from node.api.http.cluster import MeshPeers, add_cluster
+from node.api.http.forwarded import add_forwarded
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError

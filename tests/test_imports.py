@@ -37,14 +37,18 @@ ONLY_IN: Final = {
     "ctransformers": {"node/engine/ctransformers/library.py"},
     "gguf": {"node/engine/header.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
-    "hypercorn": {"node/api/connection.py", "node/api/server.py", "exporter/web/server.py"},
-    "h2": {"node/api/connection.py"},
+    "hypercorn": {
+        "node/api/edge/connection.py",
+        "node/api/edge/server.py",
+        "exporter/web/server.py",
+    },
+    "h2": {"node/api/edge/connection.py"},
     "jinja2": {"node/engine/ctransformers/chat.py"},
     "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
     "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/rpc/{name}.py" for name in RPC_MODULES},
-    "connectrpc_grpcreflect": {"node/api/rpc/application.py"},
-    "protobuf": {"node/api/rpc/inference.py"},
+    "connectrpc_grpcreflect": {"node/api/grpc/application.py"},
+    "protobuf": {"node/api/grpc/inference.py"},
 }
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from node.api.app import build_app
-from node.api.cluster import add_cluster
+from node.api.http.app import build_app
+from node.api.http.cluster import add_cluster
 from tests.whole_node import ROUTES, UNKNOWN
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from trio.testing import trio_test
 
-from node.api.asgi import (
+from node.api.edge.asgi import (
     CLIENT,
     OPEN_PATHS,
     Application,
@@ -12,7 +12,7 @@ from node.api.asgi import (
     require_certificate,
     require_key,
 )
-from node.api.connection import CONNECTION, Connection
+from node.api.edge.connection import CONNECTION, Connection
 from shared.secret import BearerTokens
 
 KEY = "sk-a-key"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from trio.testing import trio_test
 
-from node.api.asgi import Application, require_key
-from node.api.cors import allow_origins
+from node.api.edge.asgi import Application, require_key
+from node.api.edge.cors import allow_origins
 from shared.secret import BearerTokens
 
 ORIGIN = b"https://chat.example"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai.types import chat as openai_chat
 
 from node.api import schema
-from node.api.answer import ChatChunk, ChatCompletion, Completion, Form, TokenDetails, Usage
+from node.api.http.answer import ChatChunk, ChatCompletion, Completion, Form, TokenDetails, Usage
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, QueueFullError
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from node.api import openapi
+from node.api.http import openapi
 from tests.processes import Running
 
 DESCRIBED = openapi.describe()

@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from node.api import pages
+from node.api.pages import page as pages
 from tests.processes import Pair, Running, scrape, value, wait_for
 
 CHROMIUM: Final = shutil.which("chromium")

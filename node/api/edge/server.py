@@ -15,11 +15,11 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
-from node.api.asgi import Application, check_head, note_client, refuse_websockets, report
-from node.api.connection import CONNECTION, Connection, PacedStream
-from node.api.pace import keep_pace
-from node.api.protection import Protection
-from node.api.tls import ServerTls, client_digest
+from node.api.edge.asgi import Application, check_head, note_client, refuse_websockets, report
+from node.api.edge.connection import CONNECTION, Connection, PacedStream
+from node.api.edge.pace import keep_pace
+from node.api.edge.protection import Protection
+from node.api.edge.tls import ServerTls, client_digest
 from shared.events import Event
 
 _KEEP_ALIVE_SECONDS: Final = 75

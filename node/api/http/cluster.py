@@ -7,7 +7,7 @@ import msgspec
 from quart import Response
 from quart_trio import QuartTrio
 
-from node.api.rpc.peers import Peer, Peers
+from node.api.peers import Peer, Peers
 from node.mesh.mesh import Mesh
 from node.mesh.messages import Advert
 from node.mesh.peer import PeerView

@@ -14,13 +14,13 @@ from connectrpc_grpcreflect import (
     ServerReflectionService,
 )
 
-from node.api.asgi import ROUTE, Application, Message, Receive, Scope, Send
+from node.api.edge.asgi import ROUTE, Application, Message, Receive, Scope, Send
+from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
 from node.api.rpc.generated.distributed_llm.v1.inference_connect import (
     Inference,
     InferenceASGIApplication,
 )
 from node.api.rpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
-from node.api.rpc.interceptors import SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import trio
 
-from node.api.asgi import (
+from node.api.edge.asgi import (
     CUT,
     Application,
     Message,

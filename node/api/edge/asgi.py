@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from node.api.connection import CONNECTION, Connection
-from node.api.pages import PAGE_PATHS
-from node.api.requests import REQUEST_ID, choose_request_id
+from node.api.edge.connection import CONNECTION, Connection
+from node.api.pages.page import PAGE_PATHS
+from node.api.request_id import REQUEST_ID, choose_request_id
 from node.api.schema import error_body
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.routing import wire

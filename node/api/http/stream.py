@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from quart.wrappers.response import ResponseBody
 
-from node.api.answer import Form, TokenDetails, Usage
+from node.api.http.answer import Form, TokenDetails, Usage
 from node.api.schema import error_body
 from node.errors import RequestError
 from node.requests.generation import Delta, Ending, Generation

@@ -6,7 +6,7 @@ cookies, which the API does not know, so that no credentials are allowed.
 
 from typing import Final
 
-from node.api.asgi import Application, Message, Receive, Scope, Send
+from node.api.edge.asgi import Application, Message, Receive, Scope, Send
 
 ANY: Final = "*"
 _METHODS: Final = b"GET, POST, OPTIONS"

@@ -10,8 +10,10 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from node.api import conversion, openapi, schema
-from node.api.answer import (
+from node.api import conversion, schema
+from node.api.edge.asgi import CLIENT, ROUTE
+from node.api.http import openapi
+from node.api.http.answer import (
     Embedding,
     EmbeddingList,
     EmbeddingUsage,
@@ -20,11 +22,10 @@ from node.api.answer import (
     ModelList,
     embedding,
 )
-from node.api.asgi import CLIENT, ROUTE
-from node.api.pages import add_page
-from node.api.requests import REQUEST_ID, choose_request_id, read_whole
+from node.api.http.stream import GenerationBody, usage_of
+from node.api.pages.page import add_page
+from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
-from node.api.stream import GenerationBody, usage_of
 from node.errors import InvalidRequestError, RequestError
 from node.requests.generation import Generation, InferenceRequest
 from node.routing.router import Router

@@ -9,7 +9,7 @@ from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
-from node.api.asgi import COUNTED_ELSEWHERE, ROUTE
+from node.api.edge.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.requests.generation import Delta, Ending, Generation
 from node.routing import wire

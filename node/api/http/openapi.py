@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api import answer, schema
+from node.api import schema
+from node.api.http import answer
 from shared.settings import APPLICATION
 
 _REFERENCE: Final = "#/components/schemas/{name}"

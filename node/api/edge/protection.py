@@ -7,9 +7,9 @@ from pathlib import Path
 
 import trio
 
-from node.api.asgi import Application, require_certificate, require_key
-from node.api.cors import allow_origins
-from node.api.tls import CertificateFiles, ServerTls
+from node.api.edge.asgi import Application, require_certificate, require_key
+from node.api.edge.cors import allow_origins
+from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
 from node.watch import watch_files

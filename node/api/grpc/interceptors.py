@@ -10,9 +10,9 @@ from connectrpc.errors import ConnectError
 from connectrpc.interceptor import MetadataInterceptor
 from connectrpc.request import RequestContext
 
-from node.api.asgi import CLIENT, COUNTED_ELSEWHERE, REFUSED, ROUTE, Scope
-from node.api.requests import REQUEST_ID, choose_request_id
-from node.api.rpc.errors import as_connect_error, canonical, describe
+from node.api.edge.asgi import CLIENT, COUNTED_ELSEWHERE, REFUSED, ROUTE, Scope
+from node.api.grpc.errors import as_connect_error, canonical, describe
+from node.api.request_id import REQUEST_ID, choose_request_id
 from shared.events import Event, RpcFinished
 
 Context = RequestContext[Any, Any]
