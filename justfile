@@ -17,7 +17,7 @@ run-local *flags: (_install "runtime")
 
 # Three agents with models of their own that find each other; prints who has what
 run-cluster *flags: (_install "runtime")
-    @exec python -m node.agent.cluster {{ flags }}
+    @exec python -m deployments.cluster {{ flags }}
 
 # Node and exporter together, with your flags (`just agent --help`)
 agent *flags: (_install "runtime")

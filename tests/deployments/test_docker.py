@@ -110,7 +110,7 @@ def test_context_is_what_the_images_copy() -> None:
         file for file in files - beside if not any(file.startswith(name) for name in copied)
     ]
     assert "node/demo/demo.gguf" in files
-    assert "node/demo/train.py" not in files
+    assert "deployments/demo_model/train.py" not in files
 
 
 @pytest.mark.parametrize(

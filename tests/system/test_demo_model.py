@@ -11,8 +11,8 @@ import httpx
 import pytest
 import xllamacpp
 
+from deployments.demo_model.corpus import write_texts
 from node.demo import MODEL_PATH
-from node.demo.corpus import write_texts
 from node.engine.ctransformers.chat import render_chat
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header

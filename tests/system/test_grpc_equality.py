@@ -7,8 +7,8 @@ from typing import Final
 import httpx
 import pytest
 
+from deployments.demo_model.corpus import write_texts
 from node.demo import MODEL_PATH
-from node.demo.corpus import write_texts
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
 from node.engine.protocol import Sampling

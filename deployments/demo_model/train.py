@@ -1,6 +1,6 @@
 """Trains the demo model and writes it with its reference answers.
 
-Run as ``python -m node.demo.train --out node/demo/demo.gguf``.
+Run as ``python -m deployments.demo_model.train --out node/demo/demo.gguf``.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deployments.demo_model.corpus import IGNORED, Row, pack_rows, write_texts
+from deployments.demo_model.export import write_gguf
+from deployments.demo_model.model import Llama, Shape
+from deployments.demo_model.reference import write_reference
+from deployments.demo_model.tokenizer import Tokenizer, train_pieces
+from deployments.demo_model.words import HEROES
 from node.demo import MODEL_PATH
-from node.demo.corpus import IGNORED, Row, pack_rows, write_texts
-from node.demo.export import write_gguf
-from node.demo.model import Llama, Shape
-from node.demo.reference import write_reference
-from node.demo.tokenizer import Tokenizer, train_pieces
-from node.demo.words import HEROES
 
 TOKENIZER_DOCUMENTS = 4000
 PEAK_RATE = 3e-3

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from node.demo.chat import Message, render, write_conversation
-from node.demo.stories import any_hero, write_story
-from node.demo.tokenizer import ASSISTANT, BEGIN, END, Tokenizer
+from deployments.demo_model.chat import Message, render, write_conversation
+from deployments.demo_model.stories import any_hero, write_story
+from deployments.demo_model.tokenizer import ASSISTANT, BEGIN, END, Tokenizer
 
 CONVERSATION_SHARE = 0.7
 LONG_SHARE = 0.2

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from node.demo import plots
-from node.demo.words import HEROES, PLACES, TRAITS, Hero
+from deployments.demo_model import plots
+from deployments.demo_model.words import HEROES, PLACES, TRAITS, Hero
 
 # The first choice of a list is this much likelier than each other one, so that the most likely
 # sentence is clear and greedy text does not hang on the rounding of one engine.

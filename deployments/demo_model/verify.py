@@ -1,6 +1,6 @@
 """Checks the demo model in ctransformers, and in llama.cpp if ``xllamacpp`` is installed.
 
-Run as ``python -m node.demo.verify``; neither needs PyTorch.
+Run as ``python -m deployments.demo_model.verify``; neither needs PyTorch.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import ctransformers
 import gguf
 import jinja2
 
+from deployments.demo_model.chat import CHAT_TEMPLATE, render
+from deployments.demo_model.corpus import write_texts
+from deployments.demo_model.tokenizer import FIRST_BYTE, Tokenizer
 from node.demo import MODEL_PATH
-from node.demo.chat import CHAT_TEMPLATE, render
-from node.demo.corpus import write_texts
-from node.demo.tokenizer import FIRST_BYTE, Tokenizer
 
 CONTEXT_TOKENS = 512
 TEXTS = 2000

@@ -1,6 +1,6 @@
 """Measures how well the demo model keeps to its hero and to what was asked for.
 
-Run as ``python -m node.demo.measure``; needs ctransformers, not PyTorch.
+Run as ``python -m deployments.demo_model.measure``; needs ctransformers, not PyTorch.
 """
 
 import argparse
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import ctransformers
 
+from deployments.demo_model.chat import Message
+from deployments.demo_model.corpus import encode_chat
+from deployments.demo_model.replies import STORY_REQUESTS_ABOUT
+from deployments.demo_model.stories import with_article
+from deployments.demo_model.tokenizer import BEGIN, Tokenizer
+from deployments.demo_model.verify import CONTEXT_TOKENS, read_tokenizer
+from deployments.demo_model.words import HEROES, Hero
 from node.demo import MODEL_PATH
-from node.demo.chat import Message
-from node.demo.corpus import encode_chat
-from node.demo.replies import STORY_REQUESTS_ABOUT
-from node.demo.stories import with_article
-from node.demo.tokenizer import BEGIN, Tokenizer
-from node.demo.verify import CONTEXT_TOKENS, read_tokenizer
-from node.demo.words import HEROES, Hero
 
 TEMPERATURE = 0.8
 STORIES = 40

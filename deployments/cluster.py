@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import trio
 
+from deployments.demo_model.deeper import write_deeper
 from node.demo import MODEL_PATH
-from node.demo.deeper import write_deeper
 from shared import logs
 
 PORTS: Final = ((8080, 9090, 7946), (8081, 9092, 7947), (8082, 9093, 7948))

@@ -11,11 +11,11 @@ import gguf
 import numpy as np
 import torch
 
-from node.demo.chat import Message
-from node.demo.corpus import encode_chat
-from node.demo.export import gguf_name
-from node.demo.model import Llama, Shape
-from node.demo.tokenizer import BEGIN, END, Tokenizer
+from deployments.demo_model.chat import Message
+from deployments.demo_model.corpus import encode_chat
+from deployments.demo_model.export import gguf_name
+from deployments.demo_model.model import Llama, Shape
+from deployments.demo_model.tokenizer import BEGIN, END, Tokenizer
 
 LONGEST_ANSWER_TOKENS = 64
 # An answer is cut before the first choice that is this narrow (in logits): engines round

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypedDict
 
-from node.demo import replies
-from node.demo.stories import Story, any_hero, choose, fill, with_article, write_story
-from node.demo.words import HEROES, TRAITS, Hero
+from deployments.demo_model import replies
+from deployments.demo_model.stories import Story, any_hero, choose, fill, with_article, write_story
+from deployments.demo_model.words import HEROES, TRAITS, Hero
 
 SYSTEM_SHARE = 0.25
 CARELESS_SHARE = 0.35

@@ -6,9 +6,9 @@ import gguf
 import numpy as np
 from torch import Tensor
 
-from node.demo.chat import CHAT_TEMPLATE
-from node.demo.model import Llama, Shape
-from node.demo.tokenizer import BEGIN, END, UNKNOWN, Tokenizer
+from deployments.demo_model.chat import CHAT_TEMPLATE
+from deployments.demo_model.model import Llama, Shape
+from deployments.demo_model.tokenizer import BEGIN, END, UNKNOWN, Tokenizer
 
 NAME = "Distributed LLM demo storyteller"
 DESCRIPTION = (

@@ -1,0 +1,1 @@
+"""How the demo model was made: its training data, training, export and checks."""
