@@ -4,7 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 venv := justfile_directory() / ".venv"
 python := venv / "bin/python"
-generated := justfile_directory() / "node/api/rpc/generated"
+generated := justfile_directory() / "node/api/grpc/generated"
 export PATH := venv / "bin" + ":" + env("PATH")
 
 [private]

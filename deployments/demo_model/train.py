@@ -34,7 +34,7 @@ SAVE_STEPS = 100
 
 
 def main() -> None:
-    """Train from nothing and write the model and ``reference.json`` next to it.
+    """Train from nothing and write the model and ``reference.json`` beside this script.
 
     The model is also written every ``SAVE_STEPS``; SIGTERM ends the training early.
     """
@@ -48,7 +48,7 @@ def main() -> None:
     rows = pack_rows(random, tokenizer, options.steps * options.batch_rows, shape.context)
     model = Llama(shape)
     loss = train(model, rows, options.batch_rows, lambda: write_gguf(options.out, model, tokenizer))
-    write_reference(options.out.with_name("reference.json"), options.out, tokenizer, shape)
+    write_reference(Path(__file__).with_name("reference.json"), options.out, tokenizer, shape)
     minutes = (time.monotonic() - started) / 60
     print(f"{options.steps} steps, final loss {loss:.4f}, {minutes:.1f} minutes")
 

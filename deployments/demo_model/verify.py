@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL_PATH)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    references = json.loads(options.model.with_name("reference.json").read_text("utf-8"))
+    references = json.loads(Path(__file__).with_name("reference.json").read_text("utf-8"))
     tokenizer = read_tokenizer(options.model)
     llm = _open_ctransformers(options.model, options.threads)
     _check_template(references)

@@ -1,4 +1,7 @@
-"""The demo model: a storyteller small enough to live in the repository."""
+"""The demo model, MIT licensed: a storyteller small enough to live in the repository.
+
+`deployments/demo_model` says what it can do and how it was trained.
+"""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
 """The node's end of the telemetry: events wait here, numbered and packed, until they are counted.
 
-No I/O and no clock: the carrier (`node.telemetry.carrier`) moves the batches. Two bounds keep a missing
-exporter from costing the node its memory: a count of events not packed yet, and bytes of packed
-ones. Past either the newest event is dropped and counted by reason.
+No I/O and no clock: the carrier (`node.telemetry.carrier`) moves the batches. Two bounds keep a
+missing exporter from costing the node its memory: a count of events not packed yet, and bytes of
+packed ones. Past either the newest event is dropped and counted by reason.
 """
 
 import logging

@@ -63,7 +63,7 @@ def _emit_finished(emit: Emit, requests: int) -> None:
 
 
 def _emit_request(emit: Emit, requests: int) -> None:
-    """Emit what `node.serving.scheduler`, `node.telemetry.status` and `node.api.edge.asgi` do for a request."""
+    """Emit what the lane, the node's status and the API's edge emit for a request."""
     for _ in repeat(None, requests):
         emit(events.LoadChanged(_MODEL, 1, 1, 0, 1))
         emit(events.LoadChanged(_MODEL, 1, 0, 1, 1))

@@ -8,10 +8,10 @@ from typing import Final
 from grpc_health.v1 import health_pb2
 from grpc_tools import protoc
 
-from node.api.rpc.generated.grpc.health.v1 import health_pb
+from node.api.grpc.generated.grpc.health.v1 import health_pb
 
 ROOT: Final = Path(__file__).parents[2]
-GENERATED: Final = ROOT / "node/api/rpc/generated"
+GENERATED: Final = ROOT / "node/api/grpc/generated"
 
 
 def test_generated_code_is_current(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ import pytest
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import Headers
-from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.rpc.generated.grpc.health.v1.health_connect import Health
 
 from node import errors
 from node.api.edge.asgi import CALLS
 from node.api.grpc.application import build_services
 from node.api.grpc.errors import as_connect_error, canonical, describe
+from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
+from node.api.grpc.generated.grpc.health.v1.health_connect import Health
 
 
 class _Inference(Inference):

@@ -15,7 +15,7 @@ from tests.processes import free_port
 def test_three_agents_run_as_one_command(tmp_path: Path) -> None:
     """`run-cluster` shows who has what, and one signal ends it all."""
     ports = tuple((free_port(), free_port(), free_port()) for _ in range(3))
-    program = f"from node.agent import cluster; raise SystemExit(cluster.main([], {ports!r}))"
+    program = f"from deployments import cluster; raise SystemExit(cluster.main([], {ports!r}))"
     log = tmp_path / "log"
     with (
         log.open("w") as stderr,

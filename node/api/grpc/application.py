@@ -15,12 +15,12 @@ from connectrpc_grpcreflect import (
 )
 
 from node.api.edge.asgi import ROUTE, Application, Message, Receive, Scope, Send
-from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
-from node.api.rpc.generated.distributed_llm.v1.inference_connect import (
+from node.api.grpc.generated.distributed_llm.v1.inference_connect import (
     Inference,
     InferenceASGIApplication,
 )
-from node.api.rpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
+from node.api.grpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
+from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20

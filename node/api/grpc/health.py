@@ -7,10 +7,10 @@ import trio
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
+from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
+from node.api.grpc.generated.grpc.health.v1.health_connect import Health
+from node.api.grpc.generated.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse
 from node.api.grpc.interceptors import Context
-from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.rpc.generated.grpc.health.v1.health_connect import Health
-from node.api.rpc.generated.grpc.health.v1.health_pb import HealthCheckRequest, HealthCheckResponse
 from node.telemetry.status import NodeStatus
 
 _Status = HealthCheckResponse.ServingStatus

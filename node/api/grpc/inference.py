@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 from protobuf import Oneof
 
 from node.api import conversion, schema
+from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
+from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
 from node.api.grpc.interceptors import Context, client_of, deadline_seconds, request_id
 from node.api.peers import Peers
 from node.api.request_id import read_whole
-from node.api.rpc.generated.distributed_llm.v1 import inference_pb as pb
-from node.api.rpc.generated.distributed_llm.v1.inference_connect import Inference
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
 from node.requests.generation import Delta, Ending, Generation, InferenceRequest

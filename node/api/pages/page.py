@@ -33,7 +33,7 @@ _HEADERS: Final = {
 
 def add_page(app: QuartTrio) -> None:
     """Serve the page and its parts, read once, at `PAGE_PATHS`."""
-    directory = importlib.resources.files(__package__) / "pages"
+    directory = importlib.resources.files(__package__)
     contents = {path: (directory / name).read_bytes() for path, (name, _) in _FILES.items()}
 
     async def page(name: str = "") -> Response:

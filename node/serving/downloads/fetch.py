@@ -1,6 +1,6 @@
 """Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
 
-`python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`node.serving.downloads.report`) on
+`python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`report`) on its
 standard output. Ends when its standard input ends, so that it never outlives the node.
 
 The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are

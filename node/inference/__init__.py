@@ -1,1 +1,0 @@
-"""The way of a request: admission, queue, engine, stream of text, end."""

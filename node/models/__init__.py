@@ -1,1 +1,0 @@
-"""Where models come from: files here, or files on a hub that are fetched once."""
