@@ -1,4 +1,4 @@
-"""What the journal's records say: each is one change of the state, in the order of the changes."""
+"""What the journal's records mean: each is one change of the state, in order."""
 
 import struct
 from typing import Final, NamedTuple
@@ -11,11 +11,11 @@ from exporter.metrics.nodes import Labels
 from exporter.metrics.state import State
 
 BATCH: Final = 1
-"""A node's batch, as it came."""
+"""A node's batch, as received."""
 OWN: Final = 2
-"""Samples of the exporter's own."""
+"""Samples of the exporter's own metrics."""
 SILENCE: Final = 3
-"""A node, by its name, that was silent for too long."""
+"""The name of a node that was silent for too long."""
 
 OwnSample = tuple[str, Labels, float]
 
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
 
 _HEADER: Final = struct.Struct("<Bd")
-"""A record is its kind, the Unix time of its reception, and what happened."""
+"""The kind of a record, the Unix time of its reception, and the change."""
 _FAMILIES: Final = {family.name: family for family in FAMILIES}
 _own_decoder = msgspec.msgpack.Decoder(list[OwnSample])
 _encoder = msgspec.msgpack.Encoder()
@@ -52,7 +52,7 @@ def unpack_change(record: bytes) -> Change:
 
 
 def apply_change(ingest: Ingest, change: Change) -> int:
-    """Do again what a record told of, and give how many events it held."""
+    """Apply a recorded change again and return how many events it held."""
     kind, received_at, content = change
     if kind == BATCH:
         accepted = decode_batch(content)
@@ -72,7 +72,7 @@ def pack_own(own: list[OwnSample]) -> bytes:
 
 
 def move_own(state: State, own: list[OwnSample]) -> None:
-    """Count samples of the exporter's own, those of unknown families left out."""
+    """Count samples of the exporter's own metrics, ignoring unknown families."""
     for name, labels, value in own:
         if name in _FAMILIES:
             state.move(_FAMILIES[name], labels, value)

@@ -32,11 +32,11 @@ from exporter.journal.recovery import Recovery
 from exporter.journal.state_directory import StateDirectory
 
 LOGS_BYTES: Final = 256 * 1024 * 1024
-"""A guess: hours of a busy node's batches, should no snapshot be possible."""
+"""A guess: hours of a busy node's batches, in case no snapshot can be written."""
 
 
 class JournalError(ExporterError):
-    """The state directory cannot be used now: the exporter goes on without durability."""
+    """The state directory is unusable at present: the exporter continues without durability."""
 
 
 class Journal:
@@ -59,17 +59,17 @@ class Journal:
         self._failure = f"{directory.path} is not recovered"
         """Why there is no log."""
         self._is_recovered = False
-        """Whether what was there is part of the caller's state."""
+        """Whether the caller's state includes what was on disk."""
         self._retired: list[LogWriter] = []
-        """Closed later, as `sync` may be at one in another thread."""
+        """Closed later, because `sync` may be using it in another thread."""
         self._generation = 0
         self._snapshot_generation = 0
         self._needed_generation = 0
-        """Of the snapshot without which records are missing."""
+        """Generation of the snapshot without which records are missing."""
 
     @classmethod
     def open(cls, directory: Path, logs_bytes: int = LOGS_BYTES) -> Self:
-        """Take hold of a state directory, which is made if it is missing.
+        """Open a state directory, created if it is missing.
 
         Then `recover` what is there, or `rotate` to replace it.
 
@@ -87,7 +87,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Release the directory."""
         self._retire("the journal is closed")
         self._close_retired()
         self._directory.close()
@@ -99,17 +99,17 @@ class Journal:
 
     @property
     def is_durable(self) -> bool:
-        """Whether a start after a crash now would find every record."""
+        """Whether a start after a crash at this moment would find every record."""
         return self._log is not None and self._snapshot_generation >= self._needed_generation
 
     @property
     def quarantined(self) -> Counter[str]:
-        """Things set aside, by kind: `tail` or whole `log`, `snapshot`, `poison` (a record)."""
+        """Quarantined pieces by kind: `tail` or whole `log`, `snapshot`, `poison` (a record)."""
         return self._quarantine.counts
 
     @property
     def recovered_records(self) -> int:
-        """Records that recovery gave."""
+        """Records returned by recovery."""
         return self._recovery.records
 
     @property
@@ -118,7 +118,7 @@ class Journal:
         return self._recovery.cut_bytes
 
     def recover(self) -> tuple[bytes | None, Iterator[bytes]]:
-        """Give the newest readable snapshot, and the records after it to iterate over once.
+        """Return the newest readable snapshot, and the records after it to iterate over once.
 
         Apply each record in the body of the loop, then call `recovered`. Whatever is damaged is
         set aside and counted: an unreadable snapshot, for which an older one stands in if there
@@ -133,11 +133,11 @@ class Journal:
         return snapshot, self._recover_records()
 
     def reject_snapshot(self) -> None:
-        """Set aside the snapshot that `recover` gave; call that again for what is left."""
+        """Quarantine the snapshot that `recover` returned; call that again for the rest."""
         self._recovery.reject_snapshot()
 
     def recovered(self) -> None:
-        """Say that every record is applied: from here on records can be appended.
+        """Finish recovery after the last record was applied; records can be appended from now on.
 
         Raises:
             JournalError: The directory cannot be changed.
@@ -158,7 +158,7 @@ class Journal:
             self._recovery.close()
 
     def append(self, payload: bytes) -> None:
-        """Keep a record. The end of the process does not lose it; a power cut may before `sync`.
+        """Append a record. It survives the end of the process, and a power cut only after `sync`.
 
         After a failure no record is taken until a rotation, so that the log has no gap.
 
@@ -176,11 +176,11 @@ class Journal:
             raise JournalError(self._failure) from error
 
     def note_gap(self) -> None:
-        """Say that records are missing from here on: only a newer snapshot makes up for them."""
+        """Note that records are missing from now on: only a newer snapshot makes up for them."""
         self._needed_generation = max(self._needed_generation, self._generation + 1)
 
     def sync(self) -> None:
-        """Bring the current log to the disk. Blocks.
+        """Sync the current log to disk. Blocks.
 
         Raises:
             JournalError: Records may be lost by a power cut, until a rotation.
@@ -195,7 +195,7 @@ class Journal:
                 raise
 
     def begin_rotation(self) -> int:
-        """Start a log, unless the current one is empty, and give its generation.
+        """Start a log, unless the current one is empty, and return its generation.
 
         The state as of now is what the snapshot needs.
 
@@ -206,7 +206,9 @@ class Journal:
         """
         with _translated(self._directory.path):
             generation = self._next_generation()
-            if self._is_fresh():  # else each retry of a failed snapshot would leave one more file
+            if (
+                self._is_fresh()
+            ):  # Otherwise each retry of a failed snapshot would leave another file.
                 return self._generation
             if self._directory.logs_bytes(generation) >= self._logs_bytes:
                 raise JournalError(f"the logs in {self._directory.path} are at their limit")
@@ -214,7 +216,7 @@ class Journal:
         return generation
 
     def write_snapshot(self, generation: int, payload: bytes) -> None:
-        """Write the state as of `begin_rotation`, then delete what is older. Blocks.
+        """Write the state as of `begin_rotation`, then delete older files. Blocks.
 
         Raises:
             JournalError: The snapshot is not kept; all that was there before still is.
@@ -230,7 +232,7 @@ class Journal:
             self._set_limit()
 
     def rotate(self, snapshot: bytes) -> None:
-        """Replace all that is there by a snapshot of now, and start a new log. Blocks.
+        """Replace everything on disk by a snapshot of now and start a new log. Blocks.
 
         Unlike the two steps it needs no room for one more log and leaves no time in which records
         are refused: the way back after a failure. Nothing may be appended meanwhile.
@@ -240,13 +242,13 @@ class Journal:
         """
         with _translated(self._directory.path):
             generation = self._next_generation()
-            # Once the snapshot is there, nobody would read what follows in the old log.
+            # Once the snapshot exists, nothing would read later records of the old log.
             self._retire(f"{self._directory.path} could not be rotated")
             self.write_snapshot(generation, snapshot)
             self._start_log(generation)
 
     def _set_aside_before(self, generation: int) -> None:
-        """Keep what was there and never read: it may be the counts of before."""
+        """Keep files that were never read: they may hold earlier counts."""
         path = self._directory.path
         for older in log_generations(path):
             if older < generation:
@@ -262,16 +264,17 @@ class Journal:
     def _next_generation(self) -> int:
         try:
             if not self._directory.hold():
-                # What is in its place may be the counts of before, as of a disk mounted late.
+                # A directory in its place may hold earlier counts, for example on a disk mounted
+                # late.
                 self._is_recovered = False
                 self._needed_generation = self._generation + 1
         except StartupError as error:
             raise JournalError(str(error)) from error
-        # Of the files too: without a recovery older ones may be there.
+        # Number files likewise: without a recovery, older ones may exist.
         return max(self._generation, self._directory.newest_generation()) + 1
 
     def _is_fresh(self) -> bool:
-        """Tell whether the current log is sound and empty, so that a snapshot may go before it."""
+        """Return whether the current log is sound and empty, so that a snapshot may precede it."""
         is_empty = self._log is not None and self._log.size_bytes == LOG_HEADER.size
         return is_empty and self._generation >= self._needed_generation
 
@@ -286,7 +289,7 @@ class Journal:
         self._set_limit()
 
     def _set_limit(self) -> None:
-        """Leave the current log what the older ones leave of the limit."""
+        """Set the current log's limit to what the older logs leave."""
         if self._log:
             older_bytes = self._directory.logs_bytes(self._generation)
             self._log.limit_bytes = self._logs_bytes - older_bytes
@@ -304,7 +307,7 @@ class Journal:
 
 @contextmanager
 def _translated(directory: Path) -> Iterator[None]:
-    """Raise `JournalError` for what the operating system refuses."""
+    """Raise `JournalError` for errors of the operating system."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A lock file that says who holds it."""
+"""A lock file that names its holder."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from exporter.errors import StartupError
 
 
 def lock_file(path: Path, what: str, remedy: str) -> int:
-    """Lock a file for as long as the descriptor given is open, the process's end included.
+    """Lock a file for as long as the returned descriptor is open, at most until the process ends.
 
     Args:
         path: Made if it is missing.
@@ -29,7 +29,7 @@ def lock_file(path: Path, what: str, remedy: str) -> int:
         os.close(descriptor)
         message = f"another exporter (process {owner}) {what} {path.parent}: stop it or {remedy}"
         raise StartupError(message) from error
-    with contextlib.suppress(OSError):  # a full disk holds a lock, if not its owner's number
+    with contextlib.suppress(OSError):  # a full disk can hold a lock, though not its owner's number
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
@@ -41,5 +41,5 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        # What can be read can be recovered; a lock needs no more.
+        # A readable directory can be recovered; the lock needs no more.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

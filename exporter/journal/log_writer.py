@@ -11,11 +11,11 @@ from exporter.journal.records import pack_log_header, pack_record
 from exporter.journal.state_directory import is_in_place
 
 CHECK_SECONDS: Final = 1.0
-"""How often an append looks whether the file is still in its place."""
+"""How often an append checks that the file is still in place."""
 
 
 class LogWriter:
-    """A log that is open for appending.
+    """A log open for appending.
 
     Args:
         path: Of a log that ends with a whole record.
@@ -27,13 +27,13 @@ class LogWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.limit_bytes = 0
-        """The log does not grow beyond."""
+        """The log does not grow beyond this."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self.size_bytes = os.fstat(self._descriptor).st_size
         self._checked_at = time.monotonic()
 
     def append(self, payload: bytes) -> None:
-        """Append one record by one system call, whole or not at all.
+        """Append one record with one system call, completely or not at all.
 
         Raises:
             OSError: The file cannot be written, is full or is gone.
@@ -55,7 +55,7 @@ class LogWriter:
         self.size_bytes += written
 
     def sync(self) -> None:
-        """Bring what was appended to the disk. Blocks.
+        """Sync the appended records to disk. Blocks.
 
         Raises:
             OSError: It may not be there after a power cut.
@@ -63,7 +63,7 @@ class LogWriter:
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file, without bringing it to the disk."""
+        """Close the file without syncing it."""
         os.close(self._descriptor)
 
     def _check(self) -> None:
@@ -72,14 +72,14 @@ class LogWriter:
         self._checked_at = time.monotonic()
 
     def _restore(self) -> None:
-        """Cut off what a failed write left, so that recovery finds no damage."""
+        """Cut off the remains of a failed write, so that recovery finds no damage."""
         with suppress(OSError):
             if os.fstat(self._descriptor).st_size > self.size_bytes:
                 os.ftruncate(self._descriptor, self.size_bytes)
 
 
 def start_log(path: Path) -> LogWriter:
-    """Make a new log.
+    """Create a log.
 
     Raises:
         OSError: It cannot be made, and nothing is left of it.

@@ -21,7 +21,7 @@ def open_store(
     timeout_seconds: float,
     rotate_bytes: int = ROTATE_BYTES,
 ) -> Store:
-    """Recover the state that a directory holds. Blocks; nothing is to be shown before.
+    """Recover the state that a directory holds. Blocks; nothing may be shown before it returns.
 
     Args:
         directory: Made if it is missing; without durability if it cannot be used.
@@ -44,7 +44,7 @@ def open_store(
     except JournalError as error:
         ingest, failure = Ingest(empty(), timeout_seconds), str(error)
     else:
-        # What was read is shown whether or not anything can be written after it.
+        # What was read is shown even if nothing can be written after it.
         try:
             journal.recovered()
         except JournalError as error:

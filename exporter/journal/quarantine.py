@@ -1,4 +1,4 @@
-"""Keeps damaged or dangerous pieces of the journal for a person to look at, in bounded space."""
+"""Keep damaged or dangerous pieces of the journal for a person to inspect, in bounded space."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from typing import Final
 
 FILES: Final = 16
 BYTES: Final = 64 * 1024 * 1024
-"""Bounds of the quarantine together with `FILES`; the oldest file goes first."""
+"""Limits of the quarantine together with `FILES`; the oldest file goes first."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ class Quarantine:
 
     def __init__(self, directory: Path) -> None:
         self.counts: Counter[str] = Counter()
-        """Things set aside since the start, by kind, whether or not they could be kept."""
+        """Pieces quarantined since the start by kind, including those that could not be kept."""
         self._directory = directory
 
     def move(self, kind: str, path: Path) -> None:
-        """Move a whole file here; of a file above `BYTES` only the start is kept.
+        """Move a whole file here; of a file larger than `BYTES` only the start is kept.
 
         Where that is impossible the file stays, which is logged: damage that cannot be tidied away
         must not keep the rest from being recovered.
@@ -43,7 +43,7 @@ class Quarantine:
             _log.warning("%s could not be moved aside (%s)", path, error.strerror)
 
     def copy(self, kind: str, name: str, source: FileIO, offset: int, size: int) -> None:
-        """Copy part of a file here, its first `BYTES` bytes at most; impossible is logged."""
+        """Copy part of a file here, at most its first `BYTES` bytes; a failure is logged."""
         self.counts[kind] += 1
         try:
             target = self._make_room(name, min(size, BYTES))
@@ -53,9 +53,9 @@ class Quarantine:
             _log.warning("%s could not be kept aside (%s)", name, error.strerror)
 
     def _make_room(self, name: str, size: int) -> Path:
-        """Remove old files until one of `size` bytes fits, and give the path for it."""
+        """Remove old files until one of `size` bytes fits, and return its path."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        # Numbered, as neither clocks nor the times of moved files tell the order.
+        # Numbered, because neither clocks nor the times of moved files give the order.
         files = sorted(self._directory.iterdir())
         number = max((_number(path) for path in files), default=0) + 1
         sizes = [path.stat().st_size for path in files]
@@ -73,7 +73,7 @@ def _number(path: Path) -> int:
 def _copy(source: FileIO, target: Path, offset: int, size: int) -> None:
     with target.open("xb", buffering=0) as file:
         while size > 0:
-            # In the kernel: tens of megabytes would be felt in a sidecar's memory limit.
+            # In the kernel: tens of megabytes would count against a sidecar's memory limit.
             sent = os.sendfile(file.fileno(), source.fileno(), offset, size)
             if sent == 0:
                 return

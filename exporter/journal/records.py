@@ -1,4 +1,4 @@
-"""The formats of the journal's files, logs of records and snapshots, and the reader of a log.
+"""The formats of the journal's files, logs and snapshots, and the reader of a log.
 
 Numbers are little-endian. A log is its header (8 bytes magic, u32 format version), then records:
 u32 length of the payload, u32 CRC-32 of the payload started from the kind, u8 kind, the payload.
@@ -26,42 +26,42 @@ _LOG_MAGIC: Final = b"dllm-log"
 _SNAPSHOT_MAGIC: Final = b"dllmsnap"
 _KEPT: Final = 1
 _SKIPPED: Final = 2
-"""A record that recovery passes over. No kind is 0: a tail of zeros, as a power cut may leave, is
-no run of empty records."""
+"""A record that recovery skips. No kind is 0, so that a tail of zeros after a power cut is not read
+as empty records."""
 _BLOCK_BYTES: Final = 1024 * 1024
 
 
 class FormatError(ExporterError):
-    """A file is not what its name says: damaged, or from a newer exporter."""
+    """A file is damaged, of another kind, or from a newer exporter."""
 
 
 def log_path(directory: Path, generation: int) -> Path:
-    """Give the log of what came after the snapshot of the same generation."""
+    """Return the path of the log that follows the snapshot of the same generation."""
     return directory / f"journal-{generation}.log"
 
 
 def snapshot_path(directory: Path, generation: int) -> Path:
-    """Give the snapshot that holds everything before the log of the same generation."""
+    """Return the path of the snapshot that precedes the log of the same generation."""
     return directory / f"snapshot-{generation}.msgpack"
 
 
 def log_generations(directory: Path) -> list[int]:
-    """List the generations of which there is a log, oldest first."""
+    """Return the generations that have a log, oldest first."""
     return _generations(directory, "journal-", ".log")
 
 
 def snapshot_generations(directory: Path) -> list[int]:
-    """List the generations of which there is a snapshot, oldest first."""
+    """Return the generations that have a snapshot, oldest first."""
     return _generations(directory, "snapshot-", ".msgpack")
 
 
 def pack_log_header() -> bytes:
-    """Give what a log starts with."""
+    """Return the header of a log."""
     return LOG_HEADER.pack(_LOG_MAGIC, VERSION)
 
 
 def pack_record(payload: bytes) -> bytes:
-    """Give the record of a payload.
+    """Return a payload packed as a record.
 
     Raises:
         ValueError: The payload is longer than `RECORD_BYTES`.
@@ -73,17 +73,17 @@ def pack_record(payload: bytes) -> bytes:
 
 
 def pack_skipped_header(payload: bytes) -> bytes:
-    """Give the header that, written over a record's own, has readers pass over it."""
+    """Return a header that, written over a record's own, makes readers skip it."""
     return RECORD_HEADER.pack(len(payload), crc32(payload, _SKIPPED), _SKIPPED)
 
 
 def pack_snapshot_header(payload: bytes) -> bytes:
-    """Give what stands before a snapshot's payload."""
+    """Return the header of a snapshot with this payload."""
     return SNAPSHOT_HEADER.pack(_SNAPSHOT_MAGIC, VERSION, crc32(payload), len(payload))
 
 
 def read_snapshot(path: Path) -> bytes:
-    """Give the payload of a snapshot.
+    """Return the payload of a snapshot.
 
     Raises:
         FormatError: The file is cut, damaged or from a newer exporter.
@@ -95,7 +95,7 @@ def read_snapshot(path: Path) -> bytes:
             raise FormatError(f"{path} is cut short")
         magic, version, checksum, length = SNAPSHOT_HEADER.unpack(header)
         _check_header(path, _SNAPSHOT_MAGIC, magic, version)
-        # The size first: a damaged length must not have us ask for that much memory.
+        # The size first: a damaged length must not cause an allocation of that size.
         if path.stat().st_size != len(header) + length:
             raise FormatError(f"{path} is cut short")
         payload = file.read()
@@ -105,10 +105,10 @@ def read_snapshot(path: Path) -> bytes:
 
 
 class LogReader:
-    """Reads a log up to its end or its first damage.
+    """Read a log up to its end or its first damage.
 
-    After a damaged record the framing is lost and no later record can be found again with
-    certainty, so that all the rest of the file counts as damaged.
+    After a damaged record the framing is lost and later records cannot be located with certainty,
+    so the rest of the file counts as damaged.
 
     Args:
         path: Of the log, for messages.
@@ -119,7 +119,7 @@ class LogReader:
     """
 
     good_bytes: int
-    """Where the last whole record that was read ends."""
+    """End of the last complete record read."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         header = file.read(LOG_HEADER.size)
@@ -131,7 +131,7 @@ class LogReader:
         self.good_bytes = len(header)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Give offset and payload of each record that is not marked as skipped."""
+        """Yield offset and payload of each record that is not marked as skipped."""
         block = b""
         while more := self._file.read(_BLOCK_BYTES):
             block += more
@@ -142,7 +142,7 @@ class LogReader:
                 return
 
     def _read_block(self, block: bytes) -> Iterator[tuple[int, bytes]]:
-        """Give the whole records of a block that starts at `good_bytes`."""
+        """Yield the complete records of a block that starts at `good_bytes`."""
         start = self.good_bytes
         unpack, header_bytes = RECORD_HEADER.unpack_from, RECORD_HEADER.size
         at, last = 0, len(block) - header_bytes
@@ -164,7 +164,7 @@ class LogReader:
 
 
 def _is_damaged(rest: bytes) -> bool:
-    """Tell whether what could not be read from a block cannot become a record by reading on."""
+    """Return whether the unread rest of a block can never become a record."""
     if len(rest) < RECORD_HEADER.size:
         return False
     length: int = RECORD_HEADER.unpack_from(rest)[0]
@@ -172,7 +172,7 @@ def _is_damaged(rest: bytes) -> bool:
 
 
 def _generations(directory: Path, prefix: str, suffix: str) -> list[int]:
-    # Only our own spelling: the generation of `journal-07.log` would lead to another file.
+    # Only our own spelling: the generation in `journal-07.log` would name another file.
     pattern = re.compile(rf"{prefix}([1-9][0-9]{{0,17}}){re.escape(suffix)}")
     matches = (pattern.fullmatch(path.name) for path in directory.iterdir())
     return sorted(int(match[1]) for match in matches if match)

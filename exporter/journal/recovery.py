@@ -1,4 +1,4 @@
-"""Reads back what a crash left in the state directory and mends it, damaged parts set aside."""
+"""Read and repair what a crash left in the state directory, setting damaged parts aside."""
 
 import errno
 import logging
@@ -25,13 +25,13 @@ from exporter.journal.records import (
 
 NOTE_NAME: Final = "applying"
 CRASHES: Final = 2
-"""Starts in a row that may end while applying the same record; the next one skips it."""
+"""Consecutive starts that may end while applying the same record; the next one skips it."""
 
 _log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Finds the newest readable snapshot and reads the records after it.
+    """Find the newest readable snapshot and read the records after it.
 
     Args:
         directory: The state directory, locked.
@@ -40,21 +40,23 @@ class Recovery:
 
     def __init__(self, directory: Path, quarantine: Quarantine) -> None:
         self.snapshot_generation = 0
-        """Of the snapshot that `read_snapshot` gave, 0 for none."""
+        """Generation of the snapshot that `read_snapshot` returned, 0 for none."""
         self.log_generation = 0
-        """Of the last log that was read to its end and can be appended to, 0 for none."""
+        """Generation of the last log that was read to its end and can be appended to, 0 for none.
+        """
         self.records = 0
-        """Records given so far."""
+        """Records returned so far."""
         self.cut_bytes = 0
-        """Bytes of logs that could not be used."""
+        """Bytes of logs that were unusable."""
         self.is_done = False
-        """Whether every record was given, and applied as far as the caller applies in its loop."""
+        """Whether every record was returned and, if the caller applies them in its loop, applied.
+        """
         self._directory = directory
         self._quarantine = quarantine
         self._rejected: set[int] = set()
 
     def read_snapshot(self) -> bytes | None:
-        """Give the newest readable snapshot; unreadable ones are moved aside.
+        """Return the newest readable snapshot; unreadable ones are moved aside.
 
         Raises:
             OSError: The directory or a file cannot be read or changed.
@@ -70,13 +72,13 @@ class Recovery:
         return None
 
     def reject_snapshot(self) -> None:
-        """Move aside the snapshot that was given: it is not given again."""
+        """Move aside the snapshot that was returned: it is not returned again."""
         self._rejected.add(self.snapshot_generation)
         path = snapshot_path(self._directory, self.snapshot_generation)
         self._quarantine.move("snapshot", path)
 
     def close(self) -> None:
-        """Note that this start ended well.
+        """Note that this start succeeded.
 
         Raises:
             OSError: The note cannot be removed.
@@ -84,7 +86,7 @@ class Recovery:
         (self._directory / NOTE_NAME).unlink(missing_ok=True)
 
     def read_records(self) -> Iterator[bytes]:
-        """Give the payloads after the snapshot, in order, and mend the logs in passing.
+        """Yield the payloads after the snapshot in order, repairing the logs on the way.
 
         A record that ended `CRASHES` starts in a row is set aside and not given any more.
 
@@ -147,7 +149,7 @@ class Recovery:
 
 
 def _open_log(path: Path) -> FileIO:
-    """Open a log to mend it, or to read it where nothing can be written."""
+    """Open a log to repair it, or to read it where nothing can be written."""
     try:
         return path.open("r+b", buffering=0)
     except OSError as error:
@@ -175,7 +177,7 @@ class _Note:
             return
         try:
             noted = os.pread(descriptor, self._LAYOUT.size, 0).ljust(self._LAYOUT.size, b"\0")
-            # Before it is mapped: a page that has no room on the disk would end us by a signal.
+            # Before mapping it: a page without room on the disk would end the process by a signal.
             os.pwrite(descriptor, noted, 0)
             self._map = mmap.mmap(descriptor, self._LAYOUT.size)
             self._suspect = self._LAYOUT.unpack(noted)
@@ -185,7 +187,7 @@ class _Note:
             os.close(descriptor)
 
     def begin(self, generation: int, offset: int) -> bool:
-        """Note that a record is about to be applied; false if it crashed too often."""
+        """Note that a record is about to be applied; return False if it crashed too often."""
         crashes = self._suspect[2] if self._suspect[:2] == (generation, offset) else 0
         if crashes >= CRASHES:
             return False
@@ -193,7 +195,7 @@ class _Note:
         return True
 
     def clear(self) -> None:
-        """Note that every record is applied: what ends the exporter now was none of them."""
+        """Note that every record is applied: a crash from now on was not caused by one."""
         self._write(0, 0, 0)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole state as bytes and back; no I/O.
+"""Pack the whole state as bytes and unpack it; no I/O.
 
 Msgpack of families by name, so that a newer or older exporter reads what it knows: a family that
 it lacks is left out, one whose buckets changed is sorted into the new ones by the old upper
@@ -21,7 +21,7 @@ _Counts = tuple[list[int], float]
 
 
 class UnreadableSnapshotError(Exception):
-    """The bytes are no snapshot that this exporter reads."""
+    """The bytes are not a snapshot that this exporter can read."""
 
 
 class _Histograms(msgspec.Struct):
@@ -84,7 +84,7 @@ def restore_into(state: State, packed: bytes) -> None:
             _merge(state, family, found)
     state.start_at_zero(snapshot.numbers.get(REQUESTS.name, {}))
     for node_id, node in snapshot.nodes.items():
-        # What only that process could know: its clock, its connections.
+        # Only that process could know these: its clock, its connections.
         state.nodes[node_id] = replace(node, heard_at=None, pipe=-1, conflict_at=float("-inf"))
 
 

@@ -1,4 +1,4 @@
-"""Holds the exporter's state directory: its lock, its generations, and snapshots written whole."""
+"""The exporter's state directory: its lock, its generations, and atomically written snapshots."""
 
 import os
 from pathlib import Path
@@ -33,11 +33,11 @@ class StateDirectory:
         self._lock = _lock(path)
 
     def close(self) -> None:
-        """Let others have the directory."""
+        """Release the directory."""
         os.close(self._lock)
 
     def hold(self) -> bool:
-        """Take hold of the directory anew if it was deleted or replaced; false if it was.
+        """Lock the directory again if it was deleted or replaced; return False if it was.
 
         Raises:
             StartupError: Another exporter was quicker.
@@ -51,16 +51,16 @@ class StateDirectory:
         return False
 
     def newest_generation(self) -> int:
-        """Give the highest generation of any log or snapshot, 0 for none."""
+        """Return the highest generation of any log or snapshot, 0 for none."""
         return max(log_generations(self.path) + snapshot_generations(self.path), default=0)
 
     def logs_bytes(self, generation: int) -> int:
-        """Add up the sizes of the logs before a generation."""
+        """Return the total size of the logs before a generation."""
         logs = [log_path(self.path, n) for n in log_generations(self.path) if n < generation]
         return sum(path.stat().st_size for path in logs)
 
     def write_snapshot(self, generation: int, payload: bytes) -> None:
-        """Write a snapshot that is there either whole, and durable, or not at all."""
+        """Write a snapshot completely and durably, or not at all."""
         path = snapshot_path(self.path, generation)
         partial = path.with_name(path.name + _PARTIAL)
         try:
@@ -76,9 +76,9 @@ class StateDirectory:
         self._sync()
 
     def forget_before(self, generation: int) -> None:
-        """Delete what the snapshot of a generation replaces, and snapshots half written.
+        """Delete the files that a generation's snapshot replaces, and incomplete snapshots.
 
-        Logs go first: a snapshot is of use without its log, a log hardly without its snapshot.
+        Logs go first: a snapshot is useful without its log, a log hardly without its snapshot.
         """
         logs = [log_path(self.path, n) for n in log_generations(self.path) if n < generation]
         snapshots = [n for n in snapshot_generations(self.path) if n < generation]
@@ -87,7 +87,7 @@ class StateDirectory:
             path.unlink(missing_ok=True)
 
     def _sync(self) -> None:
-        """Make renames last beyond a power cut."""
+        """Make renames survive a power cut."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -96,7 +96,7 @@ class StateDirectory:
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:
-    """Tell whether a path still leads to an open file."""
+    """Return whether a path still leads to an open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except OSError:
@@ -104,6 +104,6 @@ def is_in_place(path: Path, descriptor: int) -> bool:
 
 
 def _lock(directory: Path) -> int:
-    """Lock the directory for as long as the descriptor given is open."""
+    """Lock the directory for as long as the returned descriptor is open."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return lock_file(directory / _LOCK_NAME, "keeps its state in", "choose another --state-dir")

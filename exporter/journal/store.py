@@ -32,13 +32,13 @@ TICK_SECONDS: Final = 0.25
 SYNC_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 2.0
 APPEND_SECONDS: Final = 0.5
-"""A disk that takes longer for one record counts as failed."""
+"""A disk that takes longer than this for one record counts as failed."""
 _SLICES: Final = 5
 _AWAY_SECONDS: Final = 1.0
-"""A tick so late means that this process was stopped or starved, not that its nodes were."""
+"""A tick this late means that this process was stopped or starved, not its nodes."""
 CLOSE_SECONDS: Final = 2.0
 REPLACE_SECONDS: Final = 5.0
-"""As `APPEND_SECONDS`, for a snapshot while nothing else may change."""
+"""Like `APPEND_SECONDS`, for a snapshot during which nothing else may change."""
 
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The state with its journal; `exporter.journal.opening` recovers one.
+    """The state and its journal; `exporter.journal.opening` recovers one.
 
     Args:
         ingest: Decides what a message means for its state.
@@ -69,20 +69,20 @@ class Store:
         self._directory = directory
         self._journal = journal
         self._failure = failure
-        """Why records are not taken; empty while they are."""
+        """Why records are not being written; empty while they are."""
         self._rotate_bytes = rotate_bytes
         self._changes = trio.Lock()
         self._appending = threading.Lock()
         self._own: list[OwnSample] = []
         self._quarantined: Counter[str] = Counter()
-        """Things set aside that are counted."""
+        """Quarantined pieces that have been counted."""
         self._note_storage()
         self._note_quarantine()
 
     async def take(
         self, message: bytes, pipe: int, live: Callable[[], Container[int]]
     ) -> wire.Reply:
-        """Count a message and give the answer to it. Whatever the bytes are, it never raises.
+        """Count a message and return the reply. Never raises, whatever the bytes are.
 
         Args:
             message: What came, perhaps not from a node at all.
@@ -102,11 +102,11 @@ class Store:
             return msgspec.structs.replace(reply, durable=self.state.storage.durable)
 
     def note(self, family: Family, labels: Labels, value: float) -> None:
-        """Move a metric of the exporter's own; it shows after the next tick."""
+        """Move a metric of the exporter's own; it is visible after the next tick."""
         self._own.append((family.name, labels, value))
 
     async def run(self) -> None:
-        """Count own metrics and notice silent nodes, again and again. Runs until cancelled."""
+        """Count own metrics and notice silent nodes, periodically. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_after_disk, name="journal upkeep")
             while True:
@@ -118,7 +118,7 @@ class Store:
                     self._ingest.excuse(now - due, now)
 
     async def tick(self, now: float) -> None:
-        """Count the exporter's own metrics and take away the levels of nodes that fell silent."""
+        """Count the exporter's own metrics and remove the levels of nodes that fell silent."""
         async with self._changes:
             own, self._own = self._own, []
             if own:
@@ -130,7 +130,7 @@ class Store:
                 self._ingest.lose(node_id)
 
     def close(self) -> None:
-        """Bring the log to the disk and let go of the directory. Blocks."""
+        """Sync the log and release the directory. Blocks."""
         if self._journal is None:
             return
         # A disk that does not answer must not keep the process from ending.
@@ -150,7 +150,7 @@ class Store:
             _log.warning("the journal may lack its last second: %s", error)
 
     async def _keep(self, kind: int, received_at: float, content: bytes) -> None:
-        """Put a record into the journal, or note why it could not be."""
+        """Append a record to the journal, or note why that failed."""
         if self._failure or self._journal is None:
             return
         record = pack_change(kind, received_at, content)
@@ -161,7 +161,7 @@ class Store:
         self._note_storage()
 
     async def _look_after_disk(self) -> None:
-        """Sync the log, replace a long one, come back after a failure. Runs until cancelled."""
+        """Sync the log, replace a long one, recover after a failure. Runs until cancelled."""
         while True:
             await trio.sleep(RETRY_SECONDS if self._failure else SYNC_SECONDS)
             try:
@@ -173,7 +173,7 @@ class Store:
                 self._fail(error)
 
     async def _rotate(self) -> None:
-        """Start a log, and write a snapshot of the state as of that moment."""
+        """Start a log and write a snapshot of the state at that moment."""
         async with self._changes:
             if self._journal is None:
                 self._journal = await self._on_disk(Journal.open, self._directory)
@@ -192,7 +192,7 @@ class Store:
         except JournalError as error:
             if recovered:
                 raise
-            # Both logs are whole: nothing is missing, they only stay until the next rotation.
+            # Both logs are complete: nothing is missing, they only stay until the next rotation.
             _log.warning("the journal's snapshot could not be written: %s", error)
         self._note_storage()
         self._note_quarantine()
@@ -200,7 +200,7 @@ class Store:
             _log.warning("metrics are durable again in %s", self._directory)
 
     async def _replace(self, journal: Journal) -> None:
-        """Put a snapshot in the place of logs that leave no room for one more."""
+        """Replace logs that have reached their limit by a snapshot."""
         packed = pack(freeze(self.state))
         await self._on_disk(journal.rotate, packed, seconds=REPLACE_SECONDS)
         self._failure = ""
@@ -211,7 +211,7 @@ class Store:
     async def _on_disk(
         self, call: Callable[..., _T], *arguments: object, seconds: float = APPEND_SECONDS
     ) -> _T:
-        """Make a call of the journal, given up if the disk does not answer.
+        """Call the journal, giving up if the disk does not answer.
 
         Raises:
             JournalError: It failed, or one that was given up is still under way.
@@ -237,8 +237,8 @@ class Store:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work, name="journal call")
-            # In slices: after a stop of the whole process only one of them has passed, and the
-            # disk, which was not at fault, has the others to answer.
+            # In slices: after a stop of the whole process only one slice has passed, and the disk,
+            # which was not at fault, has the others to answer.
             for _ in range(_SLICES):
                 await trio.sleep(seconds / _SLICES)
             nursery.cancel_scope.cancel()
@@ -265,7 +265,7 @@ class Store:
             storage.journal_bytes = self._journal.size_bytes
 
     def _note_quarantine(self) -> None:
-        """Count what was set aside since the last time."""
+        """Count the pieces quarantined since the last call."""
         if self._journal is not None:
             quarantined = Counter(self._journal.quarantined)
             for kind, count in (quarantined - self._quarantined).items():

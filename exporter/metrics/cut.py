@@ -1,4 +1,4 @@
-"""A consistent cut of everything that a scrape shows: a copy, with what is concluded from it."""
+"""A consistent cut of everything that a scrape shows: a copy, with the gauges derived from it."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ _VERSION: Final = importlib.metadata.version(APPLICATION)
 
 @dataclass(frozen=True)
 class Cut:
-    """Every series as it was at one moment, between two batches."""
+    """Every series at one moment between two batches."""
 
     numbers: dict[Family, dict[Labels, float]]
     histograms: dict[Family, dict[Labels, Histogram]]
@@ -35,7 +35,7 @@ def take_cut(state: State) -> Cut:
 
 
 def _derived_samples(state: State) -> Iterator[Sample]:
-    """Give the samples of every derived family as they are now."""
+    """Return the current samples of every derived family."""
     for node in state.nodes.values():
         yield from _of_node(node)
     for family in FAMILIES:
@@ -55,7 +55,7 @@ def _of_node(node: Node) -> Iterator[Sample]:
         yield c.NODE_STATE, (node.node_id, state), int(node.state == state)
     yield c.LOST, name, node.lost
     if not node.sessions:
-        return  # never heard: there is no time of its last event
+        return  # never heard from: there is no time of its last event
     yield c.LAST_EVENT, name, node.heard_time
     yield c.EVENT_LAG, name, node.lag_seconds
     if node.up:

@@ -10,11 +10,11 @@ class Exemplar(NamedTuple):
     request_id: str
     value: float
     at: float
-    """Unix time at which the exporter heard of it."""
+    """Unix time at which the exporter received it."""
 
 
 class Histogram:
-    """Counts by bucket, the last one for everything above the highest bound, and their sum.
+    """Counts by bucket, the last one for everything above the highest bound, and the sum.
 
     Args:
         bounds: Upper bounds of the buckets but the last.
@@ -27,7 +27,7 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
-        """The newest request of a bucket, where there was one with an id."""
+        """The newest request of each bucket that had an id."""
 
     def observe(self, value: float) -> None:
         """Count one value."""
@@ -35,11 +35,11 @@ class Histogram:
         self.sum += value
 
     def remember(self, exemplar: Exemplar) -> None:
-        """Keep an example of the bucket that its value is in."""
+        """Keep an example for the bucket of its value."""
         self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
 
     def copy(self) -> "Histogram":
-        """Give one that does not change with this one."""
+        """Return a copy."""
         other = Histogram(self.bounds)
         other.counts = self.counts.copy()
         other.sum = self.sum

@@ -1,4 +1,4 @@
-"""What the exporter knows of each node and of each run of it."""
+"""What the exporter knows of each node and of each of its sessions."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Labels = tuple[str, ...]
 
 @dataclass
 class Session:
-    """One run of a node: what of it is counted."""
+    """One session of a node: how much of it is counted."""
 
     name: str
     applied: int = 0
@@ -22,7 +22,7 @@ class Session:
     sequence: int = 0
     """The highest sequence number counted."""
     totals: dict[tuple[str, Labels], float] = field(default_factory=dict)
-    """Running totals as last heard, by family and labels."""
+    """Latest running totals, by family and labels."""
 
     @property
     def lost(self) -> float:
@@ -43,26 +43,26 @@ class Node:
     up: bool = False
     api_url: str = ""
     models: set[str] = field(default_factory=set)
-    """Models described in this session and not unloaded since."""
+    """Models described in this session and not yet unloaded."""
     heard_at: float | None = None
-    """On the exporter's monotonic clock; None until it is heard in this process."""
+    """On the exporter's monotonic clock; None until the node is heard from in this process."""
     pipe: int = -1
-    """The connection that it was last heard on."""
+    """The connection that it last used."""
     conflict_at: float = -math.inf
-    """When another live node with its name was last refused, on the monotonic clock."""
+    """When another live node of the same name was last refused, on the monotonic clock."""
     lost_before: float = 0.0
-    """Events lost in sessions that are forgotten."""
+    """Events lost in forgotten sessions."""
     heard_time: float = 0.0
     """Unix time."""
     lag_seconds: float = 0.0
     departed: bool = False
-    """Whether it said goodbye the last time that it was heard."""
+    """Whether its last message was a goodbye."""
 
     def is_doubled(self, now: float) -> bool:
-        """Whether another live node with this one's name has spoken lately."""
+        """Return whether another live node of this name has sent something lately."""
         return now - self.conflict_at < CONFLICT_SECONDS
 
     @property
     def lost(self) -> float:
-        """Events that a session emitted, did not drop, and that were never applied."""
+        """Return the events that a session emitted, did not drop, and that were never applied."""
         return self.lost_before + sum(session.lost for session in self.sessions.values())

@@ -1,4 +1,4 @@
-"""Judges finished requests by the service-level objectives that the operator set."""
+"""Judge finished requests by the operator's service-level objectives."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from shared.events import InferenceFinished
 
 @dataclass(frozen=True, kw_only=True)
 class Objectives:
-    """What a good request takes at the most, each a bucket bound of the family that shows it."""
+    """The limits of a good request, each a bucket bound of the family that shows it."""
 
     first_token_seconds: float = 2.5
     per_token_seconds: float = 0.2
     latency_seconds: float = 30
 
     def samples(self, node: str, e: InferenceFinished) -> Iterator[Sample]:
-        """Give one sample for each objective that applies to the request.
+        """Return one sample for each objective that applies to the request.
 
-        A request that failed, timed out or found no room is bad. One that its client left, or
-        that was wrong in itself, says nothing about the service and is not judged.
+        A request that failed, timed out or was rejected is bad. A cancelled or invalid request says
+        nothing about the service and is not judged.
         """
         if e.status == "cancelled" or (e.status == "rejected" and e.finish_reason is not None):
             return
@@ -39,7 +39,7 @@ class Objectives:
 
 
 def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) -> str:
-    """Say which objective is no bucket bound, so that a histogram could not show it; or nothing.
+    """Return which objective is not a bucket bound, so that no histogram could show it, or "".
 
     Args:
         objectives: What was set.

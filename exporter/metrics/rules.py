@@ -126,7 +126,7 @@ def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample,
 
 
 def _work_done(model: tuple[str, str], e: events.InferenceFinished) -> list[Sample]:
-    """Account for a request that was taken in."""
+    """Account for an admitted request."""
     return [
         (c.FINISHES, (*model, str(e.finish_reason)), 1),
         (c.QUEUE, model, e.queue_seconds),
@@ -198,7 +198,7 @@ def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
 
 RULES: Final[dict[type[events.Event], Rule]] = {
     events.NodeStarted: _node_started,
-    events.NodeStateChanged: _nothing,  # the state is kept for `node_status`, computed at a scrape
+    events.NodeStateChanged: _nothing,  # kept for `node_status`, computed at a scrape
     events.ResourcesSampled: _resources_sampled,
     events.SystemSampled: _system_sampled,
     events.EventLoopLagged: _event_loop_lagged,
@@ -216,7 +216,7 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.InferenceResumed: _inference_resumed,
     events.ModelLoadProgressed: _model_load_progressed,
     events.PeerChanged: _peer_changed,
-    events.PeerForgotten: _nothing,  # takes series away
+    events.PeerForgotten: _nothing,  # removes series
     events.PeersCounted: _peers_counted,
     events.PeerAnswered: _peer_answered,
     events.MessagesMoved: _messages_moved,

@@ -24,13 +24,13 @@ from shared.events import Event
 
 LABEL_CHARACTERS: Final = 128
 REQUEST_ID_CHARACTERS: Final = 64
-"""OpenMetrics gives all labels of an exemplar 128 characters together."""
+"""OpenMetrics allows 128 characters for all labels of an exemplar together."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OBJECTIVES: Final = Objectives()
 _OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
-"""Levels of a model that do not go with it: that nobody has memory for it stays true while loads
-fail for that reason."""
+"""Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
+while loads fail for that reason."""
 _NOTED: Final = (
     events.InferenceFinished,
     events.NodeStarted,
@@ -40,12 +40,12 @@ _NOTED: Final = (
     events.ModelLoadFailed,
     events.PeerForgotten,
 )
-"""Events that say more than their samples; see `State._note`."""
+"""Events that mean more than their samples; see `State._note`."""
 
 
 @dataclass
 class Storage:
-    """How the state directory is."""
+    """The condition of the state directory."""
 
     durable: bool = False
     failure: str = ""
@@ -88,16 +88,16 @@ class State:
         self._initialise("exporter", ())
 
     def node(self, node_id: str) -> Node:
-        """Give what is known of a node, a new entry if nothing is."""
+        """Return what is known of a node, creating the entry if needed."""
         if node_id not in self.nodes:
             self.nodes[node_id] = Node(node_id)
             self._initialise("node", (node_id,))
         return self.nodes[node_id]
 
     def apply(self, node: Node, session: Session, happened: Sequence[Event | None]) -> None:
-        """Count events of a session, in their order; None stands for an unknown one.
+        """Count events of a session, in order; None stands for an unknown event.
 
-        The exporter's hot loop: what is usual, a counter that is there, takes no call of its own.
+        The exporter's hot loop: the usual case, an existing counter, needs no call.
         """
         kinds: Counter[type[Event] | str] = Counter()
         node_id = node.node_id
@@ -144,7 +144,7 @@ class State:
             numbers[labels] = value
 
     def move_total(self, session: Session, family: Family, labels: Labels, value: float) -> None:
-        """Bring a counter to a session's running total."""
+        """Raise a counter to a session's running total."""
         key = (family.name, labels)
         grown = value - session.totals.get(key, 0)
         if grown > 0:
@@ -152,7 +152,7 @@ class State:
             self.move(family, labels, grown)
 
     def forget_levels(self, node_id: str, model_id: str | None = None) -> None:
-        """Take away the gauges of a node, or of one of its models."""
+        """Remove the gauges of a node, or of one of its models."""
         names = (node_id,) if model_id is None else (node_id, model_id)
         owner = tuple(map(clean_label, names))
         for family, numbers in self._numbers.items():
@@ -163,7 +163,7 @@ class State:
                     del numbers[labels]
 
     def forget_peer(self, node_id: str, peer: str | None = None) -> None:
-        """Take away every series, counted ones too, that a node has of a peer, or of all.
+        """Remove every series, counters included, that a node has about a peer, or about all peers.
 
         A node that ended forgets all: the next run of it may meet others, and no event would ever
         take away the series of those who are gone. What is counted begins anew, which `rate()`
@@ -179,7 +179,7 @@ class State:
     def copy_series(
         self,
     ) -> tuple[dict[Family, dict[Labels, float]], dict[Family, dict[Labels, Histogram]]]:
-        """Give the numbers and the histograms of every family, to keep."""
+        """Return a copy of the numbers and histograms of every family."""
         histograms = {
             family: {labels: histogram.copy() for labels, histogram in series.items()}
             for family, series in self._histograms.items()
@@ -187,7 +187,7 @@ class State:
         return {family: dict(series) for family, series in self._numbers.items()}, histograms
 
     def new_histogram(self, family: Family) -> Histogram:
-        """Give an empty histogram of a family, with the buckets in use."""
+        """Return an empty histogram of a family, with the buckets in use."""
         return Histogram(self._bounds.get(family.name, family.buckets))
 
     def merge(self, family: Family, labels: Labels, other: Histogram) -> None:
@@ -200,7 +200,7 @@ class State:
         mine.sum += other.sum
 
     def start_at_zero(self, known: Iterable[Labels]) -> None:
-        """Give families that are new in this version their series for nodes and models of before.
+        """Create the series of families new in this version for known nodes and models.
 
         Args:
             known: Label values that begin with a node and its model.
@@ -210,11 +210,11 @@ class State:
             self._initialise("model", (node_id, model_id))
 
     def values(self, family: Family) -> Mapping[Labels, float]:
-        """Give the numbers of a family, to look at."""
+        """Return the numbers of a family, read-only."""
         return self._numbers[family]
 
     def series_count(self, family: Family) -> int:
-        """Tell how many label sets a family has."""
+        """Return how many label sets a family has."""
         return len(self._series(family))
 
     def _observe(self, family: Family, labels: Labels, value: float) -> None:
@@ -226,7 +226,7 @@ class State:
         histogram.observe(value)
 
     def _note(self, node: Node, event: Event) -> None:
-        """Keep what later decisions need."""
+        """Remember what later decisions need."""
         match event:
             case events.InferenceFinished():
                 self._judge(node, event)
@@ -245,7 +245,7 @@ class State:
                 self.forget_peer(node.node_id, event.peer)
 
     def _judge(self, node: Node, event: events.InferenceFinished) -> None:
-        """Count a request by the objectives, and keep it as an example of its buckets."""
+        """Judge a request by the objectives, and keep it as an example in its buckets."""
         for family, labels, value in self._objectives.samples(node.node_id, event):
             self.move(family, labels, value)
         if not event.request_id:
@@ -264,7 +264,7 @@ class State:
             histogram.remember(Exemplar(cleaned, value, node.heard_time))
 
     def _initialise(self, scope: c.Scope, owner: Labels) -> None:
-        """Start at 0 what has a closed vocabulary, so that rate() works from the first scrape."""
+        """Start closed vocabularies at 0, so that rate() works from the first scrape."""
         for family in FAMILIES:
             if family.scope != scope or family.kind == "gauge" or family.open_labels:
                 continue
@@ -277,15 +277,15 @@ class State:
                     self._numbers[family].setdefault(labels, 0)
 
     def _admit(self, family: Family, labels: Labels) -> Labels:
-        """Give the labels under which a new series is kept: cleaned, and within the budget.
+        """Return the labels under which a new series is kept: cleaned, and within the budget.
 
-        The exporter's own families have none: their labels come from its own words.
+        The exporter's own families have no budget: their labels are its own words.
         """
         cleaned = tuple(map(clean_label, labels))
         series = self._series(family)
         if family.scope == "exporter" or cleaned in series or len(series) < self._budget:
             return cleaned
-        # The node's own name stays: nodes come from the operator, not from traffic.
+        # The node's name stays: nodes come from the operator, not from traffic.
         folded = tuple(
             value if name == "node_id" or name in family.vocabulary else OTHER
             for name, value in zip(family.labels, cleaned, strict=True)
@@ -302,5 +302,5 @@ class State:
 
 
 def clean_label(value: str) -> str:
-    """Make a label value fit to show: printable and of bounded length."""
+    """Make a label value presentable: printable and of bounded length."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LABEL_CHARACTERS])

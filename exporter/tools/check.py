@@ -1,4 +1,4 @@
-"""The subcommand `check`: looks at settings and directories, and changes nothing."""
+"""The subcommand `check`: inspect settings and directories without changing anything."""
 
 import os
 import struct
@@ -32,11 +32,11 @@ not disturbed. One line for each thing looked at; exit code 0 if all is well, 1 
 
 
 class _FaultError(ExporterError):
-    """What was looked at is not as it should be."""
+    """Something is not as it should be."""
 
 
 def check(settings: ExporterSettings) -> int:
-    """Print one line for each thing looked at, and give the exit code."""
+    """Print one line per inspected item, and return the exit code."""
     faults = 0
     looks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("settings", lambda: "sound"),
@@ -91,7 +91,7 @@ def _to_be_made(directory: Path) -> str:
 
 
 def _held(lock: Path) -> str:
-    """Tell of the exporter that holds a lock, without touching it."""
+    """Describe the exporter that holds a lock, without touching it."""
     try:
         inode = lock.stat().st_ino
         owners = [line.split() for line in Path("/proc/locks").read_text().splitlines()]

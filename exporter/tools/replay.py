@@ -1,4 +1,4 @@
-"""The subcommand `replay`: gives a recorded journal to an exporter, as the nodes once did."""
+"""The subcommand `replay`: send a recorded journal to an exporter, as the nodes once did."""
 
 import dataclasses
 import struct
@@ -36,7 +36,7 @@ _reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplaySettings(ExporterSettings):
-    """What `replay` is told; with `--print` the exporter's own settings count too."""
+    """The settings of `replay`; with `--print` the exporter's own settings apply too."""
 
     unused = frozenset(
         {
@@ -52,7 +52,7 @@ class ReplaySettings(ExporterSettings):
     print: bool = setting(False, bool, "Print the exposition that the journal gives instead.")
 
     def check(self) -> None:
-        """Look also whether there is anything to replay.
+        """Check also that there is something to replay.
 
         Raises:
             UsageError: A directory holds no log.
@@ -64,7 +64,7 @@ class ReplaySettings(ExporterSettings):
 
 
 def replay(settings: ReplaySettings) -> None:
-    """Replay the journal, and tell on stderr what that was.
+    """Replay the journal and report on stderr.
 
     Raises:
         StartupError: A log is none, or no exporter takes what is in it.
@@ -85,7 +85,7 @@ def _logs(files: Iterable[Path]) -> Iterator[Path]:
 
 
 def _read(logs: Iterable[Path]) -> Iterator[Change]:
-    """Give the records of logs that are left as they are."""
+    """Yield the records of logs, which are left unchanged."""
     for path in logs:
         try:
             with path.open("rb", buffering=0) as file:
@@ -99,7 +99,7 @@ def _read(logs: Iterable[Path]) -> Iterator[Change]:
 
 
 def _exposition(settings: ReplaySettings, changes: Iterable[Change]) -> str:
-    """Count the changes as a start of the exporter would."""
+    """Count the changes as a starting exporter would."""
     state = State(settings.series_budget, settings.objectives, settings.buckets)
     ingest = Ingest(state, settings.node_timeout_seconds)
     for change in changes:
@@ -116,7 +116,7 @@ def _send(settings: ReplaySettings, changes: Iterable[Change]) -> None:
         for kind, received_at, message in changes:
             accepted = decode_batch(message) if kind == BATCH else None
             if not isinstance(accepted, Accepted):
-                continue  # what the exporter of then found by itself
+                continue  # derived by the exporter that recorded it
             first_at = first_at or received_at
             if settings.speed:
                 due = began + (received_at - first_at) / settings.speed
@@ -135,7 +135,7 @@ def _send(settings: ReplaySettings, changes: Iterable[Change]) -> None:
 
 
 class _Sender:
-    """Sends for one node. Each session has a connection of its own, as a node's start has."""
+    """Send batches for one node, each session on its own connection, as a restarted node would."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -179,12 +179,12 @@ class _Sender:
 
     @staticmethod
     def _exchange(socket: pynng.Req0, message: bytes) -> str:
-        """Give why a batch was refused, or nothing."""
+        """Return why a batch was refused, or ""."""
         deadline = time.monotonic() + _CONFLICT_SECONDS
         while True:
             socket.send(message)
             reply = _reply_decoder.decode(socket.recv())
-            # The exporter may not have noticed yet that the connection of before is closed.
+            # The exporter may not have noticed yet that the previous connection is closed.
             if reply.error != "conflict" or time.monotonic() > deadline:
                 return reply.error
             time.sleep(_RETRY_SECONDS)

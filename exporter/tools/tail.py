@@ -1,4 +1,4 @@
-"""The subcommand `tail`: shows events as they arrive at a running exporter."""
+"""The subcommand `tail`: show events as they arrive at a running exporter."""
 
 import dataclasses
 import signal
@@ -41,7 +41,7 @@ class _Names(click.ParamType[frozenset[str]]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TailSettings(Settings):
-    """What `tail` is told."""
+    """The settings of `tail`."""
 
     unused = frozenset({"node_id", "host", "state_dir", "log_level", "log_format"})
 
@@ -51,7 +51,7 @@ class TailSettings(Settings):
     count: int = setting(0, click.IntRange(min=0), "Events after which to end; 0 goes on.")
 
     def check(self) -> None:
-        """Look also whether there are such events.
+        """Check also that the named events exist.
 
         Raises:
             UsageError: The settings do not go together.
@@ -64,7 +64,7 @@ class TailSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """One event, or a batch's goodbye, as it is shown."""
+    """One event, or a batch's goodbye, as displayed."""
 
     at: float
     """Unix time at which it was read."""
@@ -75,12 +75,12 @@ class Shown:
 
 
 def tail(settings: TailSettings) -> None:
-    """Show events until SIGTERM, SIGINT, the end of the output or so many events.
+    """Show events until SIGTERM, SIGINT, the end of the output or the given number of events.
 
     Raises:
         StartupError: No exporter listens there (in a group).
     """
-    with suppress(BrokenPipeError):  # as by `| head`: all that was wanted is written
+    with suppress(BrokenPipeError):  # as by `| head`: everything wanted is written
         trio.run(_tail, settings)
 
 
@@ -111,17 +111,17 @@ async def _show_all(feed: pynng.Sub0, settings: TailSettings, done: trio.CancelS
 
 
 class Reader:
-    """Tells from what the feed gives which events are new, and how much is missing."""
+    """Determine from the feed which events are new and how many are missing."""
 
     def __init__(self) -> None:
         self._number = 0
         self._seen: dict[str, tuple[str, int]] = {}
-        """Of each node the session and the last sequence number shown."""
+        """Session and last displayed sequence number of each node."""
 
     def read(self, message: bytes) -> tuple[int, list[Shown]]:
-        """Give how many batches were left out before a message, and the events in it."""
+        """Return how many batches were skipped before a message, and its events."""
         (number,) = FEED_HEADER.unpack_from(message)
-        # A smaller number is that of an exporter that was started again.
+        # A smaller number comes from a restarted exporter.
         lost = number - self._number - 1 if 0 < self._number < number else 0
         self._number = number
         accepted = decode_batch(message[FEED_HEADER.size :])
@@ -143,14 +143,14 @@ class Reader:
 
 
 def as_text(shown: Shown) -> str:
-    """Write an event for a person: time, node, number, kind, fields."""
+    """Format an event for people: time, node, number, kind, fields."""
     clock = time.strftime("%H:%M:%S", time.localtime(shown.at)) + f"{shown.at % 1:.3f}"[1:]
     fields = "".join(f" {name}={_word(value)}" for name, value in shown.fields.items())
     return f"{clock} {shown.node_id} {shown.sequence} {shown.kind}{fields}"
 
 
 def as_json(shown: Shown) -> str:
-    """Write an event for a program: one object."""
+    """Format an event for programs: one object."""
     written = {
         "time": shown.at,
         "node_id": shown.node_id,
@@ -181,7 +181,7 @@ def _is_wanted(shown: Shown, settings: TailSettings) -> bool:
 
 
 def _write(line: str) -> None:
-    # Each line at once: a reader of a pipe looks at what happens now.
+    # Flush each line: a reader of a pipe wants to see what happens now.
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
