@@ -1,4 +1,4 @@
-"""Where people find runbooks and dashboard, read from `addresses.toml`."""
+"""Addresses of the runbooks and the dashboard, read from `addresses.toml`."""
 
 import tomllib
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ _FILE: Final = Path(__file__).with_suffix(".toml")
 
 @dataclass(frozen=True)
 class Addresses:
-    """The roots of what alerts and dashboard point to, without a slash at the end."""
+    """Base addresses of the links in alerts and the dashboard, without a trailing slash."""
 
     repository: str
     grafana: str
 
     def runbook(self, alert: str) -> str:
-        """Give the address of an alert's runbook."""
+        """Return the address of an alert's runbook."""
         return f"{self.repository}/docs/runbooks/{alert}.md"
 
     @property
@@ -27,6 +27,6 @@ class Addresses:
 
 
 def read_addresses() -> Addresses:
-    """Read what is set."""
+    """Read the addresses."""
     told = tomllib.loads(_FILE.read_text())
     return Addresses(told["repository"].rstrip("/"), told["grafana"].rstrip("/"))

@@ -1,7 +1,7 @@
-"""Three agents on one machine, each with models of its own: a mesh to look at and to try.
+"""Run three agents on one machine, each with models of its own: a mesh to inspect and to try.
 
-`just run-cluster` runs it. The agents are the product's own processes; here they are started,
-waited for, shown as a table and ended together.
+`just run-cluster` runs it. The agents are the product's own processes; this program starts them,
+waits for them, prints a table, and stops them together.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from node.demo import MODEL_PATH
 from shared import logs
 
 PORTS: Final = ((8080, 9090, 7946), (8081, 9092, 7947), (8082, 9093, 7948))
-"""Of API, metrics and mesh; on 9091 a Prometheus of this machine listens."""
+"""Ports of API, metrics and mesh; 9091 is left to a local Prometheus."""
 _READY_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.25
 _STOP_SECONDS: Final = 45.0
@@ -43,7 +43,7 @@ class Member:
     seed: str
 
     def command(self, directory: Path, flags: Sequence[str]) -> list[str]:
-        """Give its command line."""
+        """Return its command line."""
         return [
             sys.executable,
             "-m",
@@ -64,7 +64,7 @@ class Member:
 
 
 class AgentEndedError(Exception):
-    """An agent ended by itself; it has said why. Carries its exit code."""
+    """An agent ended by itself and has reported why. Carries its exit code."""
 
     def __init__(self, name: str, code: int) -> None:
         super().__init__(f"the agent {name} ended with status {code}")
@@ -72,7 +72,7 @@ class AgentEndedError(Exception):
 
 
 def main(flags: Sequence[str], ports: Sequence[tuple[int, int, int]] = PORTS) -> int:
-    """Run the mesh until Ctrl-C and give the exit code.
+    """Run the mesh until Ctrl-C and return the exit code.
 
     Args:
         flags: Further flags for each agent.
@@ -90,7 +90,7 @@ def main(flags: Sequence[str], ports: Sequence[tuple[int, int, int]] = PORTS) ->
 
 
 async def run(flags: Sequence[str], ports: Sequence[tuple[int, int, int]]) -> None:
-    """Start the agents, print who has what, and wait for SIGINT or SIGTERM."""
+    """Start the agents, print which models each has, and wait for SIGINT or SIGTERM."""
     with (
         trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
         tempfile.TemporaryDirectory(prefix="distributed-llm-cluster-") as name,
@@ -107,7 +107,7 @@ async def run(flags: Sequence[str], ports: Sequence[tuple[int, int, int]]) -> No
 
 
 def table(views: Sequence[dict[str, Any]]) -> str:
-    """Write who has what, from each node's own answer to `GET /cluster`."""
+    """Format which models each node has, from its answer to `GET /cluster`."""
     rows = [("node", "API", "mesh", "peers", "model", "layers", "size", "context", "state")]
     for view in views:
         alive = sum(peer["state"] == "alive" for peer in view["peers"])
@@ -146,7 +146,7 @@ async def _keep(member: Member, directory: Path, flags: Sequence[str]) -> None:
         AgentEndedError: It ended by itself.
     """
     command = member.command(directory, flags)
-    # A session of its own: Ctrl-C reaches this process alone, which ends the agents.
+    # In its own session: Ctrl-C reaches this process only, which then ends the agents.
     process = await trio.lowlevel.open_process(
         command, stdout=subprocess.DEVNULL, start_new_session=True
     )

@@ -1,9 +1,7 @@
-"""Prometheus and Grafana beside an agent on this machine: started, stopped and looked at.
+"""Start, stop and check Prometheus and Grafana beside an agent on this machine.
 
-With a Docker engine they run in containers (`local.yaml`), else as the programs that are on PATH,
-in the background. What they keep is below `.local/`. Settings, all from the environment:
-DISTRIBUTED_LLM_METRICS_PORT and DISTRIBUTED_LLM_METRICS_TOKEN_FILE as the agent has them;
-DISTRIBUTED_LLM_PROMETHEUS_PORT, DISTRIBUTED_LLM_GRAFANA_PORT and DISTRIBUTED_LLM_LOCAL_DIR.
+With a Docker engine they run in containers (`local.yaml`), otherwise as the programs on PATH, in
+the background. Their data is below `.local/`.
 """
 
 import json
@@ -31,12 +29,12 @@ _PREFIX: Final = "DISTRIBUTED_LLM_"
 
 
 class LocalError(Exception):
-    """What cannot be done here, in a line or two that say what to do."""
+    """Something cannot be done here; the text has one or two lines with the remedy."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """Where things are on this machine."""
+    """Addresses and directories on this machine."""
 
     metrics_port: int
     token_file: Path | None
@@ -46,17 +44,17 @@ class Local:
 
     @property
     def metrics_url(self) -> str:
-        """The exporter of the agent that is looked at."""
+        """The exporter of the agent."""
         return f"http://localhost:{self.metrics_port}"
 
     @property
     def prometheus_url(self) -> str:
-        """The Prometheus that `just metrics` starts."""
+        """The Prometheus started by `just metrics`."""
         return f"http://localhost:{self.prometheus_port}"
 
     @property
     def grafana_url(self) -> str:
-        """The Grafana that `just grafana` starts."""
+        """The Grafana started by `just grafana`."""
         return f"http://localhost:{self.grafana_port}"
 
 
@@ -87,22 +85,22 @@ def read_local(environment: Mapping[str, str]) -> Local:
 
 @dataclass(frozen=True)
 class Service:
-    """One of the two, and how it is run."""
+    """Prometheus or Grafana, and how it is run."""
 
     name: str
     url: str
     ready_path: str
     programs: tuple[str, ...]
-    """Names that the program can have on PATH."""
+    """Names of the program on PATH."""
     command: Callable[[str], list[str]]
-    """Gives the command for the program that was found."""
+    """Returns the command for the program that was found."""
     environment: Mapping[str, str]
     hint: str
     """What to install where it cannot be run."""
 
 
 def prometheus(local: Local) -> Service:
-    """Describe Prometheus here."""
+    """Describe this machine's Prometheus."""
     home = local.directory / "prometheus"
     return Service(
         "prometheus",
@@ -123,7 +121,7 @@ def prometheus(local: Local) -> Service:
 
 
 def grafana(local: Local) -> Service:
-    """Describe Grafana here."""
+    """Describe this machine's Grafana."""
     home = local.directory / "grafana"
     return Service(
         "grafana",
@@ -153,7 +151,7 @@ def grafana(local: Local) -> Service:
 
 
 def start(service: Service, local: Local) -> str:
-    """Start a service, unless it runs; gives a line that says where it is.
+    """Start a service unless it runs; return a line with its address.
 
     Raises:
         LocalError: It cannot be run here, or does not become ready.
@@ -164,7 +162,7 @@ def start(service: Service, local: Local) -> str:
         write_configuration(local)
     if (running := _find(home)) is not None:
         if service.name == "prometheus":
-            running.send_signal(signal.SIGHUP)  # it reads its configuration again
+            running.send_signal(signal.SIGHUP)  # reload its configuration
         return f"{service.name} runs already: {service.url} (process {running.pid})"
     if has_docker():
         _compose(local, "up", "--detach", service.name)
@@ -185,7 +183,7 @@ def start(service: Service, local: Local) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C in this terminal is not for it
+            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
         )
     _note(home, process)
     _wait_ready(service, home, process)
@@ -193,7 +191,7 @@ def start(service: Service, local: Local) -> str:
 
 
 def stop(service: Service, local: Local) -> str:
-    """Stop a service that was started here, and no other; gives a line that says what was done."""
+    """Stop a service that was started here, and no other; return a line that says so."""
     home = local.directory / service.name
     if (running := _find(home)) is not None:
         running.terminate()
@@ -210,7 +208,7 @@ def stop(service: Service, local: Local) -> str:
 
 
 def check(local: Local) -> str:
-    """Look at the agent's metrics and health, and at Prometheus where it runs; gives lines.
+    """Check the agent's metrics and health, and Prometheus if it runs; return lines.
 
     Raises:
         LocalError: There are no metrics.
@@ -243,14 +241,14 @@ def check(local: Local) -> str:
 
 
 def write_configuration(local: Local) -> None:
-    """Write Prometheus' configuration and rules as they are needed here."""
+    """Write Prometheus' configuration and rules for this machine."""
     config = local.directory / "prometheus" / "config"
     shutil.rmtree(config, ignore_errors=True)
     shutil.copytree(HERE / "prometheus" / "rules", config / "rules")
     text = (HERE / "prometheus" / "prometheus.yml").read_text()
     text = text.replace('"localhost:9090"', f'"localhost:{local.metrics_port}"')
     if token := _read_token(local):
-        # A file of its own: Prometheus takes all of one for the token.
+        # In a file of its own, because Prometheus takes the whole file as the token.
         (config / "token").touch(mode=0o600)
         (config / "token").write_text(token)
         text += "    authorization:\n      credentials_file: token\n"
@@ -258,7 +256,7 @@ def write_configuration(local: Local) -> None:
 
 
 def has_docker() -> bool:
-    """Tell whether there is a Docker engine, not only its client."""
+    """Return whether a Docker engine answers, not only its client."""
     if not shutil.which("docker"):
         return False
     done = subprocess.run(["docker", "info"], capture_output=True, check=False)
@@ -280,13 +278,13 @@ def _compose(local: Local, *arguments: str) -> None:
 
 
 def _note(home: Path, process: psutil.Process) -> None:
-    """Note a process so that no other with its number is taken for it later."""
+    """Record a process so that a later one with the same id is not mistaken for it."""
     noted = {"pid": process.pid, "started": process.create_time()}
     (home / "process.json").write_text(json.dumps(noted))
 
 
 def _find(home: Path) -> psutil.Process | None:
-    """Find the process that was started here, if it lives."""
+    """Return the process that was started here, if it is alive."""
     try:
         noted = json.loads((home / "process.json").read_text())
         process = psutil.Process(noted["pid"])
@@ -309,7 +307,7 @@ def _wait_ready(service: Service, home: Path, process: psutil.Popen | None) -> N
 
 
 def _read_token(local: Local) -> str:
-    """Give the first of the tokens that the metrics ask for; nothing where they ask for none."""
+    """Return the first of the tokens that the metrics require, or "" if they require none."""
     if local.token_file is None:
         return ""
     try:
@@ -326,7 +324,7 @@ def _answers(url: str) -> bool:
 
 
 def _get(url: str, token: str = "") -> tuple[int, str]:
-    """Ask; gives status and body, 0 where nobody answers."""
+    """Send a request; return status and body, 0 if nothing answers."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - of this machine
     try:
@@ -339,7 +337,7 @@ def _get(url: str, token: str = "") -> tuple[int, str]:
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Do what is asked; gives the exit code."""
+    """Run the commands; return the exit code."""
     try:
         local = read_local(environment)
     except LocalError as error:
@@ -355,7 +353,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         "metrics-check": lambda: [check(local)],
     }
     if arguments == ["monitoring"]:
-        # What of the two can be had is of use without the other.
+        # One of the two is useful without the other.
         return max(main([name], environment) for name in ("metrics", "grafana"))
     try:
         (name,) = arguments

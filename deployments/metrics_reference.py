@@ -16,7 +16,7 @@ the model that they describe.
 
 
 def write_reference() -> str:
-    """Give the page."""
+    """Return the page."""
     return "\n".join([_HEAD, *_tables()])
 
 

@@ -1,4 +1,4 @@
-"""What this machine grants the process: cores and memory, cut by affinity and by cgroup limits.
+"""What this machine grants the process: cores and memory, limited by affinity and cgroups.
 
 Sources: sched_getaffinity(2) and the kernel's cgroup v2 documentation (`cpu.max`, `memory.max`),
 where the tightest limit on the way up to the root holds.
@@ -17,7 +17,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def usable_cores(root: Path = _CGROUPS) -> float:
-    """Count the cores that this process may use, a fraction where a quota says so."""
+    """Return how many cores this process may use, a fraction under a quota."""
     cores = float(len(os.sched_getaffinity(0)))
     for directory in _own_cgroups(root):
         quota, _, period = _read(directory / "cpu.max").partition(" ")
@@ -27,16 +27,16 @@ def usable_cores(root: Path = _CGROUPS) -> float:
 
 
 def usable_memory_bytes(root: Path = _CGROUPS) -> int:
-    """Tell how much memory this process may use at the most."""
+    """Return how much memory this process may use at most, in bytes."""
     limits = [_read(directory / "memory.max") for directory in _own_cgroups(root)]
     return min([psutil.virtual_memory().total, *map(int, filter(str.isdecimal, limits))])
 
 
 def available_memory_bytes(root: Path = _CGROUPS) -> int:
-    """Tell how much memory could be had now without swapping, files in the cache counted as free.
+    """Return the bytes available without swapping, counting cached files as free.
 
-    A cgroup's `memory.current` holds its cached files too; `inactive_file` of its `memory.stat`
-    is the part that the kernel gives up first.
+    A cgroup's `memory.current` includes cached files; `inactive_file` of its `memory.stat` is the
+    part that the kernel reclaims first.
     """
     free = [psutil.virtual_memory().available]
     for directory in _own_cgroups(root):
@@ -51,16 +51,16 @@ def available_memory_bytes(root: Path = _CGROUPS) -> int:
 
 
 def engine_threads(cores: float) -> int:
-    """Choose how many threads evaluate: one for each whole core but one.
+    """Return how many threads an engine uses: one per whole core, less one.
 
-    They spin while they wait for each other, so that a core short of them all costs more than a
-    core too few; the last one is for the node, its clients and the exporter.
+    Threads spin while they wait for each other, so one core too few costs more than one thread too
+    few; the spare core is for the node, its clients and the exporter.
     """
     return max(1, int(cores) - 1)
 
 
 def addresses() -> list[str]:
-    """List the IP addresses by which other machines may reach this one, IPv4 first."""
+    """Return the IP addresses by which other machines may reach this one, IPv4 first."""
     kinds = (socket.AF_INET, socket.AF_INET6)
     found = [
         (kinds.index(address.family), address.address)
@@ -68,7 +68,7 @@ def addresses() -> list[str]:
         for address in interface
         if address.family in kinds
     ]
-    # An address of the link alone means nothing elsewhere.
+    # A link-local address means nothing elsewhere.
     usable = [(kind, ip) for kind, ip in sorted(found) if _is_reachable(ip)]
     return [ip for _, ip in usable]
 
@@ -81,7 +81,7 @@ def _is_reachable(address: str) -> bool:
 
 
 def _own_cgroups(root: Path) -> Iterator[Path]:
-    """Give this process's cgroup and those around it, up to the root that is mounted."""
+    """Yield this process's cgroup and its ancestors, up to the mounted root."""
     own = _read(Path("/proc/self/cgroup")).rpartition("0::")[2].partition("\n")[0]
     directory = root / own.strip("/")
     yield from (d for d in (directory, *directory.parents) if d == root or root in d.parents)

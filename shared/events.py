@@ -36,11 +36,11 @@ NetworkFault = Literal[
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What every event is: an immutable array of scalars that the garbage collector skips."""
+    """Base of all events: an immutable array of scalars that the garbage collector skips."""
 
 
 class NodeStarted(Event, frozen=True, tag=1):
-    """Who the node is. A level: sent again whenever an exporter asks."""
+    """The node's identity. A level: sent again whenever an exporter asks."""
 
     started_at: float
     """Unix time of the start, in seconds, by the node's wall clock."""
@@ -48,7 +48,7 @@ class NodeStarted(Event, frozen=True, tag=1):
     python: str
     engine: str
     api_url: str
-    """Where the exporter's health check finds the node's API."""
+    """Where the exporter's health check reaches the node's API."""
 
 
 class NodeStateChanged(Event, frozen=True, tag=2):
@@ -58,13 +58,13 @@ class NodeStateChanged(Event, frozen=True, tag=2):
 
 
 class ResourcesSampled(Event, frozen=True, tag=3):
-    """What the node brings to the mesh. A level."""
+    """What the node contributes to the mesh. A level."""
 
     cpu_cores: float
     """Cores that the process may use: the affinity mask cut by the cgroup's quota."""
     memory_bytes: int
     max_layers: int
-    """How many layers of the loaded (else the default) model the memory would hold."""
+    """How many layers of the loaded (else the default) model fit in memory."""
     used_layers: int
 
 
@@ -83,7 +83,7 @@ class SystemSampled(Event, frozen=True, tag=4):
     """Percent of one core for node and engine, percent of all cores for the host."""
     node_cpu_seconds: float
     engine_cpu_seconds: float
-    """Totals since the node's start; children that have ended included."""
+    """Totals since the node's start, including children that have ended."""
     node_major_faults: int
     engine_major_faults: int
     tasks: int
@@ -93,7 +93,7 @@ class SystemSampled(Event, frozen=True, tag=4):
 
 
 class EventLoopLagged(Event, frozen=True, tag=5):
-    """How much later than asked a sleeping task of the node was woken, in seconds."""
+    """How late a sleeping task of the node was woken, in seconds."""
 
     seconds: float
 
@@ -113,14 +113,14 @@ class ModelLoadFailed(Event, frozen=True, tag=7):
 
 
 class ModelUnloaded(Event, frozen=True, tag=8):
-    """A model left memory; its level series go with it."""
+    """A model was unloaded; its level series go with it."""
 
     model_id: str
     reason: UnloadReason
 
 
 class ModelDescribed(Event, frozen=True, tag=9):
-    """What a loaded model is. A level."""
+    """Description of a loaded model. A level."""
 
     model_id: str
     architecture: str
@@ -154,18 +154,18 @@ class EngineProgressed(Event, frozen=True, tag=12):
     at: float
     """Unix time in seconds, by the node's wall clock; 0 before the first."""
     silent_seconds: float = 0.0
-    """How long the work in hand has been without progress; 0 while there is none."""
+    """How long the current work has been without progress; 0 without work."""
 
 
 class TokensGenerated(Event, frozen=True, tag=13):
-    """Tokens were sampled, counted as they are made."""
+    """Tokens were sampled, counted as they are generated."""
 
     model_id: str
     count: int
 
 
 class InferenceFinished(Event, frozen=True, tag=14):
-    """A request came to its end, whatever the end was.
+    """A request ended, for whatever reason.
 
     The three phases add up to `seconds`. A request that never reached a phase has 0 there;
     `first_token_seconds` is None where no token was sampled.
@@ -174,7 +174,7 @@ class InferenceFinished(Event, frozen=True, tag=14):
     model_id: str
     status: RequestStatus
     finish_reason: FinishReason | None
-    """None for a request that was rejected before it was taken in."""
+    """None for a request that was rejected before admission."""
     seconds: float
     queue_seconds: float
     prefill_seconds: float
@@ -184,40 +184,40 @@ class InferenceFinished(Event, frozen=True, tag=14):
     cached_tokens: int
     generated_tokens: int
     discarded_tokens: int
-    """Generated, then thrown away because nobody was left to read them."""
+    """Generated, then discarded because nobody was left to read them."""
     request_id: str = ""
     """For exemplars; never a label."""
 
 
 class HttpFinished(Event, frozen=True, tag=15):
-    """An HTTP response was sent whole, or its client left."""
+    """An HTTP response was sent completely, or its client left."""
 
     route: str
-    """The route's template, never the path that was asked for."""
+    """The route's template, never the requested path."""
     method: str
     status: int
     seconds: float
 
 
 class RpcFinished(Event, frozen=True, tag=16):
-    """A gRPC call came to its end, whatever the end was."""
+    """A gRPC call ended, for whatever reason."""
 
     method: str
     """`package.Service/Method`, of a method that the node has."""
     code: str
-    """The canonical status in lower case, as `ok` or `deadline_exceeded`."""
+    """The canonical status in lower case, such as `ok` or `deadline_exceeded`."""
     seconds: float
 
 
 class InferenceResumed(Event, frozen=True, tag=17):
-    """A request that lost its engine, or the node that had it, went on here, its tokens kept."""
+    """A request that lost its engine or its node continued here, keeping its tokens."""
 
     model_id: str
     reason: ResumeReason
 
 
 class ModelLoadProgressed(Event, frozen=True, tag=18):
-    """How far a model's download or load is. A level that leaves with the model."""
+    """Progress of a model's download or load. A level that disappears with the model."""
 
     model_id: str
     stage: LoadStage
@@ -226,17 +226,17 @@ class ModelLoadProgressed(Event, frozen=True, tag=18):
 
 
 class PeerChanged(Event, frozen=True, tag=19):
-    """What this node holds of a peer has changed. A level."""
+    """This node's view of a peer changed. A level."""
 
     peer: str
     """The peer's node id."""
     state: PeerState
     status: NodeState
-    """What the peer says of itself."""
+    """The state that the peer reports of itself."""
 
 
 class PeerForgotten(Event, frozen=True, tag=20):
-    """A departed peer is not remembered any more; its series go."""
+    """A departed peer was forgotten; its series go with it."""
 
     peer: str
 
@@ -249,7 +249,7 @@ class PeersCounted(Event, frozen=True, tag=21):
 
 
 class PeerAnswered(Event, frozen=True, tag=22):
-    """A peer answered, `seconds` after it was asked."""
+    """A peer answered, `seconds` after the question."""
 
     peer: str
     operation: PeerOperation
@@ -257,13 +257,13 @@ class PeerAnswered(Event, frozen=True, tag=22):
 
 
 class MessagesMoved(Event, frozen=True, tag=23):
-    """Messages of one kind went or came since the last event of the kind."""
+    """Messages of one kind were sent or received since the last such event."""
 
     direction: Direction
     message_type: MessageType
     count: int
     size_bytes: int
-    """Of all of them together."""
+    """Of all these messages together."""
 
 
 class NetworkFailed(Event, frozen=True, tag=24):
@@ -274,12 +274,12 @@ class NetworkFailed(Event, frozen=True, tag=24):
 
 
 class LayersPlanned(Event, frozen=True, tag=25):
-    """What the mesh's plan could do for a model. A level."""
+    """What the mesh's plan achieves for a model. A level."""
 
     model_id: str
     layers: int
     unserved: int
-    """Layers that no living node has memory for."""
+    """Layers that do not fit on any living node."""
 
 
 AnyEvent = (
@@ -309,4 +309,4 @@ AnyEvent = (
     | NetworkFailed
     | LayersPlanned
 )
-"""What a decoder can expect; a test holds that no event is missing."""
+"""What a decoder can expect; a test checks that no event is missing."""

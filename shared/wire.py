@@ -10,25 +10,25 @@ import msgspec
 
 PROTOCOL: Final = 1
 BATCH_BYTES: Final = 256 * 1024
-"""A batch's events are cut at this size, well below `MESSAGE_BYTES`."""
+"""A batch's events are limited to this size, well below `MESSAGE_BYTES`."""
 EVENT_BYTES: Final = 16 * 1024
-"""An event larger than this is dropped at the node: no real one comes near it."""
+"""A larger event is dropped at the node: no real one comes close."""
 MESSAGE_BYTES: Final = 1024 * 1024
-"""The exporter's limit on a message. Over it nng closes the connection without a word to the
-sender, which then re-sends for ever, so that a batch must stay far below."""
+"""The exporter's limit for a message. Beyond it nng closes the connection without notice and the
+sender re-sends forever, so batches must stay far below."""
 SESSION_CHARACTERS: Final = 64
 HEARTBEAT_SECONDS: Final = 1.0
-"""A batch goes at least this often, an empty one if nothing happened."""
+"""A batch is sent at least this often, empty if nothing happened."""
 SOCKET_NAME: Final = "telemetry.sock"
 SOCKET_PATH_BYTES: Final = 107
 """The longest path of a Unix socket on Linux (`sun_path` is 108 bytes, the last one NUL)."""
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A run of consecutive events of one node's session, with the totals as of its last event.
+    """Consecutive events of one node's session, with the totals as of the last event.
 
-    `emitted` counts every event of the session up to this batch, the dropped ones included, so
-    that `emitted == applied + dropped` holds at the exporter when nothing was lost.
+    `emitted` counts every event of the session up to this batch, including dropped ones, so that
+    `emitted == applied + dropped` holds at the exporter if nothing was lost.
     """
 
     protocol: int
@@ -36,32 +36,32 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str
     """New at each start of the node."""
     first_sequence: int
-    """Of the first event here, or of the next one to come where there is none. Starts at 1."""
+    """Number of the first event here, or of the next one if there is none. Starts at 1."""
     emitted: int
     dropped: dict[str, int]
-    """Totals of the session by reason."""
+    """Totals of the session, by reason."""
     age_seconds: float
-    """How long the oldest event here had waited when this batch was built, on the node's clock."""
+    """How long the oldest event here had waited when the batch was built, by the node's clock."""
     goodbye: bool
-    """The last batch of a session that ends cleanly."""
+    """Whether this is the last batch of a session that ends cleanly."""
     events: msgspec.Raw
     """A msgpack array of events. Raw, so that one unknown event does not cost the others."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The exporter's answer to one batch."""
+    """The exporter's reply to a batch."""
 
     protocol: int
     applied: int
     """The highest sequence number of the session that is counted."""
     durable: bool
     levels_wanted: bool
-    """The exporter lacks this session's levels: the node sends all of them again."""
+    """The exporter lacks this session's levels: the node must send all of them again."""
     error: str
-    """Empty, or why the batch was not taken: `malformed`, `protocol`, or `conflict` while another
-    live node has this one's name, in which case the node keeps the batch and asks again."""
+    """Empty, or why the batch was refused: `malformed`, `protocol`, or `conflict` while another
+    live node has the same name; on a conflict the node keeps the batch and retries."""
 
 
 def pack_events(count: int, encoded: bytes | bytearray) -> bytes:
-    """Give `count` encoded events the header of a msgpack array (format `array 32`)."""
+    """Return `count` encoded events behind the header of a msgpack array (format `array 32`)."""
     return b"\xdd" + count.to_bytes(4, "big") + encoded

@@ -1,8 +1,8 @@
-"""Writes the dashboard: `python -m deployments.grafana.dashboard > dashboard.json`.
+"""Generate the dashboard: `python -m deployments.grafana.dashboard > dashboard.json`.
 
-The rows are in the order of what one asks at night: what is wrong, whom does it hurt, where is it
-stuck, and only then what the machine, the mesh and the telemetry do. What is below the first screen
-is folded, and loads when it is opened.
+The rows follow the questions at night: what is wrong, who is affected, where is it stuck, and only
+then what machine, mesh and telemetry do. Rows below the first screen are collapsed and load when
+opened.
 """
 
 import json
@@ -20,7 +20,7 @@ from deployments.grafana.queries import JOB, MODEL, NODE, RATE
 
 
 def write_dashboard(addresses: Addresses) -> str:
-    """Give the dashboard as Grafana's JSON."""
+    """Return the dashboard as Grafana's JSON."""
     board = (
         builders.Dashboard("Distributed LLM")
         .uid(DASHBOARD_UID)

@@ -1,4 +1,4 @@
-"""The kinds of panel that the dashboard is made of, on Grafana's own types."""
+"""The kinds of panels in the dashboard, on Grafana's own types."""
 
 from collections.abc import Sequence
 from typing import Final, TypeVar
@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="$datasource")
 NO_DATA: Final = "no data"
-"""What a panel says where there is nothing, so that nobody takes it for 0."""
+"""What an empty panel shows, so that nobody takes it for 0."""
 
 BLUE: Final = "blue"
 GREEN: Final = "green"
@@ -57,7 +57,7 @@ def series(  # noqa: PLR0913 - what a panel can be told, by name
     stacked: bool = False,
     warn: float | None = None,
 ) -> timeseries.Panel:
-    """Draw lines over time; a gap is where nothing was known.
+    """Return lines over time; a gap means unknown.
 
     Args:
         title: What is asked.
@@ -110,7 +110,7 @@ def number(
     width: int = 3,
     decimals: int = 0,
 ) -> stat.Panel:
-    """Show one number as it is now, coloured by steps."""
+    """Return one current number, coloured by thresholds."""
     panel = (
         stat.Panel()
         .unit(unit)
@@ -125,7 +125,7 @@ def number(
 
 
 def heat(title: str, description: str, query: str, *, width: int = 12) -> heatmap.Panel:
-    """Draw how many observations fell into each bucket over time."""
+    """Return a heatmap of observations by bucket over time."""
     panel = (
         heatmap.Panel()
         .calculate(False)
@@ -151,7 +151,7 @@ def states(
     width: int = 12,
     height: int = 7,
 ) -> statetimeline.Panel:
-    """Draw states over time.
+    """Return states over time.
 
     Args:
         title: What is asked.
@@ -187,7 +187,7 @@ def rows(  # noqa: PLR0913 - what a panel can be told, by name
     height: int = 7,
     link: tuple[str, str] | None = None,
 ) -> table.Panel:
-    """List the series of a query as they are now, one a line, with their labels.
+    """Return a table of a query's current series, one per row, with their labels.
 
     Args:
         title: What is asked.

@@ -1,4 +1,4 @@
-"""How the dashboard asks: which series its variables choose, and the usual forms of a query."""
+"""How the dashboard queries: the series that its variables select, and common forms of queries."""
 
 from typing import Final
 
@@ -10,16 +10,16 @@ SERVICE: Final = f'{JOB}, model_id=~"$model"'
 RATE: Final = "[$__rate_interval]"
 
 ALLOWED: Final = 0.01
-"""The share of bad requests that the objective of 99 % allows, as the alerts have it."""
+"""The share of bad requests that the objective of 99 % allows, as in the alerts."""
 
 
 def rate(metric: str, labels: str, by: str = "") -> str:
-    """Give the query of a counter's growth a second."""
+    """Return the query of a counter's increase per second."""
     return f"sum{_by(by)} (rate({PREFIX}{metric}{{{labels}}}{RATE}))"
 
 
 def grown(metric: str, labels: str, by: str) -> str:
-    """Give the query of a counter's growth over five minutes, for what happens seldom."""
+    """Return the query of a counter's increase over five minutes, for rare events."""
     return f"sum{_by(by)} (increase({PREFIX}{metric}{{{labels}}}[5m]))"
 
 
@@ -30,7 +30,7 @@ def _by(labels: str) -> str:
 def quantiles(
     metric: str, labels: str, by: str, shares: tuple[float, ...] = (0.5, 0.9, 0.99)
 ) -> list[tuple[str, str]]:
-    """Give the queries of a histogram's quantiles, each with its legend."""
+    """Return the queries of a histogram's quantiles, each with its legend."""
     legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
     return [
         (

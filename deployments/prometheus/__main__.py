@@ -1,4 +1,4 @@
-"""Writes what is derived in this directory: `python -m deployments.prometheus`."""
+"""Write the generated files of this directory: `python -m deployments.prometheus`."""
 
 from deployments.addresses import read_addresses
 from deployments.prometheus.kubernetes import write_operator, write_prometheus
@@ -6,7 +6,7 @@ from deployments.prometheus.links import ALERTS, HERE, link_alerts, link_expecta
 
 
 def main() -> None:
-    """Write the links first, for the objects carry the rules."""
+    """Write the links first, because the Kubernetes objects contain the rules."""
     addresses = read_addresses()
     ALERTS.write_text(link_alerts(ALERTS.read_text(), addresses))
     for file in (HERE / "tests").glob("*.yaml"):

@@ -1,4 +1,4 @@
-"""Makes the Kubernetes objects of Prometheus from the files that a local one reads."""
+"""Generate the Kubernetes objects of Prometheus from the files that a local one reads."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,7 +10,7 @@ from deployments.prometheus.links import HERE
 Object = dict[str, Any]
 
 IMAGE: Final = "prom/prometheus:v2.53.4"
-"""The long-term release of the major version that the rules are tested with."""
+"""The long-term release of the major version with which the rules are tested."""
 NAMESPACE: Final = "monitoring"
 NODES_NAMESPACE: Final = "distributed-llm"
 _NAME: Final = "prometheus"
@@ -23,7 +23,7 @@ _HEAD: Final = """\
 
 
 def write_prometheus() -> str:
-    """Give a Prometheus for a cluster that has none."""
+    """Return the objects of a Prometheus for a cluster that has none."""
     note = (
         "#\n"
         "#   kubectl apply -f deployments/prometheus/prometheus-k8s.yaml\n"
@@ -35,7 +35,7 @@ def write_prometheus() -> str:
 
 
 def write_operator() -> str:
-    """Give what users of the Prometheus Operator need in its place."""
+    """Return the objects for users of the Prometheus Operator."""
     note = (
         "# For clusters with the Prometheus Operator, in place of prometheus-k8s.yaml. Add the\n"
         "# labels that your Prometheus selects by.\n"
@@ -44,12 +44,12 @@ def write_operator() -> str:
 
 
 def read_rules() -> dict[str, str]:
-    """Give the rule files by name."""
+    """Return the rule files by name."""
     return {file.name: file.read_text() for file in sorted((HERE / "rules").glob("*.yaml"))}
 
 
 def write_configuration() -> str:
-    """Give the configuration for a cluster: the local one with its targets found instead."""
+    """Return the configuration for a cluster: the local one with discovered targets."""
     local = (HERE / "prometheus.yml").read_text()
     common = local[local.index("global:") : local.index("scrape_configs:")]
     return common + (HERE / "scrape-kubernetes.yml").read_text()
@@ -113,14 +113,14 @@ def _deployment() -> Object:
         "Deployment",
         spec={
             "replicas": 1,
-            # The claim can be mounted once: the new pod must wait for the old one's end.
+            # The claim can be mounted only once: the new pod must wait for the old one to end.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": _selector()},
             "template": {
                 "metadata": {"labels": dict(_LABELS)},
                 "spec": {
                     "serviceAccountName": _NAME,
-                    "automountServiceAccountToken": True,  # it asks the API server for pods
+                    "automountServiceAccountToken": True,  # it queries the API server for pods
                     "enableServiceLinks": False,
                     # An interrupted write costs a replay of the log at the next start.
                     "terminationGracePeriodSeconds": 120,
@@ -174,7 +174,7 @@ def _container() -> Object:
 
 
 def _files() -> list[Object]:
-    """Give each key of the ConfigMap its path, as it is beside a local Prometheus."""
+    """Return the path of each key of the ConfigMap, as beside a local Prometheus."""
     rules = [{"key": name, "path": f"rules/{name}"} for name in read_rules()]
     return [{"key": "prometheus.yml", "path": "prometheus.yml"}, *rules]
 
@@ -202,7 +202,7 @@ def _operator() -> Iterator[Object]:
                 "port": "metrics",
                 "path": "/metrics",
                 "interval": "15s",
-                # The job's name that alerts and dashboard know, and the node that the pod is on.
+                # The job name that alerts and dashboard use, and the machine of the pod.
                 "relabelings": [
                     {"targetLabel": "job", "replacement": "distributed-llm-agents"},
                     {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"},
@@ -225,10 +225,10 @@ def _object(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such, and nothing by reference."""
+    """Write multi-line texts as blocks, and nothing by reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out."""
+        """Write all files."""
         del data
         return True
 

@@ -1,4 +1,4 @@
-"""Writes the addresses of runbooks and dashboard into the alerts, and into what tests expect."""
+"""Write the addresses of runbooks and dashboard into the alerts and the expectations of tests."""
 
 import re
 from pathlib import Path
@@ -16,17 +16,17 @@ _ANNOTATIONS: Final = re.compile(
 )
 _EXPECTED: Final = re.compile(r"(runbook_url: )\S+?(/docs/runbooks/)|(dashboard_url: )\S+?(/d/)")
 _VARIABLES: Final = {"node_id": "node", "model_id": "model"}
-"""Which variable of the dashboard a label sets."""
+"""The dashboard variable that each label sets."""
 
 
 def link_alerts(text: str, addresses: Addresses) -> str:
-    """Give the text of a rule file with the links of each alert."""
+    """Return the text of a rule file with the links of each alert."""
     head, *blocks = _ALERT.split(text)
     return head + "".join(_link(block, addresses) for block in blocks)
 
 
 def link_expectations(text: str, addresses: Addresses) -> str:
-    """Give the text of a promtool test with the roots of its links as they are set."""
+    """Return the text of a promtool test with the configured base addresses in its links."""
 
     def root(found: re.Match[str]) -> str:
         if found[1]:

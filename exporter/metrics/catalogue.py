@@ -12,7 +12,7 @@ from shared import events
 
 PREFIX: Final = "distributed_llm_"
 OTHER: Final = "other"
-"""The label value that stands for those past a family's budget."""
+"""The label value that replaces those beyond a family's budget."""
 
 Scope = Literal["node", "model", "exporter"]
 
@@ -21,7 +21,7 @@ _FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320
 _PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 _PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _CALL: Final = (0.1, 1, 10)
-"""Few, as each route, method and status has its own; what a model needs is told finer above."""
+"""Few, because each route, method and status has its own; the model's families are finer."""
 _CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -33,7 +33,7 @@ STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
     "online": 1,
     "busy": 2,
     "unknown": 3,
-    "draining": 2,  # takes no request, as a busy node
+    "draining": 2,  # takes no request, like a busy node
 }
 CHECKS: Final = ("events", "node_api", "engine", "journal", "render")
 REJECTIONS: Final = ("malformed", "protocol", "conflict")
@@ -44,10 +44,10 @@ DROPS: Final = ("buffer_full", "backlog_full", "oversize", "unencodable", "rejec
 class Family:
     """One metric family.
 
-    `vocabulary` gives the values of labels that are a closed set; where all labels but the
-    node's and the model's are such, the series start at 0. A gauge is a level and leaves with
-    its node's session; `derived` ones are computed at the scrape instead. A `total` is a counter
-    that events carry as the session's running total.
+    `vocabulary` lists the values of labels that are closed sets; if all labels except the node's
+    and the model's are closed, the series start at 0. A gauge is a level and ends with its node's
+    session; `derived` ones are computed at the scrape instead. A `total` is a counter that events
+    carry as the session's running total.
     """
 
     name: str
@@ -61,20 +61,20 @@ class Family:
 
     @property
     def scope(self) -> Scope:
-        """Whose series these are."""
+        """What owns its series."""
         if self.labels[:2] == ("node_id", "model_id"):
             return "model"
         return "node" if self.labels[:1] == ("node_id",) else "exporter"
 
     @property
     def open_labels(self) -> tuple[str, ...]:
-        """Labels past the owner's that can take any value."""
+        """Labels beyond the owner's that can take any value."""
         owner = {"node": 1, "model": 2, "exporter": 0}[self.scope]
         return tuple(label for label in self.labels[owner:] if label not in self.vocabulary)
 
     @property
     def grows(self) -> bool:
-        """Whether what comes and goes beside nodes and models decides how many series it has."""
+        """Whether the number of its series depends on more than nodes and models."""
         return self.scope != "exporter" and bool(self.open_labels)
 
 
