@@ -50,7 +50,6 @@ async def run(settings: NodeSettings) -> None:
             open_carrier(
                 outbox,
                 settings.socket_path,
-                settings.flush_seconds,
                 lambda: itertools.chain(status.levels(), mesh.levels()),
             ),
             open_mesh(mesh, parts.mesh_options),
@@ -108,7 +107,6 @@ async def _open_api(
         port=settings.api_port,
         connections=settings.connections,
         reader_seconds=settings.reader_seconds,
-        body_seconds=settings.body_seconds,
     )
     try:
         url: str = await serving.start(serve, protection, door, outbox.emit, stop, name="api")

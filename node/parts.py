@@ -77,8 +77,6 @@ def build_parts(settings: NodeSettings) -> Parts:
         settings.node_id,
         secrets.token_hex(8),
         trio.current_time(),
-        events_limit=settings.buffer_events,
-        backlog_bytes=settings.buffer_bytes,
     )
     models = list_models(settings.model, settings.models_dir)
     speed = SpeedMeter(outbox.emit)
@@ -198,7 +196,6 @@ def _engine_options(
     return EngineOptions(
         path=str(model.source),
         context_length=settings.context_length,
-        prompt_limit=settings.max_prompt_tokens,
         threads=threads,
         batch_tokens=_PROMPT_CHUNK_TOKENS,
         load_seconds=settings.load_seconds,

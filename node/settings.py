@@ -7,7 +7,6 @@ from typing import Any, Final
 import click
 
 from node.demo import MODEL_PATH
-from node.telemetry.outbox import BACKLOG_BYTES, EVENTS_LIMIT
 from shared.settings import (
     DIRECTORY,
     FILE,
@@ -63,9 +62,6 @@ class NodeSettings(Settings):
     context_length: int = setting(
         0, click.IntRange(min=0), "Tokens of context; 0 for what the model was trained with."
     )
-    max_prompt_tokens: int = setting(
-        0, click.IntRange(min=0), "Tokens that a prompt may have; 0 for as many as the context."
-    )
     max_output_tokens: int = setting(
         0, click.IntRange(min=0), "Tokens that an answer may have; 0 for as many as the context."
     )
@@ -85,17 +81,6 @@ class NodeSettings(Settings):
     stall_seconds: float = setting(
         120.0, POSITIVE, "Seconds without progress after which a working engine is replaced."
     )
-    buffer_events: int = setting(
-        EVENTS_LIMIT, click.IntRange(min=1), "Metric events that wait to be packed, at most."
-    )
-    buffer_bytes: int = setting(
-        BACKLOG_BYTES,
-        click.IntRange(min=2**20),
-        "Bytes of packed metric events that wait for the exporter, at most.",
-    )
-    flush_seconds: float = setting(
-        0.2, POSITIVE, "Seconds that metric events gather before they are sent."
-    )
     tls_cert_file: Path | None = setting(
         None, FILE, "Certificate chain in PEM, with which the API speaks TLS."
     )
@@ -111,9 +96,6 @@ class NodeSettings(Settings):
     )
     reader_seconds: float = setting(
         30.0, POSITIVE, "Seconds that a client may read nothing of its response before it is cut."
-    )
-    body_seconds: float = setting(
-        60.0, POSITIVE, "Seconds that a request's body may take to arrive."
     )
     mesh_host: str | None = setting(
         None, HOST, "Address that the mesh listens on; --host with a secret, else loopback."
@@ -134,7 +116,6 @@ class NodeSettings(Settings):
     peer_ca_file: Path | None = setting(
         None, FILE, "Authorities of other nodes' API certificates, PEM; the system's if not given."
     )
-    mesh_peers: int = setting(256, click.IntRange(min=1), "Peers that are remembered, at most.")
     replicas: int = setting(
         2, click.IntRange(min=1), "Nodes that the plan gives a model which fits one of them."
     )

@@ -23,8 +23,6 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     threads: int
     batch_tokens: int
     """Prompt tokens per evaluation: progress is seen and a cancel heard between two."""
-    prompt_limit: int
-    """Tokens that a prompt may have; 0 for as many as the context holds."""
 
 
 class Proceed(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -60,7 +60,6 @@ class EngineOptions:
 
     path: str
     context_length: int
-    prompt_limit: int
     threads: int
     batch_tokens: int
     load_seconds: float
@@ -310,13 +309,7 @@ class Engine:
             return UnavailableError(str(error))
         began = trio.current_time()
         await child.send(
-            protocol.Load(
-                path,
-                options.context_length,
-                options.threads,
-                options.batch_tokens,
-                options.prompt_limit,
-            )
+            protocol.Load(path, options.context_length, options.threads, options.batch_tokens)
         )
         failure: RequestError | None = UnavailableError(
             f"{options.path} was not loaded within {options.load_seconds:g} s"

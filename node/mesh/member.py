@@ -63,6 +63,7 @@ class MeshOptions:
     secrets: tuple[str, ...] = ()
     tls: Tls | None = None
     peers_limit: int = 256
+    """Peers to remember: each costs traffic in every round, and a mesh is a few dozen nodes."""
     replicas: int = 2
 
 

@@ -327,7 +327,7 @@ class Membership:
         if len(self._peers) >= self._limit:
             gone = [peer for peer in self._peers.values() if not peer.is_living]
             if not gone:
-                text = f"{self._limit} peers are known, more are not taken: raise --mesh-peers"
+                text = f"{self._limit} peers are known: a mesh holds no more nodes than that"
                 self._complain("overflow", "", text, now)
                 return None
             self._forget(min(gone, key=lambda peer: peer.since))

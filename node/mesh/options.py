@@ -34,7 +34,6 @@ def read_options(settings: NodeSettings, software: str) -> MeshOptions:
         seeds=settings.seed_nodes,
         secrets=secrets,
         tls=_tls(settings),
-        peers_limit=settings.mesh_peers,
         replicas=settings.replicas,
     )
 

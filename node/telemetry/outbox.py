@@ -19,7 +19,9 @@ from shared import wire
 from shared.events import Event
 
 EVENTS_LIMIT: Final = 65_536
+"""Bound on events that are not packed yet; they are packed several times a second."""
 BACKLOG_BYTES: Final = 16 * 2**20
+"""Bound on packed events while no exporter takes them: several hundred thousand events."""
 
 BUFFER_FULL: Final = "buffer_full"
 BACKLOG_FULL: Final = "backlog_full"

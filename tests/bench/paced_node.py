@@ -14,7 +14,6 @@ from typing import Final, Literal
 
 import trio
 
-from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox
 from shared.events import Event
@@ -35,8 +34,7 @@ async def main(mode: str, seconds: float, socket_path: Path) -> None:
     emit: Callable[[Event], None] = outbox.emit if mode == "emitting" else lambda _: None
     async with AsyncExitStack() as stack:
         if mode != "bare":
-            flush_seconds = NodeSettings.flush_seconds
-            await stack.enter_async_context(open_carrier(outbox, socket_path, flush_seconds, list))
+            await stack.enter_async_context(open_carrier(outbox, socket_path, list))
         await _emit_steadily(emit, _SETTLE_SECONDS)
         print("settled", flush=True)
         began = time.process_time()

@@ -103,13 +103,7 @@ def main() -> None:
 async def _run(options: argparse.Namespace) -> None:
     settings = NodeSettings(node_id=options.node_id, runtime_dir=options.runtime_dir)
     session = secrets.token_hex(8)
-    outbox = Outbox(
-        settings.node_id,
-        session,
-        trio.current_time(),
-        events_limit=settings.buffer_events,
-        backlog_bytes=settings.buffer_bytes,
-    )
+    outbox = Outbox(settings.node_id, session, trio.current_time())
     truth = Truth(options.truth, session, outbox)
     source = _routes(options.routes) if options.routes else _mix(options.oversize, options.padding)
 
@@ -118,7 +112,7 @@ async def _run(options: argparse.Namespace) -> None:
 
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with (
-            open_carrier(outbox, settings.socket_path, settings.flush_seconds, levels),
+            open_carrier(outbox, settings.socket_path, levels),
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(_emit, truth, source, options.rate, name="emit")

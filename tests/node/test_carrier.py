@@ -10,13 +10,12 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from node.telemetry.carrier import open_carrier
+from node.telemetry.carrier import FLUSH_SECONDS, open_carrier
 from node.telemetry.outbox import EVENTS_LIMIT, Outbox
 from shared import wire
 from shared.events import TokensGenerated
 
 LIMIT_SECONDS = 30.0
-FLUSH_SECONDS = 0.02
 ACCEPTED = wire.Reply(wire.PROTOCOL, 0, True, False, "")
 
 
@@ -25,7 +24,7 @@ async def carried(directory: Path) -> AsyncIterator[Outbox]:
     """Carry an outbox to a socket in a directory, whether or not anybody listens."""
     outbox = Outbox("n", "s", trio.current_time())
     with trio.fail_after(LIMIT_SECONDS):
-        async with open_carrier(outbox, directory / "x.sock", FLUSH_SECONDS, list):
+        async with open_carrier(outbox, directory / "x.sock", list):
             yield outbox
 
 

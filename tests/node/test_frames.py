@@ -10,7 +10,7 @@ from node.engine.protocol import FrameReader, frame
 
 SAMPLING = protocol.Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
-    protocol.Load("/m.gguf", 0, 2, 64, 0),
+    protocol.Load("/m.gguf", 0, 2, 64),
     protocol.Proceed(),
     protocol.Generate(1, "Once ä", 0, SAMPLING, (5, 6)),
     protocol.Generate(1, ({"role": "user", "content": "Once ä"},), 0, SAMPLING),

@@ -97,7 +97,6 @@ class Asked:
 OPTIONS = EngineOptions(
     path="/m.gguf",
     context_length=0,
-    prompt_limit=0,
     threads=1,
     batch_tokens=16,
     load_seconds=600.0,

@@ -50,8 +50,8 @@ MALFORMED = [
     ("--queue", "0"),
     ("--drain-seconds", "-0.1"),
     ("--stall-seconds", "0"),
-    ("--flush-seconds", "0"),
-    ("--flush-seconds", "soon"),
+    ("--load-seconds", "0"),
+    ("--load-seconds", "soon"),
     ("--log-level", "loud"),
     ("--log-format", "xml"),
 ]
@@ -117,7 +117,7 @@ def test_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("flag", ["--drain-seconds", "--stall-seconds", "--flush-seconds"])
+@pytest.mark.parametrize("flag", ["--drain-seconds", "--stall-seconds", "--load-seconds"])
 def test_nan_is_refused(flag: str) -> None:
     """A time that is no number is refused: no clock can be told to wait for it."""
     with pytest.raises(UsageError, match=flag):
@@ -211,7 +211,7 @@ def test_as_flags_reads_back_the_same(
         seed_nodes=tuple(f"{host}:{seed_port}" for host, seed_port in seeds),
         api_port=port,
         drain_seconds=wait,
-        flush_seconds=wait,
+        load_seconds=wait,
     )
     again = AgentSettings.read("agent", given_settings.as_flags(AgentSettings), "about")
     assert again == given_settings

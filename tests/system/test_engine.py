@@ -32,7 +32,7 @@ GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, s
 class Child:
     """A child with its model loaded, one message at a time."""
 
-    def __init__(self, model: Path, batch_tokens: int = 64, prompt_limit: int = 0) -> None:
+    def __init__(self, model: Path, batch_tokens: int = 64) -> None:
         self._results, write_end = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "node.engine.ctransformers.child", str(write_end)],
@@ -41,7 +41,7 @@ class Child:
         )
         os.close(write_end)
         self._received = self._messages()
-        self.send(Load(str(model), 0, 1, batch_tokens, prompt_limit))
+        self.send(Load(str(model), 0, 1, batch_tokens))
         first = next(self._received)
         assert isinstance(first, protocol.Described)
         self.described = first
@@ -174,16 +174,6 @@ def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
     assert isinstance(end, Finished)
     assert end.reason == "too_long"
     assert "512" in end.message
-
-
-def test_prompt_longer_than_allowed_is_refused() -> None:
-    """The limit on prompts holds below the context's, and is named."""
-    child = Child(MODEL_PATH, prompt_limit=5)
-    child.send(Generate(1, "word " * 9, 4, GREEDY))
-    end = child.receive()
-    assert isinstance(end, Finished)
-    assert (end.reason, "may have 5" in end.message) == ("too_long", True)
-    child.close()
 
 
 def test_loading_tells_how_far_it_is(demo: Child) -> None:

@@ -150,25 +150,6 @@ def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
         assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_body_that_does_not_arrive_is_answered(pair: Pair, *, chunked: bool) -> None:
-    """A sender that stops, or trickles, gets 408 after its time; the connection is closed."""
-    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 100000"
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % length
-    with pair.node("--body-seconds=1") as node, connect(node) as connection:
-        connection.sendall(head)
-        received = b""
-        connection.settimeout(0.2)
-        deadline = time.monotonic() + 60
-        while b"request_timeout" not in received:
-            assert time.monotonic() < deadline
-            with contextlib.suppress(TimeoutError):
-                received += connection.recv(65536)
-            connection.sendall(b"1\r\nx\r\n" if chunked else b"x")
-        assert received.startswith(b"HTTP/1.1 408 ")
-        assert httpx.get(f"{node.url}/health").status_code == 200
-
-
 def test_connections_are_bounded(pair: Pair) -> None:
     """One more than the limit is closed; once one has left there is room again."""
     with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:

@@ -18,6 +18,8 @@ from node.api.edge.asgi import (
 )
 from node.errors import InvalidRequestError
 
+BODY_SECONDS: Final = 60.0
+"""How long a request's body may take to arrive whole: 8 MiB at 1.1 Mbit/s."""
 _PIECE_BYTES: Final = 16 * 2**10
 _LEFTOVER_SECONDS: Final = 5.0
 """How long the rest of a body is read that nobody wants, so that its sender reads the answer."""
@@ -35,17 +37,16 @@ class TooSlowError(InvalidRequestError):
     code = "request_timeout"
 
 
-def keep_pace(application: Application, reader_seconds: float, body_seconds: float) -> Application:
+def keep_pace(application: Application, reader_seconds: float) -> Application:
     """Bound how long a client may take.
 
     Args:
         application: What answers.
         reader_seconds: For each piece of the response to be taken.
-        body_seconds: For the request's body to arrive whole.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(scope, receive, send, reader_seconds, body_seconds)
+        exchange = _Exchange(scope, receive, send, reader_seconds)
         await exchange.run(application)
 
     return wrapped
@@ -60,14 +61,13 @@ class _Exchange:
         receive: Receive,
         send: Send,
         reader_seconds: float,
-        body_seconds: float,
     ) -> None:
         self._scope = scope
         self._connection = connection_of(scope)
         self._receive = receive
         self._send = send
         self._reader_seconds = reader_seconds
-        self._body_deadline = trio.current_time() + body_seconds
+        self._body_deadline = trio.current_time() + BODY_SECONDS
         self._body_read = False
         self._late = False
         self._left = False

@@ -45,14 +45,12 @@ class Door:
         port: Port; 0 takes a free one.
         connections: How many may be open at once; further ones are closed.
         reader_seconds: How long a client may read nothing of its response.
-        body_seconds: How long a request's body may take to arrive.
     """
 
     host: str
     port: int
     connections: int
     reader_seconds: float
-    body_seconds: float
 
 
 async def serve(
@@ -86,7 +84,7 @@ async def serve(
 
 def _wrap(application: Application, door: Door, emit: Callable[[Event], None]) -> AppWrapper:
     limited = check_head(note_client(application))
-    paced = keep_pace(limited, door.reader_seconds, door.body_seconds)
+    paced = keep_pace(limited, door.reader_seconds)
     framework: Any = refuse_websockets(report(paced, emit))
     return ASGIWrapper(framework)
 

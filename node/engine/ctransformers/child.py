@@ -97,7 +97,6 @@ class Child:
         self._engine = engine
         self._described = described
         self._batch_tokens = options.batch_tokens
-        self._prompt_limit = options.prompt_limit or engine.context_length - 1
 
     def serve(self) -> None:
         """Answer requests until the node is gone (EOFError)."""
@@ -116,10 +115,10 @@ class Child:
             )
             return Finished(command.request, reason, str(error))
         room = self._engine.context_length - len(tokens)
-        if room < 1 or len(tokens) > self._prompt_limit:
+        if room < 1:
             message = (
-                f"the prompt has {len(tokens)} tokens and may have {self._prompt_limit}; "
-                f"the model's context holds {self._engine.context_length}, the answer included"
+                f"the prompt has {len(tokens)} tokens; the model's context holds "
+                f"{self._engine.context_length}, the answer included"
             )
             return Finished(command.request, "too_long", message)
         wanted = min(command.max_tokens or room, room) - len(command.prior)
