@@ -1,4 +1,4 @@
-"""Compares secrets without telling by the time it takes how close a guess was."""
+"""Compares secrets in a time that does not depend on how close a guess is."""
 
 import hashlib
 import hmac
@@ -6,38 +6,38 @@ from collections.abc import Iterable
 
 _BEARER = "bearer "
 _NAME_LETTERS = 12
-"""48 bits: enough to tell the tokens of one file apart, too few to try guesses against."""
+"""48 bits: enough to tell the tokens of one file apart, too few to test guesses against."""
 
 
 class BearerTokens:
     """The tokens that `Authorization: Bearer …` may carry.
 
     Args:
-        tokens: Each alone lets in; only their digests are kept.
+        tokens: Any one of them is accepted; only their digests are kept.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.replace(tokens)
 
     def replace(self, tokens: Iterable[str]) -> None:
-        """Let in by these tokens from now on, and by no other."""
+        """Accept these tokens from now on, and no others."""
         self._digests = [_digest(token) for token in tokens]
 
     def allow(self, authorization: str) -> bool:
-        """Whether the header's value carries one of the tokens."""
+        """Return whether the header's value carries one of the tokens."""
         return self.find(authorization) is not None
 
     def find(self, authorization: str) -> str | None:
-        """Name the token that the header's value carries: the beginning of its digest."""
+        """Return the name of the token in the header's value: the beginning of its digest."""
         given = _digest(authorization[len(_BEARER) :].strip())
         is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
-        # Every one is compared, so that the time does not tell which matched.
+        # All are compared, so that the time does not show which one matched.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         return given.hex()[:_NAME_LETTERS] if is_bearer and any(matches) else None
 
 
 def parse_tokens(text: str) -> list[str]:
-    """Read tokens, one a line; empty lines and those that begin with # are passed over."""
+    """Return the tokens of a file, one per line; empty lines and comments (#) are skipped."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
