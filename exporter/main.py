@@ -33,6 +33,7 @@ async def run(settings: ExporterSettings) -> None:
     Raises:
         StartupError: The exporter cannot start here (in a group).
     """
+    settings.log()
     # What the imports made lives as long as the process: looking at it again in every full
     # collection of garbage would stop the receiving of events for milliseconds.
     gc.freeze()

@@ -40,6 +40,8 @@ async def run(settings: NodeSettings) -> None:
     Raises:
         StartupError: The node cannot start here (in a group).
     """
+    settings = settings.with_node_id()
+    settings.log()
     parts = build_parts(settings)
     outbox, status, mesh = parts.outbox, parts.status, parts.mesh
     stop_serving = trio.Event()

@@ -5,7 +5,7 @@ import logging
 import math
 import secrets
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,6 @@ from node.api.http.forwarded import add_forwarded
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
-from node.mesh.identity import kept_node_id
 from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh
 from node.mesh.options import read_options
@@ -41,7 +40,7 @@ from node.settings import NodeSettings
 from node.telemetry.outbox import Outbox
 from node.telemetry.progress import Progress
 from node.telemetry.status import NodeStatus
-from shared.settings import APPLICATION
+from shared.settings.base import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32
 
@@ -71,7 +70,6 @@ def build_parts(settings: NodeSettings) -> Parts:
         StartupError: A file cannot be used, or the settings do not go together.
     """
     version = importlib.metadata.version(APPLICATION)
-    settings = replace(settings, node_id=kept_node_id(settings.node_id, settings.state_dir))
     mesh_options = read_options(settings, version)
     outbox = Outbox(
         settings.node_id,

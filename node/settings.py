@@ -2,132 +2,141 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Final
-
-import click
+from typing import ClassVar, Self
 
 from node.demo import MODEL_PATH
-from shared.settings import (
+from node.mesh.identity import kept_node_id
+from shared.settings.base import Settings
+from shared.settings.declaration import Topic, UsageError, setting
+from shared.settings.kinds import (
+    COUNT,
+    COUNT_OR_NONE,
     DIRECTORY,
     FILE,
     HOST,
+    MODELS,
     NOT_NEGATIVE,
     ORIGINS,
     PORT,
     POSITIVE,
     SEEDS,
-    Settings,
-    UsageError,
-    setting,
 )
-
-
-class _Models(click.ParamType[tuple[str, ...]]):
-    name = "[name=]model,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        del param, ctx
-        return value if isinstance(value, tuple) else tuple(filter(None, value.split(",")))
-
-
-_MODELS: Final = _Models()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSettings(Settings):
     """What the node is told."""
 
+    table: ClassVar[str] = "node"
+
     model: tuple[str, ...] = setting(
+        Topic.MODELS,
         (str(MODEL_PATH),),
-        _MODELS,
-        "GGUF files to load and serve, by path or as hf:owner/repo/file.gguf[@revision], perhaps "
-        "under other names; the demo model if not given.",
+        MODELS,
+        "GGUF files to load at the start, by path or as hf:owner/repo/file.gguf[@revision].",
+        shown="the demo model",
     )
     models_dir: Path | None = setting(
-        None, DIRECTORY, "Directory of further GGUF files, each loaded when it is asked for."
-    )
-    idle_unload_seconds: float = setting(
-        0.0, NOT_NEGATIVE, "Seconds without a request after which a model is unloaded; 0 for never."
-    )
-    api_port: int = setting(8080, PORT, "Port of the API; 0 takes a free one.")
-    api_key_file: Path | None = setting(
-        None, FILE, "File of API keys, one a line, of which the API then asks for one."
-    )
-    mesh_port: int = setting(7946, PORT, "Port of the mesh; 0 takes a free one.")
-    seed_nodes: tuple[str, ...] = setting(
-        (), SEEDS, "Peers to join the mesh by; a name is looked up again and again."
+        Topic.MODELS, None, DIRECTORY, "Directory of further GGUF files, loaded on request."
     )
     context_length: int = setting(
-        0, click.IntRange(min=0), "Tokens of context; 0 for what the model was trained with."
-    )
-    max_output_tokens: int = setting(
-        0, click.IntRange(min=0), "Tokens that an answer may have; 0 for as many as the context."
+        Topic.MODELS, 0, COUNT_OR_NONE, "Tokens of context.", shown="as trained"
     )
     threads: int = setting(
-        0, click.IntRange(min=0), "Threads of the engine; 0 for one a usable core but one."
+        Topic.MODELS, 0, COUNT_OR_NONE, "Threads of an engine.", shown="usable cores less one"
     )
-    queue: int = setting(64, click.IntRange(min=1), "Requests that may wait for a model.")
-    request_seconds: float = setting(
-        600.0, POSITIVE, "Seconds that a request may take, waiting included."
-    )
-    drain_seconds: float = setting(
-        20.0, NOT_NEGATIVE, "Seconds that running requests get when the node stops."
-    )
-    load_seconds: float = setting(
-        600.0, POSITIVE, "Seconds that an engine may take to load its model."
-    )
+    load_seconds: float = setting(Topic.MODELS, 600.0, POSITIVE, "Time limit for loading a model.")
     stall_seconds: float = setting(
-        120.0, POSITIVE, "Seconds without progress after which a working engine is replaced."
+        Topic.MODELS,
+        120.0,
+        POSITIVE,
+        "Time without progress after which a working engine is replaced.",
     )
-    tls_cert_file: Path | None = setting(
-        None, FILE, "Certificate chain in PEM, with which the API speaks TLS."
+    idle_unload_seconds: float = setting(
+        Topic.MODELS, 0.0, NOT_NEGATIVE, "Unload a model that is idle this long; 0 for never."
     )
-    tls_key_file: Path | None = setting(None, FILE, "Private key of --tls-cert-file, in PEM.")
-    tls_client_ca_file: Path | None = setting(
-        None, FILE, "Authorities in PEM, of which one must have signed a client's certificate."
+    api_port: int = setting(Topic.API, 8080, PORT, "Port of the API; 0 picks a free one.")
+    api_key_file: Path | None = setting(
+        Topic.API, None, FILE, "API keys, one per line; require one for the API."
     )
     cors_origins: tuple[str, ...] = setting(
-        (), ORIGINS, "Origins whose pages may use the API from a browser; * for all."
+        Topic.API, (), ORIGINS, "Origins whose pages may use the API in a browser; * for all."
     )
-    connections: int = setting(
-        1000, click.IntRange(min=1), "Connections to the API that may be open at once."
+    tls_cert_file: Path | None = setting(
+        Topic.TLS, None, FILE, "Certificate chain, PEM; serve the API over TLS."
     )
-    reader_seconds: float = setting(
-        30.0, POSITIVE, "Seconds that a client may read nothing of its response before it is cut."
-    )
-    mesh_host: str | None = setting(
-        None, HOST, "Address that the mesh listens on; --host with a secret, else loopback."
-    )
-    mesh_advertise: tuple[str, ...] = setting(
-        (), SEEDS, "Where peers reach this node's mesh, if not where it listens."
-    )
-    mesh_secret_file: Path | None = setting(
-        None, FILE, "File of the mesh's secret; a second line is accepted too, not used."
-    )
-    mesh_tls_cert_file: Path | None = setting(
-        None, FILE, "Certificate of this node for TLS in the mesh, PEM."
-    )
-    mesh_tls_key_file: Path | None = setting(None, FILE, "Its private key, PEM.")
-    mesh_tls_ca_file: Path | None = setting(
-        None, FILE, "Authority that has signed every node's certificate, PEM."
+    tls_key_file: Path | None = setting(Topic.TLS, None, FILE, "Private key of it, PEM.")
+    tls_client_ca_file: Path | None = setting(
+        Topic.TLS, None, FILE, "Trusted CAs, PEM; require a client certificate signed by one."
     )
     peer_ca_file: Path | None = setting(
-        None, FILE, "Authorities of other nodes' API certificates, PEM; the system's if not given."
+        Topic.TLS,
+        None,
+        FILE,
+        "Trusted CAs of other nodes' API certificates, PEM.",
+        shown="the system's",
+    )
+    max_output_tokens: int = setting(
+        Topic.LIMITS, 0, COUNT_OR_NONE, "Tokens per answer.", shown="what the context has room for"
+    )
+    queue: int = setting(Topic.LIMITS, 64, COUNT, "Requests that may wait for a model.")
+    request_seconds: float = setting(
+        Topic.LIMITS, 600.0, POSITIVE, "Time limit for a request, including its wait."
+    )
+    drain_seconds: float = setting(
+        Topic.LIMITS, 20.0, NOT_NEGATIVE, "Time that running requests get when the node stops."
+    )
+    connections: int = setting(Topic.LIMITS, 1000, COUNT, "Open connections to the API.")
+    reader_seconds: float = setting(
+        Topic.LIMITS, 30.0, POSITIVE, "Time after which a client that stops reading is cut off."
+    )
+    mesh_port: int = setting(Topic.MESH, 7946, PORT, "Port of the mesh; 0 picks a free one.")
+    seed_nodes: tuple[str, ...] = setting(
+        Topic.MESH, (), SEEDS, "Peers to join; names are resolved again regularly."
+    )
+    mesh_secret_file: Path | None = setting(
+        Topic.MESH,
+        None,
+        FILE,
+        "Shared secret; a second line is also accepted, for rotation.",
+    )
+    mesh_host: str | None = setting(
+        Topic.MESH,
+        None,
+        HOST,
+        "IP address that the mesh listens on.",
+        shown="--host with a secret, else loopback",
+    )
+    mesh_advertise: tuple[str, ...] = setting(
+        Topic.MESH,
+        (),
+        SEEDS,
+        "Addresses at which peers reach this node's mesh.",
+        shown="where it listens",
+    )
+    mesh_tls_cert_file: Path | None = setting(
+        Topic.MESH, None, FILE, "Certificate of this node, PEM; encrypt the mesh with TLS."
+    )
+    mesh_tls_key_file: Path | None = setting(Topic.MESH, None, FILE, "Private key of it, PEM.")
+    mesh_tls_ca_file: Path | None = setting(
+        Topic.MESH, None, FILE, "CA that signed every node's certificate, PEM."
     )
     replicas: int = setting(
-        2, click.IntRange(min=1), "Nodes that the plan gives a model which fits one of them."
+        Topic.MESH, 2, COUNT, "Nodes that the plan gives to a model that fits on one."
     )
 
     def check(self) -> None:
-        """Look also whether the files of TLS are there together.
+        """Check also that the files of TLS are complete.
 
         Raises:
             UsageError: The settings do not go together.
         """
         super().check()
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise UsageError("--tls-cert-file and --tls-key-file go together: give both or neither")
+            raise UsageError("--tls-cert-file and --tls-key-file go together: set both or neither")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise UsageError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")
+
+    def with_node_id(self) -> Self:
+        """Return the settings with the node's name: the given one, else the one that it keeps."""
+        return dataclasses.replace(self, node_id=kept_node_id(self.node_id, self.state_dir))

@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from shared import logs
-from shared.settings import HelpShownError, Settings, SettingsT, UsageError
+from shared.settings.base import Settings, SettingsT
+from shared.settings.command_line import HelpShownError
+from shared.settings.declaration import UsageError
 
 
 @dataclass(frozen=True)

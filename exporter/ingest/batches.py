@@ -13,7 +13,7 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.nodes import Node, Session
 from exporter.metrics.state import State
 from shared import events, wire
-from shared.settings import NODE_ID
+from shared.settings.kinds import NODE_ID
 
 _SESSIONS_KEPT: Final = 8
 """Sessions of a node that are remembered, so that a late copy of a batch is still known."""

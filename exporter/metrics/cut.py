@@ -13,7 +13,7 @@ from exporter.metrics.nodes import Labels, Node
 from exporter.metrics.rules import Sample
 from exporter.metrics.state import State
 from shared import events
-from shared.settings import APPLICATION
+from shared.settings.base import APPLICATION
 
 _VERSION: Final = importlib.metadata.version(APPLICATION)
 

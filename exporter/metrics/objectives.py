@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from exporter.metrics import catalogue as c
 from exporter.metrics.rules import Sample
 from shared.events import InferenceFinished
+from shared.settings.exporter import MetricsSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objectives:
     """The limits of a good request, each a bucket bound of the family that shows it."""
 
-    first_token_seconds: float = 2.5
-    per_token_seconds: float = 0.2
-    latency_seconds: float = 30
+    first_token_seconds: float = MetricsSettings.slo_first_token_seconds
+    per_token_seconds: float = MetricsSettings.slo_per_token_seconds
+    latency_seconds: float = MetricsSettings.slo_latency_seconds
 
     def samples(self, node: str, e: InferenceFinished) -> Iterator[Sample]:
         """Return one sample for each objective that applies to the request.

@@ -21,7 +21,8 @@ from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.exposition import Wanted, render
 from shared import wire
-from shared.settings import EXISTING, NOT_NEGATIVE, UsageError, argument, setting
+from shared.settings.declaration import Topic, UsageError, argument, setting
+from shared.settings.kinds import EXISTING, NOT_NEGATIVE
 
 ABOUT: Final = """Give a recorded journal to an exporter, as the nodes once did.
 
@@ -47,9 +48,11 @@ class ReplaySettings(ExporterSettings):
 
     files: tuple[Path, ...] = argument(EXISTING, "Logs or state directories.")
     speed: float = setting(
-        1.0, NOT_NEGATIVE, "How many times as fast as it happened; 0: as fast as it can."
+        Topic.OPTIONS, 1.0, NOT_NEGATIVE, "Multiple of the original speed; 0 for no pauses."
     )
-    print: bool = setting(False, bool, "Print the exposition that the journal gives instead.")
+    print: bool = setting(
+        Topic.OPTIONS, False, bool, "Print the metrics that the journal gives instead."
+    )
 
     def check(self) -> None:
         """Check also that there is something to replay.

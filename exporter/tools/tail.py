@@ -19,7 +19,9 @@ from exporter.ingest.batches import Accepted, decode_batch
 from exporter.ingest.feed import FEED_HEADER, FEED_NAME
 from exporter.metrics.state import clean_label
 from shared import events, wire
-from shared.settings import Settings, UsageError, setting
+from shared.settings.base import Settings
+from shared.settings.declaration import Topic, UsageError, setting
+from shared.settings.kinds import COUNT_OR_NONE
 
 ABOUT: Final = """Show events as they arrive at a running exporter.
 
@@ -45,10 +47,16 @@ class TailSettings(Settings):
 
     unused = frozenset({"node_id", "host", "state_dir", "log_level", "log_format"})
 
-    nodes: frozenset[str] = setting("", _Names(), "Nodes to show; all if empty.")
-    events: frozenset[str] = setting("", _Names(), "Kinds of event to show; all if empty.")
-    json: bool = setting(False, bool, "Write each event as one line of JSON.")
-    count: int = setting(0, click.IntRange(min=0), "Events after which to end; 0 goes on.")
+    nodes: frozenset[str] = setting(
+        Topic.OPTIONS, frozenset(), _Names(), "Nodes to show.", shown="all"
+    )
+    events: frozenset[str] = setting(
+        Topic.OPTIONS, frozenset(), _Names(), "Kinds of events to show.", shown="all"
+    )
+    json: bool = setting(Topic.OPTIONS, False, bool, "Write each event as one line of JSON.")
+    count: int = setting(
+        Topic.OPTIONS, 0, COUNT_OR_NONE, "Events after which to end.", shown="never"
+    )
 
     def check(self) -> None:
         """Check also that the named events exist.

@@ -15,7 +15,7 @@ from node import watchdog
 from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
-from shared.settings import MetricsSettings
+from shared.settings.exporter import MetricsSettings
 
 _MARGIN_SECONDS: Final = 10.0
 """What a process needs to end beyond the time that it gives its requests."""
@@ -29,6 +29,8 @@ async def run(settings: AgentSettings) -> int:
     Returns:
         0, or the exit code of the process that refused to start.
     """
+    settings = settings.with_node_id()
+    settings.log()
     stopping = trio.CancelScope()
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

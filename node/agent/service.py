@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from shared.settings.declaration import ENVIRONMENT_PREFIX
 from shared.watchdog import PROCESS_VARIABLE, SECONDS_VARIABLE
 
 _BACKOFF_SECONDS: Final = (0.5, 30.0)
@@ -107,7 +108,7 @@ class Service:
         """Run the process once and give its exit code."""
         process = await trio.lowlevel.open_process(
             self._command,
-            env=os.environ
+            env=_environment()
             | {
                 "NOTIFY_SOCKET": str(self._notify_path),
                 SECONDS_VARIABLE: str(int(self._silence_seconds * 1e6)),
@@ -160,6 +161,11 @@ class Service:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Return what a process inherits: without the settings, which it gets as flags."""
+    return {n: text for n, text in os.environ.items() if not n.startswith(ENVIRONMENT_PREFIX)}
 
 
 @contextlib.contextmanager

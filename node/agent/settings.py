@@ -1,9 +1,9 @@
-"""The agent's settings: those of the node and of the exporter that one sets by hand."""
+"""The agent's settings: those of the node and of the exporter."""
 
 import dataclasses
 
 from node.settings import NodeSettings
-from shared.settings import MetricsSettings
+from shared.settings.exporter import MetricsSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

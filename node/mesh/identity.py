@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from node.mesh.membership import Identity
-from shared.settings import NODE_ID
+from shared.settings.kinds import NODE_ID
 
 _NAME: Final = "mesh-incarnation"
 _ID_NAME: Final = "node-id"

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.events import NodeState
-from shared.settings import NODE_ID
+from shared.settings.kinds import NODE_ID
 
 PROTOCOL: Final = 1
 MESSAGE_BYTES: Final = 64 * 2**10

@@ -15,7 +15,7 @@ from node.mesh.messages import Advert, ModelAdvert
 from node.routing.plan import Candidate, Plan, candidate, make_plan, mebibytes
 from node.serving.catalogue import list_models
 from shared.secret import parse_tokens
-from shared.settings import FILE
+from shared.settings.kinds import FILE
 
 PROGRAM: Final = "distributed-llm-node plan"
 _ANSWER_SECONDS: Final = 10.0

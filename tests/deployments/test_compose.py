@@ -15,7 +15,7 @@ import yaml
 from deployments.prometheus import kubernetes
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
-from shared.settings import Settings
+from shared.settings.base import Settings
 from tests.deployments.dockerfile import ROOT, read_stages
 
 FILE: Final = ROOT / "deployments" / "compose.yaml"

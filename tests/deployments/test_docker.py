@@ -14,7 +14,7 @@ import pytest
 
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
-from shared.settings import Settings
+from shared.settings.base import Settings
 from tests.deployments.dockerfile import DIRECTORY, IMAGES, ROOT, context_files, read_stages
 from tests.processes import Pair, scrape, value, wait_for
 

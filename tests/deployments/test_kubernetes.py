@@ -14,7 +14,9 @@ import yaml
 from exporter.metrics.catalogue import FAMILIES
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
-from shared.settings import NODE_ID, Settings, fields
+from shared.settings.base import Settings
+from shared.settings.declaration import declarations
+from shared.settings.kinds import NODE_ID
 from tests.deployments.dockerfile import ROOT, read_stages
 from tests.deployments.manifests import (
     NODE,
@@ -169,7 +171,7 @@ def test_containers_are_told_what_they_understand(overlay: str) -> None:
     """Each flag and each variable of ours is a setting of the process that gets it."""
     for name, container in containers(node_pod(overlay)).items():
         settings = read_settings(name, container)
-        known = {field.name for field in fields(SETTINGS[name])}
+        known = declarations(SETTINGS[name]).keys()
         ours = [v["name"] for v in container["env"] if v["name"].startswith("DISTRIBUTED_LLM_")]
         assert {variable.removeprefix("DISTRIBUTED_LLM_").lower() for variable in ours} <= known
         assert settings.host == "0.0.0.0"  # noqa: S104

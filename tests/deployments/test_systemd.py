@@ -13,7 +13,8 @@ import pytest
 from exporter.settings import ExporterSettings
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
-from shared.settings import ENVIRONMENT_PREFIX, Settings, fields
+from shared.settings.base import Settings
+from shared.settings.declaration import ENVIRONMENT_PREFIX, declarations, variable_of
 from tests.processes import Pair, scrape, value, wait_for
 
 DIRECTORY: Final = Path(__file__).parents[2] / "deployments" / "systemd"
@@ -104,11 +105,7 @@ def test_variables_of_the_environment_file_exist() -> None:
     """What is set there, or shown as a comment, is a setting of at least one process."""
     text = (DIRECTORY / "distributed-llm.env").read_text()
     given = set(re.findall(rf"^#?({ENVIRONMENT_PREFIX}\w+)=", text, re.MULTILINE))
-    known = {
-        ENVIRONMENT_PREFIX + field.name.upper()
-        for settings in SETTINGS.values()
-        for field in fields(settings)
-    }
+    known = {variable_of(name) for settings in SETTINGS.values() for name in declarations(settings)}
     assert given
     assert given <= known
 

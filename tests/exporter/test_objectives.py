@@ -12,7 +12,7 @@ from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.exposition import Wanted, render
 from shared.events import InferenceFinished
-from shared.settings import UsageError
+from shared.settings.declaration import UsageError
 
 GOOD: dict[str, Any] = {
     "model_id": "m",
@@ -113,7 +113,7 @@ def test_buckets_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("nothing=1,2", "no histogram"),
+        ("nothing=1,2", "not a histogram"),
         ("inference_latency_seconds=", "not all numbers"),
         ("inference_latency_seconds=1,x", "not all numbers"),
         ("inference_latency_seconds=2,1", "not rising"),

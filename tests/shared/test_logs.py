@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import logging
 from shared.command import run_command
-from shared.settings import Settings
+from shared.settings.base import Settings
 
 def start(settings):
     log = logging.getLogger("place")

@@ -16,15 +16,18 @@ from exporter.settings import ExporterSettings
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
 from shared.command import Subcommand, run_command
-from shared.settings import (
-    ENVIRONMENT_PREFIX,
-    MetricsSettings,
-    Settings,
+from shared.settings.base import Settings
+from shared.settings.command_line import HelpShownError
+from shared.settings.declaration import (
+    Topic,
     UsageError,
     argument,
-    fields,
+    declarations,
+    flag_of,
     setting,
+    variable_of,
 )
+from shared.settings.exporter import MetricsSettings
 
 MALFORMED = [
     ("--node-id", "-node"),
@@ -64,8 +67,8 @@ class StartupRefusedError(Exception):
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Keep the machine's own settings out, and its logging as it was."""
-    for field in (*fields(AgentSettings), *fields(ExporterSettings)):
-        monkeypatch.delenv(ENVIRONMENT_PREFIX + field.name.upper(), raising=False)
+    for name in declarations(AgentSettings):
+        monkeypatch.delenv(variable_of(name), raising=False)
     for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -216,8 +219,14 @@ def test_as_flags_reads_back_the_same(
     again = AgentSettings.read("agent", given_settings.as_flags(AgentSettings), "about")
     assert again == given_settings
     node = NodeSettings.read("node", given_settings.as_flags(NodeSettings), "about")
-    for field in fields(NodeSettings):
-        assert getattr(node, field.name) == getattr(given_settings, field.name)
+    for name in declarations(NodeSettings):
+        assert getattr(node, name) == getattr(given_settings, name)
+
+
+def test_agent_has_every_setting_of_its_processes() -> None:
+    """Nothing that a node or an exporter can be told is missing from the agent."""
+    every = declarations(NodeSettings) | declarations(ExporterSettings)
+    assert dict(declarations(AgentSettings)) == every
 
 
 def test_as_flags_gives_only_what_is_wanted() -> None:
@@ -250,12 +259,45 @@ def test_code_of_what_ran_is_passed_on() -> None:
 
 
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` lists every setting with its variable and starts nothing."""
+    """`--help` lists every setting and how variables are named, and starts nothing."""
     assert run("--help", error=AssertionError()) == 0
     shown = capsys.readouterr().out
-    for field in fields(Settings):
-        assert "--" + field.name.replace("_", "-") in shown
-        assert ENVIRONMENT_PREFIX + field.name.upper() in shown
+    assert all(flag_of(name) in shown for name in declarations(Settings))
+    assert variable_of("runtime_dir") in shown
+
+
+def test_help_is_grouped_by_topic_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Headings come in one order; a default is a value, or words where those say more."""
+    with pytest.raises(HelpShownError):
+        read("--help")
+    shown = capsys.readouterr().out
+    headings = [line.rstrip(":") for line in shown.splitlines() if line and line[0].isupper()]
+    topics = [topic for topic in Topic if topic is not Topic.OPTIONS]
+    assert [heading for heading in headings if heading in topics] == topics
+    flat = " ".join(shown.split())
+    assert "--api-port PORT Port of the API; 0 picks a free one. [default: 8080]" in flat
+    assert "[default: the demo model]" in flat
+    assert "--api-key-file FILE API keys, one per line; require one for the API. --" in flat
+
+
+def test_log_of_the_settings_names_sources_and_hides_credentials(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line has what is not a default and where it came from; a URL's user part is starred."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("DISTRIBUTED_LLM_QUEUE", "3")
+    settings = read("--api-port=0", "--model=https://user:hidden@hub.example/a.gguf")
+    dataclasses.replace(settings, node_id="rack-7").log()
+    monkeypatch.delenv("DISTRIBUTED_LLM_QUEUE")
+    read().log()
+    told, nothing = caplog.messages
+    assert "api-port=0 (flag)" in told
+    assert "queue=3 (environment)" in told
+    assert "node-id=rack-7 (derived)" in told
+    assert "model=https://***@hub.example/a.gguf (flag)" in told
+    assert "hidden" not in told
+    assert "mesh-port" not in told
+    assert nothing == "settings: all defaults"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,7 +305,7 @@ class WorkSettings(Settings):
     """Those of a subcommand."""
 
     files: tuple[str, ...] = argument(click.STRING, "What to work on.")
-    quick: bool = setting(False, bool, "Do it quickly.")
+    quick: bool = setting(Topic.OPTIONS, False, bool, "Do it quickly.")
 
 
 def work(*arguments: str) -> tuple[int, list[WorkSettings]]:

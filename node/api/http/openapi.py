@@ -7,7 +7,7 @@ import msgspec
 
 from node.api import schema
 from node.api.http import answer
-from shared.settings import APPLICATION
+from shared.settings.base import APPLICATION
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _BODIES: Final = (

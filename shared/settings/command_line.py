@@ -1,0 +1,150 @@
+"""The command line of a process: its flags grouped by topic, each also an environment variable."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from shared.settings.declaration import (
+    CONFIG,
+    Declaration,
+    Topic,
+    UsageError,
+    as_text,
+    declarations,
+    default_of,
+    flag_of,
+    has_value,
+    variable_of,
+)
+from shared.settings.file import read_settings_file
+
+_WIDTH: Final = 100
+_PRECEDENCE: Final = (
+    "Settings, such as --runtime-dir, are also read from the environment, as "
+    "DISTRIBUTED_LLM_RUNTIME_DIR, and from the TOML file of --config, as runtime-dir. "
+    "A flag wins over the environment, the environment over the file."
+)
+
+
+class HelpShownError(Exception):
+    """The command line asked for help, which has been printed."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a process was told."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+    """Where a value came from, by field name; those that are not here are defaults."""
+
+
+def read_command_line(
+    settings: type,
+    program: str,
+    arguments: Sequence[str],
+    about: str,
+    hidden: frozenset[str],
+) -> Given:
+    """Read flags, the environment and the file that `config` names.
+
+    Args:
+        settings: The class that declares them.
+        program: Name of the command.
+        arguments: The command line without the program.
+        about: What the command does, for `--help`.
+        hidden: Settings that `--help` leaves out.
+
+    Raises:
+        UsageError: One line that names the flag, variable or key and what is wrong with it.
+        HelpShownError: `--help` was asked for and printed.
+    """
+    parameters = [_parameter(settings, name, each) for name, each in declarations(settings).items()]
+    command = _Command(settings, hidden, name=program, params=parameters, help=about)
+    try:
+        with command.make_context(program, list(arguments), max_content_width=_WIDTH) as context:
+            return Given(context.params, dict(_sources(context)))
+    except click.exceptions.Exit as shown:
+        raise HelpShownError from shown
+    except click.UsageError as error:
+        raise UsageError(" ".join(error.format_message().split())) from error
+
+
+def describe(settings: type, name: str, declared: Declaration) -> tuple[str, str]:
+    """Return a flag with the name of its value, and its help with its default."""
+    default = default_of(settings, name)
+    shown = declared.shown if default is None or not isinstance(default, Path) else ""
+    shown = shown or (as_text(default) if has_value(default) else "")
+    value = "" if declared.kind is bool else f" {_name_of(declared.kind)}"
+    return f"{flag_of(name)}{value}", declared.text + (f" [default: {shown}]" if shown else "")
+
+
+class _Command(click.Command):
+    """A command whose help is grouped by topic."""
+
+    def __init__(self, settings: type, hidden: frozenset[str], **wanted: Any) -> None:
+        super().__init__(**wanted)
+        self._settings = settings
+        self._hidden = hidden
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the flags below the headings of their topics."""
+        del ctx
+        declared = declarations(self._settings)
+        for topic in Topic:
+            lines = [
+                describe(self._settings, name, each)
+                for name, each in declared.items()
+                if each.topic is topic and name not in self._hidden and not each.positional
+            ]
+            if lines:
+                with formatter.section(topic):
+                    formatter.write_dl(lines)
+        formatter.write_paragraph()
+        formatter.write_text(_PRECEDENCE)
+
+
+def _parameter(settings: type, name: str, declared: Declaration) -> click.Parameter:
+    if declared.positional:
+        return click.Argument([name], type=declared.kind, nargs=-1, required=True)
+    return click.Option(
+        [flag_of(name), name],
+        type=declared.kind,
+        is_flag=declared.kind is bool,
+        default=default_of(settings, name),
+        envvar=None if declared.topic is Topic.OPTIONS else variable_of(name),
+        show_envvar=True,  # in complaints
+        is_eager=name == CONFIG,
+        callback=_file_loader(settings) if name == CONFIG else None,
+    )
+
+
+def _file_loader(settings: type) -> Callable[..., Path | None]:
+    """Return what click calls with the path of the file before it reads any other setting."""
+
+    def load(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+        del parameter
+        if path is not None:
+            context.default_map = read_settings_file(path, settings)
+        return path
+
+    return load
+
+
+def _sources(context: click.Context) -> Iterator[tuple[str, str]]:
+    names = {
+        ParameterSource.COMMANDLINE: "flag",
+        ParameterSource.ENVIRONMENT: "environment",
+        ParameterSource.DEFAULT_MAP: "file",
+    }
+    for name in context.params:
+        if (source := names.get(context.get_parameter_source(name))) is not None:  # type: ignore[arg-type]
+            yield name, source
+
+
+def _name_of(kind: Any) -> str:
+    return "|".join(kind.choices) if isinstance(kind, click.Choice) else kind.name.upper()

@@ -1,0 +1,114 @@
+"""How a setting is declared: once, as a field of a frozen dataclass.
+
+The field's name gives all others: `api_port` is the flag `--api-port`, the environment variable
+`DISTRIBUTED_LLM_API_PORT` and the key `api-port` of the TOML file.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+ENVIRONMENT_PREFIX: Final = "DISTRIBUTED_LLM_"
+CONFIG: Final = "config"
+"""The setting that names the TOML file."""
+_KEY: Final = "declaration"
+
+Kind = click.ParamType[Any] | type[bool]
+
+
+class UsageError(Exception):
+    """A setting is unknown or malformed, or does not go with another; the text is one line."""
+
+
+class Topic(enum.StrEnum):
+    """The headings of `--help`, in its order."""
+
+    OPTIONS = "Options"
+    """Of one command, such as `replay`: only flags, neither in the environment nor in the file."""
+    GENERAL = "General"
+    MODELS = "Models"
+    API = "API"
+    TLS = "TLS of the API"
+    LIMITS = "Limits"
+    MESH = "Mesh"
+    METRICS = "Metrics"
+    LOGGING = "Logging"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What is known of a setting besides its name and default."""
+
+    topic: Topic
+    kind: Kind
+    """How click reads it."""
+    text: str
+    """Its line of help."""
+    shown: str = ""
+    """The default in words, where the value says less or depends on the machine."""
+    positional: bool = False
+
+
+def setting(topic: Topic, default: Any, kind: Kind, text: str, *, shown: str = "") -> Any:
+    """Declare a setting; `default` is a value or a function that returns it."""
+    metadata = {_KEY: Declaration(topic=topic, kind=kind, text=text, shown=shown)}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(kind: Kind, text: str) -> Any:
+    """Declare what a command takes without a flag, one or more: a tuple of values."""
+    declared = Declaration(topic=Topic.OPTIONS, kind=kind, text=text, positional=True)
+    return dataclasses.field(default=(), metadata={_KEY: declared})
+
+
+def declarations(settings: type) -> dict[str, Declaration]:
+    """Return the settings of a class by field name, in the order of their declaration."""
+    return {
+        field.name: field.metadata[_KEY]
+        for field in dataclasses.fields(settings)
+        if _KEY in field.metadata
+    }
+
+
+def default_of(settings: type, name: str) -> Any:
+    """Return a setting's default on this machine."""
+    field = next(field for field in dataclasses.fields(settings) if field.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def key_of(name: str) -> str:
+    """Return the name of a setting as operators write it."""
+    return name.replace("_", "-")
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
+    return f"--{key_of(name)}"
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def as_text(value: object) -> str:
+    """Write a value as its flag and its variable take it."""
+    if isinstance(value, Mapping):
+        return ";".join(f"{name}={as_text(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return ",".join(map(as_text, value))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def has_value(value: object) -> bool:
+    """Return whether a default is worth showing: nothing and zero are explained by the text."""
+    return isinstance(value, Path | str | int | float) and bool(value)

@@ -1,0 +1,56 @@
+"""The exporter's settings, declared here because the agent has them as well."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from shared.settings.base import Settings
+from shared.settings.declaration import Topic, setting
+from shared.settings.kinds import COUNT, FILE, PORT, POSITIVE, Bounds, Buckets, Group, Number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsSettings(Settings):
+    """What an exporter is told; `exporter.settings` checks it against the metrics."""
+
+    table: ClassVar[str] = "exporter"
+
+    metrics_port: int = setting(
+        Topic.METRICS, 9090, PORT, "Port of /metrics and /health; 0 picks a free one."
+    )
+    metrics_token_file: Path | None = setting(
+        Topic.METRICS,
+        None,
+        FILE,
+        "Bearer tokens, one per line; require one for /metrics and /health.",
+    )
+    socket_group: int | None = setting(
+        Topic.METRICS,
+        None,
+        Group(),
+        "Group whose members may also send events to the telemetry socket.",
+    )
+    series_budget: int = setting(
+        Topic.METRICS, 10_000, COUNT, "Series per metric; the rest are folded into 'other'."
+    )
+    node_timeout_seconds: float = setting(
+        Topic.METRICS, 2.5, Number(min=1.5), "Silence after which a node counts as down."
+    )
+    engine_silence_seconds: float = setting(
+        Topic.METRICS,
+        30.0,
+        POSITIVE,
+        "Time without progress after which a working engine counts as stalled.",
+    )
+    buckets: Bounds = setting(
+        Topic.METRICS, dict, Buckets(), "Bucket bounds that replace a histogram's own."
+    )
+    slo_first_token_seconds: float = setting(
+        Topic.METRICS, 2.5, POSITIVE, "Objective: longest time to the first token."
+    )
+    slo_per_token_seconds: float = setting(
+        Topic.METRICS, 0.2, POSITIVE, "Objective: longest mean time per later token."
+    )
+    slo_latency_seconds: float = setting(
+        Topic.METRICS, 30.0, POSITIVE, "Objective: longest duration of a request."
+    )

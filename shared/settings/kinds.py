@@ -1,0 +1,164 @@
+"""The kinds of values that settings have: what each accepts, and how help names it."""
+
+import grp
+import ipaddress
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+NODE_ID: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+Bounds = Mapping[str, tuple[float, ...]]
+"""Bucket bounds by the name of the histogram."""
+
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
+"""As browsers write one (RFC 6454, section 6.2): a scheme, a host in lower case, maybe a port."""
+
+
+class Integer(click.IntRange):
+    """A whole number in a range that no library's counter overflows."""
+
+    def __init__(self, name: str, least: int, most: int = 2**31 - 1) -> None:
+        super().__init__(least, most)
+        self.name = name
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own accepts NaN."""
+
+    name = "n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; refuse what no clock can wait for."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return float(number)
+
+
+class Listed(click.ParamType[tuple[str, ...]]):
+    """A list of strings; a flag and a variable separate them with commas.
+
+    Args:
+        name: How help shows it.
+        find_fault: Returns what is wrong with an item, or nothing.
+    """
+
+    def __init__(self, name: str, find_fault: Callable[[str], str] = lambda _: "") -> None:
+        self.name = name
+        self._find_fault = find_fault
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the items; empty ones are left out."""
+        items = tuple(filter(None, value.split(",") if isinstance(value, str) else value))
+        for item in items:
+            is_broken = "," in item or "\0" in item
+            fault = "contains a comma or a NUL" if is_broken else self._find_fault(item)
+            if fault:
+                self.fail(f"{item!r} {fault}.", param, ctx)
+        return items
+
+
+class Buckets(click.ParamType[Bounds]):
+    """Bucket bounds by histogram, as in `inference_latency_seconds=1,5,30;…`."""
+
+    name = "family=1,2,…;…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Bounds:
+        """Return the bounds; whether the histograms exist is for the exporter to say."""
+        if isinstance(value, str):
+            value = dict(part.partition("=")[::2] for part in filter(None, value.split(";")))
+        return {name: self._read(name, bounds, param, ctx) for name, bounds in value.items()}
+
+    def _read(
+        self, name: str, given: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            bounds = tuple(map(float, given.split(",") if isinstance(given, str) else given))
+        except (OverflowError, TypeError, ValueError):
+            self.fail(f"the buckets of {name} are not all numbers: {given!r}.", param, ctx)
+        rising = all(low < high for low, high in itertools.pairwise((*bounds, math.inf)))
+        if not bounds or not rising or bounds[0] < 0:
+            self.fail(f"the buckets of {name} are not rising: {given!r}.", param, ctx)
+        return bounds
+
+
+class Group(click.ParamType[int]):
+    """A group of the system by name or number; a container has numbers only."""
+
+    name = "group"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the group's number."""
+        if isinstance(value, int) or value.isdecimal():
+            return int(value)
+        try:
+            return grp.getgrnam(value).gr_gid
+        except KeyError:
+            self.fail(f"this system has no group {value!r}.", param, ctx)
+
+
+class _NodeId(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and not NODE_ID.fullmatch(value):
+            self.fail(
+                f"{value!r} is not 1 to 64 of A-Z a-z 0-9 . _ - that begin and end with a letter "
+                "or digit.",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+class _Host(click.ParamType[str]):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(ipaddress.ip_address("127.0.0.1" if value == "localhost" else value))
+        except ValueError:
+            self.fail(f"{value!r} is not an IP address to listen on.", param, ctx)
+
+
+class _Path(click.Path):
+    def __init__(self, name: str, **wanted: bool) -> None:
+        super().__init__(path_type=Path, **wanted)
+        self.name = name
+
+
+def _find_seed_fault(seed: str) -> str:
+    host, _, port = seed.rpartition(":")
+    is_whole = host and port.isdecimal() and 0 < int(port) < 2**16
+    return "" if is_whole else "is not host:port"
+
+
+def _find_origin_fault(origin: str) -> str:
+    is_whole = origin == "*" or _ORIGIN.fullmatch(origin)
+    return "" if is_whole else "is not an origin such as https://chat.example"
+
+
+HOST: Final = _Host()
+ID: Final = _NodeId()
+POSITIVE: Final = Number(min=0, min_open=True)
+NOT_NEGATIVE: Final = Number(min=0)
+COUNT: Final = Integer("n", 1)
+COUNT_OR_NONE: Final = Integer("n", 0)
+PORT: Final = Integer("port", 0, 2**16 - 1)
+SEEDS: Final = Listed("host:port,…", _find_seed_fault)
+ORIGINS: Final = Listed("origin,…", _find_origin_fault)
+MODELS: Final = Listed("[name=]model,…")
+FILE: Final = _Path("file", dir_okay=False)
+DIRECTORY: Final = _Path("directory", file_okay=False)
+EXISTING: Final = _Path("path", exists=True)
