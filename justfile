@@ -55,9 +55,10 @@ peer: _uv
     uv venv --quiet --allow-existing --python '>=3.11' .local/peer
     uv pip install --quiet --python .local/peer/bin/python 'llama-cpp-python[server]==0.3.36'
 
-# Write docs/metrics.md anew from the catalogue of metrics
+# Write docs/metrics.md and docs/settings.md from the code
 docs: (_install "dev")
     python -m deployments.metrics_reference > docs/metrics.md
+    python -m deployments.settings_reference > docs/settings.md
 
 # Write the code of shared/proto anew
 proto: (_install "dev")

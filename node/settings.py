@@ -53,7 +53,7 @@ class NodeSettings(Settings):
         "Time without progress after which a working engine is replaced.",
     )
     idle_unload_seconds: float = setting(
-        Topic.MODELS, 0.0, NOT_NEGATIVE, "Unload a model that is idle this long; 0 for never."
+        Topic.MODELS, 0.0, NOT_NEGATIVE, "Unload a model that is idle this long.", shown="never"
     )
     api_port: int = setting(Topic.API, 8080, PORT, "Port of the API; 0 picks a free one.")
     api_key_file: Path | None = setting(
@@ -65,7 +65,7 @@ class NodeSettings(Settings):
     tls_cert_file: Path | None = setting(
         Topic.TLS, None, FILE, "Certificate chain, PEM; serve the API over TLS."
     )
-    tls_key_file: Path | None = setting(Topic.TLS, None, FILE, "Private key of it, PEM.")
+    tls_key_file: Path | None = setting(Topic.TLS, None, FILE, "Its private key, PEM.")
     tls_client_ca_file: Path | None = setting(
         Topic.TLS, None, FILE, "Trusted CAs, PEM; require a client certificate signed by one."
     )
@@ -117,7 +117,7 @@ class NodeSettings(Settings):
     mesh_tls_cert_file: Path | None = setting(
         Topic.MESH, None, FILE, "Certificate of this node, PEM; encrypt the mesh with TLS."
     )
-    mesh_tls_key_file: Path | None = setting(Topic.MESH, None, FILE, "Private key of it, PEM.")
+    mesh_tls_key_file: Path | None = setting(Topic.MESH, None, FILE, "Its private key, PEM.")
     mesh_tls_ca_file: Path | None = setting(
         Topic.MESH, None, FILE, "CA that signed every node's certificate, PEM."
     )

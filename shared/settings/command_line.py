@@ -13,11 +13,10 @@ from shared.settings.declaration import (
     Declaration,
     Topic,
     UsageError,
-    as_text,
     declarations,
+    default_in_words,
     default_of,
     flag_of,
-    has_value,
     variable_of,
 )
 from shared.settings.file import read_settings_file
@@ -74,15 +73,6 @@ def read_command_line(
         raise UsageError(" ".join(error.format_message().split())) from error
 
 
-def describe(settings: type, name: str, declared: Declaration) -> tuple[str, str]:
-    """Return a flag with the name of its value, and its help with its default."""
-    default = default_of(settings, name)
-    shown = declared.shown if default is None or not isinstance(default, Path) else ""
-    shown = shown or (as_text(default) if has_value(default) else "")
-    value = "" if declared.kind is bool else f" {_name_of(declared.kind)}"
-    return f"{flag_of(name)}{value}", declared.text + (f" [default: {shown}]" if shown else "")
-
-
 class _Command(click.Command):
     """A command whose help is grouped by topic."""
 
@@ -97,7 +87,7 @@ class _Command(click.Command):
         declared = declarations(self._settings)
         for topic in Topic:
             lines = [
-                describe(self._settings, name, each)
+                _describe(self._settings, name, each)
                 for name, each in declared.items()
                 if each.topic is topic and name not in self._hidden and not each.positional
             ]
@@ -133,6 +123,13 @@ def _file_loader(settings: type) -> Callable[..., Path | None]:
         return path
 
     return load
+
+
+def _describe(settings: type, name: str, declared: Declaration) -> tuple[str, str]:
+    """Return a flag with the name of its value, and its help with its default."""
+    default = default_in_words(settings, name, on_this_machine=True)
+    value = "" if declared.kind is bool else f" {_name_of(declared.kind)}"
+    return f"{flag_of(name)}{value}", declared.text + (f" [default: {default}]" if default else "")
 
 
 def _sources(context: click.Context) -> Iterator[tuple[str, str]]:

@@ -85,6 +85,15 @@ def default_of(settings: type, name: str) -> Any:
     return field.default
 
 
+def default_in_words(settings: type, name: str, *, on_this_machine: bool) -> str:
+    """Return a setting's default for a reader; nothing where the help says what nothing means."""
+    default = default_of(settings, name)
+    shown = declarations(settings)[name].shown
+    if shown and not (on_this_machine and isinstance(default, Path)):
+        return shown
+    return as_text(default) if default else ""
+
+
 def key_of(name: str) -> str:
     """Return the name of a setting as operators write it."""
     return name.replace("_", "-")
@@ -107,8 +116,3 @@ def as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(as_text, value))
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def has_value(value: object) -> bool:
-    """Return whether a default is worth showing: nothing and zero are explained by the text."""
-    return isinstance(value, Path | str | int | float) and bool(value)

@@ -87,9 +87,9 @@ def _install(root: Path) -> None:
         variables = {"PATH": os.environ["PATH"]} | pip_variables()
         run("chroot", str(root), "/bin/sh", "-ec", INSTALL, environment=variables)
     units = root / "etc/systemd/system"
-    shutil.copytree(UNITS, units, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.env"))
+    shutil.copytree(UNITS, units, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.toml"))
     (root / "etc/distributed-llm").mkdir()
-    shutil.copy(UNITS / "distributed-llm.env", root / "etc/distributed-llm/env")
+    shutil.copy(UNITS / "distributed-llm.toml", root / "etc/distributed-llm/config.toml")
     users = root / "usr/lib/sysusers.d/distributed-llm.conf"
     shutil.move(units / "distributed-llm.sysusers", users)
 

@@ -14,10 +14,10 @@ from exporter.settings import ExporterSettings
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
 from shared.settings.base import Settings
-from shared.settings.declaration import ENVIRONMENT_PREFIX, declarations, variable_of
 from tests.processes import Pair, scrape, value, wait_for
 
 DIRECTORY: Final = Path(__file__).parents[2] / "deployments" / "systemd"
+EXAMPLE: Final = DIRECTORY / "distributed-llm.toml"
 PREFIX: Final = "/opt/distributed-llm/bin"
 SETTINGS: Final[dict[str, type[Settings]]] = {
     "agent": AgentSettings,
@@ -93,21 +93,26 @@ def test_units_are_hardened(installed: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_unit_tells_its_process_what_it_understands(name: str) -> None:
-    """Each flag of the command line exists, and each variable of the environment file."""
+    """Each flag of the command line exists, and each setting of the file that it names."""
     program, *flags = shlex.split(unit(name)["ExecStart"][-1])
     assert program.startswith(PREFIX)
     named = [re.sub(r"(--socket-group)=.*", r"\1=0", flag) for flag in flags]
+    named = [re.sub(r"(--config)=/etc/.*", rf"\1={EXAMPLE}", flag) for flag in named]
     settings = SETTINGS[name].read(name, named, "about")
     assert settings.host == "127.0.0.1"  # nothing is opened to others unasked
 
 
-def test_variables_of_the_environment_file_exist() -> None:
-    """What is set there, or shown as a comment, is a setting of at least one process."""
-    text = (DIRECTORY / "distributed-llm.env").read_text()
-    given = set(re.findall(rf"^#?({ENVIRONMENT_PREFIX}\w+)=", text, re.MULTILINE))
-    known = {variable_of(name) for settings in SETTINGS.values() for name in declarations(settings)}
-    assert given
-    assert given <= known
+def test_example_of_the_file_is_accepted_whole(tmp_path: Path) -> None:
+    """What is set there, or shown as a comment, is a setting of that process."""
+    text = re.sub(r"(?m)^#(?=[a-z])", "", EXAMPLE.read_text())
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    for name, settings in SETTINGS.items():
+        given = settings.read(name, [f"--config={file}"], "about")
+        assert given.host == "0.0.0.0"  # noqa: S104 - one of the comments
+    assert AgentSettings.read("agent", [f"--config={file}"], "about").sources.keys() >= {
+        *("node_id", "model", "tls_cert_file", "seed_nodes", "metrics_token_file")
+    }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -127,8 +132,7 @@ def test_unit_says_when_it_is_ready_and_is_watched(name: str) -> None:
 def test_units_give_their_processes_time_to_end() -> None:
     """The stop's timeout is above the drain and what each process needs after it."""
     drain = NodeSettings().drain_seconds
-    text = (DIRECTORY / "distributed-llm.env").read_text()
-    assert f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS={drain:g}\n" in text
+    assert f"\ndrain-seconds = {drain:g}\n" in EXAMPLE.read_text()
     assert float(unit("node")["TimeoutStopSec"][0]) > drain + NODE_END_SECONDS
     assert float(unit("exporter")["TimeoutStopSec"][0]) > NODE_END_SECONDS
     assert float(unit("agent")["TimeoutStopSec"][0]) > drain + 2 * NODE_END_SECONDS
