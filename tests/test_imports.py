@@ -43,7 +43,7 @@ ONLY_IN: Final = {
         "exporter/web/server.py",
     },
     "h2": {"node/api/edge/connection.py"},
-    "jinja2": {"node/engine/ctransformers/chat.py"},
+    "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
     "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/grpc/{name}.py" for name in RPC_MODULES},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.engine.ctransformers.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 
 TEMPLATE = """{{ bos_token }}
 {%- for message in messages %}

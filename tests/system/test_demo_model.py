@@ -14,7 +14,7 @@ import xllamacpp
 
 from deployments.demo_model.corpus import write_texts
 from node.demo import MODEL_PATH
-from node.engine.ctransformers.chat import render_chat
+from node.engine.chat import render_chat
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
 from node.engine.protocol import Sampling

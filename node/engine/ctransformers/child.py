@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from node.engine import header, protocol
-from node.engine.ctransformers.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import (
     Cancel,
