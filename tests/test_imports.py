@@ -35,7 +35,7 @@ ONLY_IN: Final = {
         "exporter/tools/replay.py",
     },
     "ctransformers": {"node/engine/ctransformers/library.py"},
-    "gguf": {"node/engine/header.py"},
+    "gguf": {"node/engine/gguf_file.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
         "node/api/edge/connection.py",

@@ -1,17 +1,28 @@
 """Writes a chat as the prompt that its model was trained on, by the model file's own template.
 
 The template is a Jinja program that came with the model: it runs in Jinja's immutable sandbox, and
-in the engine child, where one that does not end is a hang like any other.
+in the engine child, where one that does not end is a hang like any other. It finds the same names,
+filter, statements and rules for whitespace as in `apply_chat_template` of Hugging Face's
+transformers (its `chat_template_utils`).
 """
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from node.engine.guard import END, MARKS, NO_GUARD, Guard
 from node.engine.protocol import Turn
+
+_NONE: Final[Mapping[str, str]] = {}
 
 
 class ChatRefusedError(Exception):
@@ -22,16 +33,27 @@ class NoTemplateError(ChatRefusedError):
     """The model has no template: nobody knows its form of a chat."""
 
 
-class _RefusedByTemplateError(Exception):
-    """The template called `raise_exception`."""
+def render_chat(
+    template: str,
+    turns: Sequence[Turn],
+    bos: str = "",
+    eos: str = "",
+    *,
+    special: Mapping[str, str] = _NONE,
+    guard: Guard = NO_GUARD,
+) -> str:
+    """Return the prompt text for a chat, ready for the assistant's next words.
 
+    A chat whose last turn is the assistant's is open at the end of that turn; any other is open for
+    a turn of the assistant's.
 
-def render_chat(template: str, turns: Sequence[Turn], bos: str, eos: str) -> str:
-    """Give the prompt text for a chat, ready for the assistant's turn.
-
-    The names that a template may use (`messages`, `bos_token`, `eos_token`,
-    `add_generation_prompt`, `raise_exception`) are those of Hugging Face's chat templates. The
-    engine puts the beginning-of-sequence token itself, so that one at the start is taken off.
+    Args:
+        template: The model's.
+        turns: The chat.
+        bos: The token that begins a text; the template decides whether it is written.
+        eos: The token that ends one.
+        special: Further tokens, by the names that templates have for them.
+        guard: Marks what looks like a control token in the turns.
 
     Raises:
         NoTemplateError: The model has no template.
@@ -39,39 +61,104 @@ def render_chat(template: str, turns: Sequence[Turn], bos: str, eos: str) -> str
     """
     if not template:
         raise NoTemplateError("this model has no chat template: ask for a completion")
+    continued = bool(turns) and turns[-1]["role"] == "assistant"
+    names = {"bos_token": bos, "eos_token": eos, **special}
     try:
         prompt = _compiled(template).render(
-            messages=list(turns), bos_token=bos, eos_token=eos, add_generation_prompt=True
+            messages=_messages(turns, guard, continued=continued),
+            tools=None,
+            documents=None,
+            add_generation_prompt=not continued,
+            **names,
         )
     except _TEMPLATE_FAULTS as error:
         message = f"the model's chat template refuses these messages: {error}"
         raise ChatRefusedError(message) from error
     if "\0" in prompt:  # the library would end the text there, without a word
         raise ChatRefusedError("the model's chat template wrote a NUL character")
-    return prompt.removeprefix(bos)
+    return _open_end(prompt) if continued else prompt
 
 
 _TEMPLATE_FAULTS: Final = (
-    _RefusedByTemplateError,
     jinja2.TemplateError,
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RecursionError,
     TypeError,
     ValueError,
 )
 """What a program that came with a model raises when it meets messages it was not written for."""
+_SPACE: Final = "\N{OGHAM SPACE MARK}"
+"""White space that no template writes itself."""
+_OPEN: Final = END + _SPACE
+"""Put behind the message to go on from: where the space is gone, the template trims messages."""
+_NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
+
+
+def _messages(turns: Sequence[Turn], guard: Guard, *, continued: bool) -> list[Turn]:
+    messages = [
+        {key: text if key == "role" else guard.mark(text) for key, text in turn.items()}
+        for turn in turns
+    ]
+    if continued:
+        messages[-1]["content"] += _OPEN
+    return messages
+
+
+def _open_end(prompt: str) -> str:
+    """Cut the prompt where the last message ends."""
+    written, mark, rest = prompt.rpartition(END)
+    if not mark:
+        message = "the model's chat template leaves out the last message: end with the user's"
+        raise ChatRefusedError(message)
+    return written if rest.startswith(_SPACE) else written.rstrip()
+
+
+class _GenerationBlock(Extension):
+    """The statement `{% generation %}`: in training it marks the assistant's words."""
+
+    tags: Final = {"generation"}  # type: ignore[misc]  # Jinja wants a set
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Read the block; it writes its body and is a scope of its own, as a call block is."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
     )
+    environment.filters["tojson"] = _write_json
     environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _format_now
     return environment.from_string(template)
 
 
+def _write_json(
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates give it by place too
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    """Write a value as JSON, without Jinja's escapes for HTML."""
+    text = json.dumps(
+        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+    # Marks stay as they are, to be found again.
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text) if ensure_ascii else text
+
+
 def _refuse(message: Any) -> NoReturn:
-    raise _RefusedByTemplateError(str(message))
+    raise jinja2.TemplateError(str(message))
+
+
+def _format_now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)

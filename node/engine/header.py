@@ -1,25 +1,31 @@
 """Reads what a GGUF file says of itself and decides whether the engine can run it.
 
-Format: the GGUF specification of the ggml project; the `gguf` package reads it. Runs in the
-engine child, so that a hostile file meets a process that may die.
+Runs in the engine child or in a process of its own, within limits: the file may be hostile.
 """
 
 import contextlib
 import hashlib
 import io
+import os
 import re
-import resource
+import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import gguf
 import msgspec
 
 from node.engine import NAME
+from node.engine.gguf_file import DamagedFileError, Head, read_head
+from node.engine.limits import bounded
 from node.engine.protocol import Described
 from node.engine.shape import Shape
+from node.engine.split_file import Part
+from node.engine.vocabulary import Vocabulary, read_vocabulary
+from shared.paths import readable
 
 ARCHITECTURES: Final = ("llama", "falcon")
 TOKENIZERS: Final = ("llama",)
@@ -28,48 +34,96 @@ QUANTIZATIONS: Final = frozenset(
     {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
 )
 _LAYER: Final = re.compile(r"blk\.([0-9]{1,6})\.")
-_CHILD_BYTES: Final = 4 * 2**30
-_CHILD_SECONDS: Final = 120
-_CONTROL: Final = 3
-"""Token type `CONTROL` (gguf.TokenType)."""
+_PARTS_AT_MOST: Final = 2**16
+_MEMORY_BYTES: Final = 2 * 2**30
+"""For the process that reads a header, the interpreter included."""
+_SECONDS: Final = 30.0
+_WIDTH_AT_MOST: Final = 2**20
+"""Numbers in one position of one layer; the widest known model has 2**15."""
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 4096
+_BLOCK_BYTES: Final = 2**20
 
 
 class UnusableModelError(Exception):
     """The file is no model that the engine runs; the text names cause and remedy in one line."""
 
 
-def read_header(path: str) -> Described:
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself."""
+
+    described: Described
+    vocabulary: Vocabulary
+
+
+@contextlib.contextmanager
+def open_model(path: Path) -> Iterator[BufferedReader]:
+    """Open a model's file for the block; a pipe or a device is not opened.
+
+    Raises:
+        UnusableModelError: There is no such file, or it cannot be read.
+    """
+    with _open(path) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnusableModelError(_no_file(path))
+        yield file
+
+
+def _open(path: Path) -> BufferedReader:
+    try:
+        # Looked at before it is opened, which is not nothing to a device. Whoever exchanges it
+        # meanwhile for a pipe does not make this wait for a writer.
+        if stat.S_ISREG(path.stat().st_mode):
+            return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except PermissionError as error:
+        message = f"the model file {readable(path)} cannot be read: allow this user to read it"
+        raise UnusableModelError(message) from error
+    except (OSError, ValueError) as error:
+        raise UnusableModelError(_no_file(path, getattr(error, "strerror", ""))) from error
+    raise UnusableModelError(_no_file(path))
+
+
+def _no_file(path: Path, why: str | None = "") -> str:
+    reason = f" ({why})" if why else ""
+    return f"there is no model file at {readable(path)}{reason}: give --model a GGUF file"
+
+
+def read_header(path: Path) -> Header:
     """Describe the model at `path`, of whose weights only samples are read.
 
     Raises:
         UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
     """
+    with open_model(path) as file:
+        return read_open_header(file, path)
+
+
+def read_open_header(file: BufferedReader, path: Path) -> Header:
+    """Describe the model in an open file, which is called `path`.
+
+    Raises:
+        UnusableModelError: It is damaged, or the engine cannot run it.
+    """
     with _translated(path):
-        reader = _open(path)
-        described = _describe(reader)
-        _check(reader, described, path)
-        return msgspec.structs.replace(described, fingerprint=_fingerprint(path, reader))
+        head = _read_usable(file, path)
+        described = _describe(head, _fingerprint(file, head.data_offset))
+        return Header(described, read_vocabulary(head))
 
 
-def read_shape(path: str) -> Shape:
-    """Tell how many bytes each part of the model at `path` has.
+def read_shape(path: Path) -> Shape:
+    """Return how many bytes each part of the model at `path` has.
 
     Raises:
         UnusableModelError: As for `read_header`.
     """
-    with _translated(path):
-        reader = _open(path)
-        described = _describe(reader)
-        _check(reader, described, path)
-        return _measure(reader, described)
+    with open_model(path) as file, _translated(path):
+        head = _read_usable(file, path)
+        return _measure(head, _describe(head, ""))
 
 
-def main(path: str) -> int:
-    """Write a model's shape on stdout, or why there is none on stderr; give the exit code."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_CHILD_BYTES, _CHILD_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CHILD_SECONDS, _CHILD_SECONDS))
+def main(path: Path) -> int:
+    """Write a model's shape on stdout, or why there is none on stderr; return the exit code."""
     try:
         shape = read_shape(path)
     except UnusableModelError as error:
@@ -80,137 +134,147 @@ def main(path: str) -> int:
 
 
 @contextlib.contextmanager
-def _translated(path: str) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
+    """Read within limits; whatever is wrong with the file becomes an UnusableModelError."""
+    name = readable(path)
     try:
-        yield
-    except PermissionError as error:
-        message = f"the model file {path} cannot be read: allow this user to read it"
+        with bounded(_SECONDS, _MEMORY_BYTES):
+            yield
+    except DamagedFileError as error:
+        message = f"{name} is damaged or no GGUF file ({error}): download or convert it again"
         raise UnusableModelError(message) from error
-    except UnusableModelError:
-        raise
-    except Exception as error:  # the reader meets damage with whatever numpy raises
-        message = f"{path} is damaged or no GGUF file ({error}): download or convert it again"
-        raise UnusableModelError(" ".join(message.split())) from error
+    except TimeoutError as error:
+        message = f"the header of {name} was not read within {_SECONDS:g} s: try another disk"
+        raise UnusableModelError(message) from error
+    except MemoryError as error:
+        limit = f"{_MEMORY_BYTES // 2**20} MiB of memory"
+        message = f"the header of {name} takes more than {limit}: choose another model file"
+        raise UnusableModelError(message) from error
+    except OSError as error:
+        message = f"the model file {name} cannot be read ({error.strerror}): check the disk"
+        raise UnusableModelError(message) from error
 
 
-def _open(path: str) -> gguf.GGUFReader:
-    file = Path(path)
-    if not file.is_file():
-        raise UnusableModelError(f"there is no model file at {file}: give --model a GGUF file")
-    return gguf.GGUFReader(file)
+def _read_usable(file: BufferedReader, path: Path) -> Head:
+    head = read_head(file, os.fstat(file.fileno()).st_size)
+    _check_whole(head, path)
+    fault = _find_fault(head)
+    if fault:
+        message = f"the engine cannot run {readable(path)}: {fault}; choose another model file"
+        raise UnusableModelError(message)
+    return head
 
 
-def _describe(reader: gguf.GGUFReader) -> Described:
-    architecture = str(_value(reader, "general.architecture", ""))
-    tokens = _value(reader, "tokenizer.ggml.tokens", [])
-    kinds = _value(reader, "tokenizer.ggml.token_type", [])
-    pairs = enumerate(zip(tokens, kinds, strict=False))
+def _find_fault(head: Head) -> str:
+    """Say why the engine cannot run the model, or nothing."""
+    architecture = head.text("general.architecture")
+    tokenizer = head.text("tokenizer.ggml.model", "none")
+    unknown = {tensor.kind for tensor in head.tensors} - QUANTIZATIONS
+    if architecture not in ARCHITECTURES:
+        return f"architecture {architecture[:100]!r} is not among {', '.join(ARCHITECTURES)}"
+    if tokenizer not in TOKENIZERS:
+        return f"tokenizer {tokenizer[:100]!r} is not of the SentencePiece kind ('llama')"
+    if unknown:
+        return f"quantization {', '.join(sorted(unknown)[:5])} is not supported"
+    layers, held = head.number(f"{architecture}.block_count"), _layers_held(head)
+    if not layers or not held:
+        return "it holds no layers"
+    if layers != held:
+        return f"it claims {layers} layers and holds {held}"
+    return ""
+
+
+def _layers_held(head: Head) -> int:
+    found = (_LAYER.match(tensor.name) for tensor in head.tensors)
+    return len({int(layer[1]) for layer in found if layer})
+
+
+def _check_whole(head: Head, path: Path) -> None:
+    """Raise UnusableModelError where the file is a part of a model."""
+    count = head.number("split.count", 1, _PARTS_AT_MOST)
+    if count < 2:
+        return
+    part = Part.read(path.name)
+    missing = ", ".join(map(readable, part.missing(path.parent))) if part else ""
+    message = (
+        f"{readable(path)} is part {head.number('split.no', 0, _PARTS_AT_MOST) + 1} of {count} of "
+        f"a model, and {NAME} loads whole files only: merge the parts into one file with "
+        f"llama-gguf-split --merge{f' (not there: {missing})' if missing else ''}"
+    )
+    raise UnusableModelError(message)
+
+
+def _describe(head: Head, fingerprint: str) -> Described:
+    architecture = head.text("general.architecture")
     return Described(
         engine=NAME,
         architecture=architecture,
-        quantization=_quantization(reader),
-        size_bytes=sum(int(tensor.n_bytes) for tensor in reader.tensors),
-        layers=int(_value(reader, f"{architecture}.block_count", 0)),
-        context_length=int(_value(reader, f"{architecture}.context_length", 0)),
-        position_bytes=_position_bytes(reader, architecture),
-        chat_template=str(_value(reader, "tokenizer.chat_template", "")),
-        control_tokens={text: i for i, (text, kind) in pairs if kind == _CONTROL},
-        bos=_token(reader, tokens, "bos"),
-        eos=_token(reader, tokens, "eos"),
+        quantization=_quantization(head),
+        size_bytes=sum(tensor.size_bytes for tensor in head.tensors),
+        layers=head.number(f"{architecture}.block_count"),
+        context_length=head.number(f"{architecture}.context_length"),
+        position_bytes=_position_bytes(head, architecture),
+        fingerprint=fingerprint,
     )
 
 
-def _check(reader: gguf.GGUFReader, described: Described, path: str) -> None:
-    tokenizer = _value(reader, "tokenizer.ggml.model", "none")
-    unknown = {tensor.tensor_type.name for tensor in reader.tensors} - QUANTIZATIONS
-    faults = (
-        (
-            described.architecture not in ARCHITECTURES,
-            f"architecture {described.architecture!r} is not among {', '.join(ARCHITECTURES)}",
-        ),
-        (
-            tokenizer not in TOKENIZERS,
-            f"tokenizer {tokenizer!r} is not of the SentencePiece kind ('llama')",
-        ),
-        (
-            bool(unknown),
-            f"quantization {', '.join(sorted(unknown))} is not supported",
-        ),
-        (not described.layers or not reader.tensors, "it holds no layers"),
-    )
-    for is_fault, fault in faults:
-        if is_fault:
-            message = f"the engine cannot run {path}: {fault}; choose another model file"
-            raise UnusableModelError(message)
-
-
-def _fingerprint(path: str, reader: gguf.GGUFReader) -> str:
-    """Tell the file from others: by its header and by samples from all over its weights.
+def _fingerprint(file: BufferedReader, data_offset: int) -> str:
+    """Return what tells the file from others: its header and samples from all over its weights.
 
     Any training moves nearly every weight, so that samples suffice; a whole file would take as long
     as loading it.
     """
     digest = hashlib.blake2b(digest_size=8)
-    with Path(path).open("rb") as file:
-        digest.update(file.read(reader.data_offset))
-        end = file.seek(0, io.SEEK_END)
-        digest.update(end.to_bytes(8))
-        span = max(0, end - reader.data_offset - _SAMPLE_BYTES)
-        for number in range(_SAMPLES):
-            file.seek(reader.data_offset + span * number // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    for start in range(0, data_offset, _BLOCK_BYTES):
+        digest.update(file.read(min(_BLOCK_BYTES, data_offset - start)))
+    digest.update(end.to_bytes(8))
+    span = max(0, end - data_offset - _SAMPLE_BYTES)
+    for number in range(_SAMPLES):
+        file.seek(data_offset + span * number // (_SAMPLES - 1))
+        digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
-def _measure(reader: gguf.GGUFReader, described: Described) -> Shape:
+def _measure(head: Head, described: Described) -> Shape:
     """Add the tensors up by where they stand: before, in or behind the layers."""
     layers = [0] * described.layers
     embedding = output = 0
-    for tensor in reader.tensors:
+    for tensor in head.tensors:
         layer = _LAYER.match(tensor.name)
         if layer and int(layer[1]) < len(layers):
-            layers[int(layer[1])] += int(tensor.n_bytes)
+            layers[int(layer[1])] += tensor.size_bytes
         elif tensor.name.startswith("token_embd"):
-            embedding += int(tensor.n_bytes)
+            embedding += tensor.size_bytes
         else:
-            output += int(tensor.n_bytes)
+            output += tensor.size_bytes
     return Shape(
         layer_bytes=tuple(layers),
         embedding_bytes=embedding,
         output_bytes=output,
-        is_tied="output.weight" not in {tensor.name for tensor in reader.tensors},
+        is_tied="output.weight" not in {tensor.name for tensor in head.tensors},
         position_bytes=described.position_bytes,
         context_length=described.context_length,
     )
 
 
-def _value(reader: gguf.GGUFReader, key: str, default: Any) -> Any:
-    found = reader.get_field(key)
-    return default if found is None else found.contents()
-
-
-def _token(reader: gguf.GGUFReader, tokens: list[str], which: str) -> str:
-    identity = _value(reader, f"tokenizer.ggml.{which}_token_id", None)
-    return tokens[identity] if identity is not None and identity < len(tokens) else ""
-
-
-def _position_bytes(reader: gguf.GGUFReader, architecture: str) -> int:
-    """Reckon what one position takes: a key and a value of 16-bit floats in each layer."""
-    layers = int(_value(reader, f"{architecture}.block_count", 0))
-    width = int(_value(reader, f"{architecture}.embedding_length", 0))
-    heads = int(_value(reader, f"{architecture}.attention.head_count", 0)) or 1
-    shared = int(_value(reader, f"{architecture}.attention.head_count_kv", heads))
+def _position_bytes(head: Head, architecture: str) -> int:
+    """Return what one position takes: a key and a value of 16-bit floats in each layer."""
+    layers = head.number(f"{architecture}.block_count")
+    width = head.number(f"{architecture}.embedding_length", 0, _WIDTH_AT_MOST)
+    heads = head.number(f"{architecture}.attention.head_count", 0, _WIDTH_AT_MOST) or 1
+    shared = head.number(f"{architecture}.attention.head_count_kv", heads, heads)
     return 2 * 2 * layers * width * shared // heads
 
 
-def _quantization(reader: gguf.GGUFReader) -> str:
-    """Name the type that holds most of the weights, which is what people call the file by."""
+def _quantization(head: Head) -> str:
+    """Return the type that holds most of the weights, which is what people call the file by."""
     by_type: dict[str, int] = {}
-    for tensor in reader.tensors:
-        name = tensor.tensor_type.name
-        by_type[name] = by_type.get(name, 0) + int(tensor.n_bytes)
+    for tensor in head.tensors:
+        by_type[tensor.kind] = by_type.get(tensor.kind, 0) + tensor.size_bytes
     return max(by_type, key=by_type.__getitem__, default="none")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -17,7 +17,8 @@ FRAME_BYTES: Final = 64 * 2**20
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Describe the model at `path`, the first command; load it once `Proceed` comes."""
 
-    path: str
+    path: bytes
+    """As the system has it: the name of a file need not be UTF-8."""
     context_length: int
     """Positions to keep; 0 for as many as the model was trained with."""
     threads: int
@@ -45,7 +46,8 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
 Turn = dict[str, str]
 """One turn of a chat: its `role` and `content`, perhaps a `name`."""
 Prompt = str | tuple[Turn, ...]
-"""Text as it is, or a chat for the model's template to write, which may name control tokens."""
+"""Text as it is, or a chat for the model's template to write. A chat whose last turn is the
+assistant's is continued from there."""
 
 
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -80,11 +82,6 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     context_length: int
     position_bytes: int
     """Memory that each position of the context takes."""
-    chat_template: str
-    """Empty where the file has none."""
-    control_tokens: dict[str, int]
-    bos: str
-    eos: str
     fingerprint: str = ""
     """The same for the same file, another one for other weights."""
 

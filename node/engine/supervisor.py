@@ -5,6 +5,7 @@ interrupted, a new child is started, and the model's lane hands the request over
 """
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -303,13 +304,15 @@ class Engine:
         began = trio.current_time()
         options = self._options
         try:
-            path = str(await options.locate()) if options.locate else options.path
+            path = await options.locate() if options.locate else options.path
         except StartupError as error:
             self._emit(events.ModelLoadFailed(self.model_id, trio.current_time() - began))
             return UnavailableError(str(error))
         began = trio.current_time()
         await child.send(
-            protocol.Load(path, options.context_length, options.threads, options.batch_tokens)
+            protocol.Load(
+                os.fsencode(path), options.context_length, options.threads, options.batch_tokens
+            )
         )
         failure: RequestError | None = UnavailableError(
             f"{options.path} was not loaded within {options.load_seconds:g} s"

@@ -11,6 +11,7 @@ from typing import Final
 
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import Sampling
+from node.engine.vocabulary import Vocabulary
 
 CHUNK_TOKENS: Final = 32
 """Of the prompt, evaluated at once: what `node.main` tells its engine child."""
@@ -19,7 +20,7 @@ GREEDY: Final = Sampling(temperature=0.0, top_k=40, top_p=0.95, repetition_penal
 
 def main(path: str, context_tokens: int, threads: int) -> None:
     """Answer until standard input ends."""
-    engine = CTransformersEngine(path, context_tokens, threads, {})
+    engine = CTransformersEngine(path, context_tokens, threads, Vocabulary())
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(_generate(engine, asked["prompt"], asked["max_tokens"])), flush=True)

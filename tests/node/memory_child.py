@@ -13,7 +13,7 @@ from node.engine.process import ChildProcess
 
 CONTEXT_LENGTH: Final = 64
 DESCRIBED: Final = protocol.Described(
-    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "", {}, "<s>", "</s>", "f1"
+    "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "f1"
 )
 
 

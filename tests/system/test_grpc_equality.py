@@ -53,8 +53,8 @@ def client(shared_node: Running) -> Iterator[Client]:
 
 def test_fifty_prompts_have_one_answer_each(client: Client, shared_node: Running) -> None:
     """Greedy text is the same whole and streamed, by either protocol, and from the bare engine."""
-    control_tokens = read_header(str(MODEL_PATH)).control_tokens
-    engine = CTransformersEngine(str(MODEL_PATH), CONTEXT_TOKENS, 1, control_tokens)
+    vocabulary = read_header(MODEL_PATH).vocabulary
+    engine = CTransformersEngine(str(MODEL_PATH), CONTEXT_TOKENS, 1, vocabulary)
     asked = list(prompts())
     assert len(set(asked)) >= PROMPTS
     answers: set[str] = set()

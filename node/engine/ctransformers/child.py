@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 from collections import deque
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ import msgspec
 from node.engine import header, protocol
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers.library import CTransformersEngine
+from node.engine.guard import Guard
 from node.engine.protocol import (
     Cancel,
     Command,
@@ -29,6 +31,8 @@ from node.engine.protocol import (
     Read,
     Sampled,
 )
+from node.engine.vocabulary import Vocabulary
+from shared.paths import readable
 
 _COMMANDS: Final = 0
 _READ_BYTES: Final = 64 * 1024
@@ -87,15 +91,12 @@ class Child:
     """One loaded model that answers one request at a time."""
 
     def __init__(
-        self,
-        link: Link,
-        engine: CTransformersEngine,
-        described: protocol.Described,
-        options: Load,
+        self, link: Link, engine: CTransformersEngine, vocabulary: Vocabulary, options: Load
     ) -> None:
         self._link = link
         self._engine = engine
-        self._described = described
+        self._vocabulary = vocabulary
+        self._guard = Guard(vocabulary.control)
         self._batch_tokens = options.batch_tokens
 
     def serve(self) -> None:
@@ -133,11 +134,20 @@ class Child:
         return Finished(command.request, self._decode(command, len(tokens), wanted), "")
 
     def _tokenize(self, prompt: protocol.Prompt) -> list[int]:
+        """Return the tokens of a prompt.
+
+        Raises:
+            ChatRefusedError: The model's template does not take it, or there are none.
+        """
         if isinstance(prompt, str):
-            return self._engine.tokenize(prompt, control_tokens=False)
-        known = self._described
-        text = render_chat(known.chat_template, prompt, known.bos, known.eos)
-        return self._engine.tokenize(text, control_tokens=True)
+            tokens = self._engine.tokenize(prompt, control_tokens=False)
+        else:
+            known = self._vocabulary
+            text = render_chat(known.template, prompt, special=known.special, guard=self._guard)
+            tokens = self._engine.tokenize(text, control_tokens=True)
+        if not tokens:
+            raise ChatRefusedError("the prompt is empty: this model needs a text to go on from")
+        return tokens
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
         """Evaluate the prompt in chunks; False when it was cancelled between two."""
@@ -169,49 +179,45 @@ class Child:
 
 def load(link: Link, command: Load) -> Child | None:
     """Check the model's header, load it and say so; None when it cannot be used."""
+    path = Path(os.fsdecode(command.path))
     try:
-        length, described = describe(command)
-        link.send(described)
-        if not isinstance(link.receive(), Proceed):
-            return None
-        read_through(link, command.path)
-        engine = CTransformersEngine(
-            command.path, length, command.threads, described.control_tokens
-        )
+        with header.open_model(path) as file:
+            return _load_open(link, command, file, path)
     except header.UnusableModelError as error:
         link.send(protocol.LoadFailed(str(error)))
+    except (RuntimeError, OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        link.send(protocol.LoadFailed(f"the engine failed to load {readable(path)}: {why}"))
+    return None
+
+
+def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> Child | None:
+    found = header.read_open_header(file, path)
+    length = command.context_length or found.described.context_length or _UNKNOWN_CONTEXT
+    link.send(msgspec.structs.replace(found.described, context_length=length))
+    if not isinstance(link.receive(), Proceed):
         return None
-    except (RuntimeError, OSError) as error:
-        message = f"the engine failed to load {command.path}: {' '.join(str(error).split())}"
-        link.send(protocol.LoadFailed(message))
-        return None
+    read_through(link, file)
+    # By its descriptor: the file that was checked, whatever its name is or is given to meanwhile.
+    opened = f"/dev/fd/{file.fileno()}"
+    engine = CTransformersEngine(opened, length, command.threads, found.vocabulary)
     link.send(protocol.Loaded(engine.context_length))
-    return Child(link, engine, described, command)
+    return Child(link, engine, found.vocabulary, command)
 
 
-def describe(command: Load) -> tuple[int, protocol.Described]:
-    """Give the context length to use, and the model's description with it.
-
-    Raises:
-        UnusableModelError: The engine cannot run the model.
-    """
-    described = header.read_header(command.path)
-    length = command.context_length or described.context_length or _UNKNOWN_CONTEXT
-    return length, msgspec.structs.replace(described, context_length=length)
-
-
-def read_through(link: Link, path: str) -> None:
-    """Read the model's file once, so that it is in memory, telling how far that is.
+def read_through(link: Link, file: BufferedReader) -> None:
+    """Read the model's file once, so that it is in memory, and report how far that is.
 
     The library maps the file and would wait for the disk page by page, without a word.
     """
-    total = Path(path).stat().st_size
+    total = os.fstat(file.fileno()).st_size
     buffer = bytearray(_FILE_READ_BYTES)
     done = 0
-    with Path(path).open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            done += count
-            link.send(Read(done, total))
+    file.seek(0)
+    while count := file.readinto(buffer):
+        done += count
+        link.send(Read(done, total))
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # where a descriptor that is opened again shares it
 
 
 def main() -> None:

@@ -2,14 +2,15 @@
 
 import ctypes
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import ctransformers
 
+from node.engine.ctransformers.tokens import Tokenizer
 from node.engine.protocol import Sampling
+from node.engine.vocabulary import Vocabulary
 
 _CPU: Final = Path("/proc/cpuinfo")
 _PENALTY_WINDOW: Final = 64
@@ -25,21 +26,20 @@ class CTransformersEngine:
         path: A GGUF file that `node.engine.header` found usable.
         context_length: Positions to keep.
         threads: Threads that evaluate; they spin, so more than the free cores is ruinous.
-        control_tokens: Text and id of the tokens that text may name.
+        vocabulary: What the file says of its tokens.
 
     Raises:
         RuntimeError: The library cannot load the file.
     """
 
     def __init__(
-        self, path: str, context_length: int, threads: int, control_tokens: dict[str, int]
+        self, path: str, context_length: int, threads: int, vocabulary: Vocabulary
     ) -> None:
         config = ctransformers.Config(context_length=context_length, threads=threads)
         self._llm = ctransformers.LLM(path, "gguf", config=config, lib=_build())
-        self._control_tokens = control_tokens
-        # The longest first, so that no token hides one that begins with it.
-        names = sorted(filter(None, control_tokens), key=len, reverse=True)
-        self._control = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+        self._tokenizer = Tokenizer(vocabulary, self._tokenize_text)
+        self._ends = vocabulary.ends
+        self._defined = {number: text.encode() for text, number in vocabulary.defined.items()}
 
     @property
     def context_length(self) -> int:
@@ -47,21 +47,19 @@ class CTransformersEngine:
         return int(self._llm.context_length)
 
     def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
-        """Turn text into tokens, the beginning-of-sequence token first."""
-        tokens = [int(self._llm.bos_token_id)]
-        parts = self._control.split(text) if control_tokens and self._control else [text]
-        for part in filter(None, parts):
-            identity = self._control_tokens.get(part) if control_tokens else None
-            tokens += self._tokenize_text(part) if identity is None else [identity]
-        return tokens
+        """Return the tokens of a prompt, which may name control tokens only if a template wrote it.
+
+        The token that begins a text is the first where the model wants one.
+        """
+        return self._tokenizer.tokenize(text, control_tokens=control_tokens)
 
     def rewind(self, tokens: Sequence[int]) -> list[int]:
-        """Keep what `tokens` shares with the evaluated sequence and give the rest to evaluate."""
+        """Keep what `tokens` shares with the evaluated sequence and return the rest to evaluate."""
         return list(self._llm.prepare_inputs_for_generation(tokens, reset=True))
 
     @staticmethod
     def chunk_end(position: int, total: int, most: int) -> int:
-        """Tell how far to evaluate at once from a position, for results that do not depend on it.
+        """Return how far to evaluate at once from a position, for results that do not depend on it.
 
         The library sums a position's attention in blocks, over all positions that the sequence
         has after the evaluation. A chunk that completes a block gives its positions other rounding
@@ -100,17 +98,19 @@ class CTransformersEngine:
         )
 
     def vector(self) -> tuple[float, ...]:
-        """Give the model's last hidden state of the last token evaluated, at length 1."""
+        """Return the model's last hidden state of the last token evaluated, at length 1."""
         state = self._llm.embeddings
         length = math.hypot(*state) or 1.0
         return tuple(value / length for value in state)
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends the text."""
-        return bool(self._llm.is_eos_token(token))
+        """Whether the token ends the text, or the assistant's turn in it."""
+        return token in self._ends
 
     def text(self, token: int) -> bytes:
-        """Give the bytes that the token stands for."""
+        """Return the bytes that the token stands for."""
+        if token in self._defined:  # the library has none for these
+            return self._defined[token]
         return bytes(self._llm.detokenize([token], decode=False))
 
     def _tokenize_text(self, text: str) -> list[int]:

@@ -1,0 +1,63 @@
+"""Turns prompts into tokens: the model's named tokens by their names, text by its library."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from node.engine.guard import either, without_marks
+from node.engine.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """Writes text in the tokens of one vocabulary.
+
+    Args:
+        vocabulary: The model's.
+        encode: Turns text that names no token into tokens; what it makes of the text of a control
+            token is not relied upon.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
+        self._vocabulary: Final = vocabulary
+        self._encode = encode
+        self._names = {**vocabulary.defined, **vocabulary.control}
+        self._control = {number: text for text, number in vocabulary.control.items()}
+        self._any_name = either(self._names)
+        self._defined_name = either(vocabulary.defined)
+
+    def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
+        """Return the tokens of a prompt, with one that begins a text where the model wants it.
+
+        Args:
+            text: The prompt, with the marks of a guard if a template wrote it.
+            control_tokens: Whether the text may name control tokens.
+        """
+        tokens = list(self._tokens(text, control_tokens=control_tokens))
+        first = [self._vocabulary.bos] if self._vocabulary.adds_bos else []
+        return tokens if tokens[:1] == first else first + tokens
+
+    def _tokens(self, text: str, *, control_tokens: bool) -> Iterator[int]:
+        names = self._any_name if control_tokens else self._defined_name
+        parts = names.split(text) if names else [text]
+        for place, part in enumerate(parts):
+            if place % 2:  # what the pattern found
+                yield self._names[part]
+            elif plain := without_marks(part):
+                yield from self._plain(plain)
+
+    def _plain(self, text: str) -> Iterator[int]:
+        """Yield the tokens of text; the library may find a control token in it, which is spelt."""
+        for token in self._encode(text):
+            if token in self._control:
+                yield from self._spell(self._control[token])
+            else:
+                yield token
+
+    def _spell(self, text: str) -> Iterator[int]:
+        """Yield tokens that stand for the characters of a text, one by one."""
+        known = self._vocabulary.characters
+        for character in text:
+            if character in known:
+                yield known[character]
+            else:
+                octets = (f"<0x{octet:02X}>" for octet in character.encode())
+                yield from (known[octet] for octet in octets if octet in known)

@@ -1,0 +1,250 @@
+"""Reads the head of a GGUF file, which is its fields and the list of its tensors, but no weights.
+
+Format: the GGUF specification of the ggml project. The file is not trusted: each count and length
+is compared with what is left of the file before it is used. (The reader in the `gguf` package
+takes memory without end for a file of 50 bytes; here the package only names types of weights.)
+"""
+
+import array
+import math
+import struct
+import sys
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import Final
+
+import gguf
+
+HEAD_BYTES: Final = 256 * 2**20
+"""A longer head is refused. The largest known one has 20 MB, nearly all of it vocabulary."""
+_MAGIC: Final = b"GGUF"
+_VERSIONS: Final = (2, 3)
+_KEY_BYTES: Final = 2**16 - 1
+_DIMENSIONS: Final = 4
+_ALIGNMENT: Final = 32
+_ALIGNMENT_AT_MOST: Final = 2**16
+_LEAST_FIELD_BYTES: Final = 8 + 4 + 1
+_LEAST_TENSOR_BYTES: Final = 8 + 4 + 8 + 4 + 8
+_LENGTH_BYTES: Final = 8
+
+_NUMBERS: Final = dict(enumerate("BbHhIif")) | {7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Value types that are numbers, by their `struct` letter; letters of `array` too, except `?`."""
+_STRING: Final = 8
+_ARRAY: Final = 9
+
+Scalar = bool | int | float | bytes
+Value = Scalar | list[bytes] | array.array  # type: ignore[type-arg]  # of any kind of number
+
+
+class DamagedFileError(Exception):
+    """The bytes are no GGUF file, or not a whole one; the text says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor is and how its weights are written."""
+
+    name: str
+    kind: str
+    """Name of the type of weights, or `type N` for one that is not known."""
+    size_bytes: int
+    """0 for a type that is not known."""
+    offset: int
+    dimensions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands before the weights."""
+
+    fields: dict[str, Value]
+    tensors: tuple[Tensor, ...]
+    data_offset: int
+
+    def number(self, key: str, default: int = 0, most: int = 2**31 - 1) -> int:
+        """Return a count that the file names.
+
+        Raises:
+            DamagedFileError: It is not a whole number from 0 to `most`.
+        """
+        value = self.fields.get(key, default)
+        if not isinstance(value, int) or not 0 <= value <= most:
+            raise DamagedFileError(f"{key} is not a whole number from 0 to {most}")
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a text that the file holds.
+
+        Raises:
+            DamagedFileError: It is not text in UTF-8.
+        """
+        value = self.fields.get(key, default.encode())
+        if not isinstance(value, bytes):
+            raise DamagedFileError(f"{key} is not text")
+        return _decode(value, key)
+
+    def texts(self, key: str) -> list[bytes]:
+        """Return a list of texts as the bytes that they are; empty where there is none.
+
+        Raises:
+            DamagedFileError: It is a list of something else.
+        """
+        value = self.fields.get(key, [])
+        if not isinstance(value, list):
+            raise DamagedFileError(f"{key} is not a list of texts")
+        return value
+
+    def numbers(self, key: str) -> list[int]:
+        """Return a list of whole numbers; empty where there is none.
+
+        Raises:
+            DamagedFileError: It is a list of something else.
+        """
+        value = self.fields.get(key, array.array("i"))
+        if not isinstance(value, array.array) or value.typecode in "fd":
+            raise DamagedFileError(f"{key} is not a list of whole numbers")
+        return value.tolist()
+
+
+def read_head(file: BufferedReader, size_bytes: int) -> Head:
+    """Read a file from its start.
+
+    Raises:
+        DamagedFileError: It is not a whole GGUF file.
+        OSError: It cannot be read.
+    """
+    reader = _Reader(file, size_bytes)
+    _check_kind(reader)
+    tensors = reader.count("tensors", reader.integer("Q"), _LEAST_TENSOR_BYTES)
+    fields = reader.count("fields", reader.integer("Q"), _LEAST_FIELD_BYTES)
+    values = dict(_read_field(reader) for _ in range(fields))
+    if len(values) < fields:
+        raise DamagedFileError("it names a field twice")
+    found = tuple(_read_tensor(reader) for _ in range(tensors))
+    if len({tensor.name for tensor in found}) < tensors:
+        raise DamagedFileError("it names a tensor twice")
+    head = Head(values, found, 0)
+    alignment = head.number("general.alignment", _ALIGNMENT, _ALIGNMENT_AT_MOST)
+    if alignment.bit_count() != 1:
+        raise DamagedFileError(f"its alignment is {alignment}")
+    data_offset = -(-reader.position // alignment) * alignment
+    _check_places(found, max(0, size_bytes - data_offset))
+    return Head(values, found, data_offset)
+
+
+class _Reader:
+    """Takes values off a file, none of them larger than what is left of it."""
+
+    def __init__(self, file: BufferedReader, size_bytes: int) -> None:
+        self._file = file
+        self._size = size_bytes
+        self.position = 0
+
+    def take(self, count: int) -> bytes:
+        if count > self._size - self.position:
+            left = self._size - self.position
+            raise DamagedFileError(f"it ends {left} bytes after a part of {count} bytes begins")
+        if self.position + count > HEAD_BYTES:
+            raise DamagedFileError(f"its header is longer than {HEAD_BYTES // 2**20} MiB")
+        taken = self._file.read(count)
+        if len(taken) < count:
+            raise DamagedFileError("it became shorter while it was read")
+        self.position += count
+        return taken
+
+    def number(self, letter: str) -> bool | int | float:
+        (value,) = struct.unpack(f"<{letter}", self.take(struct.calcsize(f"<{letter}")))
+        return value  # type: ignore[no-any-return]  # struct's letters are not types
+
+    def integer(self, letter: str) -> int:
+        return int(self.number(letter))
+
+    def count(self, what: str, claimed: int, least_bytes: int) -> int:
+        """Return the count unless so many things of their least size cannot be in the file."""
+        if claimed * least_bytes > self._size - self.position:
+            raise DamagedFileError(f"it claims {claimed} {what} and has no room for them")
+        return claimed
+
+    def string(self) -> bytes:
+        return self.take(self.integer("Q"))
+
+    def key(self) -> str:
+        length = self.integer("Q")
+        if length > _KEY_BYTES:
+            raise DamagedFileError(f"it claims a name of {length} bytes")
+        return _decode(self.take(length), "a name")
+
+
+def _check_kind(reader: _Reader) -> None:
+    if reader.take(len(_MAGIC)) != _MAGIC:
+        raise DamagedFileError("it does not begin with GGUF")
+    version = reader.integer("I")
+    if int.from_bytes(version.to_bytes(4), "little") in _VERSIONS:
+        raise DamagedFileError("it is written for big-endian machines")
+    if version not in _VERSIONS:
+        raise DamagedFileError(f"its version is {version}, not 2 or 3")
+
+
+def _read_field(reader: _Reader) -> tuple[str, Value]:
+    key = reader.key()
+    return key, _read_value(reader, key, reader.integer("I"))
+
+
+def _read_value(reader: _Reader, key: str, kind: int) -> Value:
+    if kind == _STRING:
+        return reader.string()
+    if kind == _ARRAY:
+        return _read_array(reader, key)
+    if kind in _NUMBERS:
+        return reader.number(_NUMBERS[kind])
+    raise DamagedFileError(f"{key[:100]!r} is of type {kind}")
+
+
+def _read_array(reader: _Reader, key: str) -> Value:
+    kind, length = reader.integer("I"), reader.integer("Q")
+    if kind == _STRING:
+        return [reader.string() for _ in range(reader.count("texts", length, _LENGTH_BYTES))]
+    if kind not in _NUMBERS:  # lists of lists are allowed, and no model has one
+        raise DamagedFileError(f"{key[:100]!r} is a list of type {kind}")
+    letter = _NUMBERS[kind].replace("?", "B")
+    numbers = array.array(letter, reader.take(length * struct.calcsize(f"<{letter}")))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _read_tensor(reader: _Reader) -> Tensor:
+    name = reader.key()
+    shown = repr(name[:100])
+    count = reader.integer("I")
+    if not 1 <= count <= _DIMENSIONS:
+        raise DamagedFileError(f"tensor {shown} has {count} dimensions")
+    dimensions = tuple(reader.integer("Q") for _ in range(count))
+    number, offset = reader.integer("I"), reader.integer("Q")
+    try:
+        kind = gguf.GGMLQuantizationType(number)
+    except ValueError:
+        return Tensor(name, f"type {number}", 0, offset, dimensions)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    if dimensions[0] % block:
+        raise DamagedFileError(f"a row of tensor {shown} is not whole blocks of {kind.name}")
+    size = math.prod(dimensions) // block * block_bytes
+    return Tensor(name, kind.name, size, offset, dimensions)
+
+
+def _check_places(tensors: tuple[Tensor, ...], data_bytes: int) -> None:
+    """Raise DamagedFileError unless the weights are all in the file, none of them twice."""
+    for tensor in tensors:
+        if not tensor.size_bytes and not tensor.kind.startswith("type"):
+            raise DamagedFileError(f"tensor {tensor.name[:100]!r} is empty")
+        if tensor.offset + tensor.size_bytes > data_bytes:
+            raise DamagedFileError(f"it ends before tensor {tensor.name[:100]!r} does")
+    if sum(tensor.size_bytes for tensor in tensors) > data_bytes:
+        raise DamagedFileError("its tensors are larger than the file")
+
+
+def _decode(text: bytes, what: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{what} is not text in UTF-8") from error
