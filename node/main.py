@@ -87,7 +87,7 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
     """
     for model in models:
         if model.resident:
-            _log.info("loading model %s from %s", model.model_id, model.source)
+            _log.info("loading model %s from %s", model.model_id, model.place)
             try:
                 await scheduler.load(model.model_id)
             except RequestError as error:

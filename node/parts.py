@@ -192,7 +192,7 @@ def _engine_options(
             return await fetch(model.source, progress.note)
 
     return EngineOptions(
-        path=str(model.source),
+        path=model.place,
         context_length=settings.context_length,
         threads=threads,
         batch_tokens=_PROMPT_CHUNK_TOKENS,

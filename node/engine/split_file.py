@@ -29,8 +29,12 @@ class Part:
             return None
         return cls(found["stem"], int(found["number"]), int(found["count"]), found["ending"])
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all parts, in their order."""
+        numbers = range(1, self.count + 1)
+        return [f"{self.stem}-{n:05}-of-{self.count:05}{self.ending}" for n in numbers]
+
     def missing(self, directory: Path) -> list[str]:
         """Name the parts of the model that are not in the directory."""
-        numbers = range(1, self.count + 1)
-        names = (f"{self.stem}-{n:05}-of-{self.count:05}{self.ending}" for n in numbers)
-        return [name for name in names if not (directory / name).exists()]
+        return [name for name in self.names if not (directory / name).exists()]

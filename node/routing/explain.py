@@ -13,7 +13,7 @@ import msgspec
 from node.engine.shape import Shape, UnreadableModelError, read_shape
 from node.mesh.messages import Advert, ModelAdvert
 from node.routing.plan import Candidate, Plan, candidate, make_plan, mebibytes
-from node.serving.catalogue import list_models
+from node.serving.catalogue import name_model
 from shared.secret import parse_tokens
 from shared.settings.kinds import FILE
 
@@ -64,7 +64,7 @@ def _plan(
     explain: bool,
 ) -> None:
     shape = read_shape(str(model))
-    model_id = list_models([str(model)], None)[0].model_id
+    model_id = name_model(model)
     nodes = candidates(_ask(api_url, api_key_file), model_id)
     plan = make_plan(shape, nodes, replicas, context_length)
     for line in lines(model_id, shape, plan, explain=explain):

@@ -22,12 +22,12 @@ def test_models_are_named_after_their_files() -> None:
 
 
 def test_directory_gives_the_rest(tmp_path: Path) -> None:
-    """Its files wait on disk, except one whose name is taken by a model that was named."""
+    """Its files wait on disk, except those that were named."""
     for name in ("a.gguf", "b.gguf", "notes.txt"):
         (tmp_path / name).touch()
-    models = list_models(["/m/a.gguf"], tmp_path)
+    models = list_models([str(tmp_path / "a.gguf")], tmp_path)
     assert models == [
-        Model("a", Path("/m/a.gguf"), resident=True),
+        Model("a", tmp_path / "a.gguf", resident=True),
         Model("b", tmp_path / "b.gguf", resident=False),
     ]
 

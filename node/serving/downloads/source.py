@@ -7,7 +7,7 @@ from typing import Final
 
 PREFIX: Final = "hf:"
 _HUB_FILE: Final = re.compile(
-    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)/(?P<path>[^@\s]+\.gguf)(?:@(?P<revision>[\w./-]+))?",
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)/(?P<path>[^@\s]+\.[gG][gG][uU][fF])(?:@(?P<revision>[\w./-]+))?",
     re.ASCII,
 )
 
@@ -21,12 +21,17 @@ class HubFile:
     revision: str = "main"
 
     @property
+    def name(self) -> str:
+        """The file's name, as a path has it."""
+        return PurePosixPath(self.path).name
+
+    @property
     def stem(self) -> str:
         """The file's name without its ending, as a path has it."""
         return PurePosixPath(self.path).stem
 
     def __str__(self) -> str:
-        """Give the text that `parse_source` reads."""
+        """Return the text that `parse_source` reads."""
         revision = "" if self.revision == "main" else f"@{self.revision}"
         return f"{PREFIX}{self.repository}/{self.path}{revision}"
 
