@@ -22,13 +22,13 @@ from node.api.http.forwarded import add_forwarded
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
-from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh
 from node.mesh.options import read_options
+from node.mesh.rounds import MeshOptions
 from node.requests.generation import Emit
-from node.routing.advert import LocalAdvert
 from node.routing.client import PeerClient
-from node.routing.mesh_models import MeshModels
+from node.routing.own_offer import LocalAdvert
+from node.routing.peer_offers import MeshModels
 from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
 from node.routing.speed import SpeedMeter

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from node.mesh.book import AddressBook
+from node.mesh.address_book import AddressBook
 from node.mesh.messages import (
     CONTACTS,
     NONCE_BYTES,

@@ -8,11 +8,11 @@ from typing import Final
 import trio
 
 from node.mesh import seeds
-from node.mesh.member import Member, MeshOptions
 from node.mesh.messages import (
     Advert,
 )
 from node.mesh.peer import PeerView
+from node.mesh.rounds import Member, MeshOptions
 from node.mesh.transport import Transport, open_transport
 from shared.events import Event
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from node.errors import StartupError
 from node.mesh.addresses import address_of
-from node.mesh.member import MeshOptions
+from node.mesh.rounds import MeshOptions
 from node.mesh.transport import Tls
 from node.settings import NodeSettings
 from shared.secret import parse_tokens

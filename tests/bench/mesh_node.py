@@ -13,9 +13,9 @@ from typing import Final
 
 import trio
 
-from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.messages import Advert, ModelAdvert
+from node.mesh.rounds import MeshOptions
 from shared.events import Event, PeerChanged
 
 SECRET: Final = "the secret of a measured mesh"

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from node.mesh.member import TICK_SECONDS
 from node.mesh.membership import Change, Identity, Membership, Trouble
 from node.mesh.messages import Advert, Message
 from node.mesh.peer import ROUND_SECONDS
+from node.mesh.rounds import TICK_SECONDS
 from node.mesh.seal import Opened, Seal
 from shared.events import NodeState, PeerState
 

@@ -16,10 +16,10 @@ from trio.testing import trio_test
 from node.errors import StartupError
 from node.mesh import seeds
 from node.mesh.identity import kept_node_id, next_identity
-from node.mesh.member import MeshOptions
 from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.messages import MESSAGE_BYTES
 from node.mesh.options import read_options
+from node.mesh.rounds import MeshOptions
 from node.mesh.seal import Seal
 from node.mesh.transport import Tls
 from node.settings import NodeSettings
