@@ -1,7 +1,7 @@
-"""Proves to a node that a question comes from a node of its mesh, and was not asked before.
+"""Proves to a node that a request comes from a node of its mesh, and was not sent before.
 
-HMAC-SHA256 over the time and the question, with a key made of the cluster's secret. What is older
-than the window is refused, and within it each signature is taken once. No I/O and no clock.
+HMAC-SHA256 over the time and the request, with a key made of the cluster's secret. A signature
+that is older than the window is refused, and within it each is accepted once. No I/O and no clock.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ from typing import Final
 WINDOW_SECONDS: Final = 30
 """How far the clocks of two nodes may be apart, the way included."""
 _REMEMBERED: Final = 100_000
+"""Signatures, 32 bytes each and about as much again for their set: 10 MB at the most."""
 _PURPOSE: Final = b"distributed-llm forward\0"
 """Keeps the key apart from whatever else the secret may be used for."""
 
 
 class Signer:
-    """Signs questions and checks them.
+    """Signs requests and checks them.
 
     Args:
         secrets: The first signs, each is accepted.
@@ -25,36 +26,58 @@ class Signer:
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = [hashlib.sha256(_PURPOSE + secret.encode()).digest() for secret in secrets]
-        self._taken: dict[str, int] = {}
-        """Signatures of the window, the oldest first, with their times."""
+        self._taken = _Taken()
 
     def sign(self, body: bytes, now: float) -> str:
-        """Give the header's value for a question.
+        """Return the header's value for a request.
 
         Args:
-            body: The question.
+            body: The request.
             now: Unix time in seconds.
         """
-        return f"{int(now)}.{_sign(self._keys[0], int(now), body)}"
+        return f"{int(now)}.{_sign(self._keys[0], int(now), body).hex()}"
 
     def check(self, value: str, body: bytes, now: float) -> bool:
-        """Whether a header's value proves the question; true once for each signature."""
-        written, _, signature = value.partition(".")
+        """Whether a header's value proves the request; true once for each signature."""
+        written, _, given = value.partition(".")
         if not written.isascii() or not written.isdecimal() or len(written) > len(str(2**40)):
+            return False
+        try:
+            signature = bytes.fromhex(given)
+        except ValueError:
             return False
         at = int(written)
         if abs(now - at) > WINDOW_SECONDS or not self._is_authentic(signature, at, body):
             return False
-        self._taken = {s: t for s, t in self._taken.items() if now - t <= WINDOW_SECONDS}
-        if signature in self._taken or len(self._taken) >= _REMEMBERED:
+        return self._taken.add(signature, at, now)
+
+    def _is_authentic(self, signature: bytes, at: int, body: bytes) -> bool:
+        return any(hmac.compare_digest(signature, _sign(key, at, body)) for key in self._keys)
+
+
+class _Taken:
+    """The signatures of the window, by the second in which they were made."""
+
+    def __init__(self) -> None:
+        self._by_second: dict[int, set[bytes]] = {}
+        self._count = 0
+
+    def add(self, signature: bytes, at: int, now: float) -> bool:
+        """Remember a signature; false where it is known already, or there is no room."""
+        if at not in self._by_second:
+            self._forget_old(now)
+        known = self._by_second.setdefault(at, set())
+        if signature in known or self._count >= _REMEMBERED:
             return False
-        self._taken[signature] = at
+        known.add(signature)
+        self._count += 1
         return True
 
-    def _is_authentic(self, signature: str, at: int, body: bytes) -> bool:
-        given = signature.encode()
-        return any(hmac.compare_digest(given, _sign(k, at, body).encode()) for k in self._keys)
+    def _forget_old(self, now: float) -> None:
+        """Forget whole seconds: there are never more of them than two windows have."""
+        for at in [at for at in self._by_second if now - at > WINDOW_SECONDS]:
+            self._count -= len(self._by_second.pop(at))
 
 
-def _sign(key: bytes, at: int, body: bytes) -> str:
-    return hmac.new(key, b"%d." % at + body, hashlib.sha256).hexdigest()
+def _sign(key: bytes, at: int, body: bytes) -> bytes:
+    return hmac.digest(key, b"%d." % at + body, "sha256")

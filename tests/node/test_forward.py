@@ -89,7 +89,20 @@ def test_signature_is_taken_once() -> None:
     assert not signer.check(value, b"question", NOW)
     later = NOW + 2 * WINDOW_SECONDS
     assert signer.check(signer.sign(b"question", later), b"question", later)
-    assert len(signer._taken) == 1
+    assert signer._taken._count == 1
+
+
+def test_memory_of_signatures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More requests than can be remembered are refused until their window has passed."""
+    monkeypatch.setattr("node.routing.signature._REMEMBERED", 3)
+    signer = Signer(["secret"])
+    values = [signer.sign(bytes([number]), NOW + number) for number in range(4)]
+    taken = [signer.check(value, bytes([i]), NOW) for i, value in enumerate(values)]
+    assert taken == [True, True, True, False]
+    later = NOW + WINDOW_SECONDS + 1  # the first of them is too old to be sent again
+    assert signer.check(signer.sign(b"new", later), b"new", later)
+    assert not signer.check(values[1], bytes([1]), later)
+    assert not signer.check(values[3], bytes([3]), later)
 
 
 @pytest.mark.parametrize("value", ["", ".", "1", "1600000000.", "x.y", "²." + "0" * 64, "9" * 99])
