@@ -52,7 +52,7 @@ async def run(settings: NodeSettings) -> None:
             open_carrier(
                 outbox,
                 settings.socket_path,
-                lambda: itertools.chain(status.levels(), mesh.levels()),
+                lambda: itertools.chain(status.levels(), mesh.levels(), parts.layer_levels()),
             ),
             open_mesh(mesh, parts.mesh_options),
             trio.open_nursery() as work,

@@ -17,18 +17,18 @@ from node.api.grpc.application import beside, build_services
 from node.api.grpc.health import HealthService
 from node.api.grpc.inference import InferenceService
 from node.api.http.app import build_app
-from node.api.http.cluster import MeshPeers, add_cluster
+from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
 from node.mesh.mesh import Mesh
-from node.mesh.options import read_options
-from node.mesh.rounds import MeshOptions
+from node.mesh.options import MeshOptions, read_options
 from node.requests.generation import Emit
 from node.routing.client import PeerClient
-from node.routing.own_offer import LocalAdvert
-from node.routing.peer_offers import MeshModels
+from node.routing.layer_levels import LayerLevels
+from node.routing.own_offer import OwnOffer
+from node.routing.peer_offers import PeerOffers
 from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
 from node.routing.speed import SpeedMeter
@@ -58,6 +58,8 @@ class Parts:
     status: NodeStatus
     mesh: Mesh
     mesh_options: MeshOptions
+    peer_offers: PeerOffers
+    layer_levels: LayerLevels
     signer: Signer | None
     """None where requests stay on this node."""
     router: Router
@@ -81,7 +83,8 @@ def build_parts(settings: NodeSettings) -> Parts:
     scheduler = _build_scheduler(models, settings, speed.emit)
     status = NodeStatus(version, scheduler, outbox.emit)
     scheduler.on_change = status.note_change
-    mesh = Mesh(LocalAdvert(version, status, scheduler, speed), outbox.emit)
+    mesh = Mesh(OwnOffer(status, scheduler, speed), outbox.emit)
+    peer_offers = PeerOffers(mesh, outbox.emit)
     signer = _build_signer(settings, mesh_options)
     return Parts(
         settings=settings,
@@ -91,8 +94,10 @@ def build_parts(settings: NodeSettings) -> Parts:
         status=status,
         mesh=mesh,
         mesh_options=mesh_options,
+        peer_offers=peer_offers,
+        layer_levels=LayerLevels(mesh, peer_offers, settings.replicas),
         signer=signer,
-        router=_build_router(scheduler, mesh, signer, settings, outbox),
+        router=_build_router(scheduler, peer_offers, signer, settings, outbox),
     )
 
 
@@ -106,17 +111,17 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     Raises:
         StartupError: A file of keys or certificates cannot be used.
     """
-    scheduler, router, status, mesh = parts.scheduler, parts.router, parts.status, parts.mesh
+    scheduler, router, status = parts.scheduler, parts.router, parts.status
     default_model = parts.models[0].model_id
     framework: Any = build_app(scheduler, router, status, default_model)
-    add_cluster(framework, mesh)
+    add_cluster(framework, parts.mesh, parts.peer_offers)
     if parts.signer is not None:
         add_forwarded(framework, scheduler, parts.signer, parts.outbox.emit)
     inference = InferenceService(
         scheduler,
         router,
         status,
-        MeshPeers(mesh),
+        parts.peer_offers,
         node_id=parts.settings.node_id,
         default_model=default_model,
     )
@@ -169,12 +174,12 @@ def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None
 
 def _build_router(
     scheduler: Scheduler,
-    mesh: Mesh,
+    peer_offers: PeerOffers,
     signer: Signer | None,
     settings: NodeSettings,
     outbox: Outbox,
 ) -> Router:
-    peers = NoPeers() if signer is None else MeshModels(mesh)
+    peers = NoPeers() if signer is None else peer_offers
     try:
         client = PeerClient(signer or Signer(("",)), settings.peer_ca_file)
     except OSError as error:

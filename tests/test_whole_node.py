@@ -11,7 +11,7 @@ def test_routes_are_those_of_the_node() -> None:
     """Each route that the API serves is told of, and no other."""
     unasked: Any = None  # what is given here is asked by requests only
     app = build_app(unasked, unasked, unasked, "demo")
-    add_cluster(app, unasked)
+    add_cluster(app, unasked, unasked)
     served = {
         (rule.rule, method)
         for rule in app.url_map.iter_rules()

@@ -6,7 +6,7 @@ from typing import Final
 from node.mesh.addresses import is_address
 
 CANDIDATE_SECONDS: Final = 20.0
-"""An address that somebody named is tried for so long."""
+"""How long an address that a peer named is tried."""
 CANDIDATES: Final = 512
 ALIASES: Final = 1024
 ALIAS_SECONDS: Final = 60.0
@@ -27,17 +27,17 @@ class AddressBook:
         self._candidates: dict[str, float] = {}
         """Until when each is tried."""
         self._aliases: dict[str, tuple[str, float]] = {}
-        """Addresses of a node that is dialed at another one, or is this one; and until when that
-        is believed, for an address may become somebody else's."""
+        """Further addresses of a node that is dialed elsewhere, or of this one, and until when that
+        is believed: another node may get the address."""
 
     def resolved(self, seed: str, addresses: Iterable[str]) -> None:
-        """Note what a seed's name stands for now."""
-        found = frozenset(addresses)
+        """Note what a seed's name stands for now; what is not an address is passed over."""
+        found = frozenset(filter(is_address, addresses))
         self.changed |= self._seeds.get(seed) != found
         self._seeds[seed] = found
 
     def hint(self, addresses: Iterable[str], now: float) -> None:
-        """Note where a node may be; what is no address is passed over."""
+        """Note where a node may be; what is not an address is passed over."""
         for address in addresses:
             room = address in self._candidates or len(self._candidates) < CANDIDATES
             if room and is_address(address):
@@ -58,12 +58,12 @@ class AddressBook:
         self._aliases = {a: alias for a, alias in self._aliases.items() if alias[0] != node_id}
 
     def expire(self, now: float) -> None:
-        """Let go of what has been believed for long enough."""
+        """Drop what has been believed for long enough."""
         self._candidates = {a: until for a, until in self._candidates.items() if until > now}
         self._aliases = {a: alias for a, alias in self._aliases.items() if alias[1] > now}
 
     def wanted(self, known: Iterable[str]) -> set[str]:
-        """Give the addresses to dial, `known` those of peers."""
+        """Return the addresses to dial; `known` are those of peers."""
         self.changed = False
         found = set(known).union(self._candidates, *self._seeds.values())
         return found - self._aliases.keys() - self._own

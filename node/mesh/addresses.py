@@ -1,15 +1,16 @@
 """Where a node is reached: an IP address and a port, written one way only."""
 
+import functools
 import ipaddress
 
 from node import machine
 
 
 def address_of(host: str, port: int) -> str:
-    """Write an IP address and a port the one way that they are compared in.
+    """Return an IP address and a port in the one form in which they are compared.
 
     Raises:
-        ValueError: `host` is no IP address, or `port` none of a listener.
+        ValueError: `host` is not an IP address or has a scope, or nothing can listen on `port`.
     """
     ip = ipaddress.ip_address(host)
     if not 0 < port < 2**16 or "%" in host:
@@ -17,8 +18,9 @@ def address_of(host: str, port: int) -> str:
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
+@functools.lru_cache(maxsize=2048)
 def is_address(text: str) -> bool:
-    """Whether somebody else's text is an address as `address_of` writes them."""
+    """Whether text from elsewhere is an address as `address_of` writes them."""
     host, _, port = text.rpartition(":")
     try:
         return address_of(host.strip("[]"), int(port)) == text
@@ -27,12 +29,12 @@ def is_address(text: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own."""
+    """Whether an address, in the form of `address_of`, is this machine's own."""
     return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
 
 
 def own_addresses(bound: str) -> tuple[str, ...]:
-    """Give where a listener on the address `bound` is reached by other machines."""
+    """Return where other machines reach a listener on the address `bound`."""
     host, _, port = bound.rpartition(":")
     ip = ipaddress.ip_address(host.strip("[]"))
     if not ip.is_unspecified:

@@ -1,4 +1,4 @@
-"""Keeps on disk who the node is and how often it has started, so that its peers know it again."""
+"""Who the node is, kept on disk so that its peers recognize it after a restart."""
 
 import logging
 import os
@@ -6,10 +6,10 @@ import re
 import secrets
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from node.mesh.membership import Identity
 from shared.settings.kinds import NODE_ID
 
 _NAME: Final = "mesh-incarnation"
@@ -19,11 +19,21 @@ _SESSION_BITS: Final = 63
 _log = logging.getLogger(__name__)
 
 
-def kept_node_id(given: str, state_dir: Path) -> str:
-    """Give the node's name: the one that was given, else the one that it had, else the host's.
+@dataclass(frozen=True)
+class Identity:
+    """A node in one run of it."""
 
-    The host's is kept from the first start on: a host that is renamed, or gets its name from the
-    network, is the same node in every metric and to every peer.
+    node_id: str
+    incarnation: int
+    session: int
+    software: str
+
+
+def kept_node_id(given: str, state_dir: Path) -> str:
+    """Return the node's name: the given one, else the one that it had, else the host's.
+
+    The host's is kept from the first start on, so that a renamed host stays the same node in every
+    metric and for every peer.
     """
     if given:
         return given
@@ -40,11 +50,11 @@ def kept_node_id(given: str, state_dir: Path) -> str:
 
 
 def next_identity(node_id: str, state_dir: Path, software: str) -> Identity:
-    """Begin a new run of a node: its incarnation is higher than that of every run before.
+    """Return the identity of a new run: its incarnation is higher than that of every run before.
 
-    It is the wall clock's seconds, or one more than the last incarnation where that is more: a
-    clock that was set back makes no difference while the state directory is there, and a state
-    directory that was lost none while the clock is right.
+    The incarnation is the wall clock's seconds, or one more than the last one where that is more.
+    With the state directory a clock may be set back; with the right clock the directory may be
+    lost.
     """
     file = state_dir / f"{_NAME}-{node_id}"  # an id is safe in a file's name
     incarnation = max(int(time.time()), _read(file) + 1)
@@ -53,7 +63,7 @@ def next_identity(node_id: str, state_dir: Path, software: str) -> Identity:
 
 
 def _write(file: Path, text: str, otherwise: str) -> None:
-    """Write a line whole or not at all; where that cannot be, say what it means."""
+    """Write a line whole or not at all; log what it means where that fails."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = file.with_name(f"{file.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""What the rest of the node sees of the mesh."""
+"""What the rest of the node sees of the mesh, and the mesh's lifetime."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,74 +8,78 @@ from typing import Final
 import trio
 
 from node.mesh import seeds
-from node.mesh.messages import (
-    Advert,
-)
+from node.mesh.messages import Advert
+from node.mesh.options import MeshOptions
 from node.mesh.peer import PeerView
-from node.mesh.rounds import Member, MeshOptions
+from node.mesh.rounds import Describe, Rounds
 from node.mesh.transport import Transport, open_transport
-from shared.events import Event
+from shared.events import Event, PeerState
 
 _LEAVE_SECONDS: Final = 0.5
+_CONNECTIONS: Final = 2
+"""A peer may have so many open to this node: by each of two addresses, until it has found out."""
 
 _log = logging.getLogger(__name__)
 
 
 class Mesh:
-    """What the node knows of its peers; `open_mesh` sets it going.
+    """What the node knows of its peers; `open_mesh` makes it take part.
 
     Args:
-        describe: Gives the node's advert as it is now; addresses and lag are filled in here.
+        describe: Describes the node.
         emit: Takes events.
     """
 
-    def __init__(self, describe: Callable[[], Advert], emit: Callable[[Event], None]) -> None:
+    def __init__(self, describe: Describe, emit: Callable[[Event], None]) -> None:
         self._describe = describe
         self._emit = emit
-        self._member: Member | None = None
+        self._rounds: Rounds | None = None
 
     @property
     def node_id(self) -> str:
         """The node's own name; empty before `open_mesh`."""
-        return self._member.membership.me.node_id if self._member else ""
+        return self._rounds.membership.me.node_id if self._rounds else ""
 
     @property
     def incarnation(self) -> int:
         """The number of this run of the node; 0 before `open_mesh`."""
-        return self._member.membership.me.incarnation if self._member else 0
+        return self._rounds.membership.me.incarnation if self._rounds else 0
+
+    @property
+    def software(self) -> str:
+        """The node's version; empty before `open_mesh`."""
+        return self._rounds.membership.me.software if self._rounds else ""
 
     @property
     def address(self) -> str:
         """Where the node's mesh listens; empty before `open_mesh`."""
-        return self._member.transport.address if self._member else ""
+        return self._rounds.transport.address if self._rounds else ""
 
     def advert(self) -> Advert:
-        """Give what the node says of itself."""
-        return self._member.advert() if self._member else self._describe()
+        """Return what the node says of itself."""
+        if self._rounds is not None:
+            return self._rounds.advert()
+        status, payload = self._describe()
+        return Advert((), status, 0.0, payload)
 
     def peers(self) -> list[PeerView]:
-        """Give all peers that are remembered, by name."""
-        return self._member.membership.peers(trio.current_time()) if self._member else []
+        """Return all peers that are remembered, by name."""
+        return self._rounds.membership.table.views(trio.current_time()) if self._rounds else []
 
-    def living(self) -> list[PeerView]:
-        """Give the peers that a request can be sent to: alive, with an advert, not leaving."""
-        return [
-            peer
-            for peer in self.peers()
-            if peer.state == "alive"
-            and peer.advert is not None
-            and peer.advert.status in ("online", "busy")
-        ]
+    def state_of(self, node_id: str) -> PeerState | None:
+        """Return a peer's state; None for a node that is not known."""
+        peer = self._rounds.membership.table.find(node_id) if self._rounds else None
+        return peer.state if peer else None
 
     def levels(self) -> Iterator[Event]:
-        """Give every level of the mesh as it is now."""
-        if self._member:
-            yield from self._member.levels()
+        """Yield every level of the mesh as it is now."""
+        if self._rounds:
+            yield from self._rounds.reporter.levels(self.peers())
 
-    def begin(self, options: MeshOptions, transport: Transport) -> "Member":
+    def begin(self, options: MeshOptions, transport: Transport) -> Rounds:
         """Take part from now on."""
-        self._member = Member(options, transport, self._describe, self._emit)
-        return self._member
+        self._rounds = Rounds(options, transport, self._describe, self._emit)
+        return self._rounds
 
 
 @asynccontextmanager
@@ -87,24 +91,27 @@ async def open_mesh(
     Raises:
         StartupError: The mesh cannot listen.
     """
-    with open_transport(options.host, options.port, options.tls) as transport:
-        member = mesh.begin(options, transport)
+    connections = _CONNECTIONS * options.peers_limit
+    with open_transport(options.host, options.port, options.tls, connections) as transport:
+        rounds = mesh.begin(options, transport)
+        book = rounds.membership.table.book
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(member.run, name="mesh rounds")
-            nursery.start_soon(transport.receive_surveys, member.take_survey, name="mesh surveys")
-            nursery.start_soon(transport.receive_answers, member.take_answer, name="mesh answers")
-            nursery.start_soon(
-                seeds.watch_seeds,
-                options.seeds,
-                resolve,
-                member.membership.resolved,
-                member.note_failed_lookup,
-                name="mesh seeds",
-            )
-            _log.info("mesh on %s, incarnation %d", mesh.address, member.membership.me.incarnation)
+            nursery.start_soon(rounds.run, name="mesh rounds")
+            nursery.start_soon(transport.receive_surveys, rounds.take_survey, name="mesh surveys")
+            nursery.start_soon(transport.receive_answers, rounds.take_answer, name="mesh answers")
+            for seed in options.seeds:
+                nursery.start_soon(
+                    seeds.watch_seed,
+                    seed,
+                    resolve,
+                    book.resolved,
+                    rounds.note_failed_lookup,
+                    name=f"mesh seed {seed}",
+                )
+            _log.info("mesh on %s, incarnation %d", mesh.address, mesh.incarnation)
             try:
                 yield
             finally:
                 with trio.move_on_after(_LEAVE_SECONDS, shield=True):
-                    await member.leave()
+                    await rounds.leave()
                 nursery.cancel_scope.cancel()

@@ -1,7 +1,8 @@
 """What nodes say to each other: one form of message for each kind, and a node's advert in it.
 
 Messages are msgpack arrays. The first four fields never change, so that a node of any protocol
-version can be named; fields are only ever added at the end with a default.
+version can be named; fields are only ever added at the end with a default. What the advert's
+payload means is for its readers (`node.routing.offer`): here it is bytes.
 """
 
 from typing import Annotated, Final, Literal
@@ -12,67 +13,41 @@ from msgspec import Meta
 from shared.events import NodeState
 from shared.settings.kinds import NODE_ID
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 MESSAGE_BYTES: Final = 64 * 2**10
 """A longer message closes its connection."""
+PAYLOAD_BYTES: Final = 32 * 2**10
+"""Of an advert. With this and as many contacts as there may be a message is still short enough."""
 CONTACTS: Final = 128
 """Peers that one message may name."""
 ADDRESSES: Final = 4
-MODELS: Final = 64
 SUSPECTS: Final = 16
 NONCE_BYTES: Final = 12
+NOT_AUTHENTIC: Final = b"unauthenticated"
+"""Answers a message that was signed with another secret. Not signed itself: it says nothing that a
+stranger could use, and its reader only logs it."""
 
 Kind = Literal["survey", "answer", "leave"]
-ModelState = Literal["unloaded", "loading", "ready", "failed"]
 
 NodeId = Annotated[str, Meta(pattern=rf"^{NODE_ID.pattern}\Z", max_length=64)]
 Address = Annotated[str, Meta(min_length=3, max_length=64)]
 """An IP address and a port, as `10.0.0.7:7946` or `[fd00::7]:7946`."""
 Name = Annotated[str, Meta(max_length=64)]
-Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Word64 = Annotated[int, Meta(ge=0)]  # msgpack ends at 64 bits by itself
 Amount = Annotated[float, Meta(ge=0, le=1e18)]  # NaN is not within a range: it is refused too
 
 
-class ModelAdvert(msgspec.Struct, frozen=True, array_like=True):
-    """A model that a node has, in memory or as a file that it can load."""
-
-    model_id: Name
-    state: ModelState
-    layers: Count
-    """0 while the node has not read the file's header yet, as with the size."""
-    size_bytes: Count
-    position_bytes: Count
-    """Memory that each position of the context takes."""
-    context_length: Count
-    queued: Count
-    in_flight: Count
-    slots_busy: Count
-    slots_total: Count
-    fingerprint: Name = ""
-    """Tells models of one name apart: the same for the same file; empty while it is not known."""
-
-
 class Advert(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says of itself, anew in each message."""
+    """What a node says of itself in each message."""
 
     addresses: Annotated[tuple[Address, ...], Meta(max_length=ADDRESSES)]
     """Where its mesh listens."""
-    api_url: Text
-    software: Name
-    """Version of this project."""
-    engine: Name
     status: NodeState
-    cpu_cores: Amount
-    memory_bytes: Count
-    """What the process may use at the most, models included."""
-    max_layers: Count
-    bytes_per_second: Amount
-    """Weights read per second of decoding, as measured; 0 before the first answer."""
     lag_seconds: Amount
-    """How late the node's own loop has been lately: who hears of it is patient."""
-    models: Annotated[tuple[ModelAdvert, ...], Meta(max_length=MODELS)]
+    """How late the node's own loop has been lately: its peers wait longer for it."""
+    payload: Annotated[bytes, Meta(max_length=PAYLOAD_BYTES)] = b""
+    """What the node has to say beyond its membership."""
 
 
 class Contact(msgspec.Struct, frozen=True, array_like=True):
@@ -93,7 +68,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
-    """A survey, an answer to one, or the survey by which a node takes its leave."""
+    """A survey, an answer to one, or the survey with which a node leaves."""
 
     protocol: Count
     node_id: NodeId
@@ -108,10 +83,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     sequence: Count
     """Higher in each survey of a session."""
     nonce: Annotated[bytes, Meta(max_length=NONCE_BYTES)]
-    """Random in each survey; an answer repeats its survey's, which proves that it is no older."""
+    """Random in each survey; an answer repeats its survey's, so that it cannot be older."""
     view: Word64
     """Stands for the set of nodes that the sender holds alive: differs where theirs differ."""
     advert: Advert
     contacts: Annotated[tuple[Contact, ...], Meta(max_length=CONTACTS)] = ()
     suspects: Annotated[tuple[NodeId, ...], Meta(max_length=SUSPECTS)] = ()
-    """Peers that the sender has not heard for too long: whoever finds itself here speaks up."""
+    """Peers that the sender has not heard for too long. A node that is named here asks at once."""

@@ -1,27 +1,47 @@
-"""What the settings mean for the mesh, and which of them do not go together."""
+"""How a node takes part in the mesh: what its settings mean, and which of them do not fit."""
 
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from node.errors import StartupError
 from node.mesh.addresses import address_of
-from node.mesh.rounds import MeshOptions
 from node.mesh.transport import Tls
 from node.settings import NodeSettings
 from shared.secret import parse_tokens
 
 TLS_NAME: Final = "mesh.distributed-llm"
-"""The name that each node's certificate carries: who belongs is the authority's to say, and where
-a node is found changes."""
+"""The name in each node's certificate: the authority decides which nodes belong to the mesh, and
+their addresses change."""
 _SECRET_CHARACTERS: Final = 16
+_MAKE_ONE: Final = "make one with `openssl rand -hex 32`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """How a node takes part."""
+
+    node_id: str
+    software: str
+    state_dir: Path
+    host: str
+    """Address to listen on."""
+    port: int
+    advertised: tuple[str, ...] = ()
+    """Where peers reach it, if not where it listens."""
+    seeds: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    tls: Tls | None = None
+    peers_limit: int = 256
+    """Peers to remember: each costs traffic in every round, and a mesh is a few dozen nodes."""
 
 
 def read_options(settings: NodeSettings, software: str) -> MeshOptions:
     """Read the settings of the mesh.
 
     Raises:
-        StartupError: The mesh would be open to others without a secret, or a file is no good.
+        StartupError: The mesh would be open to others without a secret, or a file cannot be used.
     """
     secrets = _read_secrets(settings.mesh_secret_file)
     return MeshOptions(
@@ -34,7 +54,6 @@ def read_options(settings: NodeSettings, software: str) -> MeshOptions:
         seeds=settings.seed_nodes,
         secrets=secrets,
         tls=_tls(settings),
-        replicas=settings.replicas,
     )
 
 
@@ -60,11 +79,12 @@ def _read_secrets(file: Path | None) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"--mesh-secret-file {file} cannot be read: {error}") from error
     if not secrets:
-        raise StartupError(f"--mesh-secret-file {file} holds no secret")
-    if any(len(secret) < _SECRET_CHARACTERS for secret in secrets):
+        raise StartupError(f"--mesh-secret-file {file} contains no secret: {_MAKE_ONE}")
+    shortest = min(map(len, secrets))
+    if shortest < _SECRET_CHARACTERS:
         message = (
-            f"--mesh-secret-file {file} holds a secret of less than {_SECRET_CHARACTERS} "
-            "characters: make one with `openssl rand -hex 32`"
+            f"--mesh-secret-file {file}: the secret has {shortest} characters; it needs at least "
+            f"{_SECRET_CHARACTERS}: {_MAKE_ONE}"
         )
         raise StartupError(message)
     return tuple(secrets)
@@ -77,7 +97,8 @@ def _advertised(settings: NodeSettings) -> tuple[str, ...]:
         try:
             addresses.append(address_of(host.strip("[]"), int(port)))
         except ValueError as error:
-            raise StartupError(f"--mesh-advertise {given} is no IP address and port") from error
+            message = f"--mesh-advertise {given} is not an IP address and a port (192.0.2.7:7946)"
+            raise StartupError(message) from error
     return tuple(addresses)
 
 

@@ -1,4 +1,4 @@
-"""What a node holds of one peer, and how long it waits for one that is silent."""
+"""What a node knows of one peer, and how long it waits while the peer is silent."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,21 +15,21 @@ DEAD_SECONDS: Final = 1.3
 LOST_SECONDS: Final = 1.0
 """A peer whose connection broke gets so long to be there again."""
 FORGET_SECONDS: Final[dict[PeerState, float]] = {"dead": 600.0, "left": 60.0, "incompatible": 30.0}
-"""A dead peer is asked again for as long; after that a seed or another peer has to name it."""
+"""A dead peer is dialed for so long; after that a seed or another peer has to name it."""
 NEWS_ROUNDS: Final = 3.0
 """A new peer is told of in surveys for so long."""
 _PATIENCE_SECONDS: Final = 15.0
-"""Who says that its loop is later than this is waited for no longer."""
+"""The longest extra wait, however late a loop is."""
 
 
 def patience(lag_seconds: float) -> float:
-    """Tell how much longer to wait where one of the two loops is late: an answer is as late."""
+    """Return how much longer to wait where one of the two loops is late: an answer is as late."""
     return min(_PATIENCE_SECONDS, lag_seconds)
 
 
 @dataclass(frozen=True)
 class PeerView:
-    """A peer, to look at."""
+    """A copy of what is known of a peer."""
 
     node_id: str
     state: PeerState
@@ -40,7 +40,7 @@ class PeerView:
     silent_seconds: float
     round_trip_seconds: float
     advert: Advert | None
-    """The last one heard; None for a node of another protocol."""
+    """The last one heard; None for a node that speaks another protocol."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Peer:
     round_seconds: float = ROUND_SECONDS
     """The round in which it was heard: how soon it should be heard again."""
     known: bool = False
-    """Whether anybody was told of it yet."""
+    """Whether its state was ever reported."""
     incarnation: int = 0
     session: int = 0
     software: str = ""
@@ -73,6 +73,11 @@ class Peer:
         return self.state in ("alive", "suspect")
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it has answered lately."""
+        return self.state == "alive"
+
+    @property
     def status(self) -> NodeState:
         """What it says of itself."""
         return self.advert.status if self.advert else "unknown"
@@ -83,7 +88,7 @@ class Peer:
         return self.advert.lag_seconds if self.advert else 0.0
 
     def judge(self, now: float, own_lag: float) -> PeerState | None:
-        """Give the state that its silence puts it in; None for forgotten."""
+        """Return the state that follows from its silence; None for forgotten."""
         waited = patience(max(own_lag, self.lag))
         silence = now - self.heard_at - waited - self.round_seconds
         lost = 0.0 if self.lost_at is None else now - self.lost_at - waited
@@ -97,22 +102,23 @@ class Peer:
         return None if now - gone_at > FORGET_SECONDS[self.state] else self.state
 
     def contact(self) -> Contact:
-        """Give what others need to ask it themselves."""
-        own = self.advert.addresses if self.advert else ()
-        addresses = dict.fromkeys([self.link, *own] if self.link else own)
-        return Contact(self.node_id, self.incarnation, tuple(addresses)[:2])
+        """Return what others need to ask it themselves."""
+        return Contact(self.node_id, self.incarnation, tuple(self._everywhere()[:2]))
 
     def addresses(self) -> list[str]:
-        """Give where to dial it: where it answers, or else wherever it might."""
+        """Return where to dial it: where it answers, or else wherever it might."""
         if self.state in ("left", "incompatible"):
             return []
         if self.state == "alive" and self.link:
             return [self.link]
+        return self._everywhere()
+
+    def _everywhere(self) -> list[str]:
         said = self.advert.addresses if self.advert else ()
         return [address for address in dict.fromkeys([self.link, *said]) if is_address(address)]
 
     def view(self, now: float) -> PeerView:
-        """Copy it, to look at."""
+        """Return a copy."""
         return PeerView(
             self.node_id,
             self.state,

@@ -1,79 +1,54 @@
-"""One node's part in the mesh, running: its rounds, what it answers, and what it tells of it."""
+"""Runs a node's part in the mesh: surveys in rounds, answers, dials, and gives its own advert."""
 
-import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import trio
 
-from node.engine.shape import even_shape
 from node.mesh.addresses import is_loopback, own_addresses
 from node.mesh.identity import next_identity
-from node.mesh.membership import Change, Membership, Trouble
-from node.mesh.messages import ADDRESSES, NONCE_BYTES, Advert, Message, ModelAdvert
+from node.mesh.membership import Membership
+from node.mesh.messages import (
+    ADDRESSES,
+    NONCE_BYTES,
+    NOT_AUTHENTIC,
+    PAYLOAD_BYTES,
+    Advert,
+    Message,
+)
+from node.mesh.options import MeshOptions
 from node.mesh.peer import ROUND_SECONDS
+from node.mesh.reports import Reporter
 from node.mesh.seal import Refused, Seal
-from node.mesh.traffic import Traffic
-from node.mesh.transport import Tls, Transport
-from node.routing.plan import candidate, make_plan
-from shared import events
-from shared.events import Event
+from node.mesh.transport import Reply, Transport
+from shared.events import Event, NodeState
 
 TICK_SECONDS: Final = 0.1
 _SOONER_ROUNDS: Final = 0.2
 """Between two surveys when one is wanted at once."""
 _CONNECT_SECONDS: Final = 0.5
-"""Between two looks at who should be dialed, where nothing has changed."""
+"""Between two looks at what to dial, where nothing has changed."""
 _REDIAL_SECONDS: Final = 2.0
-"""An address where nobody answers is called anew so often."""
+"""An address where nobody answers is dialed again so often."""
 _ADVERT_SECONDS: Final = 0.1
-"""An advert so old is written anew."""
+"""An older advert is written again."""
 _REPORT_SECONDS: Final = 1.0
 """Between two reports of what was counted."""
 
-_LINES: Final[dict[events.PeerState, tuple[int, str]]] = {
-    "suspect": (logging.WARNING, "is suspect"),
-    "dead": (logging.WARNING, "is dead"),
-    "left": (logging.INFO, "left"),
-    "incompatible": (logging.WARNING, "is incompatible"),
-}
-
-_log = logging.getLogger(__name__)
+Describe = Callable[[], tuple[NodeState, bytes]]
+"""Returns the node's status, and the payload of its advert, as they are now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeshOptions:
-    """How a node takes part."""
-
-    node_id: str
-    software: str
-    state_dir: Path
-    host: str
-    """Address to listen on."""
-    port: int
-    advertised: tuple[str, ...] = ()
-    """Where peers reach it, if not where it listens."""
-    seeds: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = ()
-    tls: Tls | None = None
-    peers_limit: int = 256
-    """Peers to remember: each costs traffic in every round, and a mesh is a few dozen nodes."""
-    replicas: int = 2
-
-
-class Member:
-    """A node's running part in the mesh.
+class Rounds:
+    """One node's part in the mesh.
 
     Args:
         options: How it takes part.
         transport: Carries what it says.
-        describe: Gives the node's advert as it is now.
+        describe: Describes the node.
         emit: Takes events.
     """
 
@@ -81,19 +56,18 @@ class Member:
         self,
         options: MeshOptions,
         transport: Transport,
-        describe: Callable[[], Advert],
+        describe: Describe,
         emit: Callable[[Event], None],
     ) -> None:
         self.transport: Final = transport
-        addresses = (options.advertised or own_addresses(transport.address))[:ADDRESSES]
+        self._addresses = (options.advertised or own_addresses(transport.address))[:ADDRESSES]
         identity = next_identity(options.node_id, options.state_dir, options.software)
-        self.membership: Final = Membership(identity, addresses, options.peers_limit)
-        self._addresses = addresses
+        self.membership: Final = Membership(identity, self._addresses, options.peers_limit)
+        self.reporter: Final = Reporter(self.membership.table, emit)
+        self._traffic = self.reporter.traffic
         self._describe = describe
-        self._emit = emit
         self._seal = Seal(options.secrets)
         self._has_secret = bool(options.secrets)
-        self._replicas = options.replicas
         self._advert: Advert | None = None
         self._advert_at = 0.0
         self._nonce = b""
@@ -101,38 +75,37 @@ class Member:
         self._asked: set[str] = set()
         self._answered: set[str] = set()
         self._all_answered = trio.Event()
-        self._traffic = Traffic()
         self._leaving = False
         transport.on_connect = self.membership.connected
         transport.on_disconnect = self._lose
 
     async def run(self) -> None:
         """Judge ten times a second, survey once in a round. Runs until cancelled."""
-        # Two nodes that started together shall not ask at the same moments for ever.
+        # Two nodes that started together must not ask at the same moments for ever.
         due = trio.current_time() + random.uniform(0, TICK_SECONDS)  # noqa: S311 - no secret
         round_due = due + random.uniform(0, ROUND_SECONDS)  # noqa: S311
         report_due = connect_due = due
+        table = self.membership.table
         while True:
             await trio.sleep_until(due)
             now = trio.current_time()
             self.membership.tick(now, now - due)
-            if self.membership.has_new_addresses or now >= connect_due:
+            if table.book.changed or now >= connect_due:
                 self._connect()
                 connect_due = now + _CONNECT_SECONDS
-            round_seconds = self.membership.round_seconds
-            wait = _SOONER_ROUNDS * round_seconds
-            sooner = self.membership.wants_survey and now - self._surveyed_at > wait
-            if (now >= round_due or sooner) and not self._leaving:
+            sooner_seconds = _SOONER_ROUNDS * table.round_seconds
+            is_wanted = self.membership.wants_survey and now - self._surveyed_at > sooner_seconds
+            if (now >= round_due or is_wanted) and not self._leaving:
                 self._survey(now)
-                round_due = min(max(round_due, now - TICK_SECONDS), now) + round_seconds
-            self._tell()
+                round_due = min(max(round_due, now - TICK_SECONDS), now) + table.round_seconds
+            self.reporter.report_changes()
             if now >= report_due:
                 self._report()
                 report_due = now + _REPORT_SECONDS
             due = now + TICK_SECONDS
 
     async def leave(self) -> None:
-        """Say goodbye. Ends when everybody who is alive has heard it."""
+        """Say goodbye. Ends when all who are alive have heard it."""
         self._leaving = True
         now = trio.current_time()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
@@ -140,42 +113,37 @@ class Member:
         self._ask(message, now)
         if self._asked:
             await self._all_answered.wait()
-        self._tell()
+        self.reporter.report_changes()
         self._report()
 
     def advert(self) -> Advert:
-        """Give what the node says of itself, at most a moment old."""
+        """Return what the node says of itself, at most a moment old."""
         now = trio.current_time()
         if self._advert is None or now - self._advert_at > _ADVERT_SECONDS:
-            self._advert = msgspec.structs.replace(
-                self._describe(),
-                addresses=self._addresses,
-                lag_seconds=self.membership.lag_seconds,
-            )
+            status, payload = self._describe()
+            if len(payload) > PAYLOAD_BYTES:
+                self.reporter.not_sent(len(payload), PAYLOAD_BYTES)
+                payload = b""
+            lag_seconds = self.membership.lag_seconds
+            self._advert = Advert(self._addresses, status, lag_seconds, payload)
             self._advert_at = now
         return self._advert
 
-    def levels(self) -> Iterator[Event]:
-        """Give every level."""
-        for peer in self.membership.peers(trio.current_time()):
-            status = peer.advert.status if peer.advert else "unknown"
-            yield events.PeerChanged(peer.node_id, peer.state, status)
-        yield self._count()
-        own = self.advert()
-        for model in own.models:
-            if model.layers:
-                yield self._plan(model, own)
-
     def note_failed_lookup(self) -> None:
-        """Count a seed whose name stands for nothing."""
+        """Count a seed that stands for no address."""
         self._traffic.fail("lookup")
 
-    def take_survey(self, sealed: bytes) -> bytes | None:
-        """Give the answer to a survey; none to what cannot be believed."""
+    def take_survey(self, sealed: bytes, host: str) -> Reply:
+        """Learn from a survey and return the answer.
+
+        Args:
+            sealed: What came.
+            host: Where it came from, an IP address.
+        """
         wall, now = time.time(), trio.current_time()
         opened = self._seal.open_survey(sealed, wall)
         if isinstance(opened, Refused):
-            return self._refuse(opened, now)
+            return self._refuse_survey(opened, host, wall, now)
         message = opened.message
         self._traffic.note(
             "received", "leave" if message.kind == "leave" else "survey", len(sealed)
@@ -183,14 +151,23 @@ class Member:
         answer = self.membership.take_survey(
             message, self.advert(), now, wall, repeated=opened.repeated
         )
-        return self._sign(answer, 1)
+        return Reply(self._sign(answer, 1), "repeated" if opened.repeated else "believed")
 
     def take_answer(self, sealed: bytes, address: str) -> None:
-        """Learn from what came in the place of an answer."""
+        """Learn from what came in the place of an answer.
+
+        Args:
+            sealed: What came.
+            address: Where it was asked.
+        """
         now = trio.current_time()
+        if sealed == NOT_AUTHENTIC:
+            self._traffic.fail("unauthenticated")
+            self.reporter.refused_by(address)
+            return
         opened = self._seal.open_answer(sealed, time.time(), self._nonce)
         if isinstance(opened, Refused):
-            self._refuse(opened, now)
+            self._note_refused(opened, address, time.time(), now)
             return
         message, seconds = opened.message, now - self._surveyed_at
         self._traffic.note("received", "answer", len(sealed))
@@ -198,17 +175,38 @@ class Member:
             self._answered.add(message.node_id)
             if self._asked <= self._answered:
                 self._all_answered.set()
-            self._emit(events.PeerAnswered(message.node_id, "survey", seconds))
+            self.reporter.answered(message.node_id, seconds)
 
     def _survey(self, now: float) -> None:
         if now - self._surveyed_at >= ROUND_SECONDS:
             self._traffic.fail("timeout", len(self._asked - self._answered))
         self._nonce = secrets.token_bytes(NONCE_BYTES)
-        self._ask(self.membership.survey(self.advert(), now, time.time(), self._nonce), now)
+        message = self.membership.survey(self.advert(), now, time.time(), self._nonce)
+        self._ask(message, now)
+
+    def _refuse_survey(self, refused: Refused, host: str, wall: float, now: float) -> Reply:
+        """Count a survey that is not believed; its sender is told why where it is a node's."""
+        self._note_refused(refused, host, wall, now)
+        if refused.reason == "unauthenticated":
+            return Reply(NOT_AUTHENTIC, "refused")
+        if refused.head is None:
+            return Reply(None, "refused")
+        # It shows the other node this one's protocol and time.
+        answer = self._sign(self.membership.reply(self.advert(), wall), 1)
+        return Reply(answer, "believed" if refused.reason == "incompatible" else "refused")
+
+    def _note_refused(self, refused: Refused, where: str, wall: float, now: float) -> None:
+        self._traffic.fail(refused.reason)
+        if refused.reason == "unauthenticated":
+            self.reporter.other_secret(where)
+        elif refused.reason == "incompatible" and refused.head is not None:
+            self.membership.take_incompatible(refused.head, now)
+        elif refused.head is not None:
+            self.reporter.other_time(refused.head, where, wall)
 
     def _ask(self, message: Message, now: float) -> None:
         self._surveyed_at = now
-        self._asked = self.membership.alive()
+        self._asked = {peer.node_id for peer in self.membership.table.living() if peer.is_alive}
         self._answered = set()
         self._all_answered = trio.Event()
         self.transport.send_survey(self._sign(message, self.transport.connections))
@@ -218,22 +216,14 @@ class Member:
         self._traffic.note("sent", message.kind, len(sealed), copies)
         return sealed
 
-    def _refuse(self, refused: Refused, now: float) -> bytes | None:
-        """Count a message that is not believed; an honest one of another protocol is answered."""
-        self._traffic.fail(refused.reason)
-        if refused.head is None:
-            return None
-        self.membership.take_incompatible(refused.head, now)
-        answer = self.membership.reply(self.advert(), time.time())
-        return self._sign(answer, 1)
-
     def _connect(self) -> None:
-        """Dial whom the membership wants dialed, and nobody else."""
-        wanted, dialed = self.membership.wanted(), self.transport.dialed
+        """Dial the addresses that the membership wants dialed, and no others."""
+        table = self.membership.table
+        wanted, dialed = table.wanted(), self.transport.dialed
         if not self._has_secret:  # nothing of an unguarded mesh leaves this machine
             wanted = set(filter(is_loopback, wanted))
-        silent = (dialed & wanted) - self.membership.answering()
-        # After a network was gone for a while TCP tries again ever more rarely; a new call does not
+        silent = (dialed & wanted) - table.answering()
+        # After a network was gone for a while TCP retries ever more rarely; a new dial does not
         # wait for that.
         late = {a for a in silent if self.transport.seconds_dialed(a) > _REDIAL_SECONDS}
         for address in (dialed - wanted) | late:
@@ -242,68 +232,13 @@ class Member:
             try:
                 self.transport.dial(address)
             except ValueError as error:
-                self._traffic.fail("connection")
-                _log.debug("%s", error)
+                self.reporter.not_dialed(error)
 
     def _lose(self, address: str) -> None:
         if address in self.transport.dialed:
             self._traffic.fail("connection")
         self.membership.disconnected(address, trio.current_time())
 
-    def _tell(self) -> None:
-        """Emit and log what happened to the table."""
-        happened, self.membership.happened = self.membership.happened, []
-        for each in happened:
-            if isinstance(each, Trouble):
-                self._traffic.fail(each.reason)
-                _log.error(each.text)
-            elif each.after is None:
-                self._emit(events.PeerForgotten(each.node_id))
-                _log.info("peer %s is forgotten", each.node_id)
-            else:
-                self._tell_change(each)
-
-    def _tell_change(self, change: Change) -> None:
-        peer = self.membership.state_of(change.node_id)
-        if peer is None or change.after is None:
-            return  # forgotten since
-        self._emit(events.PeerChanged(change.node_id, change.after, peer.status))
-        if (line := _line(change)) is not None:
-            level, words = line
-            why = f" ({change.why})" if change.why else ""
-            _log.log(level, "peer %s at %s %s%s", peer.node_id, peer.link or "?", words, why)
-
     def _report(self) -> None:
-        """Emit what was counted since the last time."""
-        for event in self._traffic.report():
-            self._emit(event)
-        self._emit(self._count())
-
-    def _plan(self, model: ModelAdvert, own: Advert) -> events.LayersPlanned:
-        peers = self.membership.peers(trio.current_time())
-        adverts = {peer.node_id: peer.advert for peer in peers if peer.state == "alive"}
-        adverts[self.membership.me.node_id] = own
-        shape = even_shape(
-            model.size_bytes, model.layers, model.position_bytes, model.context_length
-        )
-        candidates = [
-            candidate(node_id, advert, model.model_id)
-            for node_id, advert in adverts.items()
-            if advert is not None
-        ]
-        plan = make_plan(shape, candidates, self._replicas)
-        return events.LayersPlanned(model.model_id, plan.layers, plan.unserved)
-
-    def _count(self) -> events.PeersCounted:
-        membership = self.membership
-        return events.PeersCounted(membership.count("alive"), membership.count("suspect"))
-
-
-def _line(change: Change) -> tuple[int, str] | None:
-    """Say in a log what happened to a peer; nothing where only its status is another one."""
-    if change.after == "alive":
-        words = "is here" if change.before == "alive" else "is back"
-        if change.before == "alive" and not change.why:
-            return None
-        return logging.INFO, words if change.before else "joined"
-    return _LINES[change.after or "dead"]
+        self._traffic.fail("overflow", self.transport.take_excess())
+        self.reporter.report()

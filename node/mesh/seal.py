@@ -1,7 +1,7 @@
-"""Signs messages with the cluster's secret, and tells what is authentic and fresh from what is not.
+"""Signs messages with the cluster's secret, and finds out which are authentic and fresh.
 
-An attacker on the network can read, drop, delay and repeat what nodes say. A message that anybody
-else made fails its HMAC. One that is repeated: an answer is bound to the random nonce of the one
+An attacker on the network can read, drop, delay and repeat what nodes say. A message that the
+attacker made fails its HMAC. As to repeated ones: an answer is bound to the random nonce of the one
 survey it answers; a survey is taken once, by its rising sequence number, and not at all when it
 was sent too long ago. No I/O and no clock.
 """
@@ -20,6 +20,7 @@ from shared.events import NetworkFault
 WINDOW_SECONDS: Final = 30.0
 """How far the clocks of two nodes may be apart, message included."""
 SENDERS: Final = 4096
+"""Runs of nodes whose last sequence numbers are remembered."""
 _MAC_BYTES: Final = 32
 _PURPOSE: Final = b"distributed-llm mesh\0"
 """Keeps the key apart from whatever else the secret may be used for."""
@@ -45,7 +46,7 @@ class Refused:
 
     reason: NetworkFault
     head: Head | None = None
-    """Who sent it, where it is authentic and only of another protocol."""
+    """Who sent it, where it is authentic, but of another protocol or time."""
 
 
 class Seal:
@@ -59,10 +60,10 @@ class Seal:
         texts = secrets or ("",)
         self._keys = [hashlib.sha256(_PURPOSE + text.encode()).digest() for text in texts]
         self._taken: dict[tuple[str, int], tuple[int, float]] = {}
-        """By sender and session, the highest sequence and the time it was sent."""
+        """By sender and session, the highest sequence and when it came, the latest last."""
 
     def sign(self, message: Message) -> bytes:
-        """Pack a message with its HMAC before it."""
+        """Return a packed message behind its HMAC."""
         packed = _encoder.encode(message)
         return hmac.digest(self._keys[0], packed, "sha256") + packed
 
@@ -80,9 +81,12 @@ class Seal:
             return Refused("malformed")
         sender = (found.node_id, found.session)
         last, _ = self._taken.get(sender, (-1, 0.0))
-        if found.sequence < last or not self._has_room(sender, now):
+        if found.sequence < last:
             return Refused("stale")
-        self._taken[sender] = (found.sequence, found.sent_at)
+        if sender not in self._taken and not self._has_room(now):
+            return Refused("overflow")
+        self._taken.pop(sender, None)
+        self._taken[sender] = (found.sequence, now)
         return Opened(found, repeated=found.sequence == last)
 
     def open_answer(self, sealed: bytes, now: float, nonce: bytes) -> Opened | Refused:
@@ -106,9 +110,7 @@ class Seal:
             message = _message_decoder.decode(packed)
         except _DAMAGED:
             return _refuse_other(packed, now)
-        if abs(now - message.sent_at) > WINDOW_SECONDS:
-            return Refused("stale")
-        if message.protocol != PROTOCOL:
+        if message.protocol != PROTOCOL or _is_of_another_time(message.sent_at, now):
             return _refuse_other(packed, now)
         return message
 
@@ -117,26 +119,31 @@ class Seal:
             hmac.compare_digest(mac, hmac.digest(key, packed, "sha256")) for key in self._keys
         )
 
-    def _has_room(self, sender: tuple[str, int], now: float) -> bool:
-        if sender in self._taken or len(self._taken) < SENDERS:
+    def _has_room(self, now: float) -> bool:
+        """Whether one more sender can be remembered; forgets the oldest if that does no harm."""
+        if len(self._taken) < SENDERS:
             return True
-        # What was sent before the window is refused for its age alone.
-        self._taken = {
-            known: (sequence, sent_at)
-            for known, (sequence, sent_at) in self._taken.items()
-            if now - sent_at <= WINDOW_SECONDS
-        }
-        return len(self._taken) < SENDERS
+        oldest = next(iter(self._taken))
+        _, came_at = self._taken[oldest]
+        # A message may be a window ahead of its time, and is refused for its age a window after it.
+        if abs(now - came_at) <= 2 * WINDOW_SECONDS:
+            return False
+        del self._taken[oldest]
+        return True
+
+
+def _is_of_another_time(sent_at: float, now: float) -> bool:
+    return abs(now - sent_at) > WINDOW_SECONDS
 
 
 def _refuse_other(packed: bytes, now: float) -> Refused:
-    """Say what is wrong with an authentic message that is none of this protocol."""
+    """Find out why an authentic message is not taken: its protocol, its time or its form."""
     try:
         head = _head_decoder.decode(packed)
     except _DAMAGED:
         return Refused("malformed")
-    if abs(now - head.sent_at) > WINDOW_SECONDS:
-        return Refused("stale")
+    if _is_of_another_time(head.sent_at, now):
+        return Refused("stale", head)
     if head.protocol == PROTOCOL:
         return Refused("malformed")
     return Refused("incompatible", head)

@@ -1,12 +1,13 @@
-"""Looks the seeds up, again and again: a name may stand for other addresses later."""
+"""Looks up the seeds, again and again: a name may stand for other addresses later."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
-from node.mesh.addresses import address_of
+from node.mesh.addresses import address_of, is_address
+from shared.repeats import Repeats
 
 LOOKUP_SECONDS: Final = 5.0
 _ADDRESSES: Final = 256
@@ -18,42 +19,48 @@ _log = logging.getLogger(__name__)
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Give the addresses that a name stands for now; an IP address stands for itself.
+    """Return the addresses that a name stands for now; an IP address stands for itself.
 
     Raises:
         OSError: It stands for none.
     """
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    return [address_of(str(address[0]), int(address[1])) for *_, address in found]
+    # An address of the link alone has a scope, with which no peer can be dialed.
+    usable = [address for *_, address in found if "%" not in str(address[0])]
+    return [address_of(str(address[0]), int(address[1])) for address in usable]
 
 
-async def watch_seeds(
-    seeds: Iterable[str],
+async def watch_seed(
+    seed: str,
     look_up: Resolve,
     found: Callable[[str, list[str]], None],
     failed: Callable[[], None],
 ) -> None:
-    """Look each seed up every few seconds. Runs until cancelled.
+    """Look a seed up every few seconds. Runs until cancelled.
 
     Args:
-        seeds: Each a name or an IP address with a port.
-        look_up: Gives a name's addresses.
-        found: Takes a seed and its addresses; after a failure the last ones stay.
+        seed: A name or an IP address with a port.
+        look_up: Returns a name's addresses.
+        found: Takes the seed and its addresses; after a failure the last ones stay.
         failed: Called at each failure.
     """
-    complained: set[str] = set()
+    repeats = Repeats(_log, trio.current_time)
     while True:
-        for seed in seeds:
-            host, _, port = seed.rpartition(":")
-            try:
-                with trio.fail_after(LOOKUP_SECONDS):
-                    addresses = await look_up(host.strip("[]"), int(port))
-            except (OSError, ValueError, trio.TooSlowError) as error:
-                failed()
-                if seed not in complained:
-                    _log.warning("the seed %s cannot be looked up: %s", seed, error)
-                complained.add(seed)
-            else:
-                complained.discard(seed)
-                found(seed, addresses[:_ADDRESSES])
+        try:
+            found(seed, await _look_up(seed, look_up))
+            repeats.settle(seed)
+        except (OSError, ValueError, trio.TooSlowError) as error:
+            failed()
+            why = error if str(error) else f"no answer within {LOOKUP_SECONDS:g} s"
+            repeats.note("the seed %s cannot be looked up: %s", seed, why, kind=seed)
         await trio.sleep(LOOKUP_SECONDS)
+
+
+async def _look_up(seed: str, look_up: Resolve) -> list[str]:
+    host, _, port = seed.rpartition(":")
+    with trio.fail_after(LOOKUP_SECONDS):
+        named = await look_up(host.strip("[]"), int(port))
+    usable = list(filter(is_address, named))[:_ADDRESSES]
+    if not usable:
+        raise ValueError("it stands for no address that can be dialed")
+    return usable

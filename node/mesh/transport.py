@@ -1,6 +1,6 @@
 """Carries surveys and answers over nng: one socket that dials all peers, one that listens.
 
-nng's threads fill its queues; here they are emptied when the socket's descriptor says so, many
+nng's threads fill its queues. They are emptied here when the socket's descriptor says so, many
 messages at a wake-up, which costs less than a callback for each.
 """
 
@@ -9,19 +9,20 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pynng
 import trio
 
 from node.errors import StartupError
+from node.mesh.guests import Guest, Guests
 from node.mesh.messages import MESSAGE_BYTES
 
 _RECONNECT_MILLISECONDS: Final = (20, 1000)
 _SURVEY_MILLISECONDS: Final = 5000
 """Answers to a survey are taken until the next one, at the most for so long."""
 _SEND_MILLISECONDS: Final = 20
-"""An answer that cannot leave at once is lost: its asker will ask again."""
+"""An answer that cannot leave at once is dropped: its asker will ask again."""
 _QUEUE: Final = 512
 _BURST: Final = 64
 """Messages taken before other tasks run."""
@@ -38,29 +39,48 @@ class Tls:
     name: str
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a node has to say to a survey, and what it makes of the sender."""
+
+    sealed: bytes | None
+    """None for no answer."""
+    verdict: Literal["believed", "repeated", "refused"]
+
+
 class Transport:
-    """The node's two sockets; `open_transport` gives one.
+    """The node's two sockets; `open_transport` yields one.
 
     Args:
         surveyor: Dials.
         respondent: Listens already.
         scheme: `tcp` or `tls+tcp`.
         address: Where it listens, an IP address and a port.
+        members: Connections of nodes of the mesh that others may have open to this one.
     """
 
     def __init__(
-        self, surveyor: pynng.Surveyor0, respondent: pynng.Respondent0, scheme: str, address: str
+        self,
+        surveyor: pynng.Surveyor0,
+        respondent: pynng.Respondent0,
+        scheme: str,
+        address: str,
+        members: int,
     ) -> None:
         self.address: Final = address
         self.on_connect: Callable[[str], None] = lambda _: None
         self.on_disconnect: Callable[[str], None] = lambda _: None
         """Called in the event loop with the address that was dialed."""
+        self._excess = 0
         self._surveyor = surveyor
         self._respondent = respondent
         self._scheme = scheme
         self._dialers: dict[str, tuple[Any, float]] = {}
         """Each with the time at which it was dialed."""
         self._pipes: dict[int, str] = {}
+        self._answered_pipes: set[int] = set()
+        """Those over which the last survey was answered: a second answer would be one too many."""
+        self._guests: Guests[pynng.Pipe] = Guests(members)
         # nng looks a descriptor up at each question for it.
         self._answers_fd: int = surveyor.recv_fd
         self._surveys_fd: int = respondent.recv_fd
@@ -69,6 +89,8 @@ class Transport:
         self._trio_token = trio.lowlevel.current_trio_token()
         surveyor.add_post_pipe_connect_cb(self._note_connected)
         surveyor.add_post_pipe_remove_cb(self._note_removed)
+        respondent.add_post_pipe_connect_cb(self._note_guest)
+        respondent.add_post_pipe_remove_cb(self._note_guest_left)
 
     @property
     def dialed(self) -> set[str]:
@@ -80,11 +102,16 @@ class Transport:
         """How many of them are connected."""
         return len(self._pipes)
 
+    def take_excess(self) -> int:
+        """Return how many messages and connections were past their limits since the last call."""
+        excess, self._excess = self._excess, 0
+        return excess
+
     def dial(self, address: str) -> None:
         """Connect to an address, again and again until it is hung up.
 
         Raises:
-            ValueError: It is no address.
+            ValueError: nng cannot dial it.
         """
         try:
             url = f"{self._scheme}://{address}"
@@ -94,17 +121,18 @@ class Transport:
             raise ValueError(f"{address} cannot be dialed: {error}") from error
 
     def hang_up(self, address: str) -> None:
-        """Close the connection to an address and dial it no more."""
+        """Close the connection to an address and stop dialing it."""
         dialer, _ = self._dialers.pop(address)
         dialer.close()
 
     def seconds_dialed(self, address: str) -> float:
-        """Tell for how long an address has been dialed."""
+        """Return for how long an address has been dialed."""
         _, since = self._dialers[address]
         return trio.current_time() - since
 
     def send_survey(self, sealed: bytes) -> int:
-        """Ask everybody who is connected; give how many that is. Ends the survey before."""
+        """Ask all who are connected; return how many that is. Ends the survey before."""
+        self._answered_pipes.clear()
         self._surveyor.send(sealed)
         return len(self._pipes)
 
@@ -119,13 +147,16 @@ class Transport:
                     message = self._surveyor.recv_msg(block=False)
                 except _NOTHING:
                     break
-                address = self._pipes.get(message.pipe.id, "") if message.pipe else ""
-                if address:
+                number = message.pipe.id if message.pipe else -1
+                if number in self._answered_pipes:
+                    self._excess += 1
+                elif (address := self._pipes.get(number, "")) != "":
+                    self._answered_pipes.add(number)
                     take(message.bytes, address)
             await trio.lowlevel.checkpoint()
 
-    async def receive_surveys(self, answer: Callable[[bytes], bytes | None]) -> None:
-        """Answer each survey, unless there is no answer. Runs until cancelled."""
+    async def receive_surveys(self, answer: Callable[[bytes, str], Reply]) -> None:
+        """Answer surveys; `answer` takes each with its sender's host. Runs until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._surveys_fd)
             for _ in range(_BURST):
@@ -133,14 +164,43 @@ class Transport:
                     message = self._respondent.recv_msg(block=False)
                 except _NOTHING:
                     break
-                # pynng's `recv`, which gives bytes at once, breaks at an empty message.
-                if (reply := answer(message.bytes)) is not None:
-                    self._send_answer(reply)
+                # pynng's `recv`, which returns bytes at once, breaks at an empty message.
+                if message.pipe is not None:
+                    self._take_survey(message.pipe, message.bytes, answer)
             await trio.lowlevel.checkpoint()
+
+    def _take_survey(
+        self, pipe: pynng.Pipe, sealed: bytes, answer: Callable[[bytes, str], Reply]
+    ) -> None:
+        guest = self._admit(pipe)
+        is_told_why = guest.was_refused
+        reply = answer(sealed, guest.host)
+        if reply.verdict == "believed":
+            self._shut_out(self._guests.believe(pipe.id))
+        is_refused = reply.verdict == "refused"
+        if not guest.pay(trio.current_time(), is_refused=is_refused):
+            self._shut_out(guest)
+        elif reply.sealed is not None and not (is_refused and is_told_why):
+            self._send_answer(reply.sealed)
+
+    def _admit(self, pipe: pynng.Pipe) -> Guest[pynng.Pipe]:
+        """Return what is known of a connection; it may be new."""
+        number = pipe.id
+        guest = self._guests.find(number)
+        if guest is None:
+            guest = Guest(pipe, _host_of(pipe), trio.current_time())
+            self._shut_out(self._guests.enter(number, guest))
+        return guest
+
+    def _shut_out(self, guest: Guest[pynng.Pipe] | None) -> None:
+        if guest is not None:
+            self._excess += 1
+            with contextlib.suppress(pynng.NNGException):  # it may be closed already
+                guest.connection.close()
 
     def _send_answer(self, sealed: bytes) -> None:
         # Where the asker does not read, the descriptor is not ready; nng's own send without
-        # waiting fails always here, and one that waits does not have to then.
+        # waiting always fails here, and one that may wait then does not have to.
         if self._answerable.poll(0):
             with contextlib.suppress(pynng.NNGException):
                 self._respondent.send(sealed)
@@ -157,17 +217,24 @@ class Transport:
         if (address := self._pipes.pop(pipe.id, "")) != "":
             self._tell(lambda: self.on_disconnect(address))
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _note_guest(self, pipe: pynng.Pipe) -> None:
+        self._tell(lambda: self._admit(pipe))
+
+    def _note_guest_left(self, pipe: pynng.Pipe) -> None:
+        number = pipe.id
+        self._tell(lambda: self._guests.leave(number))
+
+    def _tell(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(trio.RunFinishedError):
             self._trio_token.run_sync_soon(call)
 
 
 @contextlib.contextmanager
-def open_transport(host: str, port: int, tls: Tls | None) -> Iterator[Transport]:
+def open_transport(host: str, port: int, tls: Tls | None, members: int) -> Iterator[Transport]:
     """Listen for surveys and get ready to ask.
 
     Raises:
-        StartupError: The port cannot be had, or a file of TLS is no good.
+        StartupError: The port cannot be used, or a TLS file cannot.
     """
     scheme = "tls+tcp" if tls else "tcp"
     shown = f"[{host}]" if ":" in host else host
@@ -190,11 +257,11 @@ def open_transport(host: str, port: int, tls: Tls | None) -> Iterator[Transport]
             listener = respondent.listen(f"{scheme}://{shown}:{port}")
         except pynng.NNGException as error:
             message = (
-                f"port {port} on {host} cannot be had for the mesh ({error}): "
+                f"the mesh cannot listen on port {port} of {host} ({error}): "
                 "choose another with --mesh-port"
             )
             raise StartupError(message) from error
-        yield Transport(surveyor, respondent, scheme, str(listener.local_address))
+        yield Transport(surveyor, respondent, scheme, str(listener.local_address), members)
 
 
 def _tls_config(tls: Tls | None, mode: int) -> Any:
@@ -211,6 +278,13 @@ def _tls_config(tls: Tls | None, mode: int) -> Any:
         )
     except (OSError, UnicodeDecodeError, pynng.NNGException) as error:
         raise StartupError(f"the mesh's TLS files cannot be used: {error}") from error
+
+
+def _host_of(pipe: pynng.Pipe) -> str:
+    try:
+        return str(pipe.remote_address).rpartition(":")[0].strip("[]")
+    except pynng.NNGException:  # closed already
+        return ""
 
 
 def _poll(descriptor: int) -> select.poll:

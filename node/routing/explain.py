@@ -1,4 +1,4 @@
-"""The command `distributed-llm-node plan`: who would hold which layers of a model."""
+"""The command `distributed-llm-node plan`: which nodes would hold which layers of a model."""
 
 import sys
 import urllib.error
@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from node.engine.shape import Shape, UnreadableModelError, read_shape
-from node.mesh.messages import Advert, ModelAdvert
-from node.routing.plan import Candidate, Plan, candidate, make_plan, mebibytes
+from node.routing.offer import Offer, OfferedModel
+from node.routing.plan import Holder, Plan, can_be_planned, holder, make_plan, mebibytes
 from node.serving.catalogue import name_model
 from shared.secret import parse_tokens
 from shared.settings.kinds import FILE
@@ -23,11 +23,11 @@ _ANSWER_BYTES: Final = 64 * 2**20
 
 
 class CannotPlanError(Exception):
-    """There is nothing to plan with; the text is one line for a person."""
+    """No plan can be made; the text is one line for the user."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command and give its exit code: 0, 1 where nothing can be planned, 2 for misuse."""
+    """Run the command and return its exit code: 0, 1 where no plan can be made, 2 for misuse."""
     try:
         _plan.main(list(arguments), PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -37,16 +37,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-@click.command(help="Say which nodes would hold which layers of a GGUF file MODEL.")
+@click.command(help="Show which nodes would hold which layers of a GGUF file MODEL.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--explain", is_flag=True, help="Say of each other node why it holds none.")
+@click.option("--explain", is_flag=True, help="Also show why each other node holds none.")
 @click.option(
     "--api-url",
     default="http://127.0.0.1:8080",
     show_default=True,
-    help="A node of the mesh, whose view is taken.",
+    help="API of a node of the mesh, whose view is used.",
 )
-@click.option("--api-key-file", type=FILE, help="File with the key that the node's API asks for.")
+@click.option("--api-key-file", type=FILE, help="File with an API key of that node.")
 @click.option("--replicas", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
     "--context-length",
@@ -65,34 +65,41 @@ def _plan(
 ) -> None:
     shape = read_shape(str(model))
     model_id = name_model(model)
-    nodes = candidates(_ask(api_url, api_key_file), model_id)
+    if not can_be_planned(len(shape.layer_bytes)):
+        raise CannotPlanError(f"{model} has {len(shape.layer_bytes)} layers: its header is damaged")
+    nodes = holders(_ask(api_url, api_key_file), model_id)
     plan = make_plan(shape, nodes, replicas, context_length)
     for line in lines(model_id, shape, plan, explain=explain):
         sys.stdout.write(f"{line}\n")
 
 
-def candidates(cluster: Any, model_id: str) -> list[Candidate]:
-    """Read what `GET /cluster` answered.
+def holders(cluster: Any, model_id: str) -> list[Holder]:
+    """Read the nodes from what `GET /cluster` answered.
 
     Raises:
-        CannotPlanError: It is not what a node answers.
+        CannotPlanError: It is not the answer of a node of this version.
     """
     try:
-        found = [candidate(cluster["node_id"], _advert(cluster["advert"]), model_id)]
+        own = cluster["advert"]
+        found = [holder(cluster["node_id"], _offer(own), own["status"], model_id)]
         for peer in cluster["peers"]:
-            if peer["advert"] is not None:
-                barred = "" if peer["state"] == "alive" else f"it is {peer['state']}"
-                advert = _advert(peer["advert"])
-                found.append(candidate(peer["node_id"], advert, model_id, barred))
+            node_id, barred = peer["node_id"], _bar(peer["state"])
+            if (advert := peer["advert"]) is None:
+                found.append(Holder(node_id, 0, 0, 0, barred=barred or "its offer is not known"))
             else:
-                found.append(Candidate(peer["node_id"], 0, 0, 0, barred=f"it is {peer['state']}"))
+                found.append(holder(node_id, _offer(advert), advert["status"], model_id, barred))
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise CannotPlanError(f"the node's answer is none of this version: {error}") from error
+        message = f"the answer is not that of a node of this version: {error}"
+        raise CannotPlanError(message) from error
     return found
 
 
+def _bar(state: str) -> str:
+    return "" if state == "alive" else f"it is {state}"
+
+
 def lines(model_id: str, shape: Shape, plan: Plan, *, explain: bool) -> Iterator[str]:
-    """Write a plan for a person."""
+    """Yield the lines that show a plan."""
     yield f"{model_id}: {plan.layers} layers, {mebibytes(shape.size_bytes)} of weights"
     width = max([len(share.node_id) for share in plan.shares], default=0)
     for share in plan.shares:
@@ -103,15 +110,15 @@ def lines(model_id: str, shape: Shape, plan: Plan, *, explain: bool) -> Iterator
         )
     if plan.unserved:
         first = plan.layers - plan.unserved
-        yield f"  nobody has memory for layers {first}-{plan.layers - 1}"
+        yield f"  layers {first}-{plan.layers - 1} do not fit on any node"
     if explain:
         for left in plan.left_out:
             yield f"  {left.node_id} holds none: {left.why}"
 
 
-def _advert(fields: dict[str, Any]) -> Advert:
-    models = [_in_order(ModelAdvert, model) for model in fields["models"]]
-    return msgspec.convert(_in_order(Advert, fields | {"models": models}), Advert)
+def _offer(fields: dict[str, Any]) -> Offer:
+    models = [_in_order(OfferedModel, model) for model in fields["models"]]
+    return msgspec.convert(_in_order(Offer, fields | {"models": models}), Offer)
 
 
 def _in_order(kind: type[msgspec.Struct], fields: dict[str, Any]) -> list[Any]:
@@ -120,7 +127,7 @@ def _in_order(kind: type[msgspec.Struct], fields: dict[str, Any]) -> list[Any]:
 
 def _ask(api_url: str, key_file: Path | None) -> Any:
     if not api_url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--api-url {api_url} is no http address")
+        raise click.UsageError(f"--api-url {api_url} is not a URL with http or https")
     url = f"{api_url.rstrip('/')}/cluster"
     request = urllib.request.Request(url)  # noqa: S310 - the scheme was looked at
     try:
@@ -130,12 +137,12 @@ def _ask(api_url: str, key_file: Path | None) -> Any:
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:  # noqa: S310
             return msgspec.json.decode(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
-        remedy = ": give --api-key-file" if error.code == 401 else ""
+        remedy = ": set --api-key-file" if error.code == 401 else ""
         raise CannotPlanError(f"{url} answered {error.code}{remedy}") from error
     except IndexError as error:
-        raise CannotPlanError(f"--api-key-file {key_file} holds no key") from error
+        raise CannotPlanError(f"--api-key-file {key_file} contains no key") from error
     except (OSError, ValueError) as error:
-        message = f"{url} does not answer ({error}): start a node, or give --api-url"
+        message = f"{url} does not answer ({error}): start a node, or set --api-url"
         raise CannotPlanError(message) from error
 
 

@@ -1,5 +1,6 @@
-"""Writes the node's own advert from what the node knows of itself."""
+"""Writes this node's own offer from what the node knows of itself."""
 
+import logging
 from collections.abc import Iterator
 from typing import Final
 
@@ -7,78 +8,111 @@ import trio
 
 from node import machine
 from node.engine import NAME
-from node.mesh.messages import MODELS, Advert, ModelAdvert
+from node.routing.offer import (
+    LARGEST_AMOUNT,
+    LARGEST_COUNT,
+    MODELS,
+    Offer,
+    OfferedModel,
+    check_model,
+    pack_offer,
+)
 from node.routing.speed import SpeedMeter
+from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
+from shared.events import NodeState
+from shared.repeats import Repeats
 
 _MACHINE_SECONDS: Final = 5.0
-"""Limits of the machine are read anew so often; a cgroup's may change."""
+"""The machine's limits are read again so often; those of a cgroup may change."""
+
+_log = logging.getLogger(__name__)
 
 
-class LocalAdvert:
-    """Gives the advert as it is now.
+class OwnOffer:
+    """The node's status and its packed offer, as its adverts carry them.
 
     Args:
-        software: The project's version.
-        status: Says how the node is and where its API answers.
+        status: Knows how the node is and where its API answers.
         scheduler: Knows the models and who waits for them.
         speed: Knows how fast the machine decodes.
     """
 
-    def __init__(
-        self, software: str, status: NodeStatus, scheduler: Scheduler, speed: SpeedMeter
-    ) -> None:
-        self._software = software
+    def __init__(self, status: NodeStatus, scheduler: Scheduler, speed: SpeedMeter) -> None:
         self._status = status
         self._scheduler = scheduler
         self._speed = speed
         self._cores = 0.0
         self._memory_bytes = 0
         self._machine_due = 0.0
+        self._repeats = Repeats(_log)
 
-    def __call__(self) -> Advert:
-        """Write it; addresses and lag are the mesh's to fill in."""
+    def __call__(self) -> tuple[NodeState, bytes]:
+        """Return the status and the packed offer as they are now."""
+        return self._status.state, pack_offer(self.current())
+
+    def current(self) -> Offer:
+        """Return the offer as it is now."""
         self._look_at_machine()
-        return Advert(
-            addresses=(),
+        return Offer(
             api_url=self._status.api_url,
-            software=self._software,
             engine=NAME,
-            status=self._status.state,
             cpu_cores=self._cores,
-            memory_bytes=self._memory_bytes,
+            memory_bytes=_count(self._memory_bytes),
             max_layers=self._max_layers(),
-            bytes_per_second=self._speed.bytes_per_second,
-            lag_seconds=0.0,
+            bytes_per_second=_amount(self._speed.bytes_per_second),
             models=tuple(self._models())[:MODELS],
         )
 
     def _look_at_machine(self) -> None:
-        if trio.current_time() >= self._machine_due:
-            self._machine_due = trio.current_time() + _MACHINE_SECONDS
-            self._cores = machine.usable_cores()
+        if trio.current_time() < self._machine_due:
+            return
+        self._machine_due = trio.current_time() + _MACHINE_SECONDS
+        try:
+            self._cores = _amount(machine.usable_cores())
             self._memory_bytes = machine.usable_memory_bytes()
+        except OSError as error:  # /proc cannot be read without a free descriptor
+            self._repeats.note("the machine's limits cannot be read: %s", error, kind="machine")
 
     def _max_layers(self) -> int:
         for lane in self._scheduler.lanes:
             if (described := lane.engine.described) and described.size_bytes:
-                return self._memory_bytes * described.layers // described.size_bytes
+                return _count(self._memory_bytes * described.layers // described.size_bytes)
         return 0
 
-    def _models(self) -> Iterator[ModelAdvert]:
+    def _models(self) -> Iterator[OfferedModel]:
         for lane in self._scheduler.lanes:
-            load, described = lane.load(), lane.engine.described
-            yield ModelAdvert(
-                model_id=lane.engine.model_id,
-                state=lane.engine.state,
-                layers=described.layers if described else 0,
-                size_bytes=described.size_bytes if described else 0,
-                position_bytes=described.position_bytes if described else 0,
-                context_length=lane.engine.context_length,
-                queued=load.queued,
-                in_flight=load.in_flight,
-                slots_busy=load.slots_busy,
-                slots_total=load.slots_total,
-                fingerprint=lane.engine.fingerprint,
-            )
+            model = _offered(lane)
+            try:
+                check_model(model)
+            except ValueError as error:
+                self._repeats.note("not offered to the mesh: %s", error, kind=model.model_id)
+            else:
+                yield model
+
+
+def _offered(lane: Lane) -> OfferedModel:
+    load, described = lane.load(), lane.engine.described
+    return OfferedModel(
+        model_id=lane.engine.model_id,
+        state=lane.engine.state,
+        layers=_count(described.layers) if described else 0,
+        size_bytes=_count(described.size_bytes) if described else 0,
+        position_bytes=_count(described.position_bytes) if described else 0,
+        context_length=_count(lane.engine.context_length),
+        queued=load.queued,
+        in_flight=load.in_flight,
+        slots_busy=load.slots_busy,
+        slots_total=load.slots_total,
+        fingerprint=lane.engine.fingerprint,
+    )
+
+
+def _count(number: int) -> int:
+    """Bound what a model's file or the machine says to what peers accept."""
+    return min(max(0, number), LARGEST_COUNT)
+
+
+def _amount(number: float) -> float:
+    return min(max(0.0, number), LARGEST_AMOUNT)  # NaN compares as false: it becomes 0

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.engine.shape import Shape
-from node.mesh.messages import Advert
+from node.routing.offer import Offer
+from shared.events import NodeState
 
 _SPARE: Final = 1 / 8
 """Of a node's memory, what is left to the rest of its machine; a guess."""
@@ -18,10 +19,14 @@ _ENGINE_BYTES: Final = 128 * 2**20
 """What an engine takes beside weights and context (`node.serving.catalogue` reckons the same)."""
 _STEPS: Final = 40
 """Halvings in the search for the best balance: finer than any clock could tell."""
+_LAYERS: Final = 1024
+"""The largest models have an eighth of that; more is a damaged header, and would take minutes."""
+_SPEEDS: Final = (1.0, 1e15)
+"""Bytes a second that a node may be as slow or as fast as, whatever it measured or says."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Holder:
     """A node, as far as a plan goes."""
 
     node_id: str
@@ -69,38 +74,45 @@ class Plan:
     """Layers, at the end, that nobody has memory for."""
 
 
-def candidate(node_id: str, advert: Advert, model_id: str, barred: str = "") -> Candidate:
-    """Read an advert for the plan of one model."""
+def can_be_planned(layers: int) -> bool:
+    """Whether a count of layers, as a model's file or a peer says it, is one to plan with."""
+    return 0 < layers <= _LAYERS
+
+
+def holder(
+    node_id: str, offer: Offer, status: NodeState, model_id: str, barred: str = ""
+) -> Holder:
+    """Return what a node that offers this is for the plan of one model."""
     others = sum(
         model.size_bytes + _ENGINE_BYTES
-        for model in advert.models
+        for model in offer.models
         if model.state in ("ready", "loading") and model.model_id != model_id
     )
-    if not barred and advert.status not in ("online", "busy"):
-        barred = f"it is {advert.status}"
-    return Candidate(
+    if not barred and status not in ("online", "busy"):
+        barred = f"it is {status}"
+    return Holder(
         node_id=node_id,
-        free_bytes=max(0, int(advert.memory_bytes * (1 - _SPARE)) - others),
-        speed=advert.bytes_per_second,
-        cores=advert.cpu_cores,
-        has_model=any(model.model_id == model_id for model in advert.models),
+        free_bytes=max(0, int(offer.memory_bytes * (1 - _SPARE)) - others),
+        speed=offer.bytes_per_second,
+        cores=offer.cpu_cores,
+        has_model=any(model.model_id == model_id for model in offer.models),
         barred=barred,
     )
 
 
 def make_plan(
-    shape: Shape, candidates: Iterable[Candidate], replicas: int, context_length: int = 0
+    shape: Shape, holders: Iterable[Holder], replicas: int, context_length: int = 0
 ) -> Plan:
     """Place a model.
 
     Args:
         shape: The model's parts.
-        candidates: All nodes, in any order.
+        holders: All nodes, in any order.
         replicas: How many nodes shall hold a model that fits one.
         context_length: Positions of context; 0 for the model's own.
     """
     parts = _Parts(shape, context_length or shape.context_length)
-    everyone = sorted(candidates, key=lambda node: node.node_id)
+    everyone = sorted(holders, key=lambda node: node.node_id)
     able = [node for node in everyone if not node.barred]
     whole = [node for node in able if parts.memory(0, parts.count) <= node.free_bytes]
     if whole:
@@ -144,13 +156,13 @@ class _Parts:
         """Give what a node needs for these layers."""
         return self.weight(first, end) + _ENGINE_BYTES
 
-    def share(self, node: Candidate, first: int, end: int) -> Share:
+    def share(self, node: Holder, first: int, end: int) -> Share:
         """Give these layers to a node."""
         memory = self.memory(first, end)
         return Share(node.node_id, first, end - 1, memory, node.free_bytes)
 
 
-def _split(parts: _Parts, able: Sequence[Candidate]) -> list[Share]:
+def _split(parts: _Parts, able: Sequence[Holder]) -> list[Share]:
     """Cut the model over as few nodes as hold it, so that the slowest part is as fast as can be.
 
     Where all of them do not hold it, over all of them, from the first layer on.
@@ -167,7 +179,7 @@ def _split(parts: _Parts, able: Sequence[Candidate]) -> list[Share]:
     ]
 
 
-def _balance(parts: _Parts, nodes: Sequence[Candidate], cuts: list[int]) -> list[int]:
+def _balance(parts: _Parts, nodes: Sequence[Holder], cuts: list[int]) -> list[int]:
     """Find the cuts with the least time in the slowest part; `cuts` are some that hold all."""
     speeds = _speeds(nodes)
     low, high = 0.0, parts.weight(0, parts.count) / min(speeds)
@@ -181,7 +193,7 @@ def _balance(parts: _Parts, nodes: Sequence[Candidate], cuts: list[int]) -> list
     return cuts
 
 
-def _fill(parts: _Parts, nodes: Sequence[Candidate], budgets: Sequence[float]) -> list[int]:
+def _fill(parts: _Parts, nodes: Sequence[Holder], budgets: Sequence[float]) -> list[int]:
     """Give each node as many of the next layers as its memory and its budget of bytes take.
 
     Returns:
@@ -197,15 +209,17 @@ def _fill(parts: _Parts, nodes: Sequence[Candidate], budgets: Sequence[float]) -
     return ends
 
 
-def _speeds(nodes: Sequence[Candidate]) -> list[float]:
+def _speeds(nodes: Sequence[Holder]) -> list[float]:
     """Give each node a speed: who has measured none gets, for its cores, that of the others."""
     known = [(node.speed, node.cores) for node in nodes if node.speed > 0 and node.cores > 0]
     per_core = sum(s for s, _ in known) / sum(c for _, c in known) if known else 1.0
-    return [node.speed or per_core * max(node.cores, 0.1) for node in nodes]
+    speeds = [node.speed or per_core * max(node.cores, 0.1) for node in nodes]
+    slowest, fastest = _SPEEDS
+    return [min(max(slowest, speed), fastest) for speed in speeds]
 
 
 def _explain(
-    parts: _Parts, everyone: Sequence[Candidate], shares: Sequence[Share], *, fits_one: bool
+    parts: _Parts, everyone: Sequence[Holder], shares: Sequence[Share], *, fits_one: bool
 ) -> list[LeftOut]:
     used = {share.node_id for share in shares}
     least = min(parts.memory(layer, layer + 1) for layer in range(parts.count))

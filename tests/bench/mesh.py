@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from node.engine.shape import even_shape
-from node.routing.plan import Candidate, make_plan
+from node.routing.plan import Holder, make_plan
 from tests.bench.processes import run_module
 from tests.bench.table import Row
 
@@ -74,7 +74,7 @@ def _growth_rows(found: dict[int, dict[str, float]]) -> Iterator[Row]:
 def _plan_row(count: int) -> Row:
     shape = even_shape(_LAYERS * 2**29, _LAYERS, 2**16, 4096)
     nodes = [
-        Candidate(f"n{number}", (2000 + 37 * number) * 2**20, 1e9 + 1e7 * (number * 7 % count), 4)
+        Holder(f"n{number}", (2000 + 37 * number) * 2**20, 1e9 + 1e7 * (number * 7 % count), 4)
         for number in range(count)
     ]
     seconds = []

@@ -16,7 +16,7 @@ import trio
 
 from node.mesh.mesh import Mesh, open_mesh
 from shared.events import Event, MessagesMoved, PeerAnswered, PeerChanged
-from tests.bench.mesh_node import ADVERT, options
+from tests.bench.mesh_node import PAYLOAD, options
 
 _JOIN_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 4.0
@@ -49,13 +49,13 @@ async def run(count: int, seconds: float, directory: Path) -> dict[str, float]:
     async with AsyncExitStack() as stack:
         began = time.monotonic()
         for number in range(count):
-            mesh = Mesh(lambda: ADVERT, tally.take)
+            mesh = Mesh(lambda: ("online", PAYLOAD), tally.take)
             seed = meshes[0].address if meshes else ""
             given = options(f"n{number}", directory, seed)
             await stack.enter_async_context(open_mesh(mesh, given))
             meshes.append(mesh)
         with trio.fail_after(_JOIN_SECONDS):
-            while any(len(mesh.living()) < count - 1 for mesh in meshes):  # noqa: ASYNC110
+            while any(_living(mesh) < count - 1 for mesh in meshes):  # noqa: ASYNC110
                 await trio.sleep(_POLL_SECONDS)
         joined = time.monotonic() - began
         await trio.sleep(_SETTLE_SECONDS)
@@ -76,6 +76,10 @@ async def run(count: int, seconds: float, directory: Path) -> dict[str, float]:
             "suspected": tally.states["suspect"],
             "dead": tally.states["dead"],
         }
+
+
+def _living(mesh: Mesh) -> int:
+    return sum(peer.state == "alive" for peer in mesh.peers())
 
 
 if __name__ == "__main__":

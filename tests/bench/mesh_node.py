@@ -14,24 +14,21 @@ from typing import Final
 import trio
 
 from node.mesh.mesh import Mesh, open_mesh
-from node.mesh.messages import Advert, ModelAdvert
-from node.mesh.rounds import MeshOptions
+from node.mesh.options import MeshOptions
+from node.routing.offer import Offer, OfferedModel, pack_offer
 from shared.events import Event, PeerChanged
 
 SECRET: Final = "the secret of a measured mesh"
-ADVERT: Final = Advert(
-    addresses=(),
+OFFER: Final = Offer(
     api_url="http://127.0.0.1:8080",
-    software="0.1.0",
     engine="ctransformers",
-    status="online",
     cpu_cores=2.0,
     memory_bytes=2**34,
     max_layers=64,
     bytes_per_second=1e9,
-    lag_seconds=0.0,
-    models=(ModelAdvert("demo", "ready", 6, 2_467_200, 3840, 512, 0, 0, 0, 1),),
+    models=(OfferedModel("demo", "ready", 6, 2_467_200, 3840, 512, 0, 0, 0, 1),),
 )
+PAYLOAD: Final = pack_offer(OFFER)
 
 
 def options(
@@ -56,7 +53,7 @@ async def run(node_id: str, state_dir: Path, seed: str, port: int, host: str) ->
         if isinstance(event, PeerChanged):
             say(peer=event.peer, state=event.state)
 
-    mesh = Mesh(lambda: ADVERT, tell)
+    mesh = Mesh(lambda: ("online", PAYLOAD), tell)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with open_mesh(mesh, options(node_id, state_dir, seed, port, host)):
             say(address=mesh.address)

@@ -13,15 +13,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from node.mesh.membership import Change, Identity, Membership, Trouble
+from hypothesis import strategies as st
+
+from node.mesh.identity import Identity
+from node.mesh.membership import Membership
 from node.mesh.messages import Advert, Message
 from node.mesh.peer import ROUND_SECONDS
+from node.mesh.peer_table import Change, Trouble
 from node.mesh.rounds import TICK_SECONDS
 from node.mesh.seal import Opened, Seal
 from shared.events import NodeState, PeerState
 
 WALL: Final = 1.7e9
 SECRET: Final = "a secret of the test's own mesh"
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=80)
+    | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=14) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=30,
+)
+"""Whatever a message can hold."""
 _SOONER_ROUNDS: Final = 0.2
 _CONNECT_SECONDS: Final = 0.02
 _LEAVE_SECONDS: Final = 1.1
@@ -31,8 +46,8 @@ _LEAVE_SECONDS: Final = 1.1
 def advert(
     address: str = "10.0.0.1:7946", status: NodeState = "online", lag_seconds: float = 0.0
 ) -> Advert:
-    """Give a small node's advert."""
-    return Advert((address,), "http://x:1", "1", "e", status, 2.0, 2**33, 8, 0.0, lag_seconds, ())
+    """Return a small node's advert."""
+    return Advert((address,), status, lag_seconds, b"what it offers")
 
 
 @dataclass
@@ -61,7 +76,7 @@ class Node:
         return self.membership.me.node_id
 
     def states(self) -> dict[str, PeerState]:
-        return {view.node_id: view.state for view in self.membership.peers(0.0)}
+        return {view.node_id: view.state for view in self.membership.table.views(0.0)}
 
 
 class Network:
@@ -96,7 +111,7 @@ class Network:
         node.tick_due = self.now + self._random.uniform(0, TICK_SECONDS)
         self.nodes[address] = node
         for seed in seeds:
-            membership.resolved(seed, [seed])
+            membership.table.book.resolved(seed, [seed])
         self._at(node.tick_due, lambda: self._tick(node))
         return node
 
@@ -149,24 +164,24 @@ class Network:
             return
         node.membership.tick(self.now, max(0.0, self.now - node.tick_due))
         self._connect(node)
-        wait = _SOONER_ROUNDS * node.membership.round_seconds
+        wait = _SOONER_ROUNDS * node.membership.table.round_seconds
         sooner = node.membership.wants_survey and self.now - node.surveyed_at > wait
         if (self.now >= node.round_due or sooner) and not node.leaving:
             node.nonce, node.surveyed_at = self._nonce(), self.now
-            node.round_due = self.now + node.membership.round_seconds
+            node.round_due = self.now + node.membership.table.round_seconds
             own = advert(node.address, node.status, node.membership.lag_seconds)
             self._ask(node, node.membership.survey(own, self.now, WALL + self.now, node.nonce))
-        for happened in node.membership.happened:
+        for happened in node.membership.table.happened:
             if isinstance(happened, Trouble):
                 node.troubles.append(happened)
             else:
                 node.changes.append((self.now, happened))
-        node.membership.happened = []
+        node.membership.table.happened = []
         node.tick_due = self.now + TICK_SECONDS
         self._at(node.tick_due, lambda: self._tick(node))
 
     def _connect(self, node: Node) -> None:
-        wanted = node.membership.wanted()
+        wanted = node.membership.table.wanted()
         for address in node.dialed.keys() - wanted:
             del node.dialed[address]
         for address in sorted(wanted - node.dialed.keys()):

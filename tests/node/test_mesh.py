@@ -1,12 +1,14 @@
 """Nodes meet over real sockets, and who does not belong stays outside."""
 
 import socket
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pynng
 import pytest
 import trio
@@ -15,12 +17,13 @@ from trio.testing import trio_test
 
 from node.errors import StartupError
 from node.mesh import seeds
-from node.mesh.identity import kept_node_id, next_identity
+from node.mesh.guests import STRANGERS
+from node.mesh.identity import Identity, kept_node_id, next_identity
+from node.mesh.membership import Membership
 from node.mesh.mesh import Mesh, open_mesh
-from node.mesh.messages import MESSAGE_BYTES
-from node.mesh.options import read_options
-from node.mesh.rounds import MeshOptions
-from node.mesh.seal import Seal
+from node.mesh.messages import MESSAGE_BYTES, Message
+from node.mesh.options import MeshOptions, read_options
+from node.mesh.seal import Refused, Seal
 from node.mesh.transport import Tls
 from node.settings import NodeSettings
 from shared import events
@@ -29,6 +32,8 @@ from tests.node.mesh_network import SECRET, advert
 
 LIMIT_SECONDS = 30.0
 TLS_NAME = "mesh.distributed-llm"
+OFFER = b"what a node offers"
+REFUSALS = ("unauthenticated", "stale", "malformed", "incompatible", "conflict", "overflow")
 
 
 class Nodes:
@@ -44,10 +49,15 @@ class Nodes:
     ) -> Mesh:
         given: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "secrets": (SECRET,)} | options
         told = self.events.setdefault(node_id, [])
-        mesh = Mesh(lambda: advert("unused:1"), told.append)
+        mesh = Mesh(lambda: ("online", OFFER), told.append)
         full = MeshOptions(node_id=node_id, software="1", state_dir=self._directory, **given)
         await self._stack.enter_async_context(open_mesh(mesh, full, resolve))
         return mesh
+
+    def answers(self, node_id: str, peer: str) -> int:
+        """Count how often a peer has answered a node."""
+        told = self.events[node_id]
+        return sum(isinstance(each, events.PeerAnswered) and each.peer == peer for each in told)
 
     def failed(self, node_id: str) -> Counter[str]:
         """Count what a node refused, by reason."""
@@ -82,18 +92,20 @@ async def test_nodes_find_each_other_by_one_seed(tmp_path: Path) -> None:
         second = await nodes.start("b", seeds=(first.address,))
         third = await nodes.start("c", seeds=(first.address,))
         meshes = (first, second, third)
-        await wait_until(lambda: all(len(mesh.living()) == 2 for mesh in meshes))
-        heard = {peer.node_id: peer for peer in third.living()}
+        await wait_until(lambda: all(list(states(m).values()) == ["alive"] * 2 for m in meshes))
+        heard = {peer.node_id: peer for peer in third.peers()}
         assert heard["b"].address == second.address
         assert heard["b"].advert is not None
         assert heard["b"].advert.addresses == (second.address,)
+        assert heard["b"].advert.payload == OFFER
         await wait_until(lambda: events.PeersCounted(2, 0) in nodes.events["a"])
     told = nodes.events["a"]
     assert events.PeerChanged("b", "alive", "online") in told
     assert any(isinstance(e, events.PeerAnswered) and 0 < e.seconds < 5 for e in told)
     moved = {(e.direction, e.message_type) for e in told if isinstance(e, events.MessagesMoved)}
     assert {("sent", "survey"), ("received", "survey"), ("received", "answer")} <= moved
-    assert set(nodes.failed("a")) <= {"connection", "timeout"}
+    failed = nodes.failed("a")
+    assert {reason: failed[reason] for reason in REFUSALS} == dict.fromkeys(REFUSALS, 0)
 
 
 @trio_test
@@ -150,30 +162,167 @@ async def test_name_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @trio_test
-async def test_seed_that_cannot_be_dialed_is_counted(tmp_path: Path) -> None:
+async def test_seed_that_cannot_be_dialed_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a name stands for, the node goes on, and other seeds lead somewhere."""
 
     async def resolve(host: str, port: int) -> list[str]:
-        return ["nonsense"] if host == "a.test" else await seeds.resolve(host, port)
+        nonsense = ["nonsense", "10.0.0.1:0", "10.0.0.1:70000", "[fe80::1%eth0]:7", "\0:1", ""]
+        return nonsense if host == "a.test" else await seeds.resolve(host, port)
 
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         by_both = ("a.test:7", first.address)
         second = await nodes.start("b", resolve, seeds=by_both)
         await wait_until(lambda: states(second) == {"a": "alive"})
-        await wait_until(lambda: nodes.failed("b")["connection"] > 0)
+        await wait_until(lambda: nodes.failed("b")["lookup"] > 0)
+    assert caplog.text.count("the seed a.test:7 cannot be looked up") == 1
 
 
 @trio_test
-async def test_node_without_the_secret_stays_outside(tmp_path: Path) -> None:
-    """Neither side takes a word of the other, and both count it."""
+async def test_node_without_the_secret_stays_outside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither side takes a word of the other; both count it, and each logs the remedy once."""
     async with opened(tmp_path) as nodes:
         inside = await nodes.start("a")
         await nodes.start("b", seeds=(inside.address,), secrets=("something else entirely",))
         await nodes.start("c", seeds=(inside.address,), secrets=())
         await wait_until(lambda: nodes.failed("a")["unauthenticated"] >= 4)
+        for name in "bc":
+            await wait_until(lambda name=name: nodes.failed(name)["unauthenticated"] > 0)  # type: ignore[misc]
         assert states(inside) == {}
         assert not [e for e in nodes.events["a"] if isinstance(e, events.PeerChanged)]
+    lines = [record.getMessage() for record in caplog.records if "secret" in record.getMessage()]
+    told = [f"the node at {inside.address} refuses this node's messages"] * 2
+    expected = ["messages from 127.0.0.1 are refused", *told]
+    assert sorted(line.partition(",")[0] for line in lines) == expected
+    assert all(line.endswith("give both nodes the same --mesh-secret-file") for line in lines)
+
+
+@contextmanager
+def stranger(mesh: Mesh) -> Iterator[pynng.Surveyor0]:
+    """Yield a connection that says what the test wants."""
+    url = f"tcp://{mesh.address}"
+    with pynng.Surveyor0(dial=url, block_on_dial=True, recv_timeout=5000) as surveyor:
+        yield surveyor
+
+
+def survey(sequence: int = 1, *, sent_at: float, node_id: str = "x") -> Message:
+    """Return what a node asks."""
+    members = Membership(Identity(node_id, 1, 7, "1"), [], 8)
+    asked = members.survey(advert(), 0.0, sent_at, b"nonce")
+    return msgspec.structs.replace(asked, sequence=sequence)
+
+
+@trio_test
+async def test_node_with_another_clock_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nodes whose clocks are too far apart both say so: nothing else shows why they do not meet."""
+    there = time.time() - 3600
+    async with opened(tmp_path) as nodes:
+        first = await nodes.start("a")
+        with stranger(first) as surveyor:
+            surveyor.send(Seal([SECRET]).sign(survey(1, sent_at=there)))
+            answer = await trio.to_thread.run_sync(surveyor.recv)
+            for sequence in (2, 3):
+                surveyor.send(Seal([SECRET]).sign(survey(sequence, sent_at=there)))
+            await wait_until(lambda: nodes.failed("a")["stale"] == 3)
+    found = Seal([SECRET]).open_answer(answer, there, b"nonce")
+    assert isinstance(found, Refused)
+    assert (found.reason, found.head and found.head.node_id) == ("stale", "a")
+    assert caplog.text.count("messages of node x from 127.0.0.1 are refused") == 1
+    assert "its clock is -3600 s from this node's: set both clocks" in caplog.text
+
+
+@trio_test
+async def test_connections_of_strangers_are_bounded(tmp_path: Path) -> None:
+    """Strangers that only connect make room for the next; a node gets in past all of them."""
+    async with opened(tmp_path) as nodes:
+        first = await nodes.start("a")
+        strangers = [socket.create_connection(_pair(first.address)) for _ in range(STRANGERS + 40)]
+        for each in strangers:
+            each.sendall(SURVEYOR_HEADER)
+        second = await nodes.start("b", seeds=(first.address,))
+        await wait_until(lambda: nodes.failed("a")["overflow"] >= 40)
+        await wait_until(lambda: states(first) == {"b": "alive"})
+        await wait_until(lambda: states(second) == {"a": "alive"})
+        closed = await trio.to_thread.run_sync(_count_closed, strangers)
+        assert 40 <= closed <= 41  # the node itself was a stranger, too
+        for each in strangers:
+            each.close()
+
+
+SURVEYOR_HEADER = b"\0SP\0\0\x62\0\0"
+RESPONDENT_HEADER = b"\0SP\0\0\x63\0\0"
+"""What each sends first on TCP (the mapping of SP to TCP, protocols 98 and 99)."""
+
+
+def _pair(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _count_closed(connections: list[socket.socket]) -> int:
+    closed = 0
+    for each in connections:
+        each.settimeout(0.05)
+        try:
+            while each.recv(64):
+                pass
+            closed += 1
+        except TimeoutError:
+            pass
+        except ConnectionResetError:
+            closed += 1
+    return closed
+
+
+@trio_test
+async def test_flood_of_a_stranger_is_cut(tmp_path: Path) -> None:
+    """A connection that sends one refused message after another is closed; the mesh goes on."""
+    async with opened(tmp_path) as nodes:
+        first = await nodes.start("a")
+        second = await nodes.start("b", seeds=(first.address,))
+        await wait_until(lambda: states(first) == {"b": "alive"})
+        with stranger(first) as surveyor:
+            while not nodes.failed("a")["overflow"]:
+                surveyor.send(b"x" * 2000)
+                await trio.sleep(0.001)
+        seen = nodes.answers("a", "b")
+        await wait_until(lambda: nodes.answers("a", "b") > seen + 1)
+        assert states(first) == {"b": "alive"}
+        assert states(second) == {"a": "alive"}
+
+
+@trio_test
+async def test_second_answer_to_a_survey_is_not_read(tmp_path: Path) -> None:
+    """A peer answers a survey once: more of it costs nothing but the way."""
+    async with trio.open_nursery() as nursery, opened(tmp_path) as nodes:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _answer_often, [listener])
+        host, port = listener.socket.getsockname()
+        await nodes.start("a", seeds=(f"{host}:{port}",))
+        await wait_until(lambda: nodes.failed("a")["overflow"] >= 20)
+        assert nodes.failed("a")["unauthenticated"] > 0
+        assert nodes.failed("a")["overflow"] > 5 * nodes.failed("a")["unauthenticated"]
+        nursery.cancel_scope.cancel()
+
+
+async def _answer_often(stream: trio.SocketStream) -> None:
+    """Answer each survey ten times, as no respondent of nng does."""
+    await stream.send_all(RESPONDENT_HEADER)
+    received = b""
+    async for data in stream:
+        received += data
+        if received[:8] == SURVEYOR_HEADER:
+            received = received[8:]
+        while len(received) >= 8 and len(received) >= (end := 8 + int.from_bytes(received[:8])):
+            survey_id, received = received[8:12], received[end:]
+            answer = survey_id + b"x" * 100
+            await stream.send_all((len(answer).to_bytes(8) + answer) * 10)
 
 
 @trio_test
@@ -189,7 +338,8 @@ async def test_noise_on_the_port_does_no_harm(tmp_path: Path) -> None:
                     stranger.send(message)
                     await trio.sleep(0.001)
             stranger.send(b"x" * (MESSAGE_BYTES + 1))
-            await wait_until(lambda: nodes.failed("a").total() > 20)
+            await wait_until(lambda: nodes.failed("a")["unauthenticated"] > 10)
+            await wait_until(lambda: nodes.failed("a")["malformed"] > 0)
         await wait_until(
             lambda: states(first) == {"b": "alive"} and states(second) == {"a": "alive"}
         )
@@ -221,22 +371,24 @@ def tls_files(directory: Path, authority: trustme.CA, name: str) -> Tls:
 
 @trio_test
 async def test_tls_lets_in_whom_the_authority_signed(tmp_path: Path) -> None:
-    """With TLS both sides show a certificate: of this authority and of this name."""
+    """With TLS both sides show a certificate of this authority, and who is dialed of this name."""
     authority, stranger = trustme.CA(), trustme.CA()
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a", tls=tls_files(tmp_path / "a", authority, TLS_NAME))
         by_seed: dict[str, Any] = {"seeds": (first.address,)}
+        outside = [
+            await nodes.start("c", tls=tls_files(tmp_path / "c", stranger, TLS_NAME), **by_seed),
+            await nodes.start("e", **by_seed),
+        ]
+        misnamed = await nodes.start(
+            "d", tls=tls_files(tmp_path / "d", authority, "other.name"), **by_seed
+        )
         await nodes.start("b", tls=tls_files(tmp_path / "b", authority, TLS_NAME), **by_seed)
-        for name, signer, written in (
-            ("c", stranger, TLS_NAME),
-            ("d", authority, "other.name"),
-        ):
-            files = tls_files(tmp_path / name, signer, written)
-            await nodes.start(name, tls=files, **by_seed)
-        await nodes.start("e", **by_seed)
-        await wait_until(lambda: states(first) == {"b": "alive"})
-        await trio.sleep(1)
-        assert states(first).keys() <= {"b", "d"}
+        # The last to come is in; whoever came before has had its chance too, and three rounds.
+        await wait_until(lambda: states(misnamed) == {"a": "alive", "b": "alive"})
+        await wait_until(lambda: nodes.answers("a", "b") >= 3)
+        assert states(first) == {"b": "alive"}
+        assert [states(mesh) for mesh in outside] == [{}, {}]
 
 
 @trio_test
@@ -300,7 +452,11 @@ def test_mesh_without_secret_stays_on_loopback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "cannot be read"), ("# none\n", "no secret"), ("short\n", "less than 16 characters")],
+    [
+        (None, "cannot be read"),
+        ("# none\n", "contains no secret"),
+        ("short\n", "has 5 characters; it needs at least 16"),
+    ],
 )
 def test_unusable_secret_is_refused(tmp_path: Path, content: str | None, says: str) -> None:
     """A secret that is none must not open the mesh; its text is not told."""

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.mesh.membership import Change, Identity, Membership
+from node.mesh.identity import Identity
+from node.mesh.membership import Membership
 from node.mesh.messages import PROTOCOL, Contact, Head
+from node.mesh.peer_table import Change
 from tests.node.mesh_network import Network, Node, address_of, advert
 
 JOIN_SECONDS = 2.0
@@ -77,30 +79,30 @@ def test_round_of_a_large_mesh_is_longer_and_its_waits_with_it() -> None:
     network = Network()
     nodes = start_all(network, 49)
     network.run(8)
-    assert {node.membership.round_seconds for node in nodes} == {48 / 32}
+    assert {node.membership.table.round_seconds for node in nodes} == {48 / 32}
     *rest, victim = nodes
     network.stop(victim)
     network.run(1.5)
     assert all(node.states()["n48"] in ("alive", "suspect") for node in rest)
     network.run(1.5)
     assert {node.states()["n48"] for node in rest} == {"dead"}
-    assert {node.membership.round_seconds for node in rest} == {48 / 32}  # it may be back
+    assert {node.membership.table.round_seconds for node in rest} == {48 / 32}  # it may be back
 
 
 def test_mesh_that_shrinks_at_once_blames_nobody_who_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When most take their leave rounds are short; who was heard in a long one has its time."""
-    monkeypatch.setattr("node.mesh.membership._PEERS_PER_SECOND", 4)  # for a small test
+    monkeypatch.setattr("node.mesh.peer_table._PEERS_PER_SECOND", 4)  # for a small test
     network = Network()
     nodes = start_all(network, 25)
     network.run(20)
-    assert {node.membership.round_seconds for node in nodes} == {24 / 4}
+    assert {node.membership.table.round_seconds for node in nodes} == {24 / 4}
     rest, lost = nodes[:5], nodes[5:]
     for node in lost:
         network.leave(node)
     network.run(5)
-    assert {node.membership.round_seconds for node in rest} == {1.0}
+    assert {node.membership.table.round_seconds for node in rest} == {1.0}
     assert living(rest) == {tuple(f"n{i}" for i in range(5))}
     names = {node.node_id for node in rest}
     for node in rest:
@@ -136,10 +138,10 @@ def test_restarted_node_leaves_no_ghost(address: str) -> None:
     everyone = [*nodes[:3], again]
     assert living(everyone) == {("n0", "n1", "n2", "n3")}
     for node in nodes[:3]:
-        assert [p.incarnation for p in node.membership.peers(0) if p.node_id == "n3"] == [
+        assert [p.incarnation for p in node.membership.table.views(0) if p.node_id == "n3"] == [
             again.membership.me.incarnation
         ]
-        assert node.dialed.keys() - {address_of(0)} <= {n.address for n in everyone}
+        assert node.dialed.keys() == {n.address for n in everyone} - {node.address}
 
 
 def test_late_node_declares_nobody_dead() -> None:
@@ -167,7 +169,7 @@ def test_peer_that_says_that_it_is_late_is_waited_for() -> None:
         watcher.take_answer(answer, address_of(i + 1), 0.0, 0.01)
     for step in range(1, 29):
         watcher.tick(step / 10, 0.0)
-    states = {view.node_id: view.state for view in watcher.peers(2.8)}
+    states = {view.node_id: view.state for view in watcher.table.views(2.8)}
     assert states == {"n1": "alive", "n2": "dead"}
 
 
@@ -195,7 +197,7 @@ def test_two_nodes_of_one_name_are_told_and_do_not_flap() -> None:
     network.run(20)
     for node in (nodes[0], nodes[1]):
         assert "conflict" in {trouble.reason for trouble in node.troubles}
-        held = next(p for p in node.membership.peers(0) if p.node_id == "n2")
+        held = next(p for p in node.membership.table.views(0) if p.node_id == "n2")
         assert held.incarnation == double.membership.me.incarnation
         assert states_told(node, "n2") == ["alive", "alive"]
         assert len(node.troubles) == 1  # once a minute
@@ -252,12 +254,12 @@ def test_other_protocol_is_listed_and_forgotten() -> None:
     """A node of another version is named, is no member, and leaves the list when it is silent."""
     membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
     membership.take_incompatible(Head(PROTOCOL + 1, "old", "0.0.1", 0.0), 1.0)
-    assert [(p.node_id, p.state, p.software) for p in membership.peers(1.0)] == [
+    assert [(p.node_id, p.state, p.software) for p in membership.table.views(1.0)] == [
         ("old", "incompatible", "0.0.1")
     ]
-    assert membership.wanted() == set()
+    assert membership.table.wanted() == set()
     membership.tick(40.0, 0.0)
-    assert membership.peers(40.0) == []
+    assert membership.table.views(40.0) == []
 
 
 def test_hint_makes_nobody_alive() -> None:
@@ -267,10 +269,10 @@ def test_hint_makes_nobody_alive() -> None:
     gossip = Membership(Identity("n1", 1, 2, "1"), [], 8).survey(advert(address_of(1)), 0, 0, b"n")
     told = msgspec.structs.replace(gossip, contacts=(ghost,))
     membership.take_survey(told, advert(), 0.0, 0.0, repeated=False)
-    assert membership.peers(0.0) == []
-    assert membership.wanted() == {address_of(1), address_of(8)}
+    assert membership.table.views(0.0) == []
+    assert membership.table.wanted() == {address_of(1), address_of(8)}
     membership.tick(30.0, 0.0)
-    assert membership.wanted() == set()
+    assert membership.table.wanted() == set()
 
 
 def test_survey_of_a_dead_peer_brings_it_not_back() -> None:
@@ -284,10 +286,10 @@ def test_survey_of_a_dead_peer_brings_it_not_back() -> None:
     for step in range(1, 40):
         members.tick(step / 10, 0.0)
     members.take_survey(other.survey(own, 0, 0, b"m"), advert(), 4.0, 0.0, repeated=False)
-    assert [view.state for view in members.peers(4.0)] == ["dead"]
-    assert members.wanted() == {address_of(1)}
+    assert [view.state for view in members.table.views(4.0)] == ["dead"]
+    assert members.table.wanted() == {address_of(1)}
     members.take_answer(answer, address_of(1), 4.1, 0.01)
-    assert [view.state for view in members.peers(4.1)] == ["alive"]
+    assert [view.state for view in members.table.views(4.1)] == ["alive"]
 
 
 def test_name_is_not_an_address() -> None:
@@ -297,7 +299,7 @@ def test_name_is_not_an_address() -> None:
     for nonsense in ("example.org:80", "10.0.0.1:99999", "10.0.0.1", "fe80::1%eth0:1", "[::1:1"):
         asked = other.survey(advert(nonsense), 0, 0, b"n")
         membership.take_survey(asked, advert(), 0.0, 0.0, repeated=False)
-    assert membership.wanted() == set()
+    assert membership.table.wanted() == set()
 
 
 def test_suspected_node_speaks_up() -> None:

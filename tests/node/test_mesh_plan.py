@@ -4,14 +4,14 @@ import itertools
 import random
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.shape import Shape, even_shape
-from node.mesh.messages import Advert, ModelAdvert
-from node.routing.plan import _ENGINE_BYTES, Candidate, Plan, candidate, make_plan
-from tests.node.mesh_network import advert
+from node.routing.offer import LARGEST_COUNT, Offer, OfferedModel
+from node.routing.plan import _ENGINE_BYTES, Holder, Plan, can_be_planned, holder, make_plan
 
 MIB = 2**20
 
@@ -27,11 +27,11 @@ shapes = st.builds(
 
 
 @st.composite
-def meshes(draw: st.DrawFn) -> list[Candidate]:
+def meshes(draw: st.DrawFn) -> list[Holder]:
     """Draw nodes of all kinds, none with another's name."""
     count = draw(st.integers(0, 12))
     return [
-        Candidate(
+        Holder(
             node_id=f"n{number}",
             free_bytes=draw(st.integers(0, 8_000 * MIB)),
             speed=draw(st.sampled_from([0.0, 1e8, 5e9]) | st.floats(0, 1e12)),
@@ -43,9 +43,9 @@ def meshes(draw: st.DrawFn) -> list[Candidate]:
     ]
 
 
-def node(name: str, free_mib: int, speed: float = 0.0, **more: object) -> Candidate:
+def node(name: str, free_mib: int, speed: float = 0.0, **more: object) -> Holder:
     fields = {"cores": 4.0, "has_model": False} | more
-    return Candidate(name, free_mib * MIB, speed, **fields)  # type: ignore[arg-type]
+    return Holder(name, free_mib * MIB, speed, **fields)  # type: ignore[arg-type]
 
 
 def shape_of(layers: int, mib: int) -> Shape:
@@ -58,7 +58,7 @@ def ranges(plan: Plan) -> list[tuple[str, int, int]]:
 
 @given(shapes, meshes(), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_plan_is_sound(
-    shape: Shape, nodes: list[Candidate], replicas: int, shuffling: random.Random
+    shape: Shape, nodes: list[Holder], replicas: int, shuffling: random.Random
 ) -> None:
     """Contiguous, once each, within memory, everybody accounted for, whatever the order."""
     plan = make_plan(shape, nodes, replicas)
@@ -88,7 +88,7 @@ def test_memory_that_suffices_is_found(shape: Shape, weights: list[int]) -> None
     part = max(shape.layer_bytes) + cache + 1 + ends
     needed = shape.size_bytes + cache + len(shape.layer_bytes) + ends
     nodes = [
-        Candidate(f"n{i}", _ENGINE_BYTES + part + needed * weight // sum(weights) + 1, 0.0, 1.0)
+        Holder(f"n{i}", _ENGINE_BYTES + part + needed * weight // sum(weights) + 1, 0.0, 1.0)
         for i, weight in enumerate(weights)
     ]
     assert make_plan(shape, nodes, 1).unserved == 0
@@ -163,20 +163,58 @@ def test_context_takes_memory() -> None:
         assert share.memory_bytes == 2 * MIB + expected + _ENGINE_BYTES
 
 
-def test_advert_becomes_a_candidate() -> None:
+def test_offer_becomes_a_holder() -> None:
     """Memory that other models hold is not free; a node on its way out takes nothing."""
-    idle = advert()
+    idle = Offer("http://x:1", "e", 2.0, 2**33, 8, 0.0)
     held = (
-        ModelAdvert("m", "ready", 8, 100 * MIB, 0, 0, 0, 0, 0, 1),
-        ModelAdvert("o", "ready", 8, 900 * MIB, 0, 0, 0, 0, 0, 1),
-        ModelAdvert("p", "unloaded", 8, 900 * MIB, 0, 0, 0, 0, 0, 1),
+        OfferedModel("m", "ready", 8, 100 * MIB, 0, 0, 0, 0, 0, 1),
+        OfferedModel("o", "ready", 8, 900 * MIB, 0, 0, 0, 0, 0, 1),
+        OfferedModel("p", "unloaded", 8, 900 * MIB, 0, 0, 0, 0, 0, 1),
     )
-    fields = {name: getattr(idle, name) for name in idle.__struct_fields__}
-    loaded = candidate("a", Advert(**fields | {"models": held}), "m")
-    assert candidate("a", idle, "m").free_bytes - loaded.free_bytes == 900 * MIB + _ENGINE_BYTES
+    free = holder("a", idle, "online", "m").free_bytes
+    loaded = holder("a", msgspec.structs.replace(idle, models=held), "online", "m")
+    assert free - loaded.free_bytes == 900 * MIB + _ENGINE_BYTES
     assert loaded.has_model
-    draining = candidate("a", Advert(**fields | {"status": "draining"}), "m")
+    draining = holder("a", idle, "draining", "m")
     assert draining.barred == "it is draining"
+
+
+amounts = st.sampled_from([0.0, 5e-324, 1e-30, 1.0, 1e18]) | st.floats(0, 1e18)
+counts = st.sampled_from([0, 1, LARGEST_COUNT]) | st.integers(0, LARGEST_COUNT)
+absurd_offers = st.builds(
+    Offer,
+    api_url=st.just(""),
+    engine=st.just("e"),
+    cpu_cores=amounts,
+    memory_bytes=counts,
+    max_layers=counts,
+    bytes_per_second=amounts,
+    models=st.lists(
+        st.builds(
+            OfferedModel,
+            model_id=st.sampled_from(["m", "o"]),
+            state=st.sampled_from(["ready", "failed"]),
+            **dict.fromkeys(OfferedModel.__struct_fields__[2:-1], counts),
+        ),
+        max_size=3,
+    ).map(tuple),
+)
+
+
+@given(shapes, st.lists(absurd_offers, max_size=6))
+def test_absurd_offer_breaks_no_plan(shape: Shape, offers: list[Offer]) -> None:
+    """Whatever peers say of their machines, the others plan, and place no layer twice."""
+    nodes = [holder(f"n{i}", offer, "online", "m") for i, offer in enumerate(offers)]
+    plan = make_plan(shape, nodes, 2)
+    placed = sum(share.last - share.first + 1 for share in plan.shares)
+    assert plan.whole or placed == plan.layers - plan.unserved
+
+
+@pytest.mark.parametrize("layers", [0, -1, 20_000_000, 10**12])
+def test_layers_that_no_model_has_are_not_planned(layers: int) -> None:
+    """A damaged header costs neither memory nor time."""
+    assert not can_be_planned(layers)
+    assert can_be_planned(126)
 
 
 def test_plan_of_a_large_mesh_is_quick() -> None:

@@ -14,11 +14,11 @@ from node.api import conversion, schema
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
 from node.api.grpc.interceptors import Context, client_of, deadline_seconds, request_id
-from node.api.peers import Peers
 from node.api.request_id import read_whole
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
 from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.routing.peer_offers import PeerOffers
 from node.routing.router import Router
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
@@ -48,7 +48,7 @@ class InferenceService(Inference):
         scheduler: Knows this node's models.
         router: Takes the requests.
         status: Says how the node is.
-        peers: Knows the other nodes.
+        peers: Know the other nodes and what they offer.
         node_id: The node's name.
         default_model: Served where a request names no model.
     """
@@ -58,7 +58,7 @@ class InferenceService(Inference):
         scheduler: Scheduler,
         router: Router,
         status: NodeStatus,
-        peers: Peers,
+        peers: PeerOffers,
         *,
         node_id: str,
         default_model: str,
@@ -138,11 +138,11 @@ class InferenceService(Inference):
         del ctx
         peers = [
             pb.Peer(
-                node_id=peer.node_id,
+                node_id=peer.view.node_id,
                 api_url=peer.api_url,
-                state=peer.state,
+                state=peer.view.state,
                 status=peer.status,
-                models=list(peer.models),
+                models=[model.model_id for model in peer.models],
             )
             for peer in self._peers.known()
         ]

@@ -1,64 +1,40 @@
-"""What the API shows of the mesh: the node, and its peers as it sees them."""
+"""The route `/cluster`: the node and its peers, as the node sees them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from quart import Response
 from quart_trio import QuartTrio
 
-from node.api.peers import Peer, Peers
 from node.mesh.mesh import Mesh
 from node.mesh.messages import Advert
-from node.mesh.peer import PeerView
+from node.routing.offer import Offer
+from node.routing.peer_offers import KnownPeer, PeerOffers
 
 
-def cluster_body(mesh: Mesh) -> dict[str, Any]:
-    """Give the answer as plain values."""
+def cluster_body(mesh: Mesh, peers: PeerOffers) -> dict[str, Any]:
+    """Return the answer as plain values."""
     return {
         "node_id": mesh.node_id,
         "incarnation": mesh.incarnation,
         "address": mesh.address,
-        "advert": _advert(mesh.advert()),
-        "peers": [_peer(view) for view in mesh.peers()],
+        "advert": _advert(mesh.advert(), peers.own(), mesh.software),
+        "peers": [_peer(peer) for peer in peers.known()],
     }
 
 
-class MeshPeers(Peers):
-    """The mesh's peers, as gRPC's `GetPeers` gives them.
-
-    Args:
-        mesh: Knows them.
-    """
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    def known(self) -> Iterator[Peer]:
-        """Give each peer as it is now."""
-        for view in self._mesh.peers():
-            advert = view.advert
-            models = advert.models if advert else ()
-            yield Peer(
-                node_id=view.node_id,
-                api_url=advert.api_url if advert else "",
-                state=view.state,
-                status=advert.status if advert else "unknown",
-                models=tuple(model.model_id for model in models),
-            )
-
-
-def add_cluster(app: QuartTrio, mesh: Mesh) -> None:
-    """Give the application the route."""
+def add_cluster(app: QuartTrio, mesh: Mesh, peers: PeerOffers) -> None:
+    """Add the route to the application."""
 
     async def cluster() -> Response:
-        body = msgspec.json.encode(cluster_body(mesh))
+        body = msgspec.json.encode(cluster_body(mesh, peers))
         return Response(body, content_type="application/json")
 
     app.add_url_rule("/cluster", "cluster", cluster, methods=["GET"])
 
 
-def _peer(view: PeerView) -> dict[str, Any]:
+def _peer(peer: KnownPeer) -> dict[str, Any]:
+    view = peer.view
     return {
         "node_id": view.node_id,
         "state": view.state,
@@ -67,10 +43,19 @@ def _peer(view: PeerView) -> dict[str, Any]:
         "address": view.address,
         "silent_seconds": round(view.silent_seconds, 3),
         "round_trip_seconds": round(view.round_trip_seconds, 6),
-        "advert": _advert(view.advert) if view.advert else None,
+        "advert": _advert(view.advert, peer.offer, view.software),
     }
 
 
-def _advert(advert: Advert) -> dict[str, Any]:
-    models = [msgspec.structs.asdict(model) for model in advert.models]
-    return msgspec.structs.asdict(advert) | {"models": models}
+def _advert(advert: Advert | None, offer: Offer | None, software: str) -> dict[str, Any] | None:
+    """Return an advert and what its payload offers as one object."""
+    if advert is None or offer is None:
+        return None
+    said = {
+        "addresses": advert.addresses,
+        "software": software,
+        "status": advert.status,
+        "lag_seconds": advert.lag_seconds,
+    }
+    models = [msgspec.structs.asdict(model) for model in offer.models]
+    return said | msgspec.structs.asdict(offer) | {"models": models}

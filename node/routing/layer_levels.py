@@ -1,0 +1,48 @@
+"""Reports what the plan over the whole mesh could do for each of this node's models."""
+
+from collections.abc import Iterator
+
+from node.engine.shape import even_shape
+from node.mesh.mesh import Mesh
+from node.routing.offer import OfferedModel
+from node.routing.peer_offers import PeerOffers
+from node.routing.plan import Holder, can_be_planned, holder, make_plan
+from shared.events import LayersPlanned
+
+
+class LayerLevels:
+    """The levels of the plan.
+
+    Args:
+        mesh: Knows this node.
+        peers: Know what this node and the others offer.
+        replicas: How many nodes a model gets that fits one of them.
+    """
+
+    def __init__(self, mesh: Mesh, peers: PeerOffers, replicas: int) -> None:
+        self._mesh = mesh
+        self._peers = peers
+        self._replicas = replicas
+
+    def __call__(self) -> Iterator[LayersPlanned]:
+        """Yield the level of each model whose header was read."""
+        own = self._peers.own()
+        if own is None:
+            return
+        nodes = [(self._mesh.node_id, own, self._mesh.advert().status)]
+        nodes += [
+            (peer.view.node_id, peer.offer, peer.status)
+            for peer in self._peers.known()
+            if peer.view.state == "alive" and peer.offer is not None
+        ]
+        for model in own.models:
+            if can_be_planned(model.layers):
+                holders = [holder(*node, model.model_id) for node in nodes]
+                yield self._level(model, holders)
+
+    def _level(self, model: OfferedModel, holders: list[Holder]) -> LayersPlanned:
+        shape = even_shape(
+            model.size_bytes, model.layers, model.position_bytes, model.context_length
+        )
+        plan = make_plan(shape, holders, self._replicas)
+        return LayersPlanned(model.model_id, plan.layers, plan.unserved)

@@ -1,0 +1,219 @@
+"""What peers offer is read once, used where it makes sense, and never an error of this node."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from node.mesh.identity import Identity
+from node.mesh.membership import Membership
+from node.mesh.mesh import Mesh
+from node.mesh.messages import PAYLOAD_BYTES
+from node.mesh.peer import PeerView
+from node.routing.layer_levels import LayerLevels
+from node.routing.offer import (
+    LARGEST_AMOUNT,
+    LARGEST_COUNT,
+    MODELS,
+    Offer,
+    OfferedModel,
+    UnreadableOfferError,
+    check_model,
+    pack_offer,
+    read_offer,
+)
+from node.routing.peer_offers import PeerOffers, reachable_url
+from shared.events import Event, LayersPlanned, NetworkFailed, NodeState
+from tests.node.mesh_network import address_of, advert, anything
+
+
+class KnownMesh(Mesh):
+    """A mesh whose peers have answered what the test says, over a real membership."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: ("online", pack_offer(offer())), lambda _: None)
+        self.membership = Membership(Identity("n0", 1, 1, "1"), [], 300)
+
+    def hear(self, node_id: str, payload: bytes, status: NodeState = "online") -> None:
+        number = int(node_id[1:])
+        asked = self.membership.survey(advert(), 0.0, 0.0, b"n")
+        said = msgspec.structs.replace(advert(address_of(number), status), payload=payload)
+        peer = Membership(Identity(node_id, 1, number, "1"), [], 8)
+        answer = peer.take_survey(asked, said, 0.0, 0.0, repeated=False)
+        assert self.membership.take_answer(answer, address_of(number), 0.0, 0.01)
+
+    def peers(self) -> list[PeerView]:
+        return self.membership.table.views(0.0)
+
+
+def offer(**changed: Any) -> Offer:
+    model = OfferedModel("m", "ready", 6, 2**20, 64, 512, 0, 1, 1, 2, "f1")
+    sound = Offer("http://0.0.0.0:8080", "e", 2.0, 2**33, 8, 1e9, (model,))
+    return msgspec.structs.replace(sound, **changed)
+
+
+def readers() -> tuple[KnownMesh, PeerOffers, list[Event]]:
+    mesh, told = KnownMesh(), list[Event]()
+    return mesh, PeerOffers(mesh, told.append), told
+
+
+def test_offer_of_a_peer_is_what_the_router_gets() -> None:
+    """A peer that serves is found by its model, at the address where its mesh was reached."""
+    mesh, peers, told = readers()
+    mesh.hear("n1", pack_offer(offer()))
+    [found] = peers.find("m")
+    assert (found.node_id, found.url) == ("n1", "http://10.0.0.2:8080")
+    assert (found.loaded, found.in_flight, found.slots, found.fingerprint) == (True, 1, 2, "f1")
+    assert peers.models() == {"m"}
+    assert peers.find("other") == []
+    assert told == []
+
+
+@pytest.mark.parametrize("status", ["draining", "offline", "unknown"])
+def test_peer_that_does_not_serve_is_not_asked(status: NodeState) -> None:
+    """A node on its way out is known, and gets no requests."""
+    mesh, peers, _ = readers()
+    mesh.hear("n1", pack_offer(offer()), status)
+    assert peers.find("m") == []
+    assert [peer.status for peer in peers.known()] == [status]
+
+
+def test_unreadable_offer_is_that_peers_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted and logged once, the peer is not asked, and the others are."""
+    mesh, peers, told = readers()
+    mesh.hear("n1", b"\xc1")
+    mesh.hear("n2", pack_offer(offer(memory_bytes=-1)))
+    mesh.hear("n3", pack_offer(offer()))
+    for _ in range(3):
+        assert [peer.node_id for peer in peers.find("m")] == ["n3"]
+    assert told == [NetworkFailed("malformed", 1)] * 2
+    assert caplog.text.count("cannot be read, so that it is not asked") == 2
+    assert "`$[3]`" in caplog.text
+    mesh.hear("n1", pack_offer(offer()))
+    assert [peer.node_id for peer in peers.find("m")] == ["n1", "n3"]
+
+
+@given(st.binary(max_size=300) | anything.map(msgspec.msgpack.encode))
+@example(b"")
+@example(msgspec.msgpack.encode([[[[[]]]]] * 8))
+def test_any_payload_is_an_offer_or_is_refused(payload: bytes) -> None:
+    """Whatever a member sends in its advert, nothing but its own offer is lost."""
+    mesh, peers, told = readers()
+    mesh.hear("n1", payload)
+    assert len(peers.known()) == 1
+    assert len(told) <= 1
+    peers.find("m")
+    peers.models()
+
+
+texts = st.text(max_size=64) | st.sampled_from(["\x1b[31m", "a\nb", "\u202e", "m"])
+numbers = st.sampled_from(
+    [0, -1, 1, 10**12, LARGEST_COUNT, LARGEST_COUNT + 1, 2**64 - 1, 0.5, float("nan"), True]
+)
+any_model = st.tuples(texts, st.sampled_from(["ready", "gone", ""]), *[numbers] * 8, texts)
+any_offer = st.tuples(
+    texts | st.sampled_from(["http://[::1", "http://1.2.3.4:0", "file:///etc"]),
+    texts,
+    numbers | st.sampled_from([1e300, float("inf"), -0.0, 5e-324]),
+    numbers,
+    numbers,
+    numbers,
+    st.lists(any_model, max_size=MODELS + 2),
+)
+
+
+@given(any_offer)
+def test_offer_of_the_right_form_is_in_bounds_or_refused(fields: tuple[Any, ...]) -> None:
+    """What is read can be used: no control characters, no number that a plan trips over."""
+    mesh, peers, _ = readers()
+    mesh.hear("n1", msgspec.msgpack.encode(fields)[:PAYLOAD_BYTES])
+    [peer] = peers.known()
+    for model in peer.models:
+        assert not set(model.model_id) & set("\x1b\n\u202e")
+        assert 0 <= model.layers <= LARGEST_COUNT
+    peers.find("m")
+    for level in LayerLevels(mesh, peers, 2)():
+        assert isinstance(level, LayersPlanned)
+
+
+def test_full_offer_fits_an_advert() -> None:
+    """With as many models as it may name, of the longest names, an offer is never cut."""
+    most = dict.fromkeys(OfferedModel.__struct_fields__[2:-1], LARGEST_COUNT)
+    longest = "\U0001f600" * 64
+    model = OfferedModel(longest, "unloaded", fingerprint="f" * 64, **most)
+    full = Offer(
+        longest * 4,
+        longest,
+        LARGEST_AMOUNT,
+        LARGEST_COUNT,
+        LARGEST_COUNT,
+        LARGEST_AMOUNT,
+        (model,) * MODELS,
+    )
+    payload = pack_offer(full)
+    assert len(payload) <= PAYLOAD_BYTES
+    assert read_offer(payload) == full
+
+
+def test_offer_of_a_later_version_is_read() -> None:
+    """Fields that are added at the end are passed over, and those with a default may be missing."""
+    later = msgspec.msgpack.encode([*msgspec.to_builtins(offer()), "more"])
+    assert read_offer(later) == offer()
+    assert read_offer(msgspec.msgpack.encode(msgspec.to_builtins(offer())[:6])) == offer(models=())
+    with pytest.raises(UnreadableOfferError):
+        read_offer(msgspec.msgpack.encode(msgspec.to_builtins(offer())[:5]))
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "a\nb", "\udce9"])
+def test_model_that_peers_would_refuse_is_found_out(name: str) -> None:
+    """One model that cannot be told of must not cost the others the whole offer."""
+    with pytest.raises(ValueError, match="model "):
+        check_model(OfferedModel(name, "ready", 1, 1, 1, 1, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "reached", "url"),
+    [
+        ("http://0.0.0.0:8080", "10.0.0.2:7946", "http://10.0.0.2:8080"),
+        ("https://[::]:8080", "[fd00::7]:7946", "https://[fd00::7]:8080"),
+        ("http://10.0.0.9:81", "10.0.0.2:7946", "http://10.0.0.9:81"),
+        ("http://user:pw@10.0.0.9:81/path?x#y", "10.0.0.2:7946", "http://10.0.0.9:81"),
+        ("http://127.0.0.1:80", "127.0.0.1:7946", "http://127.0.0.1:80"),
+        ("http://127.0.0.1:80", "10.0.0.2:7946", ""),
+        ("http://[::1]:80", "10.0.0.2:7946", ""),
+        ("http://0.0.0.0:0", "10.0.0.2:7946", ""),
+        ("http://0.0.0.0:70000", "10.0.0.2:7946", ""),
+        ("http://0.0.0.0", "10.0.0.2:7946", ""),
+        ("http://[fe80::1%eth0]:80", "10.0.0.2:7946", ""),
+        ("http://[::1", "10.0.0.2:7946", ""),
+        ("http://name.test:80", "10.0.0.2:7946", ""),
+        ("http://10.0.0.\u0660:80", "10.0.0.2:7946", ""),
+        ("http://10.0.0.9:\u0668", "10.0.0.2:7946", ""),
+        ("http://\u2100:80", "10.0.0.2:7946", ""),
+        ("ftp://10.0.0.9:81", "10.0.0.2:7946", ""),
+        ("http://10.0.0.9:81", "", ""),
+        ("", "10.0.0.2:7946", ""),
+    ],
+)
+def test_url_is_where_the_peer_can_be_reached(said: str, reached: str, url: str) -> None:
+    """Only an IP address and a port of a peer's URL count, and only what a socket takes."""
+    assert reachable_url(said, reached) == url
+
+
+@given(st.text(max_size=80) | st.text(alphabet="htps:/[]%.0123456789fe@?#", max_size=40))
+def test_no_url_is_an_error(said: str) -> None:
+    """Whatever a peer calls its URL, this node goes on."""
+    for text in (said, f"http://{said}", f"http://10.0.0.1:{said}"):
+        found = reachable_url(text, "10.0.0.2:7946")
+        assert found == "" or found.startswith(("http://", "https://"))
+
+
+def test_model_with_absurd_layers_is_not_planned() -> None:
+    """Twenty million layers are a damaged header: no level, and no time lost."""
+    mesh, peers, _ = readers()
+    model = OfferedModel("deep", "failed", 20_000_000, 2**20, 64, 512, 0, 0, 0, 1)
+    sound = offer().models[0]
+    mesh._describe = lambda: ("online", pack_offer(offer(models=(model, sound))))
+    assert list(LayerLevels(mesh, peers, 2)()) == [LayersPlanned("m", 6, 0)]
