@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,26 @@ FORBIDDEN: Final = {
 FOREIGN_IN_SHARED: Final = {"click", "msgspec"}
 INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "urllib"}
 """Of the standard library, what `shared` has no business with (`socket` gives the host's name)."""
+ROOMS: Final[dict[str, set[str]]] = {
+    "agent": set(),
+    "api": {"engine", "requests"},
+    "api.edge": {"api", "api.pages", "routing"},
+    "api.grpc": {"api", "api.edge", "requests", "routing", "serving", "telemetry"},
+    "api.http": {
+        *("api", "api.edge", "api.pages", "mesh", "requests", "routing", "serving", "telemetry"),
+    },
+    "api.pages": set(),
+    "demo": set(),
+    "engine": {"telemetry"},
+    "mesh": set(),
+    "routing": {"engine", "mesh", "requests", "serving", "telemetry"},
+    "serving": {"engine", "requests"},
+    "telemetry": {"engine", "serving"},
+}
+"""The rooms of the node, each with those that it may import from. Modules beside the rooms are free
+to all, but for those that put the node together."""
+COMPOSITION: Final = {"__main__", "main", "parts"}
+INFERENCE: Final = re.compile(r"\b(model|layer|token|prompt|slot|inference)s?\b", re.IGNORECASE)
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
     "prometheus_client": {"exporter/web/exposition.py"},
@@ -82,6 +103,46 @@ everywhere = [module for package in OWN for module in modules(package)]
 def test_imports_point_one_way(module: str) -> None:
     """Node and exporter know shared, and neither the other; shared knows neither."""
     assert not imported(module) & FORBIDDEN[module.partition("/")[0]]
+
+
+def named(module: str) -> set[str]:
+    """Return the modules of the node, and names in them, that a module imports."""
+    found: set[str] = set()
+    for part in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(part, ast.Import):
+            found |= {alias.name for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            found |= {f"{part.module}.{alias.name}" for alias in part.names}
+    return {name.removeprefix("node.") for name in found if name.startswith("node.")}
+
+
+def room_of(name: str) -> str:
+    """Return the smallest room that holds a module, or what it is called beside the rooms."""
+    parts = name.split(".")
+    inner = ".".join(parts[:2])
+    return inner if inner in ROOMS else parts[0]
+
+
+def modules_of(room: str) -> list[str]:
+    found = {each: each.removeprefix("node/").replace("/", ".") for each in modules("node")}
+    return [module for module, name in found.items() if room_of(name) == room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_from_its_neighbours_only(room: str) -> None:
+    """Who knows whom in the node is what the table says: the mesh knows no inference, and so on."""
+    inside = modules_of(room)
+    assert inside
+    for module in inside:
+        others = {room_of(name) for name in named(module)} - {room}
+        assert others & ROOMS.keys() <= ROOMS[room], module
+        assert not others & COMPOSITION, module
+
+
+@pytest.mark.parametrize("module", modules_of("mesh"))
+def test_mesh_names_nothing_of_inference(module: str) -> None:
+    """What an advert's payload means is not for the mesh to know, nor to talk about."""
+    assert not INFERENCE.findall((ROOT / module).read_text())
 
 
 @pytest.mark.parametrize("module", list(modules("shared")))
