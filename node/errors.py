@@ -1,5 +1,6 @@
 """What can go wrong in a node, by whose fault it is; each request error knows its HTTP status."""
 
+import math
 from typing import ClassVar
 
 
@@ -14,7 +15,7 @@ class StartupError(NodeError):
 class RequestError(NodeError):
     """A request that ends without its answer.
 
-    `kind` and `code` are OpenAI's words for its error object, `parameter` the field at fault.
+    `kind` and `code` are OpenAI's words for its error object, `parameter` is the field at fault.
     """
 
     status: ClassVar[int] = 500
@@ -35,6 +36,12 @@ class RequestError(NodeError):
         self.retry_after_seconds = retry_after_seconds
         """When to ask again, where that may help."""
 
+    def headers(self) -> dict[str, str]:
+        """Return the HTTP headers that belong to the error."""
+        if self.retry_after_seconds is None:
+            return {}
+        return {"Retry-After": str(math.ceil(self.retry_after_seconds))}
+
 
 class InvalidRequestError(RequestError):
     """The caller asked for something malformed or not supported."""
@@ -50,11 +57,37 @@ class ContextLengthError(InvalidRequestError):
 
 
 class UnauthorizedError(RequestError):
-    """The caller gave no API key, or one that is not known."""
+    """The caller did not show who it is, or is not known."""
 
     status = 401
     kind = "invalid_request_error"
+    code = "unauthorized"
+
+
+class MissingKeyError(UnauthorizedError):
+    """The caller sent no API key."""
+
+    code = "missing_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("no API key was sent: send `Authorization: Bearer <key>`")
+
+    def headers(self) -> dict[str, str]:
+        """Return the challenge (RFC 6750, section 3)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class WrongKeyError(UnauthorizedError):
+    """The caller sent an API key that is not one of the node's."""
+
     code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("the API key is wrong: it is not, or no longer, a key of this node")
+
+    def headers(self) -> dict[str, str]:
+        """Return the challenge, which says that there was a key."""
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class ModelNotFoundError(RequestError):

@@ -1,10 +1,20 @@
-"""Compares secrets in a time that does not depend on how close a guess is."""
+"""Reads files of secrets, and compares secrets in a time that does not depend on the guess."""
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+TOKEN_CHARACTERS: Final = 4096
+"""A longer one would leave little of a request's headers for anything else."""
+TOKEN_FILE_BYTES: Final = 2**20
+"""As much of a file of tokens as is worth reading: it has some hundred lines."""
 
 _BEARER = "bearer "
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_CARRIED: Final = re.compile(r"[!-~]+")
+"""What every client and every proxy takes over unchanged in a header: ASCII without spaces."""
 _NAME_LETTERS = 12
 """48 bits: enough to tell the tokens of one file apart, too few to test guesses against."""
 
@@ -13,7 +23,7 @@ class BearerTokens:
     """The tokens that `Authorization: Bearer …` may carry.
 
     Args:
-        tokens: Any one of them is accepted; only their digests are kept.
+        tokens: Any of them is enough; only their digests are kept.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
@@ -28,18 +38,53 @@ class BearerTokens:
         return self.find(authorization) is not None
 
     def find(self, authorization: str) -> str | None:
-        """Return the name of the token in the header's value: the beginning of its digest."""
-        given = _digest(authorization[len(_BEARER) :].strip())
-        is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
-        # All are compared, so that the time does not show which one matched.
+        """Return the name of the token that the header's value carries: the start of its digest."""
+        given = _digest(bearer_token(authorization))
+        # All are compared, so that the time does not depend on which one matched.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return given.hex()[:_NAME_LETTERS] if is_bearer and any(matches) else None
+        return given.hex()[:_NAME_LETTERS] if any(matches) else None
+
+
+def bearer_token(authorization: str) -> str:
+    """Return the token that the header's value carries; empty where it carries none."""
+    is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
+    return authorization[len(_BEARER) :].strip() if is_bearer else ""
 
 
 def parse_tokens(text: str) -> list[str]:
-    """Return the tokens of a file, one per line; empty lines and comments (#) are skipped."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    """Return the tokens, one a line, without empty lines and those that begin with #."""
+    return [token for _, token in _lines(text)]
+
+
+def parse_bearer_tokens(content: bytes) -> list[str]:
+    """Return the tokens of a file, at least one, each of which a header can carry.
+
+    Raises:
+        ValueError: What is wrong and where, in words that hold nothing of the file.
+    """
+    if len(content) > TOKEN_FILE_BYTES:
+        raise ValueError(f"it is larger than {TOKEN_FILE_BYTES} bytes")
+    try:
+        lines = list(_lines(content.decode()))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None  # the error holds the bytes that it met
+    if not lines:
+        raise ValueError("it holds no key: write one on a line")
+    for number, token in lines:
+        if len(token) > TOKEN_CHARACTERS:
+            raise ValueError(f"line {number} is longer than {TOKEN_CHARACTERS} characters")
+        if not _CARRIED.fullmatch(token):
+            problem = "has a space in its key, or a character that is not ASCII"
+            raise ValueError(f"line {number} {problem}")
+    return [token for _, token in lines]
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    lines = text.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    for number, line in enumerate(lines, 1):
+        token = line.strip()
+        if token and not token.startswith("#"):
+            yield number, token
 
 
 def _digest(token: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from exporter.errors import StartupError
-from shared.secret import BearerTokens, parse_tokens
+from shared.secret import TOKEN_FILE_BYTES, BearerTokens, parse_bearer_tokens
 
 _POLL_SECONDS: Final = 1.0
 
@@ -56,12 +56,13 @@ def read_tokens(path: Path) -> list[str]:
         StartupError: There is no token to be read.
     """
     try:
-        tokens = parse_tokens(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"--metrics-token-file {path} cannot be read: {_say(error)}") from error
-    if not tokens:
-        raise StartupError(f"--metrics-token-file {path} holds no token")
-    return tokens
+        with path.open("rb") as file:
+            return parse_bearer_tokens(file.read(TOKEN_FILE_BYTES + 1))
+    except OSError as error:
+        message = f"--metrics-token-file {path} cannot be read: {error.strerror}"
+        raise StartupError(message) from error
+    except ValueError as error:
+        raise StartupError(f"--metrics-token-file {path}: {error}") from error
 
 
 def _look_at(path: Path) -> tuple[int, ...] | None:
@@ -70,8 +71,3 @@ def _look_at(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size
-
-
-def _say(error: OSError | UnicodeDecodeError) -> str:
-    # What a decoding error says would hold the bytes that it met.
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)

@@ -14,7 +14,7 @@ from node.engine.shape import Shape, UnreadableModelError, read_shape
 from node.routing.offer import Offer, OfferedModel
 from node.routing.plan import Holder, Plan, can_be_planned, holder, make_plan, mebibytes
 from node.serving.catalogue import name_model
-from shared.secret import parse_tokens
+from shared.secret import parse_bearer_tokens
 from shared.settings.kinds import FILE
 
 PROGRAM: Final = "distributed-llm-node plan"
@@ -130,20 +130,26 @@ def _ask(api_url: str, key_file: Path | None) -> Any:
         raise click.UsageError(f"--api-url {api_url} is not a URL with http or https")
     url = f"{api_url.rstrip('/')}/cluster"
     request = urllib.request.Request(url)  # noqa: S310 - the scheme was looked at
+    if key_file is not None:
+        request.add_header("Authorization", f"Bearer {_read_key(key_file)}")
     try:
-        if key_file is not None:
-            keys = parse_tokens(key_file.read_text())
-            request.add_header("Authorization", f"Bearer {keys[0]}")
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:  # noqa: S310
             return msgspec.json.decode(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         remedy = ": set --api-key-file" if error.code == 401 else ""
         raise CannotPlanError(f"{url} answered {error.code}{remedy}") from error
-    except IndexError as error:
-        raise CannotPlanError(f"--api-key-file {key_file} contains no key") from error
     except (OSError, ValueError) as error:
         message = f"{url} does not answer ({error}): start a node, or set --api-url"
         raise CannotPlanError(message) from error
+
+
+def _read_key(file: Path) -> str:
+    try:
+        return parse_bearer_tokens(file.read_bytes())[0]
+    except OSError as error:
+        raise CannotPlanError(f"--api-key-file {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotPlanError(f"--api-key-file {file}: {error}") from error
 
 
 def _complain(text: str, code: int) -> int:

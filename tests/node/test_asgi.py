@@ -1,18 +1,23 @@
-"""For whom a request is answered, and who is let in."""
+"""Which client a request is from, who is let in, and which targets are served."""
 
+import json
 from typing import Any
 
+import pytest
 from trio.testing import trio_test
 
 from node.api.edge.asgi import (
+    CALLS,
     CLIENT,
     OPEN_PATHS,
+    REFUSED,
     Application,
     note_client,
     require_certificate,
     require_key,
 )
 from node.api.edge.connection import CONNECTION, Connection
+from node.errors import MissingKeyError, WrongKeyError
 from shared.secret import BearerTokens
 
 KEY = "sk-a-key"
@@ -23,30 +28,58 @@ class Asked:
 
     def __init__(self) -> None:
         self.client: str | None = None
+        self.path: str | None = None
+        self.refused: object = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Take a request."""
         del receive, send
-        self.client = scope[CLIENT]
+        self.client = scope.get(CLIENT)
+        self.path = scope["path"]
+        self.refused = scope.get(REFUSED)
 
 
-async def ask(application: Application, path: str, key: str = "", certificate: str = "") -> None:
-    """Send one request through."""
+async def ask(
+    application: Application,
+    path: str,
+    key: str = "",
+    certificate: str = "",
+    authorization: bytes | None = None,
+    method: str = "GET",
+) -> list[Any]:
+    """Send one request through and return what was answered."""
     stream: Any = None
     connection = Connection(stream, "192.0.2.1")
     connection.certificate = certificate
+    if authorization is None:
+        authorization = b"Bearer " + key.encode()
     scope = {
         "type": "http",
+        "method": method,
         "path": path,
+        "raw_path": path.encode(),
         "client": ("192.0.2.1", 4711),
-        "headers": [(b"authorization", b"Bearer " + key.encode())],
+        "headers": [(b"authorization", authorization)],
         "state": {CONNECTION: connection},
     }
+    sent: list[Any] = []
 
-    async def nothing(*_: Any) -> Any:
+    async def receive() -> Any:
         return {}
 
-    await application(scope, nothing, nothing)
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await application(scope, receive, send)
+    return sent
+
+
+def error_of(sent: list[Any]) -> tuple[int, str, str, str]:
+    """Return an answer's status, code and message, and its challenge."""
+    start, body = sent
+    error = json.loads(body["body"])["error"]
+    challenge = dict(start["headers"]).get(b"www-authenticate", b"").decode()
+    return start["status"], error["code"], error["message"], challenge
 
 
 @trio_test
@@ -73,3 +106,30 @@ async def test_only_what_probes_ask_needs_no_certificate() -> None:
         assert (asked.client is not None) == (path in OPEN_PATHS)
         await ask(note_client(require_certificate(asked)), path, certificate="cafe")
         assert asked.client == "certificate:cafe"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "kind", "challenge"),
+    [
+        (b"", MissingKeyError, "Bearer"),
+        (b"Bearer ", MissingKeyError, "Bearer"),
+        (b"Basic c2stYS1rZXk=", MissingKeyError, "Bearer"),
+        (b"sk-a-key", MissingKeyError, "Bearer"),
+        (b"Bearer sk-another", WrongKeyError, 'Bearer error="invalid_token"'),
+        ("Bearer sk-zwölf".encode(), WrongKeyError, 'Bearer error="invalid_token"'),
+        ("Bearer sk-zwölf".encode("latin-1"), WrongKeyError, 'Bearer error="invalid_token"'),
+        (b"Bearer " + b"k" * 10_000, WrongKeyError, 'Bearer error="invalid_token"'),
+    ],
+)
+@trio_test
+async def test_wrong_key_is_told_apart_from_a_missing_one(
+    authorization: bytes, kind: type[MissingKeyError | WrongKeyError], challenge: str
+) -> None:
+    """Code, text and challenge differ, over HTTP as over gRPC, and no key is shown."""
+    asked = Asked()
+    application = require_key(asked, BearerTokens([KEY]))
+    sent = await ask(application, "/v1/models", authorization=authorization)
+    assert error_of(sent) == (401, kind.code, str(kind()), challenge)
+    assert asked.path is None
+    await ask(application, f"{CALLS[0]}Generate", authorization=authorization)
+    assert isinstance(asked.refused, kind)

@@ -10,10 +10,16 @@ from node.api.edge.connection import CONNECTION, Connection
 from node.api.pages.page import PAGE_PATHS
 from node.api.request_id import REQUEST_ID, choose_request_id
 from node.api.schema import error_body
-from node.errors import InvalidRequestError, RequestError, UnauthorizedError
+from node.errors import (
+    InvalidRequestError,
+    MissingKeyError,
+    RequestError,
+    UnauthorizedError,
+    WrongKeyError,
+)
 from node.routing import wire
 from shared.events import Event, HttpFinished
-from shared.secret import BearerTokens
+from shared.secret import BearerTokens, bearer_token
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,12 +30,12 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 ROUTE: Final = "distributed_llm.route"
 """Key of the ASGI scope where the application notes which route's template matched."""
 CLIENT: Final = "distributed_llm.client"
-"""Key of the ASGI scope: for whom a request is queued fairly. A digest of its API key, else of its
-client certificate, else its address; never the key itself."""
+"""Key of the ASGI scope: the client whose turn in the queue a request takes. A digest of its API
+key, else of its client certificate, else its address; never the key itself."""
 CUT: Final = "distributed_llm.cut"
 """Key of the ASGI scope: set where the response was cut because its client did not read."""
 REFUSED: Final = "distributed_llm.refused"
-"""Key of the ASGI scope: the error that refuses a call over gRPC, for it to say so in its form."""
+"""Key of the ASGI scope: the error that refuses a call over gRPC, which its service sends."""
 CALLS: Final = (
     "/distributed_llm.v1.Inference/",
     "/grpc.health.v1.Health/",
@@ -38,7 +44,7 @@ CALLS: Final = (
 )
 """How the paths of calls over gRPC begin."""
 COUNTED_ELSEWHERE: Final = ""
-"""Noted as the route of what has an event of its own, as a call over gRPC."""
+"""Noted as the route of a request that has an event of its own, as a call over gRPC."""
 OPEN_PATHS: Final = frozenset(
     {
         "/health",
@@ -48,8 +54,8 @@ OPEN_PATHS: Final = frozenset(
         wire.PATH,
     }
 )
-"""What a probe asks, which can carry neither a key nor a certificate everywhere; and what nodes ask
-of each other, signed."""
+"""The paths of probes, which cannot carry a key or a certificate everywhere, and the one by which
+nodes ask each other, signed."""
 HEADERS_LIMIT: Final = 100
 HEADER_BYTES: Final = 16 * 2**10
 
@@ -69,13 +75,13 @@ class HeadersTooLargeError(InvalidRequestError):
 
 
 def connection_of(scope: Scope) -> Connection | None:
-    """Find the connection that a request came by; None in a test without a server."""
+    """Return the connection that a request came by; None in a test without a server."""
     found = scope.get("state", {}).get(CONNECTION)
     return found if isinstance(found, Connection) else None
 
 
 def note_client(application: Application) -> Application:
-    """Note in the scope for whom a request is answered, until a key says it better."""
+    """Note in the scope which client a request is from, until its key names it better."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
@@ -89,52 +95,52 @@ def note_client(application: Application) -> Application:
 
 
 def require_certificate(application: Application) -> Application:
-    """Answer 401 to who showed no client certificate, but for what probes ask.
+    """Answer 401 to a client without a certificate, except on the paths of probes.
 
-    The handshake has verified one that was shown; it cannot demand one, for a probe has none and
-    what it asks for is known only afterwards.
+    The handshake has verified a certificate that was shown. It cannot demand one, because a probe
+    has none, and the path is known only afterwards.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
         shown = connection is not None and connection.certificate
-        if not shown and scope["path"] not in OPEN_PATHS:
-            message = "this API asks for a client certificate that its authority has signed"
+        if shown or scope["path"] in OPEN_PATHS:
+            await application(scope, receive, send)
+        else:
+            message = "this API requires a client certificate that its CA has signed"
             error = UnauthorizedError(message, code="client_certificate_required")
-            if not _leave_refusal(scope, error):
-                await send_error(scope, send, error)
-                return
-        await application(scope, receive, send)
+            await _refuse(application, error, scope, receive, send)
 
     return wrapped
 
 
 def require_key(application: Application, keys: BearerTokens) -> Application:
-    """Answer 401 to who carries none of the keys; what is open, and the page, stay so."""
+    """Answer 401 to a request without a valid key, except on the open paths and for the page."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         name = keys.find(given)
         if name is not None:
             scope[CLIENT] = f"key:{name}"
-        # The page tells nothing: what it asks for needs the key that is typed into it.
-        if name is None and scope["path"] not in OPEN_PATHS and scope["path"] not in PAGE_PATHS:
-            message = "this API asks for a key: send Authorization: Bearer <key>"
-            error = UnauthorizedError(message)
-            if not _leave_refusal(scope, error):
-                await send_error(scope, send, error, (b"www-authenticate", b"Bearer"))
-                return
-        await application(scope, receive, send)
+        # The page holds no secret: its requests carry the key that the user types into it.
+        if name is not None or scope["path"] in OPEN_PATHS or scope["path"] in PAGE_PATHS:
+            await application(scope, receive, send)
+        else:
+            error = WrongKeyError() if bearer_token(given) else MissingKeyError()
+            await _refuse(application, error, scope, receive, send)
 
     return wrapped
 
 
-def _leave_refusal(scope: Scope, error: RequestError) -> bool:
-    """Leave it to a call over gRPC to say in its own form why it is refused; true for a call."""
-    is_call: bool = scope["path"].startswith(CALLS)
-    if is_call:
+async def _refuse(
+    application: Application, error: RequestError, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send the error; a call over gRPC is left to its service, which has a form of its own."""
+    if scope["path"].startswith(CALLS):
         scope[REFUSED] = error
-    return is_call
+        await application(scope, receive, send)
+    else:
+        await send_error(scope, send, error)
 
 
 def check_head(application: Application) -> Application:
@@ -158,7 +164,7 @@ def check_head(application: Application) -> Application:
 
 
 def refuse_websockets(application: Application) -> Application:
-    """Close what asks for a WebSocket: the API has none, and so nobody needs to know of them."""
+    """Close WebSockets: the API has none, and so nothing behind this has to know of them."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -169,28 +175,27 @@ def refuse_websockets(application: Application) -> Application:
     return wrapped
 
 
-async def send_error(
-    scope: Scope, send: Send, error: RequestError, *headers: tuple[bytes, bytes]
-) -> None:
+async def send_error(scope: Scope, send: Send, error: RequestError) -> None:
     """Send a whole response that is OpenAI's error object."""
     given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
     body = msgspec.json.encode(error_body(error))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        REQUEST_ID: choose_request_id(given),
+        **error.headers(),
+    }
     start = {
         "type": "http.response.start",
         "status": error.status,
-        "headers": [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (REQUEST_ID.lower().encode(), choose_request_id(given).encode()),
-            *headers,
-        ],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def report(application: Application, emit: Callable[[Event], None]) -> Application:
-    """Emit one `HttpFinished` for each request but those counted elsewhere, whatever its end."""
+    """Emit one `HttpFinished` for each request that is not counted elsewhere, however it ends."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         began = trio.current_time()

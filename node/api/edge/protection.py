@@ -13,7 +13,7 @@ from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
 from node.watch import watch_files
-from shared.secret import BearerTokens, parse_tokens
+from shared.secret import TOKEN_FILE_BYTES, BearerTokens, parse_bearer_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -90,14 +90,9 @@ def _read_tls(settings: NodeSettings) -> ServerTls | None:
 
 def _read_keys(path: Path) -> list[str]:
     try:
-        keys = parse_tokens(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"--api-key-file {path} cannot be read: {_say(error)}") from error
-    if not keys:
-        raise StartupError(f"--api-key-file {path} holds no key")
-    return keys
-
-
-def _say(error: OSError | UnicodeDecodeError) -> str:
-    # What a decoding error says would hold the bytes that it met.
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
+        with path.open("rb") as file:
+            return parse_bearer_tokens(file.read(TOKEN_FILE_BYTES + 1))
+    except OSError as error:
+        raise StartupError(f"--api-key-file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StartupError(f"--api-key-file {path}: {error}") from error
