@@ -1,6 +1,6 @@
-"""Turns what a caller asked for into what the scheduler takes, whichever protocol it came by.
+"""Turns a caller's request into the scheduler's, whichever protocol it came by.
 
-`client` says for whom a request waits its turn: an API key's digest, else an address.
+`client` is whose turn in the queue the request takes: an API key's digest, else an address.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ def completion_request(
     """Convert a request for a completion.
 
     Raises:
-        InvalidRequestError: The prompt is one that the engine cannot take.
+        InvalidRequestError: The engine cannot take the prompt.
     """
     return InferenceRequest(
         model_id=model_id,
@@ -36,12 +36,14 @@ def chat_request(
 ) -> InferenceRequest:
     """Convert a chat; the model's own template writes it as a prompt, where the model is.
 
+    A last turn of the assistant's stays the last: the answer continues it.
+
     Raises:
-        InvalidRequestError: A message is one that the engine cannot take.
+        InvalidRequestError: The engine cannot take a message.
     """
     return InferenceRequest(
         model_id=model_id,
-        prompt=tuple(map(_turn, asked.messages)),
+        prompt=tuple(_turn(message, number) for number, message in enumerate(asked.messages)),
         max_tokens=asked.output_limit,
         sampling=asked.sampling(),
         stops=asked.stops(),
@@ -54,10 +56,10 @@ def chat_request(
 def embedding_requests(
     asked: EmbeddingRequest, model_id: str, request_id: str, client: str = ""
 ) -> list[InferenceRequest]:
-    """Convert a request for vectors, one for each of its texts.
+    """Convert a request for vectors into one request for each of its texts.
 
     Raises:
-        InvalidRequestError: A text is one that the engine cannot take.
+        InvalidRequestError: The engine cannot take a text.
     """
     return [
         InferenceRequest(
@@ -76,19 +78,23 @@ def embedding_requests(
 _UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1, seed=0)
 
 
-def _turn(message: Message) -> Turn:
-    """Give a message as templates know it: OpenAI's `developer` is their `system`."""
+def _turn(message: Message, number: int) -> Turn:
+    """Return a message as templates know it: OpenAI's `developer` is their `system`."""
     role = "system" if message.role == "developer" else message.role
-    turn = {"role": role, "content": without_nul(message.text, "messages")}
-    return turn if message.name is None else turn | {"name": without_nul(message.name, "messages")}
+    where = f"messages[{number}]"
+    turn = {"role": role, "content": without_nul(message.text, f"{where}.content")}
+    if message.name is None:
+        return turn
+    return turn | {"name": without_nul(message.name, f"{where}.name")}
 
 
 def without_nul(text: str, parameter: str) -> str:
-    """Give the text back.
+    """Return the text.
 
     Raises:
         InvalidRequestError: It holds a NUL, where the engine's library would end it, silently.
     """
     if "\0" in text:
-        raise InvalidRequestError("text cannot hold a NUL character", parameter=parameter)
+        message = f"`{parameter}` holds a NUL character, which no prompt can: take it out"
+        raise InvalidRequestError(message, parameter=parameter)
     return text

@@ -1,13 +1,10 @@
-"""The bodies that the OpenAI-compatible API reads: what is understood and what is refused.
+"""The bodies of the OpenAI-compatible API: the fields that it supports, and its error object.
 
-Source of names and forms: OpenAI's API reference. A field that is not known is refused by name,
-never ignored; one that is known but not supported is taken where its value says what happens
-anyway (`n: 1`, `tools: []`), because clients send such, and refused by name otherwise.
+Source of names and forms: OpenAI's API reference. `node.api.neutral` lists what else may be sent.
 """
 
-import re
 import secrets
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -19,66 +16,49 @@ MAX_STOP_CHARACTERS: Final = 1000
 """A guess: the search for a stop holds back as much text as the longest one has."""
 MAX_INPUTS: Final = 2048
 """Texts in one request for embeddings, as at OpenAI."""
+EVERY_TOKEN: Final = 2**31 - 1
+"""A `top_k` that leaves none out."""
 
 _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Penalty = Annotated[float, msgspec.Meta(gt=0, le=2)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 _OneText = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 _Input = Annotated[str, msgspec.Meta(min_length=1)]
 
-# What a field that is not supported may say: nothing but its default.
-_Zero = Annotated[float, msgspec.Meta(ge=0, le=0)]
-_EmptyList = Annotated[list[Any], msgspec.Meta(max_length=0)]
-_EmptyObject = Annotated[dict[str, Any], msgspec.Meta(max_length=0)]
-_EmptyText = Annotated[str, msgspec.Meta(max_length=0)]
-
-_PARAMETER: Final = re.compile(r"`\$\.?([^`]+)`|(?:unknown|required) field `([^`]+)`")
-_PART_KIND: Final = re.compile(r"messages\[\d+\]\.content\[\d+\]\.type")
-
-
-class Off:
-    """A switch that can only be off."""
-
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream carries besides text."""
 
-    include_usage: bool = False
-    include_obfuscation: Off | None = None
-
-
-class TextFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one form of answers that there is."""
-
-    type: Literal["text"]
+    include_usage: bool | None = None
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every request may say."""
+    """Fields of every request."""
 
     model: str | None = None
     user: str | None = None
-    """Who asks; no answer depends on it."""
+    """The caller's own user; no answer depends on it."""
+
+    def check(self) -> None:
+        """Check what no single field shows.
+
+        Raises:
+            InvalidRequestError: The fields do not go together.
+        """
 
 
-class _TextUnsupported(_Body, frozen=True, kw_only=True):
-    n: Literal[1] | None = None
-    frequency_penalty: _Zero | None = None
-    presence_penalty: _Zero | None = None
-    logit_bias: _EmptyObject | None = None
-    logprobs: Off | None = None
-
-
-class _SamplingRequest(_TextUnsupported, frozen=True, kw_only=True):
-    """What both kinds of request for text say about how to generate."""
+class _TextRequest(_Body, frozen=True, kw_only=True):
+    """Fields of both requests for text: how to generate."""
 
     max_tokens: _Count | None = None
     temperature: _NonNegative | None = None
     top_p: _Share | None = None
-    top_k: _Count | None = None
+    top_k: _TopK | None = None
+    """0 and -1 consider every token."""
     repetition_penalty: _Penalty | None = None
     repeat_penalty: _Penalty | None = None
     """llama.cpp's name for `repetition_penalty`."""
@@ -89,78 +69,68 @@ class _SamplingRequest(_TextUnsupported, frozen=True, kw_only=True):
 
     @property
     def output_limit(self) -> int:
-        """The most tokens that are wanted; 0 for as many as the context holds."""
+        """The most tokens that the caller wants; 0 for as many as the context holds."""
         return self.max_tokens or 0
 
     def sampling(self) -> Sampling:
-        """Give the sampling asked for, with what is missing filled in."""
+        """Return the sampling settings, with defaults for those that were not given."""
+        top_k = 40 if self.top_k is None else self.top_k
         return Sampling(
             temperature=0.8 if self.temperature is None else self.temperature,
-            top_k=self.top_k or 40,
+            top_k=top_k if top_k > 0 else EVERY_TOKEN,
             top_p=0.95 if self.top_p is None else self.top_p,
             repetition_penalty=self.repetition_penalty or self.repeat_penalty or 1.0,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
 
     def stops(self) -> tuple[str, ...]:
-        """Give the stop sequences."""
+        """Return the stop sequences."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def wants_usage(self) -> bool:
-        """Whether a stream ends with an account of its tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        """Return whether a stream ends with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
-        """Look at what no single field shows.
+        """Check that what is said of a stream comes with a stream, and of penalties that it is one.
 
         Raises:
             InvalidRequestError: The fields do not go together.
         """
         if self.wants_usage() and not self.stream:
-            message = "stream_options are for streams: set stream as well"
+            message = "`stream_options.include_usage` needs `stream`: set stream to true as well"
             raise InvalidRequestError(message, parameter="stream_options")
-        if None not in (self.repeat_penalty, self.repetition_penalty):
-            message = "repeat_penalty is another name of repetition_penalty: give one of them"
+        penalties = {self.repeat_penalty, self.repetition_penalty} - {None}
+        if len(penalties) > 1:
+            message = "`repeat_penalty` is another name for `repetition_penalty`: send one of them"
             raise InvalidRequestError(message, parameter="repeat_penalty")
 
 
-class _CompletionUnsupported(_SamplingRequest, frozen=True, kw_only=True):
-    best_of: Literal[1] | None = None
-    echo: Off | None = None
-    suffix: _EmptyText | None = None
-
-
-class CompletionRequest(_CompletionUnsupported, frozen=True, kw_only=True):
+class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/completions`."""
 
     prompt: str | _OneText
 
     @property
     def text(self) -> str:
-        """The prompt, of which there is one."""
+        """The prompt."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of a message's text, the only kind of piece that there is."""
+    """A piece of a message's text, the only kind of piece that is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of a chat. An answer's own message can be sent back as it came."""
+    """One turn of a chat. The message of an answer can be sent back as it came."""
 
     role: Literal["developer", "system", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
-    """For the template, which may write it."""
-
-    refusal: _EmptyText | None = None
-    annotations: _EmptyList | None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: _EmptyList | None = None
+    """For the chat template, which may write it."""
 
     @property
     def text(self) -> str:
@@ -170,126 +140,66 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(part.text for part in self.content)
 
 
-class _ChatUnsupported(_SamplingRequest, frozen=True, kw_only=True):
-    audio: None = None
-    function_call: Literal["none", "auto"] | None = None
-    functions: _EmptyList | None = None
-    metadata: _EmptyObject | None = None
-    modalities: list[Literal["text"]] | None = None
-    parallel_tool_calls: bool | None = None
-    """Both values say the same where there are no tools."""
-    prediction: None = None
-    prompt_cache_key: None = None
-    reasoning_effort: Literal["none"] | None = None
-    response_format: TextFormat | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Off | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: _EmptyList | None = None
-    top_logprobs: Literal[0] | None = None
-    verbosity: Literal["medium"] | None = None
-    web_search_options: None = None
+class ChatRequest(_TextRequest, frozen=True, kw_only=True):
+    """Body of `POST /v1/chat/completions`.
 
-
-class ChatRequest(_ChatUnsupported, frozen=True, kw_only=True):
-    """Body of `POST /v1/chat/completions`."""
+    Where the last message is the assistant's, the answer continues that message.
+    """
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     max_completion_tokens: _Count | None = None
     safety_identifier: str | None = None
     """As `user`, which it replaces at OpenAI."""
+    prompt_cache_key: str | None = None
+    """A hint for routing at OpenAI; no answer depends on it."""
+    prompt_cache_retention: str | None = None
+    """As `prompt_cache_key`."""
+    continue_final_message: bool | None = None
+    """vLLM's word; taken where it says what happens."""
+    add_generation_prompt: bool | None = None
+    """As `continue_final_message`, of which it is the opposite."""
 
     @property
     def output_limit(self) -> int:
-        """The most tokens that are wanted; the tighter of two limits holds."""
+        """The most tokens that the caller wants; the tighter of two limits holds."""
         return min(filter(None, (self.max_completion_tokens, self.max_tokens)), default=0)
 
+    def check(self) -> None:
+        """Check also that vLLM's switches say which message the answer continues.
 
-class _EmbeddingUnsupported(_Body, frozen=True, kw_only=True):
-    dimensions: None = None
+        Raises:
+            InvalidRequestError: The fields do not go together.
+        """
+        super().check()
+        continues = self.messages[-1].role == "assistant"
+        for name, asked in (
+            ("continue_final_message", self.continue_final_message),
+            ("add_generation_prompt", _opposite(self.add_generation_prompt)),
+        ):
+            if asked not in (None, continues):
+                message = (
+                    f"`{name}` does not fit the messages: the answer continues the last message "
+                    "if, and only if, that is the assistant's"
+                )
+                raise InvalidRequestError(message, parameter=name)
 
 
-class EmbeddingRequest(_EmbeddingUnsupported, frozen=True, kw_only=True):
+def _opposite(switch: bool | None) -> bool | None:  # noqa: FBT001 - a value, not an option
+    return None if switch is None else not switch
+
+
+class EmbeddingRequest(_Body, frozen=True, kw_only=True):
     """Body of `POST /v1/embeddings`."""
 
     input: _Input | Annotated[list[_Input], msgspec.Meta(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] | None = None
 
     def texts(self) -> list[str]:
-        """Give the texts, one or many."""
+        """Return the texts, one or many."""
         return [self.input] if isinstance(self.input, str) else self.input
 
-    def check(self) -> None:
-        """Nothing here depends on another field."""
 
-
-_UNSUPPORTED: Final = frozenset(
-    name
-    for fields in (
-        _TextUnsupported,
-        _CompletionUnsupported,
-        _ChatUnsupported,
-        _EmbeddingUnsupported,
-    )
-    for name in fields.__annotations__
-)
-
-
-def _switch_off(kind: type, given: object) -> Any:
-    if kind is Off and given is False:
-        return Off()
-    raise ValueError("Expected `false` or `null`")
-
-
-_Request = TypeVar("_Request", CompletionRequest, ChatRequest)
-
-completion_decoder = msgspec.json.Decoder(CompletionRequest, dec_hook=_switch_off)
-chat_decoder = msgspec.json.Decoder(ChatRequest, dec_hook=_switch_off)
-embedding_decoder = msgspec.json.Decoder(EmbeddingRequest, dec_hook=_switch_off)
-
-
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """Read a body.
-
-    Raises:
-        InvalidRequestError: It is not JSON, or a field is unknown, missing, of a wrong type, or
-            asks for what is not supported.
-    """
-    try:
-        asked = decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _refusal(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"the body is not JSON: {error}") from error
-    asked.check()
-    return asked
-
-
-def convert(fields: dict[str, Any], kind: type[_Request]) -> _Request:
-    """Read what came in another form than JSON, with the same limits.
-
-    Raises:
-        InvalidRequestError: A field is unknown, missing, of a wrong type, or asks for what is not
-            supported.
-    """
-    try:
-        asked = msgspec.convert(fields, kind, dec_hook=_switch_off)
-    except msgspec.ValidationError as error:
-        raise _refusal(error) from error
-    asked.check()
-    return asked
-
-
-def _refusal(error: msgspec.ValidationError) -> InvalidRequestError:
-    found = _PARAMETER.search(str(error))
-    parameter = next(filter(None, found.groups()), None) if found else None
-    message = str(error)
-    name = re.split(r"[.\[]", parameter)[0] if parameter else ""
-    if name in _UNSUPPORTED:
-        message = f"{name} is not supported beyond its default: leave it out ({error})"
-    elif parameter and _PART_KIND.fullmatch(parameter):
-        message = f"a message's parts can only be text ({error})"
-    return InvalidRequestError(message, parameter=parameter)
+Request = CompletionRequest | ChatRequest | EmbeddingRequest
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -308,5 +218,5 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 def error_body(error: RequestError) -> ErrorBody:
-    """Give OpenAI's error object."""
+    """Return OpenAI's error object."""
     return ErrorBody(ErrorDetail(str(error), error.kind, error.parameter, error.code))

@@ -3,22 +3,20 @@
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from node.api import conversion, schema
+from node.api import conversion, reading
+from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError
 
 
-def read(decoder: msgspec.json.Decoder[Any], **body: Any) -> Any:
-    return schema.decode(decoder, json.dumps(body).encode())
+def read(kind: type[Any], **body: Any) -> Any:
+    return reading.decode(json.dumps(body).encode(), kind)
 
 
 def test_completion_is_text_alone() -> None:
     """A prompt stays the text that it is, whatever is in it."""
-    asked = read(
-        schema.completion_decoder, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4
-    )
+    asked = read(CompletionRequest, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4)
     wanted = conversion.completion_request(asked, "m", "r", "c")
     assert (wanted.model_id, wanted.request_id, wanted.client) == ("m", "r", "c")
     assert (wanted.prompt, wanted.embed) == ("<s>a", False)
@@ -33,7 +31,7 @@ def test_chat_is_the_templates_to_write() -> None:
         {"role": "developer", "content": "Be kind."},
         {"role": "user", "content": parts, "name": "Ann"},
     ]
-    asked = read(schema.chat_decoder, messages=messages, max_completion_tokens=5)
+    asked = read(ChatRequest, messages=messages, max_completion_tokens=5)
     wanted = conversion.chat_request(asked, "m", "r")
     assert wanted.prompt == (
         {"role": "system", "content": "Be kind."},
@@ -42,9 +40,16 @@ def test_chat_is_the_templates_to_write() -> None:
     assert (wanted.max_tokens, wanted.streamed, wanted.embed) == (5, False, False)
 
 
+def test_last_turn_of_the_assistant_stays_the_last() -> None:
+    """The answer continues it; nothing is put behind it, and nothing is taken off it."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]
+    asked = read(ChatRequest, messages=messages)
+    assert conversion.chat_request(asked, "m", "r").prompt == tuple(messages)
+
+
 def test_each_text_is_a_request_for_its_vector() -> None:
     """Vectors are made one by one, in the order of the texts."""
-    asked = read(schema.embedding_decoder, input=["a", "b"])
+    asked = read(EmbeddingRequest, input=["a", "b"])
     wanted = conversion.embedding_requests(asked, "m", "r", "c")
     assert [(one.prompt, one.embed, one.client) for one in wanted] == [
         ("a", True, "c"),
@@ -55,15 +60,15 @@ def test_each_text_is_a_request_for_its_vector() -> None:
 def test_nul_is_refused_wherever_it_is() -> None:
     """The engine's library would end the text there."""
     text = "a\0b"
-    asked = read(schema.completion_decoder, prompt=text)
-    chat = read(schema.chat_decoder, messages=[{"role": "user", "content": text}])
-    vectors = read(schema.embedding_decoder, input=["a", text])
+    asked = read(CompletionRequest, prompt=text)
+    chat = read(ChatRequest, messages=[{"role": "user", "content": text}])
+    vectors = read(EmbeddingRequest, input=["a", text])
     with pytest.raises(InvalidRequestError) as refused:
         conversion.completion_request(asked, "m", "r")
     assert refused.value.parameter == "prompt"
     with pytest.raises(InvalidRequestError) as refused:
         conversion.chat_request(chat, "m", "r")
-    assert refused.value.parameter == "messages"
+    assert refused.value.parameter == "messages[0].content"
     with pytest.raises(InvalidRequestError) as refused:
         conversion.embedding_requests(vectors, "m", "r")
     assert refused.value.parameter == "input"

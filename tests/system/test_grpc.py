@@ -157,7 +157,7 @@ def test_channel_is_kept_for_any_number_of_calls(shared_node: Running) -> None:
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0}, "top_p"),
-        ({"top_k": 0}, "top_k"),
+        ({"top_k": 2**32 - 1}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2**32 - 1}, "max_tokens"),
         ({"repetition_penalty": 3}, "repetition_penalty"),

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from protobuf import Oneof
 
-from node.api import conversion, schema
+from node.api import conversion, reading
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
 from node.api.grpc.interceptors import Context, client_of, deadline_seconds, request_id
@@ -161,11 +161,11 @@ class InferenceService(Inference):
         chat: pb.Chat | None = fields.pop("chat", None)
         if chat is not None:
             fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
-            turns = schema.convert(fields, ChatRequest)
+            turns = reading.convert(fields, ChatRequest)
             return conversion.chat_request(turns, model_id, identity, client_of())
         if "prompt" not in fields:
             raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
-        asked = schema.convert(fields, CompletionRequest)
+        asked = reading.convert(fields, CompletionRequest)
         return conversion.completion_request(asked, model_id, identity, client_of())
 
 

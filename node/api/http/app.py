@@ -1,7 +1,6 @@
 """The routes of the node's HTTP API."""
 
 import logging
-import math
 import time
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from node.api import conversion, schema
+from node.api import conversion, reading, schema
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
@@ -113,21 +112,21 @@ class _Routes:
 
     async def complete(self) -> Response:
         """Continue a text."""
-        asked: CompletionRequest = schema.decode(schema.completion_decoder, await request.body)
+        asked = reading.decode(await request.body, CompletionRequest)
         model_id = asked.model or self._default_model
         wanted = conversion.completion_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
     async def chat(self) -> Response:
         """Take the assistant's turn in a chat."""
-        asked: ChatRequest = schema.decode(schema.chat_decoder, await request.body)
+        asked = reading.decode(await request.body, ChatRequest)
         model_id = asked.model or self._default_model
         wanted = conversion.chat_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def embed(self) -> Response:
         """Give texts as vectors, one after the other: the queue is fair to others between two."""
-        asked: EmbeddingRequest = schema.decode(schema.embedding_decoder, await request.body)
+        asked = reading.decode(await request.body, EmbeddingRequest)
         model_id = asked.model or self._default_model
         packed = asked.encoding_format == "base64"
         vectors: list[Embedding] = []
@@ -188,8 +187,7 @@ def _json(body: Any, status: int = 200) -> Response:
 
 async def _answer_request_error(error: RequestError) -> Response:
     response = _json(schema.error_body(error), error.status)
-    if error.retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    response.headers.update(error.headers())
     return response
 
 

@@ -1,12 +1,14 @@
 """Describes the HTTP API in OpenAPI's words, out of the structs that read and write its bodies."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from node.api import schema
 from node.api.http import answer
+from node.api.neutral import NEUTRAL, Values
 from shared.settings.base import APPLICATION
 
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -25,10 +27,10 @@ _BODIES: Final = (
 
 
 def describe() -> dict[str, Any]:
-    """Give the description, of version 3.1 of the OpenAPI Specification."""
-    _, schemas = msgspec.json.schema_components(
-        _BODIES, schema_hook=_describe_switch, ref_template=_REFERENCE
-    )
+    """Return the description, of version 3.1 of the OpenAPI Specification."""
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REFERENCE)
+    for kind, fields in NEUTRAL.items():
+        _add_neutral(schemas[kind.__name__]["properties"], fields)
     version = importlib.metadata.version(APPLICATION)
     return {
         "openapi": "3.1.0",
@@ -48,7 +50,7 @@ def describe() -> dict[str, Any]:
                 | _body(schema.ChatRequest)
             },
             "/v1/embeddings": {
-                "post": _operation("embed", "Give texts as vectors", answer.EmbeddingList)
+                "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
                 | _body(schema.EmbeddingRequest)
             },
         },
@@ -56,7 +58,7 @@ def describe() -> dict[str, Any]:
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{}, {"key": []}],  # whether a key is asked for is the operator's choice
+        "security": [{}, {"key": []}],  # the operator decides whether the API requires a key
     }
 
 
@@ -72,7 +74,7 @@ _CHUNKS: Final[dict[type, type]] = {
     answer.Completion: answer.Completion,
     answer.ChatCompletion: answer.ChatChunk,
 }
-"""What each event of a stream holds (an error apart); the specification has no word for it."""
+"""The content of a stream's events, errors apart; the specification has no word for it."""
 
 
 def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
@@ -104,7 +106,11 @@ def _reference(kind: type) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(name=kind.__name__)}
 
 
-def _describe_switch(kind: type) -> dict[str, Any]:
-    if kind is schema.Off:
-        return {"type": "boolean", "enum": [False]}
-    raise NotImplementedError
+def _add_neutral(properties: dict[str, Any], fields: Mapping[str, Values]) -> None:
+    """Describe the values that a field may hold though it is not supported, or not for these."""
+    for name, values in fields.items():
+        neutral = {"enum": [*values, None], "description": "As if the field were not given."}
+        if name in properties:
+            properties[name]["anyOf"].append(neutral)
+        else:
+            properties[name] = neutral

@@ -60,7 +60,7 @@ class GenerateRequest(Message[_GenerateRequestFields]):
             optional double top_p = 6;
             ```
         top_k:
-            How many of the likeliest tokens are drawn from; 40 where it is not given.
+            How many of the likeliest tokens are drawn from; 0 for all, 40 where it is not given.
 
             ```proto
             optional uint32 top_k = 7;

@@ -1,0 +1,184 @@
+"""Values that say what happens anyway, which clients send for fields that are not supported.
+
+Each table belongs to one struct of `node.api.schema`. A field listed there may hold one of its
+values, or null, and then counts as not given; with any other value it is refused by its name,
+unless the struct has the field as well. Sources: the API references of OpenAI, vLLM, llama.cpp's
+server, Ollama and Hugging Face's text-generation-inference.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from node.api.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    StreamOptions,
+    TextPart,
+)
+
+Values = tuple[Any, ...]
+
+_ONLY_NULL: Final[Values] = ()
+_OFF: Final[Values] = (False,)
+_ZERO: Final[Values] = (0,)
+_ONE: Final[Values] = (1,)
+_EMPTY_TEXT: Final[Values] = ("",)
+_EMPTY_LIST: Final[Values] = ([],)
+_EMPTY_OBJECT: Final[Values] = ({},)
+
+_OPENAI_TEXT: Final[dict[str, Values]] = {
+    "frequency_penalty": _ZERO,
+    "logit_bias": _EMPTY_OBJECT,
+    "logprobs": _OFF,
+    "max_tokens": (-1,),
+    "metadata": _EMPTY_OBJECT,
+    "n": _ONE,
+    "presence_penalty": _ZERO,
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "stop": _EMPTY_TEXT,
+    "store": _OFF,
+}
+_VLLM_TEXT: Final[dict[str, Values]] = {
+    "allowed_token_ids": _EMPTY_LIST,
+    "bad_words": _EMPTY_LIST,
+    "best_of": _ONE,
+    "cache_salt": _ONLY_NULL,
+    "detokenize": (True,),
+    "echo": _OFF,
+    "guided_choice": _EMPTY_LIST,
+    "guided_decoding_backend": _ONLY_NULL,
+    "guided_grammar": _ONLY_NULL,
+    "guided_json": _ONLY_NULL,
+    "guided_regex": _ONLY_NULL,
+    "guided_whitespace_pattern": _ONLY_NULL,
+    "ignore_eos": _OFF,
+    "include_stop_str_in_output": _OFF,
+    "kv_transfer_params": _ONLY_NULL,
+    "length_penalty": _ONE,
+    "logits_processors": _EMPTY_LIST,
+    "min_p": _ZERO,
+    "min_tokens": _ZERO,
+    "priority": _ZERO,
+    "prompt_logprobs": _ONLY_NULL,
+    "return_token_ids": _OFF,
+    "return_tokens_as_token_ids": _OFF,
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": _EMPTY_LIST,
+    "structured_outputs": _ONLY_NULL,
+    "truncate_prompt_tokens": _ONLY_NULL,
+    "use_beam_search": _OFF,
+    "vllm_xargs": _EMPTY_OBJECT,
+}
+_LLAMA_CPP_TEXT: Final[dict[str, Values]] = {
+    "cache_prompt": (True,),
+    "dry_allowed_length": (2,),
+    "dry_base": (1.75,),
+    "dry_multiplier": _ZERO,
+    "dry_penalty_last_n": (-1, 0),
+    "dry_sequence_breakers": ([], ["\n", ":", '"', "*"]),
+    "dynatemp_exponent": _ONE,
+    "dynatemp_range": _ZERO,
+    "grammar": _EMPTY_TEXT,
+    "id_slot": (-1,),
+    "image_data": _EMPTY_LIST,
+    "json_schema": _EMPTY_OBJECT,
+    "lora": _EMPTY_LIST,
+    "min_keep": _ZERO,
+    "mirostat": _ZERO,
+    "mirostat_eta": (0.1,),
+    "mirostat_tau": (5,),
+    "n_discard": _ZERO,
+    "n_indent": _ZERO,
+    "n_keep": _ZERO,
+    "n_predict": (-1,),
+    "n_probs": _ZERO,
+    "post_sampling_probs": _OFF,
+    "response_fields": _EMPTY_LIST,
+    "return_progress": _OFF,
+    "return_tokens": _OFF,
+    "t_max_predict_ms": (-1, 0),
+    "tfs_z": _ONE,
+    "timings_per_token": _OFF,
+    "top_n_sigma": (-1, 0),
+    "typical_p": _ONE,
+    "xtc_probability": _ZERO,
+    "xtc_threshold": (0.1,),
+}
+_OTHER_TEXT: Final[dict[str, Values]] = {
+    "details": _OFF,
+    "format": _EMPTY_TEXT,
+    "keep_alive": _ONLY_NULL,
+    "options": _EMPTY_OBJECT,
+    "raw": _OFF,
+    "return_full_text": _OFF,
+    "think": _OFF,
+    "top_n_tokens": _ZERO,
+    "truncate": _ONLY_NULL,
+    "watermark": _OFF,
+}
+_CHAT: Final[dict[str, Values]] = {
+    "audio": _ONLY_NULL,
+    "chat_template": _EMPTY_TEXT,
+    "chat_template_kwargs": _EMPTY_OBJECT,
+    "documents": _EMPTY_LIST,
+    "function_call": ("none", "auto"),
+    "functions": _EMPTY_LIST,
+    "include_reasoning": (True, False),
+    "max_completion_tokens": (-1,),
+    "mm_processor_kwargs": _EMPTY_OBJECT,
+    "modalities": (["text"],),
+    "moderation": _ONLY_NULL,
+    "parallel_tool_calls": (True, False),
+    "prediction": _ONLY_NULL,
+    "prompt_cache_options": _EMPTY_OBJECT,
+    "reasoning_effort": ("none",),
+    "reasoning_format": ("none", "auto"),
+    "tool_choice": ("none", "auto"),
+    "tools": _EMPTY_LIST,
+    "top_logprobs": _ZERO,
+    "verbosity": ("medium",),
+    "web_search_options": _ONLY_NULL,
+}
+_TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
+"""One table for both: clients add the same fields to either."""
+
+NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
+    CompletionRequest: _TEXT | {"add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
+    ChatRequest: _TEXT | {"add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
+    EmbeddingRequest: {
+        "add_special_tokens": (True,),
+        "dimensions": _ONLY_NULL,
+        "embd_normalize": (2,),
+        "keep_alive": _ONLY_NULL,
+        "normalize": (True,),
+        "options": _EMPTY_OBJECT,
+        "priority": _ZERO,
+        "truncate": _OFF,
+        "truncate_prompt_tokens": _ONLY_NULL,
+    },
+    StreamOptions: {"continuous_usage_stats": _OFF, "include_obfuscation": _OFF},
+    Message: {
+        "annotations": _EMPTY_LIST,
+        "audio": _ONLY_NULL,
+        "function_call": _ONLY_NULL,
+        "reasoning": _EMPTY_TEXT,
+        "reasoning_content": _EMPTY_TEXT,
+        "refusal": _EMPTY_TEXT,
+        "tool_call_id": _ONLY_NULL,
+        "tool_calls": _EMPTY_LIST,
+    },
+    TextPart: {"annotations": _EMPTY_LIST, "cache_control": _ONLY_NULL},
+}
+
+
+def is_neutral(value: object, values: Values) -> bool:
+    """Return whether a field with this value counts as not given; `false` is not 0 here."""
+    return value is None or any(
+        isinstance(value, bool) == isinstance(one, bool) and value == one for one in values
+    )

@@ -1,0 +1,224 @@
+"""Reads a request into its struct, or names everything that is wrong with it at once.
+
+msgspec alone reads a body that has only supported fields, in a few microseconds, and stops at the
+first fault of any other. Those are read again here, field by field: neutral values are left out,
+and each fault is noted under its full path.
+"""
+
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from node.api import json_text
+from node.api.neutral import NEUTRAL, Values, is_neutral
+from node.api.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    Request,
+    TextPart,
+)
+from node.errors import InvalidRequestError
+
+MOST_FAULTS: Final = 10
+"""So many are named; a body can have a million."""
+
+_NO_TOOLS: Final = "this API has no tools yet"
+_JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
+
+_Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
+_DECODERS: Final[dict[type[Request], msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (CompletionRequest, ChatRequest, EmbeddingRequest)
+}
+
+
+def decode(body: bytes, kind: type[_Kind]) -> _Kind:
+    """Read a body of JSON.
+
+    Raises:
+        InvalidRequestError: It is not JSON, or a field is unknown, missing, of a wrong type, or
+            asks for what is not supported.
+    """
+    try:
+        asked: _Kind = _DECODERS[kind].decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return convert(json_text.parse(body), kind)
+    json_text.refuse_repeated_keys(body.decode())
+    asked.check()
+    return asked
+
+
+def convert(document: object, kind: type[_Kind]) -> _Kind:
+    """Read what was parsed before, or came in another form than JSON, with the same limits.
+
+    Raises:
+        InvalidRequestError: A field is unknown, missing, of a wrong type, or asks for what is not
+            supported.
+    """
+    faults = _Faults()
+    asked: _Kind = _read_struct(document, kind, None, faults)
+    faults.refuse()
+    asked.check()
+    return asked
+
+
+@dataclass(frozen=True)
+class _Fault:
+    path: str | None
+    """None for the body as a whole."""
+    text: str
+
+
+class _Faults:
+    """What is wrong with one request."""
+
+    def __init__(self) -> None:
+        self._found: list[_Fault] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, path: str | None, problem: str) -> None:
+        """Note a fault, and stop reading at one too many."""
+        subject = "the body" if path is None else f"`{path}`"
+        self._found.append(_Fault(path, f"{subject} {problem}"))
+        if len(self._found) > MOST_FAULTS:
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Raise an error that names the faults, if there are any."""
+        if not self._found:
+            return
+        texts = [fault.text for fault in self._found[:MOST_FAULTS]]
+        if len(texts) > 1:
+            count = f"{len(texts)} fields" if len(self) <= MOST_FAULTS else "many fields"
+            texts[0] = f"{count} are refused: {texts[0]}"
+        raise InvalidRequestError("; ".join(texts), parameter=self._found[0].path)
+
+
+def _read_struct(document: object, kind: type[Any], path: str | None, faults: _Faults) -> Any:
+    """Return the struct, or None where it has a fault."""
+    if not isinstance(document, dict):
+        faults.add(path, "must be a JSON object")
+        return None
+    if (refused := _refused_as_a_whole(document, kind)) is not None:
+        name, reason = refused
+        faults.add(_joined(path, name), f"is not supported: {reason}")
+        return None
+    before = len(faults)
+    given = _read_fields(document, kind, path, faults)
+    return kind(**given) if len(faults) == before else None
+
+
+def _read_fields(
+    document: dict[str, Any], kind: type[Any], path: str | None, faults: _Faults
+) -> dict[str, Any]:
+    """Return what was given for the struct's fields; neutral values are left out."""
+    neutral = NEUTRAL[kind]
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    given = {}
+    for name, value in document.items():
+        where = _joined(path, json_text.shown(name))
+        if name in neutral and is_neutral(value, neutral[name]):
+            continue
+        if name in fields:
+            given[name] = _read_value(value, fields[name].type, where, faults)
+        else:
+            faults.add(where, _refusal(neutral.get(name)))
+    for field in fields.values():
+        if field.required and field.name not in document:
+            faults.add(_joined(path, field.name), "is required")
+    return given
+
+
+def _joined(path: str | None, name: str) -> str:
+    return name if path is None else f"{path}.{name}"
+
+
+def _read_value(value: object, annotation: Any, where: str, faults: _Faults) -> Any:
+    """Return the value as its type has it, or None where it has a fault."""
+    try:
+        return msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        problem = _problem(error)
+    if isinstance(value, float) and value.is_integer() and "`integer" in problem:
+        return _read_value(int(value), annotation, where, faults)  # JSON has one kind of number
+    for choice in _choices(annotation):
+        if isinstance(value, dict) and isinstance(choice, type(msgspec.Struct)):
+            return _read_struct(value, choice, where, faults)
+        if isinstance(value, list) and get_origin(choice) is list:
+            return _read_list(value, annotation, get_args(choice)[0], where, faults)
+    faults.add(where, problem)
+    return None
+
+
+def _read_list(
+    values: list[Any], annotation: Any, item: Any, where: str, faults: _Faults
+) -> list[Any] | None:
+    before = len(faults)
+    read = [
+        _read_value(value, item, f"{where}[{number}]", faults)
+        for number, value in enumerate(values)
+    ]
+    if len(faults) > before:
+        return None
+    try:
+        converted: list[Any] = msgspec.convert(read, annotation)
+    except msgspec.ValidationError as error:  # of its length
+        faults.add(where, _problem(error))
+        return None
+    return converted
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation allows, without their limits."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _choices(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for choice in get_args(annotation):
+            yield from _choices(choice)
+    else:
+        yield annotation
+
+
+def _refused_as_a_whole(document: dict[str, Any], kind: type[Any]) -> tuple[str, str] | None:
+    """Return the field by which an object is of a kind that is not supported, and the reason.
+
+    What else is wrong with it does not matter then.
+    """
+    if kind is TextPart and document.get("type", "text") != "text":
+        return "type", "a message's parts can only be text"
+    if kind is Message:
+        for field in ("tool_calls", "function_call"):
+            if document.get(field):
+                return field, _NO_TOOLS
+        if document.get("role") in ("tool", "function"):
+            return "role", _NO_TOOLS
+    return None
+
+
+def _refusal(values: Values | None) -> str:
+    if values is None:
+        return "is not a field of this API: leave it out"
+    if not values:
+        return "is not supported: leave it out"
+    taken = " or ".join(msgspec.json.encode(value).decode() for value in values)
+    return f"is not supported beyond its default ({taken}): leave it out"
+
+
+def _problem(error: msgspec.ValidationError) -> str:
+    """Return what is wrong in JSON's words; where it is, is known better here."""
+    text = str(error).partition(" - at `$")[0]
+    text = re.sub(r"`[^`]*`", lambda types: _WORD.sub(_in_json, types[0]), text)
+    return f"is wrong: {text[:1].lower()}{text[1:]}"
+
+
+def _in_json(word: "re.Match[str]") -> str:
+    return _JSON_TYPES[word[0]]

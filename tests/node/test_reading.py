@@ -1,0 +1,299 @@
+"""Bodies are read, or refused with every fault named by its full path; neutral values are taken."""
+
+import contextlib
+import json
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import chat as openai_chat
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+
+from node.api import reading
+from node.api.neutral import NEUTRAL
+from node.api.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    StreamOptions,
+    TextPart,
+)
+from node.errors import InvalidRequestError
+
+USER: Final = {"role": "user", "content": "a"}
+BODIES: Final[dict[type[Any], dict[str, Any]]] = {
+    CompletionRequest: {"prompt": "a"},
+    ChatRequest: {"messages": [USER]},
+    EmbeddingRequest: {"input": "a"},
+}
+KINDS: Final = list(BODIES)
+WRONG: Final[dict[str, list[Any]]] = {
+    "best_of": [2],
+    "echo": [True, 0],
+    "frequency_penalty": [0.1, -2, "0"],
+    "ignore_eos": [True],
+    "logit_bias": [{"5": 1}, []],
+    "logprobs": [True, 0, 3],
+    "min_p": [0.1],
+    "mirostat": [2],
+    "n": [2, 0, "1", True],
+    "presence_penalty": [1],
+    "skip_special_tokens": [False],
+    "suffix": ["end"],
+    "audio": [{"voice": "alloy", "format": "mp3"}],
+    "function_call": [{"name": "f"}, "f"],
+    "functions": [[{"name": "f"}]],
+    "metadata": [{"a": "b"}],
+    "modalities": [["text", "audio"]],
+    "parallel_tool_calls": ["yes"],
+    "prediction": [{"type": "content", "content": "x"}],
+    "reasoning_effort": ["high"],
+    "response_format": [{"type": "json_object"}, {}],
+    "service_tier": ["flex"],
+    "store": [True],
+    "tool_choice": ["required", {"type": "function"}],
+    "tools": [[{"type": "function"}]],
+    "top_logprobs": [1],
+    "verbosity": ["low"],
+    "web_search_options": [{}],
+    "dimensions": [3],
+}
+"""Of fields that are not supported, values that would change the answer."""
+
+
+def read(kind: type[Any], **body: Any) -> Any:
+    return reading.decode(json.dumps(body).encode(), kind)
+
+
+def refusal(body: bytes | dict[str, Any], kind: type[Any] = ChatRequest) -> InvalidRequestError:
+    """Return the error with which a body is refused."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(InvalidRequestError) as refused:
+        reading.decode(raw, kind)
+    return refused.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neutral_values_are_taken_one_by_one_and_together(kind: type[Any]) -> None:
+    """What says what happens anyway is as if it were not sent, and so is null."""
+    plain = read(kind, **BODIES[kind])
+    for name, values in NEUTRAL[kind].items():
+        for value in (*values, None):
+            assert read(kind, **BODIES[kind], **{name: value}) == plain
+    assert read(kind, **BODIES[kind], **dict.fromkeys(NEUTRAL[kind])) == plain
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_null_is_taken_wherever_a_field_is_optional(kind: type[Any]) -> None:
+    """Many clients send null for what they do not set."""
+    optional = [field.name for field in msgspec.structs.fields(kind) if not field.required]
+    assert read(kind, **BODIES[kind], **dict.fromkeys(optional)) == read(kind, **BODIES[kind])
+    assert read(ChatRequest, messages=[USER], stream_options={"include_usage": None})
+
+
+def test_neutral_values_inside_a_message_are_taken() -> None:
+    """An answer's message, or that of another server, can be sent back as it came."""
+    message = USER | {name: (*values, None)[0] for name, values in NEUTRAL[Message].items()}
+    part = dict.fromkeys(NEUTRAL[TextPart]) | {"type": "text", "text": "b"}
+    asked = read(ChatRequest, messages=[message, {"role": "user", "content": [part]}])
+    assert [one.text for one in asked.messages] == ["a", "b"]
+    options = dict.fromkeys(NEUTRAL[StreamOptions], False) | {"include_usage": True}
+    assert read(ChatRequest, messages=[USER], stream=True, stream_options=options).wants_usage()
+
+
+OPENAI: Final = [
+    (CompletionRequest, completion_create_params.CompletionCreateParamsBase),
+    (ChatRequest, chat_create_params.CompletionCreateParamsBase),
+    (EmbeddingRequest, embedding_create_params.EmbeddingCreateParams),
+    (StreamOptions, openai_chat.ChatCompletionStreamOptionsParam),
+    (Message, openai_chat.ChatCompletionAssistantMessageParam),
+    (Message, openai_chat.ChatCompletionToolMessageParam),
+    (Message, openai_chat.ChatCompletionUserMessageParam),
+]
+
+
+@pytest.mark.parametrize(("kind", "theirs"), OPENAI)
+def test_every_field_of_openais_client_is_known(kind: type[Any], theirs: type[Any]) -> None:
+    """None is an unknown field: it is supported, or taken at its neutral value."""
+    known = {field.name for field in msgspec.structs.fields(kind)} | set(NEUTRAL[kind])
+    assert set(theirs.__annotations__) <= known
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (kind, name, value)
+        for name, values in WRONG.items()
+        for value in values
+        for kind in KINDS
+        if name in NEUTRAL[kind]
+    ],
+)
+def test_unsupported_field_is_refused_by_name(kind: type[Any], name: str, value: object) -> None:
+    """What would change the answer is never ignored."""
+    error = refusal(BODIES[kind] | {name: value}, kind)
+    assert f"`{name}` is not supported" in str(error)
+    assert error.parameter == name
+
+
+@pytest.mark.parametrize("name", ["Prompt", "messages", "guided", "_", "", "`", "a b"])
+def test_unknown_field_is_refused_by_name(name: str) -> None:
+    """A field that nobody knows is never ignored."""
+    assert f"`{name}` is not a field" in str(refusal({"prompt": "a", name: 1}, CompletionRequest))
+
+
+def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
+    """A client is mended in one go; OpenAI's `param` has room for the first."""
+    wrong = {
+        "messages": [USER | {"nope": 1}, {"role": "user"}, {"role": "owner", "content": 5}, "x"],
+        "max_tokens": "5",
+        "stream_options": {"foo": 1},
+        "tools": [{}],
+        "logprobs": True,
+        "surprise": None,
+    }
+    error = refusal(wrong)
+    assert error.parameter == "messages[0].nope"
+    for path in (
+        *("messages[0].nope", "messages[1].content", "messages[2].role", "messages[2].content"),
+        *("messages[3]", "max_tokens", "stream_options.foo", "tools", "logprobs", "surprise"),
+    ):
+        assert f"`{path}` " in str(error)
+    assert str(error).startswith("10 fields are refused: ")
+
+
+def test_error_stays_short_whatever_was_sent() -> None:
+    """A body can have a million faults, and a name can be as long as a body and unprintable."""
+    many = str(refusal({"messages": [USER], **{f"field{n}": 1 for n in range(1000)}}))
+    assert many.count(" is not a field") == reading.MOST_FAULTS
+    long = refusal({"messages": [USER], "x\n\t\x1b[31m" * 10_000: 1})
+    assert len(str(long)) < 400
+    assert str(long).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "function_call"),
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "role"),
+        ({"role": "function", "content": "x", "name": "f"}, "role"),
+    ],
+)
+def test_tool_history_is_refused_by_name(message: dict[str, Any], parameter: str) -> None:
+    """One fault a message, which says that tools are not supported and nothing beside it."""
+    error = refusal({"messages": [USER, message]})
+    assert error.parameter == f"messages[1].{parameter}"
+    assert "no tools yet" in str(error)
+    assert "fields are refused" not in str(error)
+
+
+def test_part_that_is_not_text_is_refused_by_its_type() -> None:
+    """Images, sounds and files are refused as such, not for each of their fields."""
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    error = refusal({"messages": [{"role": "user", "content": [part]}]})
+    assert error.parameter == "messages[0].content[0].type"
+    assert "can only be text" in str(error)
+    assert "fields are refused" not in str(error)
+
+
+def test_number_is_whole_however_it_is_written() -> None:
+    """JSON has one kind of number: some languages write 5.0 for 5."""
+    asked = reading.decode(b'{"prompt": "a", "max_tokens": 5.0, "seed": 1e3}', CompletionRequest)
+    assert (asked.max_tokens, asked.seed) == (5, 1000)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"{", "line 1 column 2"),
+        (b'{"prompt": "a"', "line 1 column 15"),
+        (b'{"prompt": "a"} x', "line 1 column 17"),
+        (b'{"prompt": "a",}', "line 1 column"),
+        (b"{'prompt': 'a'}", "line 1 column 2"),
+        (b'{"prompt": "a\nb"}', "control character"),
+        (b"prompt=a", "line 1 column 1"),
+        (b"\xff\xfe{\0}\0", "UTF-16"),
+        (b'{"prompt": "\xff"}', "byte 12 is not UTF-8"),
+        (b'{"prompt": "\xed\xa0\x80"}', "byte 12 is not UTF-8"),
+        (b'{"prompt": "\\ud83d"}', r"\ud83d at character 12"),
+        (b'{"prompt": "\\udca9 and more text"}', r"\udca9 at character 12"),
+        (b'{"prompt": "\\\\\\ud83dx\\u0041"}', r"\ud83d at character 14"),
+        (b'{"prompt": "a", "temperature": NaN}', "NaN"),
+        (b'{"prompt": "a", "temperature": -Infinity}', "-Infinity"),
+        (b'{"prompt": "a", "prompt": "b"}', "`prompt` occurs twice"),
+        (b'{"prompt": "a", "stream_options": {"a": 1, "a": 1}}', "`a` occurs twice"),
+        (b'{"prompt": "a", "n": 1, "n": 1}', "`n` occurs twice"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"[" * 100_000, "too deeply"),
+        (b'{"prompt": ' + b"[" * 100_000, "too deeply"),
+        (b'{"n": ' * 100_000, "too deeply"),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+def test_body_that_is_not_usable_says_what_and_where(body: bytes, told: str) -> None:
+    """Whatever the bytes are, the answer is a 400 that helps."""
+    assert told in str(refusal(body, CompletionRequest))
+
+
+@pytest.mark.parametrize(
+    ("value", "parameter"),
+    [
+        (b'"temperature": 1e999', "temperature"),
+        (b'"seed": ' + b"9" * 5000, "seed"),
+        (b'"seed": -' + b"9" * 25, "seed"),
+        (b'"max_tokens": true', "max_tokens"),
+        (b'"max_tokens": 1e400', "max_tokens"),
+        (b'"temperature": ' + b"9" * 5000, "temperature"),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+def test_number_out_of_range_is_refused_by_name(value: bytes, parameter: str) -> None:
+    """Also where no number of Python's or C's can hold it."""
+    error = refusal(b'{"prompt": "a", ' + value + b"}", CompletionRequest)
+    assert error.parameter == parameter
+
+
+def test_byte_order_mark_and_pairs_of_surrogates_are_read() -> None:
+    """Both are what ordinary clients of Windows and Java send."""
+    body = b'\xef\xbb\xbf{"prompt": "\\ud83d\\ude00", "n": 1}'
+    assert reading.decode(body, CompletionRequest).text == "\N{GRINNING FACE}"
+
+
+@given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    """No body does more than to be refused."""
+    with contextlib.suppress(InvalidRequestError):
+        assert isinstance(reading.decode(body, ChatRequest), ChatRequest)
+
+
+NEARLY: Final = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2) | st.none(),
+        "max_tokens": st.integers(-2, 3) | st.floats(-2, 3) | st.none() | st.booleans(),
+        "temperature": st.floats(-1, 101) | st.integers(-1, 3) | st.none(),
+        "stop": st.text(max_size=2) | st.lists(st.text(max_size=2), max_size=5) | st.integers(),
+        "stream": st.booleans() | st.none() | st.integers(0, 1),
+        "stream_options": st.dictionaries(st.just("include_usage"), st.booleans() | st.none()),
+    },
+)
+
+
+@given(NEARLY)
+def test_both_ways_of_reading_agree(document: dict[str, Any]) -> None:
+    """What msgspec reads by itself is what is read field by field."""
+    raw = json.dumps(document).encode()
+    try:
+        quick = msgspec.json.decode(raw, type=CompletionRequest)
+        quick.check()
+    except (msgspec.ValidationError, InvalidRequestError):
+        return
+    assert reading.convert(document, CompletionRequest) == quick
