@@ -2,14 +2,14 @@
 
 import logging
 import time
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from node.api import conversion, reading, schema
+from node.api import conversion, schema
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
@@ -21,6 +21,7 @@ from node.api.http.answer import (
     ModelList,
     embedding,
 )
+from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.stream import GenerationBody, usage_of
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
@@ -30,8 +31,6 @@ from node.requests.generation import Generation, InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
-
-BODY_BYTES: Final = 8 * 2**20
 
 _encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -112,21 +111,21 @@ class _Routes:
 
     async def complete(self) -> Response:
         """Continue a text."""
-        asked = reading.decode(await request.body, CompletionRequest)
+        asked = await read_body(CompletionRequest)
         model_id = asked.model or self._default_model
         wanted = conversion.completion_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
     async def chat(self) -> Response:
         """Take the assistant's turn in a chat."""
-        asked = reading.decode(await request.body, ChatRequest)
+        asked = await read_body(ChatRequest)
         model_id = asked.model or self._default_model
         wanted = conversion.chat_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def embed(self) -> Response:
         """Give texts as vectors, one after the other: the queue is fair to others between two."""
-        asked = reading.decode(await request.body, EmbeddingRequest)
+        asked = await read_body(EmbeddingRequest)
         model_id = asked.model or self._default_model
         packed = asked.encoding_format == "base64"
         vectors: list[Embedding] = []

@@ -1,0 +1,67 @@
+"""Compressed bodies are inflated within bounds, or refused with the reason."""
+
+import gzip
+import zlib
+
+import pytest
+
+from node.api.http.body import BODY_BYTES, BodyTooLargeError, UnsupportedEncodingError, inflate
+from node.errors import InvalidRequestError
+
+TEXT = b'{"prompt": "Once upon a time"}' * 10
+RAW = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(TEXT)),
+        ("x-gzip", gzip.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT, 1)),
+        ("deflate", RAW.compress(TEXT) + RAW.flush()),
+    ],
+)
+def test_body_is_inflated(encoding: str, body: bytes) -> None:
+    """As clients send it: deflate comes with its header and without."""
+    assert inflate(body, encoding) == TEXT
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip,br", "x" * 9000])
+def test_encoding_that_is_not_supported_says_which_are(encoding: str) -> None:
+    """415 with `Accept-Encoding`, as RFC 9110 has it, and a short text."""
+    with pytest.raises(UnsupportedEncodingError, match="use gzip, deflate or none") as refused:
+        inflate(TEXT, encoding)
+    assert refused.value.status == 415
+    assert refused.value.headers() == {"Accept-Encoding": "gzip, deflate"}
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_inflated_body_is_bounded(encoding: str) -> None:
+    """A bomb costs no more memory than the largest body; that body itself is taken."""
+    compress = gzip.compress if encoding == "gzip" else zlib.compress
+    assert len(inflate(compress(bytes(BODY_BYTES)), encoding)) == BODY_BYTES
+    with pytest.raises(BodyTooLargeError) as refused:
+        inflate(compress(bytes(BODY_BYTES + 1)), encoding)
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "told"),
+    [
+        ("gzip", TEXT, "not gzip"),
+        ("gzip", b"", "cut short"),
+        ("gzip", gzip.compress(TEXT)[:-1], "cut short"),
+        ("gzip", gzip.compress(TEXT)[:-8] + bytes(8), "not gzip"),
+        ("gzip", gzip.compress(TEXT) * 2, "goes on after the end"),
+        ("deflate", b"\xff" * 20, "not deflate"),
+        ("deflate", zlib.compress(TEXT)[:20], "cut short"),
+        ("deflate", zlib.compress(TEXT) + b"x", "goes on after the end"),
+    ],
+)
+def test_broken_body_is_refused(encoding: str, body: bytes, told: str) -> None:
+    """What does not inflate whole is a 400 that says so."""
+    with pytest.raises(InvalidRequestError, match=told) as refused:
+        inflate(body, encoding)
+    assert refused.value.status == 400
