@@ -19,6 +19,7 @@ from node.api.grpc.inference import InferenceService
 from node.api.http.app import build_app
 from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
+from node.api.http.paths import tidy_paths
 from node.engine.protocol import Described
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
@@ -127,7 +128,7 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     )
     health = HealthService(status, stop_serving)
     services = build_services(inference, health, parts.outbox.emit)
-    return Protection(beside(framework, services), parts.settings)
+    return Protection(beside(tidy_paths(framework), services), parts.settings)
 
 
 def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:

@@ -12,6 +12,7 @@ from node.api.edge.asgi import (
     OPEN_PATHS,
     REFUSED,
     Application,
+    check_head,
     note_client,
     require_certificate,
     require_key,
@@ -133,3 +134,34 @@ async def test_wrong_key_is_told_apart_from_a_missing_one(
     assert asked.path is None
     await ask(application, f"{CALLS[0]}Generate", authorization=authorization)
     assert isinstance(asked.refused, kind)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/v1/models", "/v1/models"),
+        ("http://other/v1/models", "/v1/models"),
+        ("HTTPS://127.0.0.1:8080/v1/models/a%20b", "/v1/models/a b"),
+        ("http://other", "/"),
+        ("http://other/http://other/x", "/http://other/x"),
+        ("other:443", None),
+        ("*", None),
+        ("ftp://other/v1/models", None),
+        ("", None),
+    ],
+)
+@trio_test
+async def test_target_in_absolute_form_is_served_by_its_path(target: str, path: str | None) -> None:
+    """Whatever asks as a proxy does is understood; what is not a path is refused."""
+    asked = Asked()
+    sent = await ask(check_head(asked), target)
+    assert asked.path == path
+    assert [message.get("status") for message in sent[:1]] == ([] if path else [400])
+
+
+@trio_test
+async def test_options_of_the_whole_server_are_answered() -> None:
+    """`OPTIONS *` asks about no path."""
+    start, _ = await ask(check_head(Asked()), "*", method="OPTIONS")
+    assert start["status"] == 204
+    assert dict(start["headers"])[b"allow"] == b"GET, HEAD, OPTIONS, POST"

@@ -1,7 +1,9 @@
 """What stands between hypercorn and the application: who may ask, and the event of each request."""
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import trio
@@ -59,6 +61,7 @@ nodes ask each other, signed."""
 HEADERS_LIMIT: Final = 100
 HEADER_BYTES: Final = 16 * 2**10
 
+_ABSOLUTE: Final = re.compile(rb"https?://[^/]*(.*)", re.IGNORECASE | re.DOTALL)
 _UNKNOWN: Final = "unknown"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
@@ -144,23 +147,42 @@ async def _refuse(
 
 
 def check_head(application: Application) -> Application:
-    """Answer 431 to too many or too large headers, and 400 to a target that is no path.
+    """Answer 431 to too many or too large headers, and 400 to a target that is not a path.
 
-    h11 bounds the size over HTTP/1 by itself; Quart fails on a target that is empty.
+    A target in absolute form is served by its path (RFC 9112, section 3.2.2). h11 bounds the size
+    over HTTP/1 by itself; Quart fails on a target that is empty.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         size = len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in headers)
+        _drop_authority(scope)
         if len(headers) > HEADERS_LIMIT or size > HEADER_BYTES:
             message = f"a request has at most {HEADERS_LIMIT} headers of {HEADER_BYTES} bytes"
             await send_error(scope, send, HeadersTooLargeError(message))
+        elif scope["path"] == "*" and scope["method"] == "OPTIONS":
+            await _answer_options(send)
         elif not scope["path"].startswith("/"):
             await send_error(scope, send, InvalidRequestError("the request's target is not a path"))
         else:
             await application(scope, receive, send)
 
     return wrapped
+
+
+def _drop_authority(scope: Scope) -> None:
+    """Make a target in absolute form the path in it."""
+    found = _ABSOLUTE.match(scope["raw_path"])
+    if found is not None:
+        scope["raw_path"] = found[1] or b"/"
+        scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+
+
+async def _answer_options(send: Send) -> None:
+    """Answer `OPTIONS *`, which asks about the server (RFC 9110, section 9.3.7)."""
+    headers = [(b"allow", b"GET, HEAD, OPTIONS, POST")]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def refuse_websockets(application: Application) -> Application:

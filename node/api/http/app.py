@@ -22,6 +22,7 @@ from node.api.http.answer import (
     embedding,
 )
 from node.api.http.body import BODY_BYTES, read_body
+from node.api.http.paths import explain
 from node.api.http.stream import GenerationBody, usage_of
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
@@ -193,7 +194,8 @@ async def _answer_request_error(error: RequestError) -> Response:
 async def _answer_http_error(error: HTTPException) -> Response:
     if (error.code or 500) >= 500:
         return await _answer_bug(error)
-    refused = InvalidRequestError(f"{request.method} {request.path}: {error.description}")
+    reason = explain(request.path) if error.code == 404 else error.description
+    refused = InvalidRequestError(f"{request.method} {request.path}: {reason}")
     response = _json(schema.error_body(refused), error.code or 400)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
