@@ -12,14 +12,14 @@ OWNER: Final = "distributed-llm"
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
-    """What was special about a prompt's tokens."""
+    """Details of a prompt's tokens."""
 
     cached_tokens: int
-    """Of them, those that needed no work."""
+    """Tokens that were still in memory from an earlier request."""
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens that a request took."""
+    """Tokens of a request and its answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -46,7 +46,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
-    """In a stream only where it was asked for, and then null but in the last chunk."""
+    """In a stream only if requested, and then null except in the last chunk."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 def embedding(index: int, vector: tuple[float, ...], *, packed: bool) -> Embedding:
-    """Write one text's vector."""
+    """Return one text as its vector."""
     if not packed:
         return Embedding(index, list(vector))
     numbers = struct.pack(f"<{len(vector)}f", *vector)
@@ -153,14 +153,14 @@ class EmbeddingList(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-class Form:
-    """How one answer is written: an object for a whole one, chunks for a stream.
+class AnswerWriter:
+    """Writes one answer: as one object, or as the chunks of a stream.
 
     Args:
         model: The model's id.
         created: Unix time of the answer, whole seconds.
         chat: Whether it is a chat completion.
-        with_usage: Whether a stream says at its end what it took.
+        with_usage: Whether a stream ends with its usage.
     """
 
     def __init__(self, model: str, created: int, *, chat: bool, with_usage: bool = False) -> None:
@@ -171,7 +171,7 @@ class Form:
         self._chat = chat
 
     def whole(self, text: str, finish_reason: str, usage: Usage) -> Completion | ChatCompletion:
-        """Write the whole answer."""
+        """Return the whole answer."""
         if not self._chat:
             return self._completion([CompletionChoice(text, finish_reason)], usage)
         return ChatCompletion(
@@ -183,23 +183,23 @@ class Form:
         )
 
     def first(self) -> ChatChunk | None:
-        """Write what opens a stream, where the form has such."""
+        """Return the chunk that opens a stream; completions have none."""
         return self._chunk(ChatDelta("", "assistant"), None) if self._chat else None
 
     def piece(self, text: str) -> Completion | ChatChunk:
-        """Write one piece of a stream."""
+        """Return a chunk with a piece of the text."""
         if self._chat:
             return self._chunk(ChatDelta(text), None)
         return self._completion([CompletionChoice(text, None)], self._no_usage)
 
     def last(self, finish_reason: str) -> Completion | ChatChunk:
-        """Write what ends a stream's text."""
+        """Return the chunk that ends the text."""
         if self._chat:
             return self._chunk(ChatDelta(), finish_reason)
         return self._completion([CompletionChoice("", finish_reason)], self._no_usage)
 
     def usage(self, usage: Usage) -> Completion | ChatChunk:
-        """Write the account after a stream's end."""
+        """Return the chunk with the usage, which comes last."""
         return self._chat_chunk([], usage) if self._chat else self._completion([], usage)
 
     @property

@@ -13,10 +13,10 @@ from node.api import conversion, schema
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
+    AnswerWriter,
     Embedding,
     EmbeddingList,
     EmbeddingUsage,
-    Form,
     Model,
     ModelList,
     embedding,
@@ -145,15 +145,17 @@ class _Routes:
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
         generation = self._router.admit(wanted)
-        form = Form(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
+        writer = AnswerWriter(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
         if wanted.streamed:
             await _wait_accepted(generation)
-            response = Response(GenerationBody(generation, form), content_type="text/event-stream")
+            response = Response(
+                GenerationBody(generation, writer), content_type="text/event-stream"
+            )
             response.headers["Cache-Control"] = "no-store"
             response.timeout = None
             return response
         text, ending = await read_whole(generation)
-        return _json(form.whole(text, ending.finish_reason, usage_of(ending)))
+        return _json(writer.whole(text, ending.finish_reason, usage_of(ending)))
 
 
 async def _wait_accepted(generation: Generation) -> None:

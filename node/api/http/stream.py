@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from quart.wrappers.response import ResponseBody
 
-from node.api.http.answer import Form, TokenDetails, Usage
+from node.api.http.answer import AnswerWriter, TokenDetails, Usage
 from node.api.schema import error_body
 from node.errors import RequestError
 from node.requests.generation import Delta, Ending, Generation
@@ -23,13 +23,13 @@ class GenerationBody(ResponseBody):
     whole, the client left in the middle, or left while the request still waited.
     """
 
-    def __init__(self, generation: Generation, form: Form) -> None:
+    def __init__(self, generation: Generation, writer: AnswerWriter) -> None:
         self._generation = generation
-        self._form = form
+        self._writer = writer
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         """Start to follow."""
-        return _Events(self._generation, self._form)
+        return _Events(self._generation, self._writer)
 
     async def __aexit__(
         self,
@@ -44,9 +44,9 @@ class GenerationBody(ResponseBody):
 class _Events(AsyncIterator[bytes]):
     """What is written for each time that something happened, several tokens at once if many."""
 
-    def __init__(self, generation: Generation, form: Form) -> None:
+    def __init__(self, generation: Generation, writer: AnswerWriter) -> None:
         self._generation = generation
-        self._form = form
+        self._writer = writer
         self._opened = False
         self._ended = False
 
@@ -64,17 +64,17 @@ class _Events(AsyncIterator[bytes]):
         return self._opening() + self._pieces([delta, *self._generation.receive_more()])
 
     def _opening(self) -> bytes:
-        first = None if self._opened else self._form.first()
+        first = None if self._opened else self._writer.first()
         self._opened = True
         return _event(first) if first is not None else b""
 
     def _pieces(self, deltas: list[Delta]) -> bytes:
-        return b"".join(_event(self._form.piece(d.text)) for d in deltas if d.text)
+        return b"".join(_event(self._writer.piece(d.text)) for d in deltas if d.text)
 
     def _closing(self, ending: Ending) -> bytes:
-        written = self._opening() + _event(self._form.last(ending.finish_reason))
-        if self._form.with_usage:
-            written += _event(self._form.usage(usage_of(ending)))
+        written = self._opening() + _event(self._writer.last(ending.finish_reason))
+        if self._writer.with_usage:
+            written += _event(self._writer.usage(usage_of(ending)))
         return written + _DONE
 
 
