@@ -9,7 +9,7 @@ class NodeError(Exception):
 
 
 class StartupError(NodeError):
-    """The node cannot start here: the cause and the remedy. Exit code 1."""
+    """The node cannot start: the text names the cause and the remedy. Exit code 1."""
 
 
 class RequestError(NodeError):
@@ -34,7 +34,7 @@ class RequestError(NodeError):
         self.parameter = parameter
         self.code = code or self.code
         self.retry_after_seconds = retry_after_seconds
-        """When to ask again, where that may help."""
+        """When to retry, where that may help."""
 
     def headers(self) -> dict[str, str]:
         """Return the HTTP headers that belong to the error."""
@@ -57,7 +57,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class UnauthorizedError(RequestError):
-    """The caller did not show who it is, or is not known."""
+    """The caller sent no credentials, or wrong ones."""
 
     status = 401
     kind = "invalid_request_error"
@@ -107,7 +107,7 @@ class QueueFullError(RequestError):
 
 
 class DeadlineExceededError(RequestError):
-    """The request was not done in the time that it had."""
+    """The request was not done in time."""
 
     status = 504
     kind = "server_error"
@@ -115,7 +115,7 @@ class DeadlineExceededError(RequestError):
 
 
 class InsufficientMemoryError(RequestError):
-    """There is no room for the model beside what is loaded."""
+    """The model does not fit into the memory that loaded models leave."""
 
     status = 503
     kind = "server_error"
@@ -131,7 +131,7 @@ class EngineFailedError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """The node takes no requests: it is stopping, or its engine does not come up."""
+    """The node accepts no requests: it is stopping, or its engine does not start."""
 
     status = 503
     kind = "server_error"
@@ -139,11 +139,13 @@ class UnavailableError(RequestError):
 
 
 class OtherModelError(RequestError):
-    """An answer was begun with other weights than the model has here: no going on with it."""
+    """Another node began the answer with other weights than the model has here."""
 
     status = 503
     kind = "server_error"
     code = "other_model"
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"what is {model_id} here is another model than the one that answered")
+        super().__init__(
+            f"{model_id} has other weights here than on the node that began the answer"
+        )

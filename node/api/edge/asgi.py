@@ -1,4 +1,4 @@
-"""What stands between hypercorn and the application: who may ask, and the event of each request."""
+"""ASGI wrappers in front of the application: access, limits, and the event of each request."""
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -171,7 +171,7 @@ def check_head(application: Application) -> Application:
 
 
 def _drop_authority(scope: Scope) -> None:
-    """Make a target in absolute form the path in it."""
+    """Replace a target in absolute form by its path."""
     found = _ABSOLUTE.match(scope["raw_path"])
     if found is not None:
         scope["raw_path"] = found[1] or b"/"

@@ -1,7 +1,7 @@
-"""Lets pages of other origins use the API from a browser, where the operator named them.
+"""Lets the browser pages of other origins use the API, if the operator listed them.
 
-The protocol is that of the Fetch Standard, section "CORS protocol". Nothing here depends on
-cookies, which the API does not know, so that no credentials are allowed.
+The protocol is that of the Fetch Standard, section "CORS protocol". The API has no cookies,
+so no credentials are allowed.
 """
 
 from typing import Final
@@ -15,10 +15,10 @@ _EXPOSED: Final = b"x-request-id, retry-after, grpc-status, grpc-message"
 
 
 def allow_origins(application: Application, origins: tuple[str, ...]) -> Application:
-    """Answer preflights of these origins, and let their pages read the responses.
+    """Answer preflights from these origins, and let their pages read the responses.
 
     Args:
-        application: What answers everything else, errors of authentication included.
+        application: Answers everything else, including errors of authentication.
         origins: As browsers send them (`https://chat.example`), or `*` for all.
     """
     allowed = frozenset(origin.encode() for origin in origins)

@@ -1,4 +1,4 @@
-"""Who may use the API: keys, certificates and origins, read from files that may change."""
+"""Protects the API: keys, certificates and origins, read from files that may change."""
 
 import functools
 import ipaddress
@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class KeyFile:
-    """The API's keys as their file has them.
+    """The API's keys, as they are in their file.
 
     Raises:
-        StartupError: There is no key to be read.
+        StartupError: The file cannot be read, or has no usable key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class KeyFile:
         self.keys = BearerTokens(_read_keys(path))
 
     def reload(self) -> None:
-        """Read the file again; where it holds no key, those read before go on to count."""
+        """Read the file again; if that fails, the keys read before stay valid."""
         try:
             keys = _read_keys(self.path)
         except StartupError as error:
@@ -41,10 +41,10 @@ class KeyFile:
 
 
 class Protection:
-    """An application behind what the settings ask of its clients.
+    """An application behind the credentials that the settings require.
 
     Args:
-        application: What answers who is let in.
+        application: Answers the requests that are let in.
         settings: The node's.
 
     Raises:
@@ -57,7 +57,9 @@ class Protection:
         self.application = self._wrap(application, settings)
         is_open = self._key_file is None and settings.tls_client_ca_file is None
         if is_open and not ipaddress.ip_address(settings.host).is_loopback:
-            _log.warning("whoever reaches %s can use the API: set --api-key-file", settings.host)
+            _log.warning(
+                "anyone who can reach %s can use the API: set --api-key-file", settings.host
+            )
 
     def _wrap(self, application: Application, settings: NodeSettings) -> Application:
         if self._key_file is not None:

@@ -1,4 +1,4 @@
-"""The API's TLS: its certificate, and whose certificates it trusts."""
+"""The API's TLS: its certificate, and the CAs that it trusts."""
 
 import hashlib
 import logging
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Where the certificate is.
+    """The files of the certificate.
 
     Attributes:
         certificate: The chain, the server's own certificate first, in PEM.
         key: Its private key in PEM, not encrypted.
-        client_authorities: Certificates in PEM of which one must have signed the client's; None
-            where clients show none.
+        client_authorities: In PEM, the CAs that may have signed a client's certificate; None if
+            clients need none.
     """
 
     certificate: Path
@@ -48,20 +48,20 @@ class ServerTls:
     def __init__(self, files: CertificateFiles) -> None:
         self.files = files
         self.context = _load(files)
-        """A new one after each renewal: a connection keeps the one that it began with."""
+        """Replaced at each renewal: a connection keeps the context that it began with."""
 
     def reload(self) -> None:
-        """Read the files again; where they cannot be used, what was read before stays."""
+        """Read the files again; if they cannot be used, the certificate read before stays."""
         try:
             self.context = _load(self.files)
         except StartupError as error:
             _log.error("%s; the certificate read before stays in use", error)
         else:
-            _log.info("the certificate was read again from %s", self.files.certificate)
+            _log.info("reloaded the certificate from %s", self.files.certificate)
 
 
 def client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
-    """Give the beginning of the digest of the client's certificate; empty where it showed none."""
+    """Return the start of the digest of the client's certificate; empty if it showed none."""
     certificate = stream.getpeercert(binary_form=True)
     return hashlib.sha256(certificate).hexdigest()[:_DIGEST_LETTERS] if certificate else ""
 
@@ -91,7 +91,7 @@ def _trust(context: ssl.SSLContext, authorities: Path) -> None:
     except (OSError, ValueError) as error:
         message = f"--tls-client-ca-file {authorities} cannot be used: {_say(error)}"
         raise StartupError(message) from error
-    # Optional, for a probe has none: what is asked for decides whether one is needed.
+    # Optional, because probes have none: the path decides whether a certificate is required.
     context.verify_mode = ssl.CERT_OPTIONAL
 
 

@@ -1,4 +1,4 @@
-"""Puts the services together, and beside the HTTP application on its port."""
+"""Builds the gRPC services, and serves them on the port of the HTTP application."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -24,10 +24,10 @@ from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20
-"""A request's size at the most, as that of an HTTP body."""
+"""The largest request, as that of an HTTP body."""
 
 _CODECS: Final = (proto_binary_codec(), proto_json_codec(ignore_unknown_fields=False))
-"""A field that is not known is refused where it has a name."""
+"""JSON has names, so an unknown field can be refused."""
 
 Service = ConnectASGIApplication[Any]
 
@@ -40,8 +40,8 @@ def build_services(
     """Build each service as an ASGI application.
 
     Args:
-        inference: Serves the node's own methods.
-        health: Says whether the node serves.
+        inference: The node's own methods.
+        health: Whether the node serves.
         emit: Takes events.
     """
     each: list[Interceptor] = [AccountForCalls(emit), Refuse()]
@@ -59,7 +59,7 @@ def build_services(
 
 
 def beside(application: Application, services: Iterable[Service]) -> Application:
-    """Have the services answer what is under their paths, and the application all else."""
+    """Route requests under a service's path to that service, and all others to the application."""
     by_path: dict[str, Any] = {service.path: service for service in services}
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,8 +82,8 @@ def beside(application: Application, services: Iterable[Service]) -> Application
 async def _call(service: Application, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a call, and cancel it when its client leaves.
 
-    On Trio the library tells a handler so only when it next has something to send, which a
-    request that waits in the queue has not for a long time.
+    On Trio the library notices that only when the handler sends something, which a request that
+    waits in the queue does not do for a long time.
     """
     with trio.CancelScope() as presence:
 
@@ -97,7 +97,7 @@ async def _call(service: Application, scope: Scope, receive: Receive, send: Send
 
 
 def _fault(scope: Scope) -> tuple[int, bytes] | None:
-    """Find what the library would take for a fault of its own; give the status and the reason."""
+    """Return status and reason for a request that the library would fail on; None for any other."""
     if not all(name.isascii() and value.isascii() for name, value in scope["headers"]):
         return 400, b"metadata is ASCII; other bytes go into keys that end in -bin, in base64\n"
     kind: bytes = dict(scope["headers"]).get(b"content-type", b"")

@@ -1,4 +1,4 @@
-"""What a call's failure is called in gRPC: one table for every error that the node raises."""
+"""Maps every error that the node raises to its status in gRPC."""
 
 import logging
 import math
@@ -20,20 +20,20 @@ _CODES: Final = {
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }
-"""By the HTTP status that each request error has, so that a new error has its code too."""
+"""By HTTP status, which every request error has: a new error has its code already."""
 
 _log = logging.getLogger(__name__)
 
 
 def canonical(error: ConnectError | None) -> str:
-    """Name a call's status as gRPC does, in lower case."""
+    """Return gRPC's name of a call's status, in lower case."""
     if error is None:
         return "ok"
     return "cancelled" if error.code is Code.CANCELED else error.code.value
 
 
 def as_connect_error(error: Exception) -> ConnectError:
-    """Give what the caller is told; a fault of the node is told to its log alone."""
+    """Return the error for the caller; the details of a fault of the node go only to its log."""
     match error:
         case ConnectError():
             return error
@@ -44,7 +44,7 @@ def as_connect_error(error: Exception) -> ConnectError:
 
 
 def describe(error: Exception, trailers: Headers) -> None:
-    """Put into the trailing metadata what a program may act on."""
+    """Add to the trailers what a program may act on."""
     if isinstance(error, RequestError):
         if error.code:
             trailers["error-code"] = error.code

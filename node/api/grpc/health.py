@@ -17,15 +17,15 @@ _Status = HealthCheckResponse.ServingStatus
 
 _SERVICES: Final = frozenset({"", Inference.desc().type_name})
 _LOOK_SECONDS: Final = 0.25
-"""How often a watch looks. Readiness has several sources, and none of them is asked by many."""
+"""How often a watch polls. Readiness has several sources, and few clients watch it."""
 
 
 class HealthService(Health):
-    """Says whether the node serves.
+    """Answers whether the node serves.
 
     Args:
-        status: Says whether the node serves.
-        stopping: Set when the API is about to close.
+        status: Knows whether the node serves.
+        stopping: Set before the API closes.
     """
 
     def __init__(self, status: NodeStatus, stopping: trio.Event) -> None:
@@ -33,31 +33,31 @@ class HealthService(Health):
         self._stopping = stopping
 
     async def check(self, request: HealthCheckRequest, ctx: Context) -> HealthCheckResponse:
-        """Say it once.
+        """Return the status once.
 
         Raises:
             ConnectError: The node has no such service.
         """
         del ctx
         if request.service not in _SERVICES:
-            raise ConnectError(Code.NOT_FOUND, f"no service {request.service!r} is here")
+            raise ConnectError(Code.NOT_FOUND, f"this node has no service {request.service!r}")
         return HealthCheckResponse(status=self._status(request.service))
 
     async def watch(
         self, request: HealthCheckRequest, ctx: Context
     ) -> AsyncIterator[HealthCheckResponse]:
-        """Say it at once and at each change, until the API closes.
+        """Yield the status now and after each change, until the API closes.
 
         Raises:
             ConnectError: It closes.
         """
         del ctx
-        told: int | None = None
+        sent: int | None = None
         while not self._stopping.is_set():
             status = self._status(request.service)
-            if status != told:
+            if status != sent:
                 yield HealthCheckResponse(status=status)
-                told = status
+                sent = status
             with trio.move_on_after(_LOOK_SECONDS):
                 await self._stopping.wait()
         raise ConnectError(Code.UNAVAILABLE, "the node stopped")

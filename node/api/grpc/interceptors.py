@@ -21,14 +21,14 @@ SCOPE: ContextVar[Scope] = ContextVar("scope")
 """The ASGI scope of the call in hand."""
 
 _DEADLINE_ROUNDING_MS: Final = 50.0
-"""gRPC's core rounds a deadline up before it sends it, and cancels when its own clock is there."""
+"""gRPC's core rounds a deadline up when it sends it, and cancels by its own clock."""
 
 _LEAD_SECONDS: Final = 0.01
-"""By how much a generation's deadline is before its call's, so that it ends as one out of time."""
+"""A generation's deadline is so much before its call's, so that it ends as a timeout."""
 
 
 class AccountForCalls(MetadataInterceptor[float]):
-    """Gives a call its request id and emits its one `RpcFinished`, whatever its end.
+    """Gives a call its request id and emits its one `RpcFinished`, however it ends.
 
     Args:
         emit: Takes the events.
@@ -38,21 +38,21 @@ class AccountForCalls(MetadataInterceptor[float]):
         self._emit = emit
 
     async def on_start(self, ctx: Context) -> float:
-        """Note when it began."""
+        """Return the time at which the call began."""
         SCOPE.get()[ROUTE] = COUNTED_ELSEWHERE
         given = ctx.request_headers.get(REQUEST_ID, "")
         ctx.response_headers[REQUEST_ID] = choose_request_id(given)
         return trio.current_time()
 
     async def on_end(self, began: float, ctx: Context, error: Exception | None, /) -> None:
-        """Emit the event, and give an error the form that its caller sees.
+        """Emit the event, and translate an error for the caller.
 
         Raises:
-            ConnectError: Which the library then sends in the place of the error.
+            ConnectError: The library sends it in place of the error.
         """
         refusal = None if error is None else as_connect_error(error)
         if refusal is not None and refusal.code is Code.CANCELED and _is_out_of_time(ctx):
-            refusal = ConnectError(Code.DEADLINE_EXCEEDED, "the call's deadline is over")
+            refusal = ConnectError(Code.DEADLINE_EXCEEDED, "the call's deadline has passed")
         method = f"{ctx.method.service_name}/{ctx.method.name}"
         seconds = trio.current_time() - began
         self._emit(RpcFinished(method, canonical(refusal), seconds))
@@ -63,32 +63,32 @@ class AccountForCalls(MetadataInterceptor[float]):
 
 
 def request_id(ctx: Context) -> str:
-    """Give the id that the call was given."""
+    """Return the call's request id."""
     return ctx.response_headers[REQUEST_ID]
 
 
 def client_of() -> str:
-    """Say for whom the call in hand waits its turn: the key's owner, else the address."""
+    """Return the client whose turn in the queue the call takes: its key, else its address."""
     scope = SCOPE.get()
     address, *_ = scope.get("client") or ("",)
     return str(scope.get(CLIENT) or address)
 
 
 def deadline_seconds(ctx: Context) -> float | None:
-    """Tell how long the call's answer may take; None for as long as it may."""
+    """Return how long the call's answer may take; None for no limit."""
     if ctx.timeout_ms is None:
         return None
     return max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
 
 
 class Refuse(MetadataInterceptor[None]):
-    """Refuses what was found to be refused before it was known to be a call."""
+    """Refuses a call that was found to be unauthorized before it reached its service."""
 
     async def on_start(self, ctx: Context) -> None:
-        """Let the call in.
+        """Accept the call.
 
         Raises:
-            RequestError: It was refused.
+            RequestError: It is refused.
         """
         del ctx
         if (error := SCOPE.get().get(REFUSED)) is not None:
@@ -96,5 +96,5 @@ class Refuse(MetadataInterceptor[None]):
 
 
 def _is_out_of_time(ctx: Context) -> bool:
-    """Whether a caller that left did so because its deadline was over."""
+    """Return whether a caller that left did so because its deadline was over."""
     return ctx.timeout_ms is not None and ctx.timeout_ms < _DEADLINE_ROUNDING_MS

@@ -1,4 +1,4 @@
-"""The page to try the node at `/`: static files that hold no secret, so that no key guards them."""
+"""The page at `/` on which to try the node: static files without secrets, so they need no key."""
 
 import hashlib
 import importlib.resources
@@ -19,10 +19,10 @@ _FILES: Final = {
 PAGE_PATHS: Final = frozenset(_FILES)
 
 _HEADERS: Final = {
-    # Asked for again each time, and answered 304 while it is the same: a new version of the node
-    # never meets a page of the one before.
+    # Requested each time, and answered 304 while unchanged: a new version of the node never meets
+    # the page of an old one.
     "Cache-Control": "no-cache",
-    # Forms send nothing by themselves: should the script not run, a typed key stays where it is.
+    # Forms submit nothing by themselves: if the script does not run, a typed key stays in the page.
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -37,7 +37,7 @@ def add_page(app: QuartTrio) -> None:
     contents = {path: (directory / name).read_bytes() for path, (name, _) in _FILES.items()}
 
     async def page(name: str = "") -> Response:
-        del name  # of a part: one route for all of them, as each route has series of its own
+        del name  # one route for all parts, because each route has its own series
         if request.path not in contents:
             abort(404)
         content = contents[request.path]
