@@ -23,6 +23,7 @@ from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
 from exporter.web.token_file import TokenFile
 from shared import wire
+from shared.groups import leaves
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ async def _open_web(
     except* OSError as group:
         message = (
             f"port {settings.metrics_port} on {settings.host} cannot be had "
-            f"({group.exceptions[0]}): choose another with --metrics-port"
+            f"({leaves(group)[0]}): choose another with --metrics-port"
         )
         raise StartupError(message) from group
     return url

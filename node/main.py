@@ -25,6 +25,7 @@ from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox
 from node.telemetry.system import watch_loop_lag
+from shared.groups import leaves
 
 _CLOSING_SECONDS: Final = 2.0
 
@@ -113,7 +114,7 @@ async def _open_api(
     try:
         url: str = await serving.start(serve, protection, door, outbox.emit, stop, name="api")
     except* OSError as group:
-        cause = group.exceptions[0]
+        cause = leaves(group)[0]
         message = (
             f"port {settings.api_port} on {settings.host} cannot be had ({cause}): "
             "choose another with --api-port"

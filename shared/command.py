@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shared import logs
+from shared.groups import leaves
 from shared.settings.base import Settings, SettingsT
 from shared.settings.command_line import HelpShownError
 from shared.settings.declaration import UsageError
@@ -70,11 +71,11 @@ def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
         logs.configuration(settings.log_level, settings.log_format, journal=journal)
     )
     code: int | None = 0
-    failed: list[BaseException] = []
+    failed: list[Exception] = []
     try:
         code = start(settings)
     except* startup_error as group:
-        failed = _leaves(group)
+        failed += leaves(group)
     return _complain(program, failed[0], 1) if failed else code or 0
 
 
@@ -89,9 +90,3 @@ def _complain(program: str, error: BaseException, code: int) -> int:
     prefix = logs.ERROR_PREFIX if logs.stderr_is_journal() else ""
     sys.stderr.write(f"{prefix}{program}: {error}\n")
     return code
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]

@@ -15,6 +15,7 @@ from node import watchdog
 from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
+from shared.groups import leaves
 from shared.settings.exporter import MetricsSettings
 
 _MARGIN_SECONDS: Final = 10.0
@@ -62,7 +63,7 @@ async def run(settings: AgentSettings) -> int:
                         sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={api_url}")
                 outer.cancel_scope.cancel()
         except* CannotStartError as group:
-            code = _code(group)
+            code = leaves(group)[0].code
     return code
 
 
@@ -76,13 +77,6 @@ async def _stop_on_signal(
     stopping.cancel()
     async for _ in signals:
         node.hurry()
-
-
-def _code(error: BaseException) -> int:
-    """Find the exit code in a group, which nests as the nurseries do."""
-    if isinstance(error, BaseExceptionGroup):
-        return _code(error.exceptions[0])
-    return error.code if isinstance(error, CannotStartError) else 1
 
 
 def _welcome(api_url: str, metrics_url: str) -> str:

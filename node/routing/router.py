@@ -20,6 +20,7 @@ from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.serving.lane import ANY_CONTEXT
 from node.serving.scheduler import Scheduler
 from shared import events
+from shared.groups import leaves
 
 _LOOK_SECONDS: Final = 0.25
 """How often a running answer's peer is looked for among the living."""
@@ -240,7 +241,7 @@ class Router:
                 await self._pass_on(found[0], generation)
                 nursery.cancel_scope.cancel()
         except* (PeerLostError, RequestError) as group:
-            failed.append(_first(group))
+            failed += leaves(group)
         finally:
             self._away[node_id] -= 1
         if failed:
@@ -285,12 +286,6 @@ def _take(frame: wire.Frame, generation: Generation) -> None:
             generation.finished("length" if reason == "length" else "stop", "")
         case wire.Failed(status, code, message):
             raise PeerRefusedError(status, message, code, None)
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """Give the one error that a nursery wrapped."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _ignore(event: events.Event) -> None:

@@ -1,0 +1,1 @@
+"""The Trio plumbing that both processes need."""
