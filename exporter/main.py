@@ -13,10 +13,13 @@ import trio
 
 from exporter import watchdog
 from exporter.errors import StartupError
+from exporter.ingest.batches import refusal
 from exporter.ingest.feed import Feed, open_feed
 from exporter.ingest.socket import open_socket
 from exporter.journal.opening import open_store
 from exporter.journal.store import Store
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.health import HealthChecks
@@ -24,6 +27,7 @@ from exporter.web.server import Application, serve
 from exporter.web.token_file import TokenFile
 from shared import wire
 from shared.groups import leaves
+from shared.runtime.guard import Guard
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +44,8 @@ async def run(settings: ExporterSettings) -> None:
     gc.freeze()
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
-    health = HealthChecks(store, settings.engine_silence_seconds)
+    guard = Guard[ExporterPart](lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1))
+    health = HealthChecks(store, settings.engine_silence_seconds, guard)
     token_file = _open_token_file(settings)
     tokens = token_file.tokens if token_file else None
     with (
@@ -50,15 +55,17 @@ async def run(settings: ExporterSettings) -> None:
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
-            url = await _open_web(nursery, Application(store, health, tokens), settings)
-            nursery.start_soon(socket.receive, functools.partial(_take, store, feed), name="ingest")
-            nursery.start_soon(socket.keep_path, name="socket path")
-            nursery.start_soon(feed.keep_path, name="tail socket path")
-            nursery.start_soon(store.run, name="store")
-            nursery.start_soon(health.run, name="health checks")
+            url = await _open_web(nursery, Application(store, health, tokens), settings, guard)
+            take = functools.partial(_take, store, feed, guard)
+            nursery.start_soon(guard, "ingest", socket.receive, take, name="ingest")
+            nursery.start_soon(guard, "socket_path", socket.keep_path, name="socket path")
+            nursery.start_soon(guard, "feed_path", feed.keep_path, name="tail socket path")
+            nursery.start_soon(guard, "silence", store.watch_nodes, name="node silence")
+            nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
+            nursery.start_soon(guard, "health", health.run, name="health checks")
             if token_file is not None:
-                nursery.start_soon(token_file.watch, name="token file")
-            nursery.start_soon(watchdog.run, name="watchdog")
+                nursery.start_soon(guard, "tokens", token_file.watch, name="token file")
+            nursery.start_soon(guard, "watchdog", watchdog.run, name="watchdog")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={url}")
             number = await anext(signals)
@@ -68,13 +75,24 @@ async def run(settings: ExporterSettings) -> None:
 
 
 async def _take(
-    store: Store, feed: Feed, message: bytes, pipe: int, live: Callable[[], Container[int]]
+    store: Store,
+    feed: Feed,
+    guard: Guard[ExporterPart],
+    message: bytes,
+    pipe: int,
+    live: Callable[[], Container[int]],
 ) -> wire.Reply:
-    """Count a message, and show it to those who look."""
-    reply = await store.take(message, pipe, live)
-    if not reply.error:
-        feed.publish(message)
-    return reply
+    """Count a message, and publish it to the feed.
+
+    One that brings out a fault of ours is refused: its node would send it again for ever.
+    """
+    with guard.contain("ingest"):
+        reply = await store.take(message, pipe, live)
+        if not reply.error:
+            feed.publish(message)
+        return reply
+    store.note(c.REJECTED, ("internal",), 1)
+    return refusal("internal")
 
 
 def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
@@ -89,11 +107,14 @@ def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
 
 
 async def _open_web(
-    nursery: trio.Nursery, application: Application, settings: ExporterSettings
+    nursery: trio.Nursery,
+    application: Application,
+    settings: ExporterSettings,
+    guard: Guard[ExporterPart],
 ) -> str:
     try:
         url: str = await nursery.start(
-            serve, application, settings.host, settings.metrics_port, name="web"
+            serve, application, settings.host, settings.metrics_port, guard, name="web"
         )
     except* OSError as group:
         message = (

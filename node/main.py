@@ -17,13 +17,12 @@ from node.api.edge.protection import Protection
 from node.api.edge.server import Door, serve
 from node.errors import RequestError, StartupError
 from node.mesh.mesh import open_mesh
-from node.parts import build_api, build_parts
+from node.parts import Parts, build_api, build_parts
 from node.routing.router import Router
 from node.serving.catalogue import Model
 from node.serving.scheduler import Scheduler
 from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
-from node.telemetry.outbox import Outbox
 from node.telemetry.system import watch_loop_lag
 from shared.groups import leaves
 
@@ -44,7 +43,7 @@ async def run(settings: NodeSettings) -> None:
     settings = settings.with_node_id()
     settings.log()
     parts = build_parts(settings)
-    outbox, status, mesh = parts.outbox, parts.status, parts.mesh
+    outbox, guard, status, mesh = parts.outbox, parts.guard, parts.status, parts.mesh
     stop_serving = trio.Event()
     protection = build_api(parts, stop_serving)
 
@@ -54,24 +53,26 @@ async def run(settings: NodeSettings) -> None:
                 outbox,
                 settings.socket_path,
                 lambda: itertools.chain(status.levels(), mesh.levels(), parts.layer_levels()),
+                guard,
             ),
-            open_mesh(mesh, parts.mesh_options),
+            open_mesh(mesh, parts.mesh_options, guard),
             trio.open_nursery() as work,
         ):
             async with trio.open_nursery() as serving:
                 serving.start_soon(
                     _stop_on_signal, signals, parts.router, settings, stop_serving, serving
                 )
-                work.start_soon(watch_loop_lag, outbox.emit, name="loop lag")
-                work.start_soon(status.run, name="sampler")
-                work.start_soon(watchdog.run, name="watchdog")
-                await work.start(parts.router.run, name="router")
+                work.start_soon(guard, "loop_lag", watch_loop_lag, outbox.emit, name="loop lag")
+                work.start_soon(guard, "sampler", status.run, name="sampler")
+                work.start_soon(guard, "watchdog", watchdog.run, name="watchdog")
+                await work.start(guard, "router", parts.router.run, name="router")
                 for lane in parts.scheduler.lanes:
-                    work.start_soon(lane.run, name=f"lane of {lane.engine.model_id}")
-                    work.start_soon(lane.engine.run, name=f"engine of {lane.engine.model_id}")
-                status.api_url = await _open_api(
-                    serving, protection, settings, outbox, stop_serving
-                )
+                    engine = lane.engine
+                    work.start_soon(guard, "lane", lane.run, name=f"lane of {engine.model_id}")
+                    work.start_soon(
+                        guard, "engine", engine.run, name=f"engine of {engine.model_id}"
+                    )
+                status.api_url = await _open_api(serving, protection, parts, stop_serving)
                 outbox.emit(status.identity())
                 _log.info("API on %s", status.api_url)
                 await _load(parts.scheduler, parts.models)
@@ -101,10 +102,10 @@ async def _load(scheduler: Scheduler, models: list[Model]) -> None:
 async def _open_api(
     serving: trio.Nursery,
     protection: Protection,
-    settings: NodeSettings,
-    outbox: Outbox,
+    parts: Parts,
     stop: trio.Event,
 ) -> str:
+    settings, emit = parts.settings, parts.outbox.emit
     door = Door(
         host=settings.host,
         port=settings.api_port,
@@ -112,7 +113,7 @@ async def _open_api(
         reader_seconds=settings.reader_seconds,
     )
     try:
-        url: str = await serving.start(serve, protection, door, outbox.emit, stop, name="api")
+        url: str = await serving.start(serve, protection, door, emit, stop, parts.guard, name="api")
     except* OSError as group:
         cause = leaves(group)[0]
         message = (

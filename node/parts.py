@@ -41,6 +41,8 @@ from node.settings import NodeSettings
 from node.telemetry.outbox import Outbox
 from node.telemetry.progress import Progress
 from node.telemetry.status import NodeStatus
+from shared.events import InternalError, NodePart
+from shared.runtime.guard import Guard
 from shared.settings.base import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32
@@ -54,6 +56,7 @@ class Parts:
 
     settings: NodeSettings
     outbox: Outbox
+    guard: Guard[NodePart]
     models: list[Model]
     scheduler: Scheduler
     status: NodeStatus
@@ -79,6 +82,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         secrets.token_hex(8),
         trio.current_time(),
     )
+    guard = Guard[NodePart](lambda part: outbox.emit(InternalError(part)))
     models = list_models(settings.model, settings.models_dir)
     speed = SpeedMeter(outbox.emit)
     scheduler = _build_scheduler(models, settings, speed.emit)
@@ -90,6 +94,7 @@ def build_parts(settings: NodeSettings) -> Parts:
     return Parts(
         settings=settings,
         outbox=outbox,
+        guard=guard,
         models=models,
         scheduler=scheduler,
         status=status,

@@ -33,6 +33,24 @@ NetworkFault = Literal[
     "conflict",
     "overflow",
 ]
+NodePart = Literal[
+    "api_keys",
+    "carrier",
+    "certificates",
+    "engine",
+    "lane",
+    "listener",
+    "loop_lag",
+    "mesh_answers",
+    "mesh_rounds",
+    "mesh_seeds",
+    "mesh_surveys",
+    "packer",
+    "router",
+    "sampler",
+    "watchdog",
+]
+"""The long-lived parts of a node, each under its guard."""
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -282,6 +300,12 @@ class LayersPlanned(Event, frozen=True, tag=25):
     """Layers that do not fit on any living node."""
 
 
+class InternalError(Event, frozen=True, tag=26):
+    """A part of the node raised what nobody expected, and goes on."""
+
+    part: NodePart
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -308,5 +332,6 @@ AnyEvent = (
     | MessagesMoved
     | NetworkFailed
     | LayersPlanned
+    | InternalError
 )
 """What a decoder can expect; a test checks that no event is missing."""

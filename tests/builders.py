@@ -40,6 +40,7 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.MessagesMoved("sent", "survey", 3, 600),
         events.NetworkFailed("unauthenticated", 2),
         events.LayersPlanned(model_id, 8, 3),
+        events.InternalError("sampler"),
         events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]

@@ -322,6 +322,16 @@ def telemetry() -> Iterator[PanelBuilder]:
         ),
     )
     yield series(
+        "Internal errors",
+        "Times that a part of node or exporter failed unexpectedly and was restarted, over the "
+        "last 5 minutes. Anything but 0 is a fault.",
+        (grown("node_internal_errors_total", NODE, "node_id, part"), "{{node_id}} {{part}}"),
+        (
+            grown("exporter_internal_errors_total", JOB, "instance, part"),
+            "exporter {{instance}} {{part}}",
+        ),
+    )
+    yield series(
         "Label values folded into `other`",
         "Samples a second whose metric had no room for another label value.",
         (

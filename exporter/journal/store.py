@@ -105,17 +105,15 @@ class Store:
         """Move a metric of the exporter's own; it is visible after the next tick."""
         self._own.append((family.name, labels, value))
 
-    async def run(self) -> None:
-        """Count own metrics and notice silent nodes, periodically. Runs until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_after_disk, name="journal upkeep")
-            while True:
-                await self.tick(trio.current_time())
-                due = trio.current_time() + TICK_SECONDS
-                await trio.sleep_until(due)
-                now = trio.current_time()
-                if now - due > _AWAY_SECONDS:
-                    self._ingest.excuse(now - due, now)
+    async def watch_nodes(self) -> None:
+        """Notice silent nodes and count the exporter's own metrics. Runs until cancelled."""
+        while True:
+            await self.tick(trio.current_time())
+            due = trio.current_time() + TICK_SECONDS
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            if now - due > _AWAY_SECONDS:
+                self._ingest.excuse(now - due, now)
 
     async def tick(self, now: float) -> None:
         """Count the exporter's own metrics and remove the levels of nodes that fell silent."""
@@ -160,7 +158,7 @@ class Store:
             self._fail(error)
         self._note_storage()
 
-    async def _look_after_disk(self) -> None:
+    async def keep_journal(self) -> None:
         """Sync the log, replace a long one, recover after a failure. Runs until cancelled."""
         while True:
             await trio.sleep(RETRY_SECONDS if self._failure else SYNC_SECONDS)

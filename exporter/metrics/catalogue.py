@@ -15,6 +15,18 @@ OTHER: Final = "other"
 """The label value that replaces those beyond a family's budget."""
 
 Scope = Literal["node", "model", "exporter"]
+ExporterPart = Literal[
+    "feed_path",
+    "health",
+    "ingest",
+    "journal",
+    "listener",
+    "silence",
+    "socket_path",
+    "tokens",
+    "watchdog",
+]
+"""The long-lived parts of the exporter, each under its guard."""
 
 _E2E: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -36,7 +48,8 @@ STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
     "draining": 2,  # takes no request, like a busy node
 }
 CHECKS: Final = ("events", "node_api", "engine", "journal", "render")
-REJECTIONS: Final = ("malformed", "protocol", "conflict")
+REJECTIONS: Final = ("malformed", "protocol", "conflict", "internal")
+PARTS: Final = get_args(ExporterPart)
 DROPS: Final = ("buffer_full", "backlog_full", "oversize", "unencodable", "rejected")
 
 
@@ -142,6 +155,13 @@ NODE_STATE: Final = _gauge(
     "state",
     derived=True,
     state=get_args(events.NodeState),
+)
+NODE_INTERNAL_ERRORS: Final = _counter(
+    "node_internal_errors_total",
+    "Unexpected errors in a part of the node, which went on.",
+    *_NODE,
+    "part",
+    part=get_args(events.NodePart),
 )
 
 # Network
@@ -495,6 +515,12 @@ FOLDED: Final = _counter(
 )
 SCRAPE_DURATION: Final = _histogram(
     "exporter_scrape_duration_seconds", _CHECK, "Seconds that rendering a scrape took."
+)
+EXPORTER_INTERNAL_ERRORS: Final = _counter(
+    "exporter_internal_errors_total",
+    "Unexpected errors in a part of the exporter, which went on.",
+    "part",
+    part=PARTS,
 )
 BUILD_INFO: Final = _gauge(
     "exporter_build_info",

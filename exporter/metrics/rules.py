@@ -191,6 +191,10 @@ def _layers_planned(node: str, e: events.LayersPlanned) -> tuple[Sample, ...]:
     return ((c.LAYERS_UNSERVED, (node, e.model_id), e.unserved),)
 
 
+def _internal_error(node: str, e: events.InternalError) -> tuple[Sample, ...]:
+    return ((c.NODE_INTERNAL_ERRORS, (node, e.part), 1),)
+
+
 def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
     del node, event
     return ()
@@ -222,4 +226,5 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.MessagesMoved: _messages_moved,
     events.NetworkFailed: _network_failed,
     events.LayersPlanned: _layers_planned,
+    events.InternalError: _internal_error,
 }

@@ -16,10 +16,12 @@ import trio
 
 from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.cut import take_cut
 from exporter.metrics.nodes import Node
 from exporter.metrics.state import clean_label
 from exporter.web.exposition import Wanted, render
+from shared.runtime.guard import Guard
 
 SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0
@@ -67,9 +69,13 @@ class HealthChecks:
     Args:
         store: Where the nodes are known and the checks are counted.
         engine_silence_seconds: Work without progress for so long is a stall.
+        guard: Contains what a check did not expect.
     """
 
-    def __init__(self, store: Store, engine_silence_seconds: float) -> None:
+    def __init__(
+        self, store: Store, engine_silence_seconds: float, guard: Guard[ExporterPart]
+    ) -> None:
+        self._guard = guard
         self._engine_silence_seconds = engine_silence_seconds
         self._turns = trio.Lock()
         self._checked_at = -math.inf
@@ -130,15 +136,10 @@ class HealthChecks:
 
     async def _run(self, check: str) -> None:
         began = time.perf_counter()
-        reason = ""
-        try:
-            await self._checks[check]()
-        except CheckFailedError as error:
-            reason = str(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told as a failed check
-            # A check must never end the process that it checks.
-            _log.exception("health check %s failed by a fault of ours", check)
-            reason = f"the check itself failed: {error}"
+        with self._guard.contain("health") as unit:
+            reason = await self._find_fault(check)
+        if unit.error is not None:
+            reason = f"the check itself failed: {unit.error!r}"
         seconds = time.perf_counter() - began
         before = self._outcomes.get(check)
         if before is not None and before.reason != reason:
@@ -150,6 +151,14 @@ class HealthChecks:
         self._outcomes[check] = Outcome(check, reason, trio.current_time(), seconds)
         self._store.note(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
         self._store.note(c.HEALTH_CHECK_LATENCY, (check,), seconds)
+
+    async def _find_fault(self, check: str) -> str:
+        """Return what a check found; nothing where all is well."""
+        try:
+            await self._checks[check]()
+        except CheckFailedError as error:
+            return str(error)
+        return ""
 
     async def _check_events(self) -> None:
         if not self._state.nodes:

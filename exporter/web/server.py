@@ -18,9 +18,11 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.cut import take_cut
 from exporter.web.exposition import Wanted, render
 from exporter.web.health import HealthChecks
+from shared.runtime.guard import Guard
 from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]
@@ -190,6 +192,7 @@ async def serve(
     application: Application,
     host: str,
     port: int,
+    guard: Guard[ExporterPart],
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -208,7 +211,7 @@ async def serve(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connections.close_at_end, name="web closing")
         listen = functools.partial(trio.serve_listeners, connections.run, [listener])
-        nursery.start_soon(listen, name="web listener")
+        nursery.start_soon(guard, "listener", listen, name="web listener")
         task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
 

@@ -13,7 +13,8 @@ from node.mesh.options import MeshOptions
 from node.mesh.peer import PeerView
 from node.mesh.rounds import Describe, Rounds
 from node.mesh.transport import Transport, open_transport
-from shared.events import Event, PeerState
+from shared.events import Event, NodePart, PeerState
+from shared.runtime.guard import Guard
 
 _LEAVE_SECONDS: Final = 0.5
 _CONNECTIONS: Final = 2
@@ -84,7 +85,10 @@ class Mesh:
 
 @asynccontextmanager
 async def open_mesh(
-    mesh: Mesh, options: MeshOptions, resolve: seeds.Resolve = seeds.resolve
+    mesh: Mesh,
+    options: MeshOptions,
+    guard: Guard[NodePart],
+    resolve: seeds.Resolve = seeds.resolve,
 ) -> AsyncIterator[None]:
     """Take part in the mesh for as long as the block runs; at its end say goodbye.
 
@@ -96,11 +100,18 @@ async def open_mesh(
         rounds = mesh.begin(options, transport)
         book = rounds.membership.table.book
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rounds.run, name="mesh rounds")
-            nursery.start_soon(transport.receive_surveys, rounds.take_survey, name="mesh surveys")
-            nursery.start_soon(transport.receive_answers, rounds.take_answer, name="mesh answers")
+            nursery.start_soon(guard, "mesh_rounds", rounds.run, name="mesh rounds")
+            surveys, answers = transport.receive_surveys, transport.receive_answers
+            nursery.start_soon(
+                guard, "mesh_surveys", surveys, rounds.take_survey, name="mesh surveys"
+            )
+            nursery.start_soon(
+                guard, "mesh_answers", answers, rounds.take_answer, name="mesh answers"
+            )
             for seed in options.seeds:
                 nursery.start_soon(
+                    guard,
+                    "mesh_seeds",
                     seeds.watch_seed,
                     seed,
                     resolve,
@@ -112,6 +123,9 @@ async def open_mesh(
             try:
                 yield
             finally:
-                with trio.move_on_after(_LEAVE_SECONDS, shield=True):
+                with (
+                    guard.contain("mesh_rounds"),
+                    trio.move_on_after(_LEAVE_SECONDS, shield=True),
+                ):
                     await rounds.leave()
                 nursery.cancel_scope.cancel()

@@ -17,7 +17,8 @@ import trio
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import Event
+from shared.events import Event, NodePart
+from shared.runtime.guard import Guard
 
 FLUSH_SECONDS: Final = 0.2
 """Events gather this long: five batches a second cost next to nothing, and a metric is no older."""
@@ -35,7 +36,10 @@ _reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
 
 @asynccontextmanager
 async def open_carrier(
-    outbox: Outbox, socket_path: Path, levels: Callable[[], Iterable[Event]]
+    outbox: Outbox,
+    socket_path: Path,
+    levels: Callable[[], Iterable[Event]],
+    guard: Guard[NodePart],
 ) -> AsyncIterator[None]:
     """Carry for as long as the block runs; at its end send the rest and say goodbye.
 
@@ -44,7 +48,8 @@ async def open_carrier(
     Args:
         outbox: What to carry.
         socket_path: Where the exporter listens, now or later.
-        levels: Gives every level anew, for an exporter that lacks them.
+        levels: Returns every level as it is now, for an exporter that lacks them.
+        guard: Runs what carries.
     """
     socket = pynng.Req0(
         resend_time=_RESEND_MILLISECONDS,
@@ -58,15 +63,18 @@ async def open_carrier(
         well = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(carrier.run, name="telemetry carrier")
-                nursery.start_soon(carrier.pack, name="telemetry packer")
+                nursery.start_soon(guard, "carrier", carrier.run, name="telemetry carrier")
+                nursery.start_soon(guard, "packer", carrier.pack, name="telemetry packer")
                 try:
                     yield
                     well = True
                 finally:
                     nursery.cancel_scope.cancel()
         finally:
-            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace:
+            with (
+                guard.contain("carrier"),
+                trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace,
+            ):
                 await carrier.finish(goodbye=well)
             if grace.cancelled_caught:
                 _log.warning("no exporter took the last metric events within %s s", GOODBYE_SECONDS)

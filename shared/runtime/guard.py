@@ -7,9 +7,9 @@ root ends the process.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
 
@@ -82,13 +82,17 @@ class Guard(Generic[_PartT_contra]):
             await trio.sleep(backoff)
             backoff = min(2 * backoff, BACKOFF_SECONDS[1])
 
-    @contextmanager
-    def contain(self, part: _PartT_contra) -> Iterator[Unit]:
+    def contain(self, part: _PartT_contra) -> "AbstractContextManager[Unit, bool]":
         """Contain what one piece of a part's work raises, for instance one request.
 
         For work that must not be done twice: the part goes on behind the block, and looks at the
         unit's `error` where somebody waits for the work.
         """
+        # The cast tells mypy that the block can end early.
+        return cast("AbstractContextManager[Unit, bool]", self._contain(part))
+
+    @contextmanager
+    def _contain(self, part: _PartT_contra) -> Iterator[Unit]:
         unit = Unit()
         try:
             yield unit

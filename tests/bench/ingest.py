@@ -105,7 +105,8 @@ def _keep(batches: Sequence[bytes]) -> None:
 
 async def _take_all(store: Store, batches: Sequence[bytes]) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run, name="store")
+        nursery.start_soon(store.watch_nodes, name="node silence")
+        nursery.start_soon(store.keep_journal, name="journal upkeep")
         for message in batches:
             reply = await store.take(message, 0, set)
             assert reply.durable

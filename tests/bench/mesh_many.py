@@ -17,6 +17,7 @@ import trio
 from node.mesh.mesh import Mesh, open_mesh
 from shared.events import Event, MessagesMoved, PeerAnswered, PeerChanged
 from tests.bench.mesh_node import PAYLOAD, options
+from tests.guards import strict_guard
 
 _JOIN_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 4.0
@@ -52,7 +53,7 @@ async def run(count: int, seconds: float, directory: Path) -> dict[str, float]:
             mesh = Mesh(lambda: ("online", PAYLOAD), tally.take)
             seed = meshes[0].address if meshes else ""
             given = options(f"n{number}", directory, seed)
-            await stack.enter_async_context(open_mesh(mesh, given))
+            await stack.enter_async_context(open_mesh(mesh, given, strict_guard()))
             meshes.append(mesh)
         with trio.fail_after(_JOIN_SECONDS):
             while any(_living(mesh) < count - 1 for mesh in meshes):  # noqa: ASYNC110

@@ -17,6 +17,7 @@ from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.options import MeshOptions
 from node.routing.offer import Offer, OfferedModel, pack_offer
 from shared.events import Event, PeerChanged
+from tests.guards import strict_guard
 
 SECRET: Final = "the secret of a measured mesh"
 OFFER: Final = Offer(
@@ -55,7 +56,7 @@ async def run(node_id: str, state_dir: Path, seed: str, port: int, host: str) ->
 
     mesh = Mesh(lambda: ("online", PAYLOAD), tell)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with open_mesh(mesh, options(node_id, state_dir, seed, port, host)):
+        async with open_mesh(mesh, options(node_id, state_dir, seed, port, host), strict_guard()):
             say(address=mesh.address)
             await anext(signals)
 

@@ -19,6 +19,7 @@ from node.telemetry.outbox import Outbox
 from shared.events import Event
 from tests.bench.load import mixed_events
 from tests.bench.processes import NODE_ID
+from tests.guards import strict_guard
 
 Mode = Literal["bare", "beating", "emitting"]
 """Nothing but the loop of the load; with a carrier that has only heartbeats; with all events."""
@@ -34,7 +35,7 @@ async def main(mode: str, seconds: float, socket_path: Path) -> None:
     emit: Callable[[Event], None] = outbox.emit if mode == "emitting" else lambda _: None
     async with AsyncExitStack() as stack:
         if mode != "bare":
-            await stack.enter_async_context(open_carrier(outbox, socket_path, list))
+            await stack.enter_async_context(open_carrier(outbox, socket_path, list, strict_guard()))
         await _emit_steadily(emit, _SETTLE_SECONDS)
         print("settled", flush=True)
         began = time.process_time()

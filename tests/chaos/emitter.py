@@ -23,6 +23,7 @@ from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox
 from shared import events, wire
 from shared.events import Event
+from tests.guards import strict_guard
 
 TICK_SECONDS: Final = 0.01
 TRUTH_BYTES: Final = 2048
@@ -112,7 +113,7 @@ async def _run(options: argparse.Namespace) -> None:
 
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with (
-            open_carrier(outbox, settings.socket_path, levels),
+            open_carrier(outbox, settings.socket_path, levels, strict_guard()),
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(_emit, truth, source, options.rate, name="emit")

@@ -27,6 +27,7 @@ from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from shared import events
 from tests.builders import every_event, pack_batch
+from tests.guards import strict_guard
 
 ENGINE_SILENCE_SECONDS = 30.0
 TIMEOUT_SECONDS = 2.5
@@ -85,7 +86,7 @@ class Exporter:
         self.ingest = Ingest(State(), TIMEOUT_SECONDS)
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.store.state.storage.durable = True
-        self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS)
+        self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, strict_guard())
         self.application = Application(self.store, self.health)
 
     async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:

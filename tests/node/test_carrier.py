@@ -14,6 +14,7 @@ from node.telemetry.carrier import FLUSH_SECONDS, open_carrier
 from node.telemetry.outbox import EVENTS_LIMIT, Outbox
 from shared import wire
 from shared.events import TokensGenerated
+from tests.guards import strict_guard
 
 LIMIT_SECONDS = 30.0
 ACCEPTED = wire.Reply(wire.PROTOCOL, 0, True, False, "")
@@ -24,7 +25,7 @@ async def carried(directory: Path) -> AsyncIterator[Outbox]:
     """Carry an outbox to a socket in a directory, whether or not anybody listens."""
     outbox = Outbox("n", "s", trio.current_time())
     with trio.fail_after(LIMIT_SECONDS):
-        async with open_carrier(outbox, directory / "x.sock", list):
+        async with open_carrier(outbox, directory / "x.sock", list, strict_guard()):
             yield outbox
 
 

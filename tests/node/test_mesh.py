@@ -28,6 +28,7 @@ from node.mesh.transport import Tls
 from node.settings import NodeSettings
 from shared import events
 from shared.events import Event
+from tests.guards import strict_guard
 from tests.node.mesh_network import SECRET, advert
 
 LIMIT_SECONDS = 30.0
@@ -51,7 +52,7 @@ class Nodes:
         told = self.events.setdefault(node_id, [])
         mesh = Mesh(lambda: ("online", OFFER), told.append)
         full = MeshOptions(node_id=node_id, software="1", state_dir=self._directory, **given)
-        await self._stack.enter_async_context(open_mesh(mesh, full, resolve))
+        await self._stack.enter_async_context(open_mesh(mesh, full, strict_guard(), resolve))
         return mesh
 
     def answers(self, node_id: str, peer: str) -> int:

@@ -13,6 +13,8 @@ from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
 from node.watch import watch_files
+from shared.events import NodePart
+from shared.runtime.guard import Guard
 from shared.secret import TOKEN_FILE_BYTES, BearerTokens, parse_bearer_tokens
 
 _log = logging.getLogger(__name__)
@@ -70,15 +72,15 @@ class Protection:
             application = allow_origins(application, settings.cors_origins)
         return application
 
-    async def watch(self) -> None:
+    async def watch(self, guard: Guard[NodePart]) -> None:
         """Follow the files. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._key_file is not None:
                 watch = functools.partial(watch_files, [self._key_file.path], self._key_file.reload)
-                nursery.start_soon(watch, name="API keys")
+                nursery.start_soon(guard, "api_keys", watch, name="API keys")
             if self.tls is not None:
                 watch = functools.partial(watch_files, self.tls.files.paths(), self.tls.reload)
-                nursery.start_soon(watch, name="certificate")
+                nursery.start_soon(guard, "certificates", watch, name="certificate")
             await trio.sleep_forever()
 
 

@@ -20,7 +20,8 @@ from node.api.edge.connection import CONNECTION, Connection, PacedStream
 from node.api.edge.pace import keep_pace
 from node.api.edge.protection import Protection
 from node.api.edge.tls import ServerTls, client_digest
-from shared.events import Event
+from shared.events import Event, NodePart
+from shared.runtime.guard import Guard
 
 _KEEP_ALIVE_SECONDS: Final = 75
 _MOST_REQUESTS: Final = 2**30
@@ -58,6 +59,7 @@ async def serve(
     door: Door,
     emit: Callable[[Event], None],
     stop: trio.Event,
+    guard: Guard[NodePart],
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -74,10 +76,12 @@ async def serve(
     connections = _Connections(application, door, protection.tls)
     scheme = "https" if protection.tls else "http"
     async with trio.open_nursery() as outer:
-        outer.start_soon(protection.watch, name="keys and certificates")
+        outer.start_soon(protection.watch, guard, name="keys and certificates")
         outer.start_soon(connections.close_late, stop, name="api closing")
         async with trio.open_nursery() as serving:
-            serving.start_soon(connections.accept, listener, stop, serving, name="api listener")
+            serving.start_soon(
+                guard, "listener", connections.accept, listener, stop, serving, name="api listener"
+            )
             task_status.started(f"{scheme}://{host}:{port}")
         outer.cancel_scope.cancel()
 
