@@ -8,10 +8,8 @@ import signal
 from collections.abc import Callable, Container
 from contextlib import closing
 
-import sdnotify
 import trio
 
-from exporter import watchdog
 from exporter.errors import StartupError
 from exporter.ingest.batches import refusal
 from exporter.ingest.feed import Feed, open_feed
@@ -28,6 +26,7 @@ from exporter.web.token_file import TokenFile
 from shared import wire
 from shared.groups import leaves
 from shared.runtime.guard import Guard
+from shared.runtime.notify import announce, notify, ping_watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +43,9 @@ async def run(settings: ExporterSettings) -> None:
     gc.freeze()
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
-    guard = Guard[ExporterPart](lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1))
+    guard: Guard[ExporterPart] = Guard(
+        lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1)
+    )
     health = HealthChecks(store, settings.engine_silence_seconds, guard)
     token_file = _open_token_file(settings)
     tokens = token_file.tokens if token_file else None
@@ -65,12 +66,12 @@ async def run(settings: ExporterSettings) -> None:
             nursery.start_soon(guard, "health", health.run, name="health checks")
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.watch, name="token file")
-            nursery.start_soon(guard, "watchdog", watchdog.run, name="watchdog")
+            nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
-            sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={url}")
+            nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)
             _log.info("%s: the metrics exporter stops", signal.Signals(number).name)
-            sdnotify.SystemdNotifier().notify("STOPPING=1")
+            notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
 

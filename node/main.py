@@ -9,10 +9,8 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Final
 
-import sdnotify
 import trio
 
-from node import watchdog
 from node.api.edge.protection import Protection
 from node.api.edge.server import Door, serve
 from node.errors import RequestError, StartupError
@@ -25,6 +23,7 @@ from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.system import watch_loop_lag
 from shared.groups import leaves
+from shared.runtime.notify import announce, notify, ping_watchdog
 
 _CLOSING_SECONDS: Final = 2.0
 
@@ -64,7 +63,7 @@ async def run(settings: NodeSettings) -> None:
                 )
                 work.start_soon(guard, "loop_lag", watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(guard, "sampler", status.run, name="sampler")
-                work.start_soon(guard, "watchdog", watchdog.run, name="watchdog")
+                work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
                 await work.start(guard, "router", parts.router.run, name="router")
                 for lane in parts.scheduler.lanes:
                     engine = lane.engine
@@ -76,7 +75,7 @@ async def run(settings: NodeSettings) -> None:
                 outbox.emit(status.identity())
                 _log.info("API on %s", status.api_url)
                 await _load(parts.scheduler, parts.models)
-                sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={status.api_url}")
+                await announce("READY=1", f"X_URL={status.api_url}")
             work.cancel_scope.cancel()
     _log.info("the node has stopped")
 
@@ -134,7 +133,7 @@ async def _stop_on_signal(
     """Drain at the first signal, hurry at the second. Ends when the API is told to close."""
     number = await anext(signals)
     _log.info("%s: draining for up to %s s", signal.Signals(number).name, settings.drain_seconds)
-    sdnotify.SystemdNotifier().notify("STOPPING=1")
+    notify("STOPPING=1")
     async with trio.open_nursery() as draining:
         draining.start_soon(_hurry, signals, draining)
         await router.drain(settings.drain_seconds)

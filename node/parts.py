@@ -82,7 +82,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         secrets.token_hex(8),
         trio.current_time(),
     )
-    guard = Guard[NodePart](lambda part: outbox.emit(InternalError(part)))
+    guard: Guard[NodePart] = Guard(lambda part: outbox.emit(InternalError(part)))
     models = list_models(settings.model, settings.models_dir)
     speed = SpeedMeter(outbox.emit)
     scheduler = _build_scheduler(models, settings, speed.emit)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def start(command: list[str], directory: Path) -> Iterator[Running]:
+def start(
+    command: list[str], directory: Path, *, environment: Mapping[str, str] = os.environ
+) -> Iterator[Running]:
     """Run `python -m …` until the block ends; entered when it is ready."""
     directory.mkdir(parents=True, exist_ok=True)
     notify = directory / f"notify-{time.monotonic_ns()}.sock"
@@ -62,16 +64,13 @@ def start(command: list[str], directory: Path) -> Iterator[Running]:
         receiver.bind(str(notify))
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=os.environ | {"NOTIFY_SOCKET": str(notify)},
+            env={**environment, "NOTIFY_SOCKET": str(notify)},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
         )
         try:
-            assert select.select([receiver], [], [], READY_SECONDS)[0], log.read_text()
-            message = receiver.recv(4096).decode()
-            found = re.search(r"X_URL=(\S+)", message)
-            yield Running(process, found[1] if found else "", log)
+            yield Running(process, _wait_ready(process, receiver, log), log)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -82,6 +81,19 @@ def start(command: list[str], directory: Path) -> Iterator[Running]:
                     process.wait()
             if process.stdout:
                 process.stdout.close()
+
+
+def _wait_ready(process: "subprocess.Popen[str]", receiver: socket.socket, log: Path) -> str:
+    """Wait until a process says that it is ready, and give the URL that it says with it."""
+    deadline = time.monotonic() + READY_SECONDS
+    message = ""
+    while "READY=1" not in message:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        if select.select([receiver], [], [], 0.2)[0]:
+            message = receiver.recv(4096).decode()
+    found = re.search(r"X_URL=(\S+)", message)
+    return found[1] if found else ""
 
 
 class Pair:
@@ -108,9 +120,9 @@ class Pair:
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def scrape(url: str) -> Samples:
+def scrape(url: str, headers: Mapping[str, str] | None = None) -> Samples:
     """Read `/metrics` with the client library's own parser."""
-    response = httpx.get(f"{url}/metrics")
+    response = httpx.get(f"{url}/metrics", headers=headers)
     response.raise_for_status()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value

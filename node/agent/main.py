@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-import sdnotify
 import trio
 
-from node import watchdog
 from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
 from shared.groups import leaves
+from shared.runtime.notify import announce, notify, ping_watchdog
 from shared.settings.exporter import MetricsSettings
 
 _MARGIN_SECONDS: Final = 10.0
@@ -53,14 +52,14 @@ async def run(settings: AgentSettings) -> int:
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(_stop_on_signal, signals, stopping, node, name="signals")
-                outer.start_soon(watchdog.run, name="watchdog")
+                outer.start_soon(ping_watchdog, name="watchdog")
                 with stopping:
                     metrics_url: str = await outer.start(exporter.run, name="exporter")
                     async with trio.open_nursery() as inner:
                         api_url: str = await inner.start(node.run, name="node")
                         sys.stdout.write(_welcome(api_url, metrics_url))
                         sys.stdout.flush()
-                        sdnotify.SystemdNotifier().notify(f"READY=1\nX_URL={api_url}")
+                        await announce("READY=1", f"X_URL={api_url}")
                 outer.cancel_scope.cancel()
         except* CannotStartError as group:
             code = leaves(group)[0].code
@@ -73,7 +72,7 @@ async def _stop_on_signal(
     """Stop at the first signal, hurry the node at each further one. Runs until cancelled."""
     number = await anext(signals)
     _log.info("%s: stopping the node, then the exporter", signal.Signals(number).name)
-    sdnotify.SystemdNotifier().notify("STOPPING=1")
+    notify("STOPPING=1")
     stopping.cancel()
     async for _ in signals:
         node.hurry()

@@ -12,12 +12,12 @@ from trio.testing import trio_test
 from node.agent.service import Service
 
 SPEAKING = """
-import os, time, sdnotify
-notifier = sdnotify.SystemdNotifier()
-notifier.notify("READY=1\\nX_URL=http://here")
+import os, time
+from shared.runtime.notify import notify
+notify("READY=1", "X_URL=http://here")
 open(os.environ["STARTS"], "a").write(f"{os.getpid()}\\n")
 while True:
-    notifier.notify("WATCHDOG=1")
+    notify("WATCHDOG=1")
     time.sleep(int(os.environ["WATCHDOG_USEC"]) / 2e6)
 """
 
