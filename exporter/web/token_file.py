@@ -2,14 +2,10 @@
 
 import logging
 from pathlib import Path
-from typing import Final
-
-import trio
 
 from exporter.errors import StartupError
+from shared.runtime.follow import FollowedFiles
 from shared.secret import TOKEN_FILE_BYTES, BearerTokens, parse_bearer_tokens
-
-_POLL_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -23,21 +19,12 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = _look_at(path)
+        self._files = FollowedFiles([path])
         self.tokens = BearerTokens(read_tokens(path))
 
     async def watch(self) -> None:
-        """Follow the file. Runs until cancelled.
-
-        Looking is all that works everywhere: a Secret of Kubernetes changes by a link two levels
-        up, which no notice of the file itself tells.
-        """
-        while True:
-            await trio.sleep(_POLL_SECONDS)
-            now = await trio.to_thread.run_sync(_look_at, self._path)
-            if now != self._before:
-                self._before = now
-                self._reload()
+        """Follow the file. Runs until cancelled."""
+        await self._files.run(self._reload)
 
     def _reload(self) -> None:
         try:
@@ -63,11 +50,3 @@ def read_tokens(path: Path) -> list[str]:
         raise StartupError(message) from error
     except ValueError as error:
         raise StartupError(f"--metrics-token-file {path}: {error}") from error
-
-
-def _look_at(path: Path) -> tuple[int, ...] | None:
-    try:
-        seen = path.stat()
-    except OSError:
-        return None
-    return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size

@@ -1,6 +1,5 @@
 """Protects the API: keys, certificates and origins, read from files that may change."""
 
-import functools
 import ipaddress
 import logging
 from pathlib import Path
@@ -12,8 +11,8 @@ from node.api.edge.cors import allow_origins
 from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
-from node.watch import watch_files
 from shared.events import NodePart
+from shared.runtime.follow import FollowedFiles
 from shared.runtime.guard import Guard
 from shared.secret import TOKEN_FILE_BYTES, BearerTokens, parse_bearer_tokens
 
@@ -29,6 +28,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = FollowedFiles([path])
         self.keys = BearerTokens(_read_keys(path))
 
     def reload(self) -> None:
@@ -75,12 +75,12 @@ class Protection:
     async def watch(self, guard: Guard[NodePart]) -> None:
         """Follow the files. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
-            if self._key_file is not None:
-                watch = functools.partial(watch_files, [self._key_file.path], self._key_file.reload)
-                nursery.start_soon(guard, "api_keys", watch, name="API keys")
-            if self.tls is not None:
-                watch = functools.partial(watch_files, self.tls.files.paths(), self.tls.reload)
-                nursery.start_soon(guard, "certificates", watch, name="certificate")
+            if (keys := self._key_file) is not None:
+                nursery.start_soon(guard, "api_keys", keys.files.run, keys.reload, name="API keys")
+            if (tls := self.tls) is not None:
+                nursery.start_soon(
+                    guard, "certificates", tls.followed.run, tls.reload, name="certificate"
+                )
             await trio.sleep_forever()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from node.errors import StartupError
+from shared.runtime.follow import FollowedFiles
 
 _PROTOCOLS: Final = ["h2", "http/1.1"]
 _DIGEST_LETTERS: Final = 12
@@ -47,6 +48,7 @@ class ServerTls:
 
     def __init__(self, files: CertificateFiles) -> None:
         self.files = files
+        self.followed = FollowedFiles(files.paths())
         self.context = _load(files)
         """Replaced at each renewal: a connection keeps the context that it began with."""
 
