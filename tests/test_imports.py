@@ -62,11 +62,11 @@ ONLY_IN: Final = {
     "gguf": {"node/engine/gguf_file.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
-        "node/api/edge/connection.py",
+        "shared/runtime/http/connection.py",
         "node/api/edge/server.py",
         "exporter/web/server.py",
     },
-    "h2": {"node/api/edge/connection.py"},
+    "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
     "huggingface_hub": {"node/serving/downloads/fetch.py"},

@@ -17,8 +17,8 @@ from node.api.edge.asgi import (
     require_certificate,
     require_key,
 )
-from node.api.edge.connection import CONNECTION, Connection
 from node.errors import MissingKeyError, WrongKeyError
+from shared.runtime.http.connection import CONNECTION, Connection
 from shared.secret import BearerTokens
 
 KEY = "sk-a-key"

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 import msgspec
 import trio
 
-from node.api.edge.connection import CONNECTION, Connection
 from node.api.pages.page import PAGE_PATHS
 from node.api.request_id import REQUEST_ID, choose_request_id
 from node.api.schema import error_body
@@ -21,6 +20,7 @@ from node.errors import (
 )
 from node.routing import wire
 from shared.events import Event, HttpFinished
+from shared.runtime.http.connection import CONNECTION, Connection
 from shared.secret import BearerTokens, bearer_token
 
 Scope = MutableMapping[str, Any]

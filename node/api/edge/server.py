@@ -16,12 +16,12 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
 from node.api.edge.asgi import Application, check_head, note_client, refuse_websockets, report
-from node.api.edge.connection import CONNECTION, Connection, PacedStream
 from node.api.edge.pace import keep_pace
 from node.api.edge.protection import Protection
 from node.api.edge.tls import ServerTls, client_digest
 from shared.events import Event, NodePart
 from shared.runtime.guard import Guard
+from shared.runtime.http.connection import CONNECTION, Connection, PacedStream
 
 _KEEP_ALIVE_SECONDS: Final = 75
 _MOST_REQUESTS: Final = 2**30

@@ -1,0 +1,1 @@
+"""The HTTP server of both processes, on hypercorn's protocols."""
