@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -92,12 +92,16 @@ class ChildProcess:
 
 @asynccontextmanager
 async def open_child() -> AsyncIterator[ChildProcess]:
-    """Run a child for as long as the block does."""
+    """Run a child for as long as the block does.
+
+    Raises:
+        OSError: No descriptor, process or memory is to be had now; nothing is left open.
+    """
     async with AsyncExitStack() as streams:
-        commands_read, commands = _pipe_to_child(streams)
-        results, results_write = _pipe_from_child(streams)
-        log, log_write = _pipe_from_child(streams)
-        try:
+        with ExitStack() as of_child:
+            commands_read, commands = _pipe_to_child(streams, of_child)
+            results, results_write = _pipe_from_child(streams, of_child)
+            log, log_write = _pipe_from_child(streams, of_child)
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-m", "node.engine.ctransformers.child", str(results_write)],
                 stdin=commands_read,
@@ -106,9 +110,6 @@ async def open_child() -> AsyncIterator[ChildProcess]:
                 pass_fds=(results_write,),
                 start_new_session=True,  # Ctrl-C in a terminal is for the node, which drains
             )
-        finally:
-            for descriptor in (commands_read, results_write, log_write):
-                os.close(descriptor)
         child = ChildProcess(process, commands, results, log)
         try:
             async with trio.open_nursery() as nursery:
@@ -123,15 +124,17 @@ async def open_child() -> AsyncIterator[ChildProcess]:
                 await process.wait()
 
 
-def _pipe_to_child(streams: AsyncExitStack) -> tuple[int, SendStream]:
+def _pipe_to_child(streams: AsyncExitStack, of_child: ExitStack) -> tuple[int, SendStream]:
     read_end, write_end = os.pipe()
+    of_child.callback(os.close, read_end)
     stream = trio.lowlevel.FdStream(write_end)
     streams.push_async_callback(trio.aclose_forcefully, stream)
     return read_end, stream
 
 
-def _pipe_from_child(streams: AsyncExitStack) -> tuple[ReceiveStream, int]:
+def _pipe_from_child(streams: AsyncExitStack, of_child: ExitStack) -> tuple[ReceiveStream, int]:
     read_end, write_end = os.pipe()
+    of_child.callback(os.close, write_end)
     stream = trio.lowlevel.FdStream(read_end)
     streams.push_async_callback(trio.aclose_forcefully, stream)
     return stream, write_end
