@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Container
 from contextlib import closing
+from typing import Final
 
 import trio
 
@@ -25,8 +26,14 @@ from exporter.web.server import Application, serve
 from exporter.web.token_file import TokenFile
 from shared import wire
 from shared.groups import leaves
+from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.runtime.notify import announce, notify, ping_watchdog
+
+_CONNECTIONS: Final = 256
+"""Many times what Prometheus, a few probes and a person need at once."""
+_OTHER_DESCRIPTORS: Final = 128
+"""Standard streams, the event loop, the journal, nng, and each node's connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +48,7 @@ async def run(settings: ExporterSettings) -> None:
     # What the imports made lives as long as the process: looking at it again in every full
     # collection of garbage would stop the receiving of events for milliseconds.
     gc.freeze()
+    connections = fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS)
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     guard: Guard[ExporterPart] = Guard(
@@ -56,7 +64,8 @@ async def run(settings: ExporterSettings) -> None:
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
-            url = await _open_web(nursery, Application(store, health, tokens), settings, guard)
+            application = Application(store, health, tokens)
+            url = await _open_web(nursery, application, settings, connections, guard)
             take = functools.partial(_take, store, feed, guard)
             nursery.start_soon(guard, "ingest", socket.receive, take, name="ingest")
             nursery.start_soon(guard, "socket_path", socket.keep_path, name="socket path")
@@ -111,11 +120,18 @@ async def _open_web(
     nursery: trio.Nursery,
     application: Application,
     settings: ExporterSettings,
+    connections: int,
     guard: Guard[ExporterPart],
 ) -> str:
     try:
         url: str = await nursery.start(
-            serve, application, settings.host, settings.metrics_port, guard, name="web"
+            serve,
+            application,
+            settings.host,
+            settings.metrics_port,
+            connections,
+            guard,
+            name="web",
         )
     except* OSError as group:
         message = (

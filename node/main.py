@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from node.api.edge.protection import Protection
-from node.api.edge.server import Door, serve
+from node.api.edge.server import serve
 from node.errors import RequestError, StartupError
 from node.mesh.mesh import open_mesh
 from node.parts import Parts, build_api, build_parts
@@ -105,14 +105,10 @@ async def _open_api(
     stop: trio.Event,
 ) -> str:
     settings, emit = parts.settings, parts.outbox.emit
-    door = Door(
-        host=settings.host,
-        port=settings.api_port,
-        connections=settings.connections,
-        reader_seconds=settings.reader_seconds,
-    )
     try:
-        url: str = await serving.start(serve, protection, door, emit, stop, parts.guard, name="api")
+        url: str = await serving.start(
+            serve, protection, settings, parts.connections, emit, stop, parts.guard, name="api"
+        )
     except* OSError as group:
         cause = leaves(group)[0]
         message = (

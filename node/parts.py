@@ -42,10 +42,15 @@ from node.telemetry.outbox import Outbox
 from node.telemetry.progress import Progress
 from node.telemetry.status import NodeStatus
 from shared.events import InternalError, NodePart
+from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.settings.base import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32
+_OTHER_DESCRIPTORS: Final = 64
+"""Standard streams, the event loop, nng's own, files that are read; a guess with room."""
+_MODEL_DESCRIPTORS: Final = 8
+"""An engine's pipes and its process, twice while one is replaced."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +72,8 @@ class Parts:
     signer: Signer | None
     """None where requests stay on this node."""
     router: Router
+    connections: int
+    """To the API, at most."""
 
 
 def build_parts(settings: NodeSettings) -> Parts:
@@ -104,7 +111,18 @@ def build_parts(settings: NodeSettings) -> Parts:
         layer_levels=LayerLevels(mesh, peer_offers, settings.replicas),
         signer=signer,
         router=_build_router(scheduler, peer_offers, signer, settings, outbox),
+        connections=_fit_connections(settings, len(models)),
     )
+
+
+def _fit_connections(settings: NodeSettings, models: int) -> int:
+    """Return how many connections the API may have beside everything else that takes descriptors.
+
+    Half of what is left is for the mesh and for requests that peers answer.
+    """
+    limit = raise_descriptor_limit()
+    others = _OTHER_DESCRIPTORS + models * _MODEL_DESCRIPTORS
+    return fit_connections(settings.connections, limit, others + max(0, limit - others) // 2)
 
 
 def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:

@@ -63,8 +63,7 @@ ONLY_IN: Final = {
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
         "shared/runtime/http/connection.py",
-        "node/api/edge/server.py",
-        "exporter/web/server.py",
+        "shared/runtime/http/server.py",
     },
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},

@@ -1,7 +1,6 @@
 """The exporter's HTTP: `/metrics`, `/health`, `/livez` and `/readyz`, as one ASGI application."""
 
 import contextlib
-import functools
 import json
 import logging
 import time
@@ -11,10 +10,6 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 
 from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
@@ -23,6 +18,9 @@ from exporter.metrics.cut import take_cut
 from exporter.web.exposition import Wanted, render
 from exporter.web.health import HealthChecks
 from shared.runtime.guard import Guard
+from shared.runtime.http.connection import CONNECTION, Connection
+from shared.runtime.http.server import Endpoint
+from shared.runtime.http.server import serve as serve_http
 from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]
@@ -35,14 +33,12 @@ _SCRAPES: Final = 16
 """Scrapes whose text is in memory, rendered or on its way out; further ones wait their turn."""
 _ANSWER_SECONDS: Final = 60.0
 """How long an answer may take, its reader included: many times what a scrape is given."""
-_STREAM: Final = "exporter.stream"
-"""Key of the ASGI scope's `state` where the client's connection is found."""
 _OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 """What a probe asks, which cannot carry a token everywhere; `/readyz` says no more than yes or no
 where one is set."""
 _CHALLENGE: Final = ("www-authenticate", "Bearer")
-_READER_MILLISECONDS: Final = 30_000
-"""How long a client may take nothing of an answer before the kernel gives it up."""
+_READER_SECONDS: Final = 30.0
+"""How long a client may read nothing of its answer."""
 _TEXT: Final = "text/plain; charset=utf-8"
 
 _log = logging.getLogger(__name__)
@@ -56,6 +52,9 @@ class Answer:
     content_type: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+
+
+_CROWDED: Final = Answer(503, _TEXT, b"too many connections\n", (("retry-after", "1"),))
 
 
 class Application:
@@ -81,6 +80,9 @@ class Application:
         del receive  # a body is of no interest
         if scope["type"] != "http":  # a WebSocket
             await send({"type": "websocket.close"})
+            return
+        if _is_crowded(scope):
+            await _send(scope["method"], _CROWDED, send)
             return
         is_scrape = scope["path"] == "/metrics" and self._is_allowed(scope)
         async with self._scrapes if is_scrape else contextlib.nullcontext():
@@ -124,6 +126,16 @@ class Application:
         return Answer(200, rendered.content_type, rendered.body, (*encoding, vary))
 
 
+def _is_crowded(scope: Scope) -> bool:
+    """Whether the connection is one beyond the limit, on which only probes are answered."""
+    connection = scope.get("state", {}).get(CONNECTION)
+    return (
+        connection is not None
+        and connection.is_reserved
+        and scope["path"] not in (*_OPEN_PATHS, "/health")
+    )
+
+
 def read_wanted(scope: Scope) -> Wanted:
     """Read from a request what its scrape wants."""
     accept = _read_weights(scope, b"accept")
@@ -151,23 +163,23 @@ def _read_weights(scope: Scope, header: bytes) -> dict[str, float]:
 def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """End each answer that takes too long, and its connection.
 
-    hypercorn waits for ever for an HTTP/2 window, even of a client that has left, and shields what
-    it sends over HTTP/1 from cancellation.
+    hypercorn waits for ever for an HTTP/2 window, even of a client that has left.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cut_late, scope["state"][_STREAM], nursery, name="web deadline")
+            connection = scope["state"][CONNECTION]
+            nursery.start_soon(_cut_late, connection, nursery, name="web deadline")
             await application(scope, receive, send)
             nursery.cancel_scope.cancel()
 
     return wrapped
 
 
-async def _cut_late(stream: trio.SocketStream, answering: trio.Nursery) -> None:
+async def _cut_late(connection: Connection, answering: trio.Nursery) -> None:
     await trio.sleep(_ANSWER_SECONDS)
-    _log.info("a client did not take its answer within %g s", _ANSWER_SECONDS)
-    stream.socket.close()
+    _log.info("%s did not take its answer within %g s", connection.address, _ANSWER_SECONDS)
+    connection.stream.abort()
     answering.cancel_scope.cancel()
 
 
@@ -192,6 +204,7 @@ async def serve(
     application: Application,
     host: str,
     port: int,
+    connections: int,
     guard: Guard[ExporterPart],
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
@@ -201,53 +214,8 @@ async def serve(
     Raises:
         OSError: The port cannot be had.
     """
-    [listener] = await trio.open_tcp_listeners(port, host=host)
-    if hasattr(trio.socket, "TCP_USER_TIMEOUT"):  # Linux: what is accepted takes it over
-        listener.socket.setsockopt(
-            trio.socket.IPPROTO_TCP, trio.socket.TCP_USER_TIMEOUT, _READER_MILLISECONDS
-        )
-    port = listener.socket.getsockname()[1]
-    connections = _Connections(application)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connections.close_at_end, name="web closing")
-        listen = functools.partial(trio.serve_listeners, connections.run, [listener])
-        nursery.start_soon(guard, "listener", listen, name="web listener")
-        task_status.started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-
-
-class _Connections:
-    """The open connections, each with hypercorn's protocols on it.
-
-    hypercorn's own server would do, were it not that whatever a client brings its protocols to
-    raise ends it (0.18: an HTTP/2 path that is not ASCII, a CONNECT, data after the response).
-    """
-
-    def __init__(self, application: Application) -> None:
-        framework: Any = _in_time(application)
-        self._application = ASGIWrapper(framework)
-        self._context = WorkerContext(None)
-        self._config = Config()
-        self._config.include_server_header = False
-        self._config.errorlog = logging.getLogger("hypercorn.error")
-        self._open: set[trio.SocketStream] = set()
-
-    async def run(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end."""
-        plain: Any = stream
-        state: Any = {_STREAM: stream}
-        self._open.add(stream)
-        try:
-            await TCPServer(self._application, self._config, self._context, state, plain)
-        except* Exception as group:  # noqa: BLE001 - hypercorn raises what it did not expect
-            kinds = ", ".join(type(error).__name__ for error in group.exceptions)
-            _log.info("a connection broke its protocol (%s)", kinds)
-        finally:
-            self._open.remove(stream)
-
-    async def close_at_end(self) -> None:
-        """Close every connection once cancelled: nothing else ends a send of hypercorn's."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            for stream in self._open:
-                stream.socket.close()
+    endpoint = Endpoint(
+        host=host, port=port, connections=connections, reader_seconds=_READER_SECONDS
+    )
+    never = trio.Event()
+    await serve_http(_in_time(application), endpoint, guard, never, task_status=task_status)

@@ -14,6 +14,7 @@ from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
 from shared.groups import leaves
+from shared.runtime.descriptors import raise_descriptor_limit
 from shared.runtime.notify import announce, notify, ping_watchdog
 from shared.settings.exporter import MetricsSettings
 
@@ -29,6 +30,7 @@ async def run(settings: AgentSettings) -> int:
     Returns:
         0, or the exit code of the process that refused to start.
     """
+    raise_descriptor_limit()
     settings = settings.with_node_id()
     settings.log()
     stopping = trio.CancelScope()

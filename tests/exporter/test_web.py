@@ -26,6 +26,7 @@ from exporter.web import server
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from shared import events
+from shared.runtime.guard import Guard
 from tests.builders import every_event, pack_batch
 from tests.guards import strict_guard
 
@@ -83,10 +84,12 @@ class Exporter:
     api_url = ""
 
     def __init__(self) -> None:
+        self.failed: list[str] = []
+        """Parts that failed unexpectedly."""
         self.ingest = Ingest(State(), TIMEOUT_SECONDS)
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.store.state.storage.durable = True
-        self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, strict_guard())
+        self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, Guard(self.failed.append))
         self.application = Application(self.store, self.health)
 
     async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
@@ -287,7 +290,9 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
     exporter.hear(*routes)
     question = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(server.serve, exporter.application, "127.0.0.1", 0)
+        url = await nursery.start(
+            server.serve, exporter.application, "127.0.0.1", 0, 16, strict_guard()
+        )
         with trio.fail_after(20), trio.socket.socket() as client:
             client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
@@ -378,6 +383,7 @@ async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPat
     answer = await exporter.ask("/health")
     assert answer.status == 503
     assert "a fault of ours" in answer.json["checks"]["node_api"]["reason"]
+    assert exporter.failed == ["health"]
 
 
 @trio_test

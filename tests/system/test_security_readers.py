@@ -1,6 +1,7 @@
 """Clients that do not read, do not send, or come in crowds: they harm nobody but themselves."""
 
 import contextlib
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -150,25 +151,49 @@ def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
         assert time.monotonic() - began < 30
 
 
-def test_connections_are_bounded(pair: Pair) -> None:
-    """One more than the limit is closed; once one has left there is room again."""
+def test_idle_connections_make_room(pair: Pair) -> None:
+    """Beyond the limit the connection that has been idle for the longest is closed, not the new."""
     with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connect(node)) for _ in range(3)]
-        for connection in held:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-        with connect(node) as further:
-            assert further.recv(1000) == b""
-        held[0].close()
+        held = [stack.enter_context(connect(node)) for _ in range(20)]
+        assert httpx.get(f"{node.url}/v1/models").status_code == 200
+        assert held[0].recv(1000) == b""
+        assert node.log.read_text().count("as many as are allowed") == 1
 
-        def has_room() -> bool:
-            try:
-                return httpx.get(f"{node.url}/health").status_code == 200
-            except httpx.TransportError:
-                return False
 
-        wait_for(has_room)
-        assert node.log.read_text().count("no more are taken") == 1
+def test_busy_connections_keep_their_places_and_probes_get_in(pair: Pair) -> None:
+    """Where every connection has a request in work, others are told so, and probes are answered."""
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Expect: 100-continue\r\nContent-Length: {len(BODY)}\r\nConnection: close\r\n\r\n"
+    )
+    with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(connect(node)) for _ in range(3)]
+        for connection in busy:
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+        refused = httpx.get(f"{node.url}/v1/models")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["code"] == "too_many_connections"
+        assert [httpx.get(f"{node.url}{path}").status_code for path in ("/livez", "/health")] == [
+            200,
+            200,
+        ]
+        busy[0].sendall(BODY)
+        assert b"data: [DONE]" in b"".join(iter(lambda: busy[0].recv(65536), b""))
+
+
+def test_descriptors_that_run_out_end_nothing(pair: Pair) -> None:
+    """Connections beyond the limit of open files end no node and do not fill its log."""
+    with pair.node() as node, contextlib.ExitStack() as stack:
+        before = len(node.log.read_text().splitlines())
+        taken = len(list(Path(f"/proc/{node.process.pid}/fd").iterdir()))
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (taken + 10, taken + 10))
+        for _ in range(100):
+            stack.enter_context(connect(node))
+        assert httpx.get(f"{node.url}/livez").status_code == 200
+        assert node.log.read_text().count("no connection can be accepted") == 1
+        # One traceback of the sampler may be among the lines.
+        assert len(node.log.read_text().splitlines()) < before + 30
 
 
 def test_headers_are_bounded(shared_node: Running) -> None:

@@ -1,19 +1,15 @@
 """The API's TLS: its certificate, and the CAs that it trusts."""
 
-import hashlib
 import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import trio
-
 from node.errors import StartupError
 from shared.runtime.follow import FollowedFiles
 
 _PROTOCOLS: Final = ["h2", "http/1.1"]
-_DIGEST_LETTERS: Final = 12
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +56,6 @@ class ServerTls:
             _log.error("%s; the certificate read before stays in use", error)
         else:
             _log.info("reloaded the certificate from %s", self.files.certificate)
-
-
-def client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
-    """Return the start of the digest of the client's certificate; empty if it showed none."""
-    certificate = stream.getpeercert(binary_form=True)
-    return hashlib.sha256(certificate).hexdigest()[:_DIGEST_LETTERS] if certificate else ""
 
 
 def _load(files: CertificateFiles) -> ssl.SSLContext:

@@ -1,13 +1,14 @@
-"""One client's connection: its stream, which waits for a reader only so long, and who it is.
+"""One client's connection: its stream, which waits only so long for its reader, and its client.
 
 hypercorn shields its socket's send from cancellation, so that a client that reads nothing can be
 cut only from below, by the stream that hypercorn writes to.
 """
 
+import contextlib
 import errno
 import socket
 import struct
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
 import h2.connection
@@ -90,7 +91,7 @@ class PacedStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
     def abort(self) -> None:
-        """Close at once; whoever waits on the socket is woken."""
+        """Close at once, and drop what the client never read; every waiting task is woken."""
         if self.socket.fileno() >= 0:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.socket.close()
@@ -102,7 +103,7 @@ class PacedStream(trio.abc.HalfCloseableStream):
 
 
 class Connection:
-    """What the application may know of the connection that its request came by, and do to it.
+    """The connection of a request, for the application to ask and to act on.
 
     Args:
         stream: The connection's bytes.
@@ -116,6 +117,21 @@ class Connection:
         """A digest of the client's verified certificate; empty where it showed none."""
         self.server: TCPServer | None = None
         """hypercorn's side of it, once there is one."""
+        self.is_reserved = False
+        """Whether it was let in beyond the limit, for probes only."""
+        self.requests = 0
+        """How many are in work."""
+        self.idle_since = trio.current_time()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request for as long as the block runs: the connection is not idle."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.idle_since = trio.current_time()
 
     async def wait_read(self, scope: _Scope) -> None:
         """Wait until an HTTP/2 client has taken what waits for it, where that is much.
@@ -147,7 +163,11 @@ class Connection:
             await protocol.has_data.set()
 
     def _find(self, scope: _Scope) -> tuple[H2Protocol | None, int]:
-        """Find the HTTP/2 stream of a request; none over HTTP/1, or where it has ended."""
+        """Find the HTTP/2 stream of a request; none over HTTP/1, or where it has ended.
+
+        hypercorn's own objects, for want of ASGI messages that reset a stream and that say how much
+        of it is unread; no issue upstream asks for them. Its version is pinned exactly.
+        """
         protocol = self.server.protocol.protocol if self.server is not None else None
         if isinstance(protocol, H2Protocol):
             for number, stream in protocol.streams.items():
