@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+from datetime import UTC, datetime
 from typing import Any, Final
 
 ERROR_PREFIX: Final = "<3>"
@@ -14,17 +16,29 @@ _PRIORITIES: Final = (
 )
 """What journald takes off a line and keeps as its priority (sd-daemon(3))."""
 
+_CONTROL: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""What can break a line or steer a terminal."""
+
+
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return encodable(super().formatException(ei))
+
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "time": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": encodable(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = encodable(self.formatException(record.exc_info))
         return json.dumps(line)
 
 
@@ -34,6 +48,24 @@ class _JournalHandler(logging.StreamHandler[Any]):
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((text for level, text in _PRIORITIES if record.levelno >= level), "<7>")
         return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a Unix time in UTC, with milliseconds and its offset."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def encodable(text: str) -> str:
+    """Return the text with what is not Unicode escaped, such as the odd bytes of a file's name."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Return the text, encodable, with its line breaks and other control characters escaped.
+
+    Names come from files, peers and clients: none of them may begin a line of its own.
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], encodable(text))
 
 
 def stderr_is_journal() -> bool:
@@ -59,7 +91,7 @@ def configuration(level: str, form: str, *, journal: bool = False) -> dict[str, 
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "text": {"format": time + "%(levelname)-7s %(name)s: %(message)s"},
+            "text": {"()": _Text, "fmt": time + "%(levelname)-7s %(name)s: %(message)s"},
             "json": {"()": _Json},
         },
         "handlers": {"stderr": {"()": handler, "formatter": form}},

@@ -1,8 +1,11 @@
 """What journald gets to read."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ def start(settings):
     log.debug("unseen")
     log.info("it goes")
     log.warning("take care")
+    log.warning("the file %s is odd", "caf\\udce9\\n<1>forged \\x1b[2J")
     try:
         int("many")
     except ValueError:
@@ -27,12 +31,12 @@ raise SystemExit(run_command("tool", "about", Settings, start, OSError))
 """
 
 
-def log_lines(path: Path, *, journal: bool, form: str = "text") -> list[str]:
+def log_lines(path: Path, *, journal: bool, form: str = "text", zone: str = "UTC") -> list[str]:
     """Run a command whose standard error is a file, said to be the journal or not."""
     with path.open("w") as stderr:
         status = os.fstat(stderr.fileno())
         named = f"{status.st_dev}:{status.st_ino if journal else status.st_ino + 1}"
-        environment = {"JOURNAL_STREAM": named, "DISTRIBUTED_LLM_LOG_FORMAT": form}
+        environment = {"JOURNAL_STREAM": named, "DISTRIBUTED_LLM_LOG_FORMAT": form, "TZ": zone}
         subprocess.run(
             [sys.executable, "-c", PROGRAM],
             stderr=stderr,
@@ -47,8 +51,8 @@ def log_lines(path: Path, *, journal: bool, form: str = "text") -> list[str]:
 def test_journald_gets_each_lines_priority(tmp_path: Path, form: str) -> None:
     """Every line carries a priority, those of a traceback and the last complaint too."""
     lines = log_lines(tmp_path / "log", journal=True, form=form)
-    assert [line[:3] for line in lines[:2]] == ["<6>", "<4>"]
-    assert {line[:3] for line in lines[2:]} == {"<3>"}
+    assert [line[:3] for line in lines[:3]] == ["<6>", "<4>", "<4>"]
+    assert {line[:3] for line in lines[3:]} == {"<3>"}
     assert lines[-1] == "<3>tool: cannot start"
     if form == "text":
         assert lines[0] == "<6>INFO    place: it goes"  # journald keeps the time itself
@@ -61,3 +65,27 @@ def test_nobody_else_gets_priorities(tmp_path: Path) -> None:
     assert not [line for line in lines if line.startswith("<")]
     assert lines[0].endswith("INFO    place: it goes")
     assert lines[-1] == "tool: cannot start"
+
+
+def test_text_that_is_odd_stays_one_line(tmp_path: Path) -> None:
+    """Bytes that are not Unicode, line breaks and escape sequences in a name are escaped."""
+    lines = log_lines(tmp_path / "log", journal=False)
+    assert lines[2].endswith(r"place: the file caf\udce9\n<1>forged \x1b[2J is odd")
+
+
+def test_json_has_the_time_in_utc(tmp_path: Path) -> None:
+    """A line's time is RFC 3339 with milliseconds and offset, whatever the zone of the machine."""
+    before = datetime.now(UTC)
+    lines = log_lines(tmp_path / "log", journal=False, form="json", zone="Asia/Kathmandu")
+    for time in [json.loads(line)["time"] for line in lines[:-1]]:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", time)
+        seconds = (datetime.fromisoformat(time) - before).total_seconds()
+        assert -0.001 <= seconds <= (datetime.now(UTC) - before).total_seconds()
+
+
+def test_json_holds_odd_text(tmp_path: Path) -> None:
+    """A line is JSON that every reader takes, whatever text is in it."""
+    lines = log_lines(tmp_path / "log", journal=False, form="json")
+    message = json.loads(lines[2])["message"]
+    assert message == "the file caf\\udce9\n<1>forged \x1b[2J is odd"
+    assert message.encode()
