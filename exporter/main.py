@@ -69,7 +69,7 @@ async def run(settings: ExporterSettings) -> None:
             take = functools.partial(_take, store, feed, guard)
             nursery.start_soon(guard, "ingest", socket.receive, take, name="ingest")
             nursery.start_soon(guard, "socket_path", socket.keep_path, name="socket path")
-            nursery.start_soon(guard, "feed_path", feed.keep_path, name="tail socket path")
+            nursery.start_soon(guard, "feed", feed.keep_path, name="tail socket path")
             nursery.start_soon(guard, "silence", store.watch_nodes, name="node silence")
             nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
             nursery.start_soon(guard, "health", health.run, name="health checks")
@@ -98,8 +98,9 @@ async def _take(
     """
     with guard.contain("ingest"):
         reply = await store.take(message, pipe, live)
-        if not reply.error:
-            feed.publish(message)
+        with guard.contain("feed"):
+            if not reply.error:
+                feed.publish(message)
         return reply
     store.note(c.REJECTED, ("internal",), 1)
     return refusal("internal")

@@ -16,6 +16,7 @@ import pynng
 
 from exporter.errors import StartupError
 from exporter.ingest.socket_file import find_inode, for_this_user_only, wait_removed
+from shared.repeats import Repeats
 
 FEED_NAME: Final = "tail.sock"
 FEED_HEADER: Final = struct.Struct("<Q")
@@ -39,6 +40,7 @@ class Feed:
         self._path = path
         self._number = 0
         self._inode = -1
+        self._repeats = Repeats(_log)
         self._listen()
 
     def publish(self, batch: bytes) -> None:
@@ -48,20 +50,20 @@ class Feed:
             self._socket.send(FEED_HEADER.pack(self._number) + batch, block=False)
 
     async def keep_path(self) -> None:
-        """Listen anew when somebody removed the socket's file. Runs until cancelled.
+        """Listen again when somebody removed the socket's file. Runs until cancelled.
 
         Readers that are attached lose their connection and dial again. The directory itself is the
         telemetry socket's to make anew, which knows who may enter it.
         """
         while True:
             await wait_removed(self._path, self._inode)
-            _log.warning("%s was removed: listening anew", self._path)
+            self._repeats.note("%s was removed: listening again", self._path)
             for listener in self._socket.listeners:
                 listener.close()
             try:
                 self._listen()
             except StartupError as error:
-                _log.error("nobody can attach: %s", error)
+                self._repeats.note("no reader can attach: %s", error, level=logging.ERROR)
 
     def _listen(self) -> None:
         try:

@@ -16,6 +16,7 @@ from exporter.errors import StartupError
 from exporter.ingest.socket_file import find_inode, for_this_user_only, wait_removed
 from exporter.journal.lock import lock_file
 from shared import wire
+from shared.repeats import Repeats
 
 Take = Callable[[bytes, int, Callable[[], Container[int]]], Awaitable[wire.Reply]]
 
@@ -39,6 +40,7 @@ class TelemetrySocket:
         self._path = path
         self._group = group
         self._inode = -1
+        self._repeats = Repeats(_log)
         self._listen()
 
     async def receive(self, take: Take) -> None:
@@ -63,24 +65,24 @@ class TelemetrySocket:
             except pynng.NNGException as error:  # the asker is gone; it will ask again
                 _log.debug("no reply could be sent: %s", error)
         if deadline.cancelled_caught:
-            _log.warning("an asker does not read its replies")
+            self._repeats.note("a node does not read its replies")
 
     async def keep_path(self) -> None:
-        """Listen anew when somebody removed the socket's file. Runs until cancelled.
+        """Listen again when somebody removed the socket's file. Runs until cancelled.
 
         Without it a node that starts later would find nobody. Those that are connected lose their
         connection and dial again.
         """
         while True:
             await wait_removed(self._path, self._inode)
-            _log.warning("%s was removed: listening anew", self._path)
+            self._repeats.note("%s was removed: listening again", self._path)
             try:
                 _make_private(self._path.parent, self._group)
                 for listener in self._socket.listeners:
                     listener.close()
                 self._listen()
             except StartupError as error:
-                _log.error("no new node can be heard: %s", error)
+                self._repeats.note("no new node can connect: %s", error, level=logging.ERROR)
 
     def _live(self) -> set[int]:
         return {pipe.id for pipe in self._socket.pipes}

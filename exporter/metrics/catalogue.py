@@ -16,7 +16,7 @@ OTHER: Final = "other"
 
 Scope = Literal["node", "model", "exporter"]
 ExporterPart = Literal[
-    "feed_path",
+    "feed",
     "health",
     "ingest",
     "journal",

@@ -18,6 +18,7 @@ import trio
 from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event, NodePart
+from shared.repeats import Repeats
 from shared.runtime.guard import Guard
 
 FLUSH_SECONDS: Final = 0.2
@@ -29,6 +30,7 @@ _RESEND_MILLISECONDS: Final = 2000
 _REPLY_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 0.05
 _CONFLICT_SECONDS: Final = 0.5
+_REFUSED: Final = "refused"
 
 _log = logging.getLogger(__name__)
 _reply_decoder = msgspec.msgpack.Decoder(wire.Reply)
@@ -91,7 +93,7 @@ class _Carrier:
         self._socket = socket
         self._levels = levels
         self._levels_due = trio.current_time()
-        self._complaint = ""
+        self._repeats = Repeats(_log, trio.current_time)
 
     async def run(self) -> None:
         """Send what gathers, and a heartbeat when nothing does. Runs until cancelled."""
@@ -127,7 +129,7 @@ class _Carrier:
             try:
                 reply = _reply_decoder.decode(await self._socket.arecv())
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._complain("the exporter's answer is not one of the telemetry protocol")
+                self._repeats.note("the exporter's answer is not one of the telemetry protocol")
                 await trio.sleep(wire.HEARTBEAT_SECONDS)
             else:
                 if self._settle(reply):
@@ -147,9 +149,10 @@ class _Carrier:
     def _settle(self, reply: wire.Reply) -> bool:
         """Act on a reply; false where the batch has to be sent again."""
         if reply.error:
-            self._complain(f"the exporter refused a batch of metric events: {reply.error!r:.100}")
+            text = "the exporter refused a batch of metric events: %.100r"
+            self._repeats.note(text, reply.error, kind=_REFUSED)
         else:
-            self._complaint = ""
+            self._repeats.settle(_REFUSED)
         if reply.error == "conflict":
             return False  # the other node of this name may be on its way out
         self._outbox.acknowledge(rejected=bool(reply.error))
@@ -161,8 +164,3 @@ class _Carrier:
         self._levels_due = trio.current_time() + LEVELS_SECONDS
         for event in self._levels():
             self._outbox.emit(event)
-
-    def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:  # once, not once a second
-            self._complaint = complaint
-            _log.warning(complaint)
