@@ -1,5 +1,6 @@
 """What the rest of the node sees of the mesh, and the mesh's lifetime."""
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -97,6 +98,7 @@ async def open_mesh(
     """
     connections = _CONNECTIONS * options.peers_limit
     with open_transport(options.host, options.port, options.tls, connections) as transport:
+        transport.contain = functools.partial(guard.contain, "mesh_rounds")
         rounds = mesh.begin(options, transport)
         book = rounds.membership.table.book
         async with trio.open_nursery() as nursery:

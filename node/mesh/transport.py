@@ -7,6 +7,7 @@ messages at a wake-up, which costs less than a callback for each.
 import contextlib
 import select
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -71,6 +72,8 @@ class Transport:
         self.on_connect: Callable[[str], None] = lambda _: None
         self.on_disconnect: Callable[[str], None] = lambda _: None
         """Called in the event loop with the address that was dialed."""
+        self.contain: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        """Around what nng's threads bring about: what that raises would end the event loop."""
         self._excess = 0
         self._surveyor = surveyor
         self._respondent = respondent
@@ -226,7 +229,11 @@ class Transport:
 
     def _tell(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(trio.RunFinishedError):
-            self._trio_token.run_sync_soon(call)
+            self._trio_token.run_sync_soon(self._run_contained, call)
+
+    def _run_contained(self, call: Callable[[], object]) -> None:
+        with self.contain():
+            call()
 
 
 @contextlib.contextmanager
