@@ -21,6 +21,7 @@ from node.errors import InsufficientMemoryError, RequestError, StartupError, Una
 from node.telemetry.progress import Progress
 from shared import events
 from shared.events import Event
+from shared.runtime.silence import wait_silence
 
 EngineState = Literal["unloaded", "loading", "ready", "failed"]
 
@@ -378,12 +379,9 @@ class Engine:
     async def _watch(self, child: ChildProcess) -> None:
         """Kill the child when it hangs. Runs until then or until cancelled."""
         limit = self._options.stall_seconds
-        while True:
-            await trio.sleep(min(1.0, limit / 4))
-            if self.silent_seconds > limit:
-                _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
-                child.kill(stalled=True)
-                return
+        await wait_silence(lambda: self._progress if self._job else trio.current_time(), limit)
+        _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
+        child.kill(stalled=True)
 
     def _lose(self, reason: events.UnloadReason) -> None:
         """Note that the child is gone, or about to be."""
