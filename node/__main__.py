@@ -8,13 +8,13 @@ from node import main as composition
 from node.errors import StartupError
 from node.routing import explain
 from node.settings import NodeSettings
-from shared.command import run_command
+from shared.command import guard, run_command
 
 
 def main() -> None:
     """Run the node, or the command beside it that was named, and exit with its code."""
     if sys.argv[1:2] == ["plan"]:
-        sys.exit(explain.main(sys.argv[2:]))
+        sys.exit(guard(explain.PROGRAM, lambda: explain.main(sys.argv[2:]), StartupError))
     sys.exit(
         run_command(
             "distributed-llm-node",

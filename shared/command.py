@@ -1,13 +1,15 @@
-"""The border of every command: reads its settings, and turns what goes wrong into one line."""
+"""The border of every command: reads its settings and turns what goes wrong into one line."""
 
 import logging.config
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from shared import logs
+from shared import logs, streams
 from shared.groups import leaves
 from shared.settings.base import Settings, SettingsT
 from shared.settings.command_line import HelpShownError
@@ -36,7 +38,7 @@ def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
     *,
     subcommands: Mapping[str, Subcommand] = _NONE,
 ) -> int:
-    """Run one of the project's commands and give its exit code.
+    """Run one of the project's commands and return its exit code.
 
     Args:
         program: The command's name, before each complaint.
@@ -60,33 +62,60 @@ def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
             startup_error,
             given[1:],
         )
-    try:
-        settings = settings_class.read(program, given, about + _list(subcommands))
-    except HelpShownError:
-        return 0
-    except UsageError as error:
-        return _complain(program, error, 2)
-    journal = logs.stderr_is_journal()
-    logging.config.dictConfig(
-        logs.configuration(settings.log_level, settings.log_format, journal=journal)
-    )
-    code: int | None = 0
+
+    def run() -> int:
+        try:
+            settings = settings_class.read(program, given, about + _list(subcommands))
+        except HelpShownError:
+            return 0
+        journal = logs.stderr_is_journal()
+        logging.config.dictConfig(
+            logs.configuration(settings.log_level, settings.log_format, journal=journal)
+        )
+        return start(settings) or 0
+
+    return guard(program, run, startup_error)
+
+
+def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) -> int:
+    """Run a command with usable standard streams and return its exit code.
+
+    Args:
+        program: The command's name, before each complaint.
+        run: The command; returns its exit code.
+        startup_error: What it raises, alone or in groups, where it cannot run here.
+    """
+    streams.make_usable()
+    _be_stoppable()
+    code = 0
     failed: list[Exception] = []
     try:
-        code = start(settings)
-    except* startup_error as group:
-        failed += leaves(group)
-    return _complain(program, failed[0], 1) if failed else code or 0
+        code = run()
+        streams.write("")
+    except* UsageError as group:
+        code, failed = 2, leaves(group)
+    except* streams.ReaderGoneError:
+        code = 0  # it has read what it wanted
+    except* (startup_error, streams.UnwritableError) as group:
+        code, failed = 1, leaves(group)
+    if failed:
+        _complain(program, failed[0])
+    return code
+
+
+def _be_stoppable() -> None:
+    """Let SIGTERM end process 1, too, until it is handled: there it has no default action."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 
 def _list(subcommands: Mapping[str, Subcommand]) -> str:
-    """Tell of the subcommands below what the command itself does, one a line."""
+    """List the subcommands for `--help`, one a line."""
     lines = [f"{name:10}{one.about.partition('.')[0]}." for name, one in subcommands.items()]
     # click leaves the line breaks of a paragraph that begins so.
     return "\n\n\b\nSubcommands, each with its own --help:\n" + "\n".join(lines) if lines else ""
 
 
-def _complain(program: str, error: BaseException, code: int) -> int:
+def _complain(program: str, error: BaseException) -> None:
     prefix = logs.ERROR_PREFIX if logs.stderr_is_journal() else ""
     sys.stderr.write(f"{prefix}{program}: {error}\n")
-    return code
