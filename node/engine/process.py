@@ -3,7 +3,6 @@
 import logging
 import os
 import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -14,6 +13,7 @@ import trio
 from trio.abc import ReceiveStream, SendStream
 
 from node.engine import protocol
+from shared.runtime.processes import PYTHON, open_process
 
 _LOG_LINES: Final = 20
 _READ_BYTES: Final = 64 * 1024
@@ -102,26 +102,22 @@ async def open_child() -> AsyncIterator[ChildProcess]:
             commands_read, commands = _pipe_to_child(streams, of_child)
             results, results_write = _pipe_from_child(streams, of_child)
             log, log_write = _pipe_from_child(streams, of_child)
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "node.engine.ctransformers.child", str(results_write)],
-                stdin=commands_read,
-                stdout=subprocess.DEVNULL,
-                stderr=log_write,
-                pass_fds=(results_write,),
-                start_new_session=True,  # Ctrl-C in a terminal is for the node, which drains
+            process = await streams.enter_async_context(
+                open_process(
+                    [*PYTHON, "-m", "node.engine.ctransformers.child", str(results_write)],
+                    stdin=commands_read,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log_write,
+                    pass_fds=(results_write,),
+                )
             )
         child = ChildProcess(process, commands, results, log)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(child.read_log, name=f"log of engine child {process.pid}")
-                try:
-                    yield child
-                finally:
-                    nursery.cancel_scope.cancel()
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):  # SIGKILL is not refused: this ends at once
-                await process.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.read_log, name=f"log of engine child {process.pid}")
+            try:
+                yield child
+            finally:
+                nursery.cancel_scope.cancel()
 
 
 def _pipe_to_child(streams: AsyncExitStack, of_child: ExitStack) -> tuple[int, SendStream]:

@@ -281,15 +281,17 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
     """A download whose node was killed does not go on by itself."""
     hub.hold = threading.Event()
     hub.cuts = [MIB]
-    command = [sys.executable, "-m", "node.serving.downloads.fetch", str(FILE)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdin
+    program = (
+        "import sys, trio\n"
+        "from node.serving.downloads.download import fetch\n"
+        "from node.serving.downloads.source import parse_source\n"
+        "trio.run(fetch, parse_source(sys.argv[1]), lambda *_: None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(FILE)]) as node:
         wait_for(hub.of_storage)
-        process.stdin.close()
-        process.stdin = None
-        process.wait(timeout=10)
+        (download,) = psutil.Process(node.pid).children()
+        node.kill()
+        download.wait(timeout=10)
     hub.hold.set()
 
 

@@ -1,7 +1,7 @@
 """The engine child: reads commands, drives the engine, writes results. No Trio, one thread.
 
-Ends when its standard input ends, so that it never outlives the node, and at once when its
-results go nowhere.
+Ends when its standard input ends, at once when its results go nowhere, and is killed when the node
+is gone (`shared.runtime.lifeline`), whatever it is at.
 """
 
 import os
@@ -223,8 +223,8 @@ def read_through(link: Link, file: BufferedReader) -> None:
 def main() -> None:
     """Serve the node on the pipe whose number is the argument, until the node is gone."""
     # The node decides when the child ends; a signal to the whole group must not cut its drain.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     link = Link(int(sys.argv[1]))
     try:
         command = link.receive()

@@ -1,17 +1,18 @@
-"""Has a file fetched by a process of its own, which the node's loop never feels."""
+"""Fetches a file in a process of its own, so that the node's event loop never feels it."""
 
 import logging
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import trio
+from trio.abc import ReceiveStream
 
 from node.errors import StartupError
 from node.serving.downloads import report
 from node.serving.downloads.source import HubFile
+from shared.runtime.processes import PYTHON, open_process
 
 Progress = Callable[[int, int], None]
 """Takes the bytes that are here and those that there are."""
@@ -22,36 +23,32 @@ _log = logging.getLogger(__name__)
 
 
 async def fetch(file: HubFile, progress: Progress) -> Path:
-    """Give the file's place on this machine, where it is fetched to if it is not here.
+    """Return the file's place on this machine, after fetching it if it is not here.
 
-    Cancelled, it kills the process at once; what was fetched is kept, and the next time goes on
-    from there.
+    When cancelled it kills the process at once. What was fetched is kept, and the next fetch goes
+    on from there.
 
     Raises:
-        StartupError: The file cannot be had.
+        StartupError: The file cannot be fetched.
     """
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "node.serving.downloads.fetch", str(file)],
-        stdin=subprocess.PIPE,
+    async with open_process(
+        [*PYTHON, "-m", "node.serving.downloads.fetch", str(file)],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C in a terminal is for the node, which decides
-    )
-    try:
-        return await _follow(process, file, progress)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):  # SIGKILL is not refused: this ends at once
-            await process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    await trio.aclose_forcefully(stream)
+    ) as process:
+        if process.stdout is None:
+            raise RuntimeError("a process without the pipe that it was given")
+        try:
+            return await _follow(process, process.stdout, file, progress)
+        finally:
+            await trio.aclose_forcefully(process.stdout)
 
 
-async def _follow(process: trio.Process, file: HubFile, progress: Progress) -> Path:
-    if process.stdout is None:
-        raise RuntimeError("a process without the pipe that it was given")
+async def _follow(
+    process: trio.Process, reports: ReceiveStream, file: HubFile, progress: Progress
+) -> Path:
     rest = b""
-    async for received in process.stdout:
+    async for received in reports:
         *whole, rest = (rest + received).split(b"\n")
         for line in whole:
             if (path := _take(report.decoder.decode(line), file, progress)) is not None:

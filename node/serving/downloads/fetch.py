@@ -1,7 +1,7 @@
 """Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
 
 `python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`report`) on its
-standard output. Ends when its standard input ends, so that it never outlives the node.
+standard output.
 
 The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are
 fetched here, because the client starts over after a process's death, and does not look at the
@@ -16,9 +16,7 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -259,20 +257,13 @@ def _send(report: Report) -> None:
     os.write(_results, msgspec.json.encode(report) + b"\n")
 
 
-def _end_with_the_node() -> None:
-    with suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    os._exit(1)
-
-
 def main() -> None:
     """Fetch the file that the argument names."""
     # The node decides when this ends; a signal to the whole group is for the node.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.dup2(2, 1)  # whatever a library prints is no report
     logging.disable()  # what the client says names addresses that hold a signature
-    threading.Thread(target=_end_with_the_node, name="node's end", daemon=True).start()
     file = parse_source(sys.argv[1])
     if not isinstance(file, HubFile):
         raise SystemExit(f"{file} is not on a hub")

@@ -1,0 +1,113 @@
+"""The processes that a process starts, with real ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+import trio
+from trio.testing import trio_test
+
+from shared.runtime import lifeline
+from shared.runtime.processes import open_process
+from tests.processes import wait_for
+
+OWNER = """
+import subprocess, sys, trio
+from shared.runtime.processes import open_process
+
+BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never gives the interpreter's lock away
+
+async def own():
+    async with open_process([sys.executable, "-c", BUSY], stdin=subprocess.DEVNULL) as owned:
+        print(owned.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(own)
+"""
+
+
+def gone(process_id: int) -> bool:
+    """Return whether a process has ended, fetched by its parent or not."""
+    try:
+        return psutil.Process(process_id).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("state", ["busy", "stopped"])
+def test_killed_owner_takes_its_process_with_it(state: str) -> None:
+    """A process that computes without a pause, or stands still, ends with its owner."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout
+        owned = int(owner.stdout.readline())
+        try:
+            wait_for(lambda: "-c" in psutil.Process(owned).cmdline()[1])
+            if state == "stopped":
+                os.kill(owned, signal.SIGSTOP)
+            assert not gone(owned)
+            owner.kill()
+            wait_for(lambda: gone(owned), seconds=5)
+        finally:
+            owner.kill()
+            if not gone(owned):
+                os.kill(owned, signal.SIGKILL)
+
+
+def test_process_whose_owner_is_gone_already_does_not_start() -> None:
+    """An owner that dies while its process starts leaves none behind either."""
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    program = [sys.executable, "-c", "print('started')"]
+    command = [sys.executable, "-I", "-S", lifeline.__file__, str(read_end), *program]
+    done = subprocess.run(command, pass_fds=(read_end,), capture_output=True, check=False)
+    os.close(read_end)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == b""
+
+
+@trio_test
+async def test_process_outlives_the_threads_that_start_processes() -> None:
+    """It is tied to its owner, not to the thread that started it, which ends after a while."""
+    with trio.fail_after(60):
+        command = [sys.executable, "-c", "import time; time.sleep(1000)"]
+        async with open_process(command, stdin=subprocess.DEVNULL) as process:
+            assert _threads_of_trio()
+            while _threads_of_trio():  # noqa: ASYNC110
+                await trio.sleep(0.2)
+            assert process.poll() is None
+        assert process.returncode == -signal.SIGKILL
+
+
+def _threads_of_trio() -> bool:
+    return any(thread.name.startswith("Trio thread") for thread in threading.enumerate())
+
+
+@trio_test
+async def test_missing_program_is_named() -> None:
+    """A program that cannot be run is named in one line."""
+    async with open_process(
+        ["/no/such/program"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr
+        async with process.stderr:
+            said = b"".join([part async for part in process.stderr])
+        assert await process.wait() == 1
+    assert said == b"/no/such/program cannot be run: No such file or directory\n"
+
+
+@trio_test
+async def test_exit_code_of_the_program_is_the_process() -> None:
+    """Nothing stands between a process and its owner."""
+    command = [sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid()); exit(7)"]
+    async with open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        async with process.stdout:
+            said = b"".join([part async for part in process.stdout])
+        assert await process.wait() == 7
+    assert said == b"True\n"
