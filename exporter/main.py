@@ -29,6 +29,9 @@ from shared.groups import leaves
 from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.runtime.notify import announce, notify, ping_watchdog
+from shared.runtime.ports import wait_released
+from shared.runtime.processes import reap_adopted
+from shared.runtime.signals import stop_signals, watch_terminal
 
 _CONNECTIONS: Final = 256
 """Many times what Prometheus, a few probes and a person need at once."""
@@ -39,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 async def run(settings: ExporterSettings) -> None:
-    """Run the exporter until SIGTERM or SIGINT.
+    """Run the exporter until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
         StartupError: The exporter cannot start here (in a group).
@@ -50,6 +53,8 @@ async def run(settings: ExporterSettings) -> None:
     gc.freeze()
     connections = fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS)
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
+    # Whoever holds it may hold the state directory, too.
+    await wait_released((settings.host, settings.metrics_port))
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     guard: Guard[ExporterPart] = Guard(
         lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1)
@@ -59,7 +64,7 @@ async def run(settings: ExporterSettings) -> None:
     tokens = token_file.tokens if token_file else None
     with (
         closing(store),
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(*stop_signals()) as signals,
         open_socket(settings.runtime_dir, settings.socket_group) as socket,
         open_feed(settings.runtime_dir) as feed,
     ):
@@ -76,6 +81,8 @@ async def run(settings: ExporterSettings) -> None:
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.watch, name="token file")
             nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
+            nursery.start_soon(reap_adopted, name="reaper")
+            nursery.start_soon(watch_terminal, name="terminal")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)

@@ -24,6 +24,9 @@ from node.telemetry.carrier import open_carrier
 from node.telemetry.system import watch_loop_lag
 from shared.groups import leaves
 from shared.runtime.notify import announce, notify, ping_watchdog
+from shared.runtime.ports import wait_released
+from shared.runtime.processes import reap_adopted
+from shared.runtime.signals import stop_signals, watch_terminal
 
 _CLOSING_SECONDS: Final = 2.0
 
@@ -31,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 async def run(settings: NodeSettings) -> None:
-    """Run the node until SIGTERM or SIGINT, then drain and end.
+    """Run the node until SIGTERM, SIGINT or SIGHUP, then drain and end.
 
     Telemetry is the outermost block, so that the last event of every part is still carried. The
     API opens before the model is loaded, and says so when it is asked.
@@ -45,8 +48,11 @@ async def run(settings: NodeSettings) -> None:
     outbox, guard, status, mesh = parts.outbox, parts.guard, parts.status, parts.mesh
     stop_serving = trio.Event()
     protection = build_api(parts, stop_serving)
+    await wait_released(
+        (settings.host, settings.api_port), (parts.mesh_options.host, settings.mesh_port)
+    )
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         async with (
             open_carrier(
                 outbox,
@@ -64,6 +70,8 @@ async def run(settings: NodeSettings) -> None:
                 work.start_soon(guard, "loop_lag", watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(guard, "sampler", status.run, name="sampler")
                 work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
+                work.start_soon(reap_adopted, name="reaper")
+                work.start_soon(watch_terminal, name="terminal")
                 await work.start(guard, "router", parts.router.run, name="router")
                 for lane in parts.scheduler.lanes:
                     engine = lane.engine
@@ -141,5 +149,6 @@ async def _stop_on_signal(
 
 
 async def _hurry(signals: AsyncIterator[int], draining: trio.Nursery) -> None:
-    await anext(signals)
-    draining.cancel_scope.cancel()
+    async for number in signals:
+        if number != signal.SIGHUP:  # a terminal that closes sends it more than once
+            draining.cancel_scope.cancel()

@@ -1,11 +1,9 @@
 """The subcommand `tail`: show events as they arrive at a running exporter."""
 
 import dataclasses
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -18,7 +16,8 @@ from exporter.errors import StartupError
 from exporter.ingest.batches import Accepted, decode_batch
 from exporter.ingest.feed import FEED_HEADER, FEED_NAME
 from exporter.metrics.state import clean_label
-from shared import events, wire
+from shared import events, streams, wire
+from shared.runtime.signals import stop_signals
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, UsageError, setting
 from shared.settings.kinds import COUNT_OR_NONE
@@ -83,18 +82,17 @@ class Shown:
 
 
 def tail(settings: TailSettings) -> None:
-    """Show events until SIGTERM, SIGINT, the end of the output or the given number of events.
+    """Show events until SIGTERM, SIGINT, SIGHUP, the end of the output or the number given.
 
     Raises:
         StartupError: No exporter listens there (in a group).
     """
-    with suppress(BrokenPipeError):  # as by `| head`: everything wanted is written
-        trio.run(_tail, settings)
+    trio.run(_tail, settings)
 
 
 async def _tail(settings: TailSettings) -> None:
     path = settings.runtime_dir / FEED_NAME
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, _attach(path) as feed:
+    with trio.open_signal_receiver(*stop_signals()) as signals, _attach(path) as feed:
         sys.stderr.write(f"attached to {path}\n")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show_all, feed, settings, nursery.cancel_scope, name="tail")
@@ -190,8 +188,7 @@ def _is_wanted(shown: Shown, settings: TailSettings) -> bool:
 
 def _write(line: str) -> None:
     # Flush each line: a reader of a pipe wants to see what happens now.
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    streams.write(line + "\n")
 
 
 def _attach(path: Path) -> pynng.Sub0:

@@ -5,8 +5,8 @@ import sys
 import trio
 
 from node.agent import main as composition
-from node.agent.service import CannotStartError
 from node.agent.settings import AgentSettings
+from node.errors import StartupError
 from shared.command import run_command
 
 
@@ -18,7 +18,7 @@ def main() -> None:
             "Run a node and its exporter on this machine and keep both alive.",
             AgentSettings,
             lambda settings: trio.run(composition.run, settings),
-            CannotStartError,
+            StartupError,
         )
     )
 

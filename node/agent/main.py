@@ -2,65 +2,66 @@
 
 import logging
 import signal
-import sys
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 
 import trio
 
+from node.agent import notifications
 from node.agent.service import CannotStartError, Service
 from node.agent.settings import AgentSettings
 from node.settings import NodeSettings
+from shared import streams
 from shared.groups import leaves
 from shared.runtime.descriptors import raise_descriptor_limit
 from shared.runtime.notify import announce, notify, ping_watchdog
+from shared.runtime.processes import PYTHON, reap_adopted
+from shared.runtime.signals import stop_signals, watch_terminal
 from shared.settings.exporter import MetricsSettings
 
 _MARGIN_SECONDS: Final = 10.0
-"""What a process needs to end beyond the time that it gives its requests."""
+"""What a process needs to end, beyond the time for its running requests."""
 
 _log = logging.getLogger(__name__)
 
 
 async def run(settings: AgentSettings) -> int:
-    """Run node and exporter until SIGTERM or SIGINT, then stop the node, then the exporter.
+    """Run node and exporter until SIGTERM, SIGINT or SIGHUP; stop the node, then the exporter.
 
     Returns:
         0, or the exit code of the process that refused to start.
+
+    Raises:
+        StartupError: The agent itself cannot start here.
     """
     raise_descriptor_limit()
+    notifications.prepare()
     settings = settings.with_node_id()
     settings.log()
     stopping = trio.CancelScope()
-    with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        tempfile.TemporaryDirectory(prefix="distributed-llm-agent-") as directory,
-    ):
-        exporter = Service(
-            "exporter",
-            [sys.executable, "-m", "exporter", *settings.as_flags(MetricsSettings)],
-            Path(directory),
-            _MARGIN_SECONDS,
-        )
-        node = Service(
-            "node",
-            [sys.executable, "-m", "node", *settings.as_flags(NodeSettings)],
-            Path(directory),
-            settings.drain_seconds + _MARGIN_SECONDS,
-        )
-        code = 0
+    exporter = Service(
+        "exporter",
+        [*PYTHON, "-m", "exporter", *settings.as_flags(MetricsSettings)],
+        _MARGIN_SECONDS,
+    )
+    node = Service(
+        "node",
+        [*PYTHON, "-m", "node", *settings.as_flags(NodeSettings)],
+        settings.drain_seconds + _MARGIN_SECONDS,
+    )
+    code = 0
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(_stop_on_signal, signals, stopping, node, name="signals")
                 outer.start_soon(ping_watchdog, name="watchdog")
+                outer.start_soon(reap_adopted, name="reaper")
+                outer.start_soon(watch_terminal, name="terminal")
                 with stopping:
                     metrics_url: str = await outer.start(exporter.run, name="exporter")
                     async with trio.open_nursery() as inner:
                         api_url: str = await inner.start(node.run, name="node")
-                        sys.stdout.write(_welcome(api_url, metrics_url))
-                        sys.stdout.flush()
+                        _greet(_welcome(api_url, metrics_url))
                         await announce("READY=1", f"X_URL={api_url}")
                 outer.cancel_scope.cancel()
         except* CannotStartError as group:
@@ -71,13 +72,25 @@ async def run(settings: AgentSettings) -> int:
 async def _stop_on_signal(
     signals: AsyncIterator[int], stopping: trio.CancelScope, node: Service
 ) -> None:
-    """Stop at the first signal, hurry the node at each further one. Runs until cancelled."""
+    """Stop at the first signal, hurry the node at each further one. Runs until cancelled.
+
+    A terminal that closes sends SIGHUP more than once, which is not meant to hurry anybody.
+    """
     number = await anext(signals)
     _log.info("%s: stopping the node, then the exporter", signal.Signals(number).name)
     notify("STOPPING=1")
     stopping.cancel()
-    async for _ in signals:
-        node.hurry()
+    async for number in signals:
+        if number != signal.SIGHUP:
+            node.hurry()
+
+
+def _greet(welcome: str) -> None:
+    """Print the welcome where somebody can read it: serving does not depend on that."""
+    try:
+        streams.write_nowait(welcome)
+    except streams.UnwritableError as error:
+        _log.warning("%s; the agent serves on", error)
 
 
 def _welcome(api_url: str, metrics_url: str) -> str:

@@ -8,4 +8,4 @@ from shared.settings.exporter import MetricsSettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentSettings(NodeSettings, MetricsSettings):
-    """What the agent is told; it passes each setting on to the process that it concerns."""
+    """The agent's options; it passes each on to the process that has it too."""

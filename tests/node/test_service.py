@@ -30,7 +30,7 @@ async def test_process_that_hangs_is_replaced(
     starts = tmp_path / "starts"
     monkeypatch.setenv("STARTS", str(starts))
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))  # as under systemd
-    service = Service("thing", [sys.executable, "-c", SPEAKING], tmp_path, 5, silence_seconds=2)
+    service = Service("thing", [sys.executable, "-c", SPEAKING], 5, silence_seconds=2)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             assert await nursery.start(service.run) == "http://here"

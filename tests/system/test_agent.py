@@ -1,6 +1,5 @@
 """The main job: one command, a story, its metrics; and both processes kept alive."""
 
-import contextlib
 import os
 import re
 import signal
@@ -8,71 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.agents import Agent, agent
 from tests.processes import scrape, value, wait_for
-
-
-@dataclass
-class Agent:
-    """A running agent with what it printed."""
-
-    process: "subprocess.Popen[str]"
-    welcome: str
-    log: Path
-
-    @property
-    def api(self) -> str:
-        """URL of the node's API."""
-        return self._url("API").removesuffix("/v1")
-
-    @property
-    def metrics(self) -> str:
-        """URL of the exporter."""
-        return self._url("metrics").removesuffix("/metrics")
-
-    def _url(self, name: str) -> str:
-        found = re.search(rf"{name}\s+(http\S+)", self.welcome)
-        assert found
-        return found[1]
-
-    def pid_of(self, name: str) -> int:
-        """The newest process id that the agent logged for a process."""
-        return int(re.findall(rf"the {name} is process (\d+)", self.log.read_text())[-1])
-
-
-@contextlib.contextmanager
-def agent(directory: Path) -> Iterator[Agent]:
-    """Run the agent on free ports until the block ends; entered when it has welcomed us."""
-    log = directory / "agent.log"
-    flags = ["--node-id=node1", "--api-port=0", "--mesh-port=0", "--metrics-port=0", "--threads=1"]
-    flags += [f"--runtime-dir={directory}/run", f"--state-dir={directory}/state"]
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "node.agent", *flags],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        assert process.stdout is not None
-        try:
-            welcome = ""
-            while "curl" not in welcome:
-                line = process.stdout.readline()
-                assert line, log.read_text()
-                welcome += line
-            yield Agent(process, welcome, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=60)
-            finally:
-                process.kill()
-                process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,71 @@
+"""The sockets of the agent's processes: a place is found for them, and nothing is left."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from node.agent import notifications
+from node.agent.notifications import open_notifications, prepare
+from node.errors import StartupError
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files of which nobody else knows."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(notifications, "_FALLBACKS", ())
+    return tmp_path
+
+
+def age(directory: Path) -> None:
+    """Make a directory look as old as one that was left."""
+    old = time.time() - 3600
+    os.utime(directory, (old, old))
+
+
+def test_directory_of_a_killed_agent_is_removed(temporary: Path) -> None:
+    """What an agent left that was killed is removed by the next."""
+    left = temporary / "distributed-llm-agent-left"
+    left.mkdir()
+    (left / "notify").touch()
+    age(left)
+    prepare()
+    assert list(temporary.iterdir()) == []
+
+
+def test_directory_of_a_living_agent_is_left_alone(temporary: Path) -> None:
+    """However old it is, a directory in use stays; so does one that was just made."""
+    made = temporary / "distributed-llm-agent-made"
+    made.mkdir()
+    with open_notifications() as used:
+        age(used.path.parent)
+        prepare()
+        assert used.path.exists()
+        assert made.exists()
+    assert list(temporary.iterdir()) == [made]
+
+
+def test_long_directory_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    """A socket's path is short; where `TMPDIR` is long another directory is taken."""
+    long = temporary / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    short = tmp_path / "short"
+    short.mkdir()
+    monkeypatch.setattr(notifications, "_FALLBACKS", (str(short),))
+    prepare()
+    with open_notifications() as found:
+        assert found.path.parent.parent == short
+    assert list(long.iterdir()) == []
+
+
+def test_no_place_for_a_socket_is_one_line(temporary: Path) -> None:
+    """Without any place the agent says which directory it tried and what to set."""
+    temporary.rmdir()
+    with pytest.raises(StartupError, match=f"{temporary}.*TMPDIR"):
+        prepare()
