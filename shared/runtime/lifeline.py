@@ -23,7 +23,9 @@ def tie(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_ASYNC)
-    if select.select([descriptor], [], [], 0)[0]:  # closed before anybody waited for it
+    poller = select.poll()  # unlike select it takes numbers above 1023, which a busy node has
+    poller.register(descriptor, 0)
+    if poller.poll(0):  # closed before anybody waited for it
         os.kill(os.getpid(), signal.SIGKILL)
 
 

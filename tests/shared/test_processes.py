@@ -1,10 +1,13 @@
 """The processes that a process starts, with real ones."""
 
+import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -59,9 +62,21 @@ def test_killed_owner_takes_its_process_with_it(state: str) -> None:
                 os.kill(owned, signal.SIGKILL)
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process open more files than select(2) can count."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_process_whose_owner_is_gone_already_does_not_start() -> None:
-    """An owner that dies while its process starts leaves none behind either."""
-    read_end, write_end = os.pipe()
+    """An owner that dies while its process starts leaves none behind, however many files it had."""
+    low, write_end = os.pipe()
+    read_end = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
+    os.close(low)
     os.close(write_end)
     program = [sys.executable, "-c", "print('started')"]
     command = [sys.executable, "-I", "-S", lifeline.__file__, str(read_end), *program]
