@@ -5,9 +5,14 @@ Properties are tried on new examples at each run, much longer with
 submission has broken.
 """
 
+from typing import Final
+
+import httpx
 import pytest
 import trio.testing
 from hypothesis import HealthCheck, settings
+
+from tests import patience
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
@@ -24,3 +29,28 @@ settings.load_profile("default")
 def autojump_clock() -> trio.testing.MockClock:
     """A clock that jumps as soon as every task waits; `trio_test` runs the test on it."""
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+_TEST_SECONDS: Final = 120.0
+"""After which a test hangs, on an idle machine."""
+_HTTP_SECONDS: Final = 60.0
+"""After which a response does not come. httpx's own 5 s are short beside other work."""
+_LONGEST_FIRST: Final = ("system", "deployments", "monitoring")
+
+
+def pytest_configure() -> None:
+    """Begin to measure the machine, and give each response its time."""
+    patience.watch()
+    for phase in ("connect", "read", "write", "pool"):
+        setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, _HTTP_SECONDS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONGEST_FIRST)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Give a test more time on a busy machine."""
+    item.add_marker(pytest.mark.timeout(patience.patient(_TEST_SECONDS)))

@@ -18,7 +18,12 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.patience import Allowance, patient
+
 READY_SECONDS = 60.0
+END_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
+_reserved: list[socket.socket] = []
 PREFIX = "distributed_llm_"
 
 
@@ -31,24 +36,36 @@ class Running:
     log: Path
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, give the exit code."""
+        """Send a signal, wait for the end, return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(patient(END_SECONDS))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Ask again and again until the answer is true, and give it."""
-    deadline = time.monotonic() + seconds
+    """Ask again and again until the answer is true, and return it.
+
+    Raises:
+        AssertionError: That took longer than it may on an idle machine, this one's load allowed
+            for.
+    """
+    allowance = Allowance(seconds)
     while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
+        assert not allowance.is_spent(), f"not within {seconds} s"
+        time.sleep(_LOOK_SECONDS)
     return answer
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """Return a port that nobody listens on, and that nobody else is given while the tests run.
+
+    A socket stays bound to it. One that listens may share the port, as both set SO_REUSEADDR
+    (Linux), and so do the listeners of trio, nng and Go.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _reserved.append(reserved)
+    port: int = reserved.getsockname()[1]
     return port
 
 
@@ -56,7 +73,11 @@ def free_port() -> int:
 def start(
     command: list[str], directory: Path, *, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Running]:
-    """Run `python -m …` until the block ends; entered when it is ready."""
+    """Run `python -m …` until the block ends; entered when it is ready.
+
+    At the end it is killed: a test that is about a process's end uses `Running.end`, and a node
+    that is told to stop would wait two seconds for an exporter that is not there.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     notify = directory / f"notify-{time.monotonic_ns()}.sock"
     log = directory / f"{command[0]}.log"
@@ -69,31 +90,27 @@ def start(
             stderr=stderr,
             text=True,
         )
-        try:
-            yield Running(process, _wait_ready(process, receiver, log), log)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(timeout=30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            if process.stdout:
-                process.stdout.close()
+        with process:
+            try:
+                yield Running(process, _wait_ready(process, receiver, log), log)
+            finally:
+                process.kill()
 
 
 def _wait_ready(process: "subprocess.Popen[str]", receiver: socket.socket, log: Path) -> str:
-    """Wait until a process says that it is ready, and give the URL that it says with it."""
-    deadline = time.monotonic() + READY_SECONDS
+    """Wait until a process says that it is ready, and return the URL that it says with it."""
     message = ""
-    while "READY=1" not in message:
+    while "READY=1" not in message:  # it may say first that it is alive
+        wait_for(lambda: _has_message(receiver) or process.poll() is not None, READY_SECONDS)
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        if select.select([receiver], [], [], 0.2)[0]:
-            message = receiver.recv(4096).decode()
+        message = receiver.recv(4096).decode()
     found = re.search(r"X_URL=(\S+)", message)
     return found[1] if found else ""
+
+
+def _has_message(receiver: socket.socket) -> bool:
+    return bool(select.select([receiver], [], [], 0)[0])
+
 
 
 class Pair:
@@ -139,9 +156,9 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 
 
 def stream(url: str, **body: Any) -> Iterator[dict[str, Any]]:
-    """Give the chunks of a streamed completion as they come."""
+    """Yield the chunks of a streamed completion as they come."""
     asked = {"prompt": "Once upon a time", "stream": True} | body
-    with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as response:
+    with httpx.stream("POST", f"{url}/v1/completions", json=asked) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if line.startswith("data: ") and line != "data: [DONE]":
