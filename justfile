@@ -5,6 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 venv := justfile_directory() / ".venv"
 python := venv / "bin/python"
 generated := justfile_directory() / "node/api/grpc/generated"
+# A module's tests share its processes, so they stay in one worker.
+workers := "-n 2 --dist loadfile --no-loadscope-reorder"
 export PATH := venv / "bin" + ":" + env("PATH")
 
 [private]
@@ -31,11 +33,18 @@ node *flags: (_install "runtime")
 exporter *flags: (_install "runtime")
     @exec distributed-llm-exporter {{ flags }}
 
-# Run the tests; arguments go to pytest
-test *arguments: (_install "dev")
-    @exec python -m pytest {{ arguments }}
+# Run the quick tests, a few minutes; arguments for pytest choose others (`just test tests/node -x`)
+test *arguments="-m 'not slow'": (_install "dev")
+    @exec python -m pytest {{ workers }} {{ arguments }}
 
-# What CI runs: formatting, lint, types, tests
+# Run the other tests: those that take long or need Prometheus, Chromium, systemd ...
+test-slow: (_install "dev")
+    @exec python -m pytest {{ workers }} -m slow
+
+# Run every test
+test-all: test test-slow
+
+# Check formatting, lint and types, and run the quick tests
 check: (_install "dev") && test
     ruff format --check .
     ruff check .
@@ -164,7 +173,7 @@ clean:
 
 [private]
 _uv:
-    @command -v uv >/dev/null || { echo "uv is missing: python3 -m pip install uv" >&2; exit 1; }
+    @command -v uv >/dev/null || { echo "uv is missing: python3 -m venv .venv && .venv/bin/pip install uv" >&2; exit 1; }
 
 # Install when the pinned requirements are newer than what was installed from them.
 [private]

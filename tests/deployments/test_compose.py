@@ -162,6 +162,7 @@ def test_our_containers_are_as_hardened_as_the_pod() -> None:
             assert "user" not in told  # the image's
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_every_exporter(tmp_path: Path) -> None:
     """Its configuration names all three, and promtool has nothing against it."""
     written = compose()["configs"]["prometheus"]["content"]

@@ -174,6 +174,7 @@ def exporters_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
+@pytest.mark.slow
 def test_exporter_runs_with_only_its_own_set(exporters_environment: Path, pair: Pair) -> None:
     """Without engine and web framework installed it counts what a node does and shows it."""
     listed = subprocess.run(
@@ -227,6 +228,7 @@ def ask(url: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_healthcheck_tells_200_from_the_rest() -> None:
     """200 is healthy; another status, nobody there and another host are one line and exit 1."""
     with answering(200) as url:

@@ -28,6 +28,8 @@ COMMANDS = {
     ],
 }
 
+pytestmark = pytest.mark.slow
+
 
 class Manager:
     """What systemd does with a service of `Type=notify`: it listens."""

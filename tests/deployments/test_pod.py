@@ -20,7 +20,7 @@ STREAM_SECONDS = 15.0
 SAMPLE_TOKENS = 40
 MESH_SECRET = "a secret of the mesh in this test"
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture

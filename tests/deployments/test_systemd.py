@@ -33,6 +33,8 @@ needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here (Debian: systemd)"
 )
 
+pytestmark = pytest.mark.slow
+
 
 def unit(name: str) -> dict[str, list[str]]:
     """Read a unit's settings, its drop-in's before its own."""

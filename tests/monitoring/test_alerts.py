@@ -89,6 +89,7 @@ def test_every_alert_is_tried_both_ways() -> None:
     assert quiet == {alert["alert"] for alert in alerts()}
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_rules_are_sound() -> None:
     """`promtool check rules` has nothing to say."""
@@ -97,6 +98,7 @@ def test_rules_are_sound() -> None:
     assert done.count("SUCCESS") == len(RULES)
 
 
+@pytest.mark.slow
 @needs_promtool
 @pytest.mark.parametrize("file", RULE_TESTS, ids=lambda file: file.stem)
 def test_alerts_fire_when_they_should(file: Path) -> None:

@@ -17,10 +17,13 @@ from tests.monitoring.sources import RULES
 from tests.processes import Pair, Running, free_port, stream, wait_for
 from tests.prometheus import configured_prometheus, query
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("prometheus"),
-    reason="needs prometheus on PATH (Debian: apt-get install prometheus)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not shutil.which("prometheus"),
+        reason="needs prometheus on PATH (Debian: apt-get install prometheus)",
+    ),
+]
 
 
 def hasty_rules(directory: Path) -> list[str]:

@@ -110,6 +110,7 @@ def test_parts_fit_together() -> None:
     assert "--storage.tsdb.retention.size=" in arguments
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_configuration_is_sound_as_it_is_mounted(tmp_path: Path) -> None:
     """What the ConfigMap puts where the pod mounts it is a configuration with all rules."""
@@ -182,6 +183,7 @@ def pod(name: str, ip: str, port: int | None, **more: str) -> list[dict[str, Any
     ]
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_addresses_are_found_by_annotation(tmp_path: Path) -> None:
     """A real Prometheus makes of each pod one target, by IPv4 and IPv6, whatever ports it has."""

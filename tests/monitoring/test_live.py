@@ -16,10 +16,13 @@ from tests.monitoring.sources import dashboard, rules, runbook_pages, runbook_qu
 from tests.processes import wait_for
 from tests.prometheus import query
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("prometheus"),
-    reason="needs prometheus on PATH (Debian: apt-get install prometheus)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not shutil.which("prometheus"),
+        reason="needs prometheus on PATH (Debian: apt-get install prometheus)",
+    ),
+]
 
 NEEDS_PEERS = "there is one node, and it has no peers"
 EMPTY = {

@@ -57,6 +57,8 @@ needs_prometheus = pytest.mark.skipif(
     "engine, which would be used in their place",
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Machine:
     """A machine of its own: free ports and directories for an agent, Prometheus and Grafana."""

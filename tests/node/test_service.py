@@ -21,6 +21,8 @@ while True:
     time.sleep(int(os.environ["WATCHDOG_USEC"]) / 2e6)
 """
 
+pytestmark = pytest.mark.slow
+
 
 @trio_test
 async def test_process_that_hangs_is_replaced(

@@ -21,8 +21,8 @@ def slow_model() -> Path:
     return random_model()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One node with the demo model for the tests that do not harm it."""
+    """One node with the demo model for all tests that do not harm it."""
     with Pair(tmp_path_factory.mktemp("node")).node() as node:
         yield node

@@ -23,6 +23,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         yield started
 
 
+@pytest.mark.slow
 def test_printed_curl_streams_a_story(running: Agent) -> None:
     """What the agent prints to try is a command that works as it stands."""
     command = running.welcome[running.welcome.index("curl") :].strip()
@@ -60,6 +61,7 @@ def _ok(url: str) -> httpx.Response | None:
     return response if response.status_code == 200 else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["node", "exporter"])
 def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
     """A process killed with -9 is started again and the node is served and counted as before."""
@@ -85,6 +87,7 @@ def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_sigterm_stops_both_cleanly(tmp_path: Path) -> None:
     """SIGTERM ends the agent with code 0 and leaves neither process behind."""
     with agent(tmp_path) as started:

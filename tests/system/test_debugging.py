@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import pytest
 
 from exporter.journal.changes import BATCH, pack_change
 from exporter.journal.records import pack_log_header, pack_record
@@ -101,6 +102,7 @@ def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:
         node.close()
 
 
+@pytest.mark.slow
 def test_tail_of_a_real_node_filters(pair: Pair) -> None:
     """`--nodes`, `--events`, `--json` and `--count` choose, shape and end what is shown."""
     with pair.exporter(), pair.node() as node:
@@ -174,6 +176,7 @@ def test_removed_socket_of_tail_is_made_anew(pair: Pair) -> None:
         node.close()
 
 
+@pytest.mark.slow
 def test_replaying_twice_gives_the_same(pair: Pair) -> None:
     """A journal gives one exposition, byte for byte, whenever and wherever it is replayed."""
     recording = record(pair)
@@ -207,6 +210,7 @@ def test_replay_keeps_to_its_speed(pair: Pair) -> None:
     assert 0.5 <= float(seconds) < 3.0
 
 
+@pytest.mark.slow
 def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
     """What is live is not mixed with what was."""
     recording = record(pair)
@@ -228,6 +232,7 @@ def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
         node.close()
 
 
+@pytest.mark.slow
 def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
     """Missing, sound, in use, damaged: one line for each, the code with them, nothing touched."""
     told = run("check", *pair.flags)
@@ -288,6 +293,7 @@ def test_help_of_a_subcommand_shows_what_it_uses(pair: Pair) -> None:
     assert "no exporter listens" in told.stderr
 
 
+@pytest.mark.slow
 def test_examples_of_the_page_work(pair: Pair, tmp_path: Path) -> None:
     """Each command of docs/debugging.md does what the page says, beside a real pair."""
     page = (REPOSITORY / "docs/debugging.md").read_text()

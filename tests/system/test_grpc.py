@@ -120,6 +120,7 @@ def test_models_resources_and_peers_are_told(client: Client) -> None:
     assert not client.inference.GetPeers(pb.GetPeersRequest()).peers
 
 
+@pytest.mark.slow
 def test_model_is_unloaded_and_loaded_while_serving(pair: Pair) -> None:
     """An unloaded model frees its memory and answers no request until it is loaded again."""
     with pair.node() as node, connect(node.url) as client:
@@ -235,6 +236,7 @@ def test_fuzzed_calls_end_in_a_refusal(shared_node: Running) -> None:
     assert "Traceback" not in shared_node.log.read_text()
 
 
+@pytest.mark.slow
 def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> None:
     """RESOURCE_EXHAUSTED with `retry-after` for the one that has no place."""
     with pair.node(f"--model={slow_model}", "--queue=1") as node, connect(node.url) as client:
@@ -290,6 +292,7 @@ def test_cancelled_calls_free_the_engine(pair: Pair, slow_model: Path) -> None:
         assert (value(samples, "inference_tokens_generated_total") or 0) < 500
 
 
+@pytest.mark.slow
 def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
     """A call past its deadline is told so, counted so, and the engine is free for the next."""
     with (
@@ -322,6 +325,7 @@ def _counted(exporter: Running, calls: int) -> Samples | None:
     return samples if value(samples, "rpc_requests_total") == calls else None
 
 
+@pytest.mark.slow
 def test_clients_that_leave_early_leave_nothing(pair: Pair, slow_model: Path) -> None:
     """Of 60 calls at once half leave at any moment: each end is counted, no task is left over."""
     random = Random(3)
@@ -393,6 +397,7 @@ def test_health_of_each_service(client: Client) -> None:
     watch.cancel()
 
 
+@pytest.mark.slow
 def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
     """SERVING, NOT_SERVING from the signal on, and an end when the node stops; exit code 0."""
     with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
@@ -412,6 +417,7 @@ def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
         assert "Traceback" not in node.log.read_text()
 
 
+@pytest.mark.slow
 def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> None:
     """A stream longer than the grace ends with UNAVAILABLE, never as if it were whole."""
     with (
@@ -427,6 +433,7 @@ def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> No
         assert node.process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) -> None:
     """NOT_SERVING while the engine is down, by the same rule as `/health`."""
     with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
@@ -453,6 +460,7 @@ def test_reflection_lists_what_is_served(client: Client) -> None:
     assert SERVICE in {service.name for service in answer.list_services_response.service}
 
 
+@pytest.mark.slow
 def test_key_is_asked_for_in_every_protocol(pair: Pair, tmp_path: Path) -> None:
     """Without a key UNAUTHENTICATED, with one all as usual; health asks for none."""
     keys = tmp_path / "keys"
@@ -505,6 +513,7 @@ def test_request_id_goes_in_and_out(client: Client, given: str, *, kept: bool) -
 # What is counted.
 
 
+@pytest.mark.slow
 def test_calls_are_counted_as_calls_alone(pair: Pair) -> None:
     """One `rpc_requests_total` for each call, none of `http_requests_total`, its id as exemplar."""
     with pair.exporter() as exporter, pair.node() as node, connect(node.url) as client:

@@ -51,6 +51,7 @@ def client(shared_node: Running) -> Iterator[Client]:
         yield connected
 
 
+@pytest.mark.slow
 def test_fifty_prompts_have_one_answer_each(client: Client, shared_node: Running) -> None:
     """Greedy text is the same whole and streamed, by either protocol, and from the bare engine."""
     vocabulary = read_header(MODEL_PATH).vocabulary

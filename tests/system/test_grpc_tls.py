@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import grpc
+import pytest
 import trustme
 
 from tests.grpc_client import Client, ask
 from tests.processes import Pair
+
+pytestmark = pytest.mark.slow
 
 
 def test_grpc_over_tls(pair: Pair, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ CURL = shutil.which("curl")
 VERSIONS = {"--http1.0": "1.0", "--http1.1": "1.1", "--http2-prior-knowledge": "2"}
 FIGURES = "%{http_code} %{http_version} %{num_connects}"
 
-pytestmark = pytest.mark.skipif(CURL is None, reason="curl is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CURL is None, reason="curl is not installed")]
 
 
 def has_http2() -> bool:

@@ -198,6 +198,7 @@ def test_hub_that_is_none_is_one_line(hub: Hub) -> None:
     assert "no hub" in refused()
 
 
+@pytest.mark.slow
 def test_connection_that_does_not_come_back_is_one_line(hub: Hub, tmp_path: Path) -> None:
     """After some breaks in a row that brought nothing it is given up; what is here is kept."""
     hub.cuts = [MIB, *[0] * 20]
@@ -295,6 +296,7 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
     hub.hold.set()
 
 
+@pytest.mark.slow
 def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
     """A node fetches its model, says how far that is, serves it, and next time needs no hub."""
     hub.content = MODEL_PATH.read_bytes()
@@ -313,6 +315,7 @@ def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
             assert complete(node.url, "tales").status_code == 200
 
 
+@pytest.mark.slow
 def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> None:
     """What was not had is told with its remedy, exit code 1, and without a traceback."""
     hub.refusal = (404, "EntryNotFound")
@@ -335,6 +338,7 @@ def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> Non
     assert "hf:owner/repo/file.gguf" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> None:
     """While a download hangs the API says that the model loads; SIGTERM ends both with code 0."""
     hub.hold = threading.Event()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 import trio
 
 from tests.processes import Pair, Running, Samples, scrape, value, wait_for
@@ -20,6 +21,8 @@ TASKS_TO_SPARE = 4
 """A health check may be under way at either look."""
 MEMORY_TO_SPARE = 24 * 2**20
 """Two waves warm the allocators up before the first look; a leak of the load is many times this."""
+
+pytestmark = pytest.mark.slow
 
 
 def test_crowd_is_accounted_for_and_leaves_nothing(pair: Pair, slow_model: Path) -> None:

@@ -52,6 +52,7 @@ def states(node: Running) -> dict[str, str]:
     return {peer["node_id"]: peer["state"] for peer in view(node)["peers"]}
 
 
+@pytest.mark.slow
 def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
     """A mesh of three sees a kill, a restart under the old name, and a goodbye."""
     first = cluster.start("a", mesh_port=cluster.seed)
@@ -86,6 +87,7 @@ def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
         assert said in log
 
 
+@pytest.mark.slow
 def test_peers_are_listed_over_grpc(cluster: Cluster) -> None:
     """GetPeers says of each peer where it is, how it is, and what it has."""
     first = cluster.start("a", mesh_port=cluster.seed)
@@ -100,6 +102,7 @@ def test_peers_are_listed_over_grpc(cluster: Cluster) -> None:
         assert gone.state != peer.state
 
 
+@pytest.mark.slow
 def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
     """`plan --explain` takes a running node's view: who gets the model and who does not."""
     first = cluster.start("a", mesh_port=cluster.seed)
@@ -138,6 +141,7 @@ def test_plan_without_its_needs_is_one_line(arguments: list[str], code: int, say
     assert says in done.stderr
 
 
+@pytest.mark.slow
 def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
     """A node with another secret is no peer, and what it says is counted."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"

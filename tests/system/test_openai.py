@@ -413,6 +413,7 @@ def test_async_client_and_many_at_once(shared_node: Running) -> None:
     assert anyio.run(run) == expected
 
 
+@pytest.mark.slow
 def test_cancelling_a_stream_frees_the_engine(pair: Pair, slow_model: Path) -> None:
     """A client that closes its stream in the middle is counted, and the next is served at once."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
@@ -430,6 +431,7 @@ def test_cancelling_a_stream_frees_the_engine(pair: Pair, slow_model: Path) -> N
         assert (value(samples, "inference_tokens_generated_total") or 0) < 200
 
 
+@pytest.mark.slow
 def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> None:
     """Where one may wait, of two that come while one is served one is told when to try again."""
     with (
@@ -452,6 +454,7 @@ def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> N
         assert len(served) == 1
 
 
+@pytest.mark.slow
 def test_clients_take_turns(pair: Pair, slow_model: Path) -> None:
     """A client at another address does not wait behind all that the first one sent."""
     with pair.node(f"--model={slow_model}") as node, ThreadPoolExecutor(8) as pool:

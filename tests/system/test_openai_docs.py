@@ -15,6 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{n}" for n in range(len(BLOCKS))])
 def test_example_runs(shared_node: Running, language: str, code: str) -> None:
     """Each example, with this node's address in it, ends well and prints an answer."""

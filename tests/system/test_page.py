@@ -15,7 +15,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from node.api.pages import page as pages
 from tests.processes import Pair, Running, scrape, value, wait_for
 
 CHROMIUM: Final = shutil.which("chromium")
@@ -25,7 +24,10 @@ NARROW: Final = {"width": 320, "height": 640}
 FIRST_TOKEN: Final = re.compile(r"^[\d.]+ (ms|s)$")
 SPEED: Final = re.compile(r"^(≈ )?[\d.]+ tokens/s$")
 UNKNOWN: Final = "\N{EN DASH}"
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: chromium)"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,6 @@ def assert_accessible(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
 
-@needs_chromium
 def test_conversation_by_keyboard_alone(visited: Visit, shared_node: Running) -> None:
     """From the first key to the second answer no pointer is needed; what is shown is the API's."""
     page = visited.page
@@ -145,7 +146,6 @@ def test_conversation_by_keyboard_alone(visited: Visit, shared_node: Running) ->
     assert "Dudley the dragon" in page.locator(".answer .text").last.inner_text()
 
 
-@needs_chromium
 def test_text_grows_and_stop_frees_the_engine(
     browser: Browser, pair: Pair, slow_model: Path
 ) -> None:
@@ -187,7 +187,6 @@ def test_text_grows_and_stop_frees_the_engine(
         assert visited.reading("end") == "at the token limit"
 
 
-@needs_chromium
 def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
     """An error is words beside the input; the text is there again, the conversation as before."""
     page = visited.page
@@ -205,7 +204,6 @@ def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
     assert visited.message() == ""
 
 
-@needs_chromium
 def test_window_follows_the_end_unless_scrolled_away(visited: Visit) -> None:
     """What grows below the window moves it along at the end, and never who reads further up."""
     page = visited.page
@@ -229,7 +227,6 @@ def test_window_follows_the_end_unless_scrolled_away(visited: Visit) -> None:
     assert page.evaluate(below)[0] == 0
 
 
-@needs_chromium
 def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
     """A setting out of its range is shown, not hidden in what is folded, and nothing is sent."""
     page = visited.page
@@ -241,7 +238,6 @@ def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
     assert not any("completions" in url for url in visited.requested)
 
 
-@needs_chromium
 def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_path: Path) -> None:
     """The page is open, the API is not; a wrong key is said so; the right one is stored nowhere."""
     keys = tmp_path / "keys"
@@ -267,7 +263,6 @@ def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_
         assert page.input_value("#key") == ""
 
 
-@needs_chromium
 def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_model: Path) -> None:
     """Of three who ask a node that answers one and queues one, one is told to come again."""
     with (
@@ -286,7 +281,6 @@ def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_mo
         assert re.search(r"^The node is busy: .*\. Try again in \d+ s\.$", told[0].message())
 
 
-@needs_chromium
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -315,7 +309,6 @@ def test_broken_stream_is_told_and_what_came_is_kept(
         visited.complaints.clear()
 
 
-@needs_chromium
 def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
     """Tokens that were there when the clock of the speed began do not make it faster."""
     readings = visited.page.evaluate(
@@ -336,7 +329,6 @@ def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
     assert [one["end"] for one in readings] == [UNKNOWN, UNKNOWN, "by itself"]
 
 
-@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_all_can_use_it(
@@ -354,25 +346,3 @@ def test_all_can_use_it(
         visited.send("word " * 700)
         expect(page.locator("#message")).not_to_be_empty()
         assert_accessible(page)
-
-
-def test_page_is_static_and_strict(shared_node: Running) -> None:
-    """Each part has its type and the headers that keep foreign code out; nothing is inline."""
-    for path in pages.PAGE_PATHS:
-        answer = httpx.get(shared_node.url + path)
-        assert answer.status_code == 200
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
-        assert "unsafe" not in answer.headers["Content-Security-Policy"]
-        known = {"If-None-Match": answer.headers["ETag"]}
-        assert httpx.get(shared_node.url + path, headers=known).status_code == 304
-    html = httpx.get(shared_node.url).text
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|https?:", html)
-    assert httpx.get(f"{shared_node.url}/pages/page.py").status_code == 404
-
-
-def test_every_part_of_the_page_is_served() -> None:
-    """A file that is there and not served, or the other way round, is a mistake."""
-    files = {file.name for file in Path(pages.__file__).parent.iterdir() if file.is_file()}
-    served = {path.removeprefix("/pages/") for path in pages.PAGE_PATHS} - {"/"} | {"index.html"}
-    assert files - {"__init__.py", "page.py"} == served

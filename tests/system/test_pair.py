@@ -65,6 +65,7 @@ def test_contract_metrics_are_in_a_scrape_of_the_running_system(pair: Pair) -> N
             assert any((spelling, frozenset(labels)) in shown for spelling in spellings), name
 
 
+@pytest.mark.slow
 def test_any_order_of_start_counts_everything(pair: Pair) -> None:
     """A request made before any exporter ran is counted when one comes."""
     with pair.node() as node:
@@ -98,6 +99,7 @@ def test_exporter_outlives_its_node(pair: Pair) -> None:
         assert httpx.get(f"{exporter.url}/livez").status_code == 200
 
 
+@pytest.mark.slow
 def test_node_restart_goes_on_counting(pair: Pair) -> None:
     """Counters of a node go on over its restart."""
     with pair.exporter() as exporter:
@@ -123,6 +125,7 @@ def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: P
         assert value(samples, "inference_tokens_generated_total") == 200
 
 
+@pytest.mark.slow
 def test_engine_that_does_not_come_back_is_an_error(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_engine_that_does_not_come_back_is_an_error(
         wait_for(lambda: _post(node, {"prompt": "x", "max_tokens": 1}).status_code == 200)
 
 
+@pytest.mark.slow
 def test_request_has_its_time(pair: Pair, slow_model: Path) -> None:
     """Past its time a whole answer is a 504, a stream ends in an error event, and both count."""
     with (
@@ -164,6 +168,7 @@ def _timed_out(exporter: Running) -> Any:
     return samples if done and value(samples, "inference_requests_in_flight") == 0 else None
 
 
+@pytest.mark.slow
 def test_model_that_ends_the_node_is_counted(pair: Pair, tmp_path: Path) -> None:
     """A node that cannot serve its model says so before it ends, and not goodbye."""
     damaged = tmp_path / "damaged.gguf"
@@ -188,6 +193,7 @@ def _lost(exporter: Running) -> Any:
     return samples if value(samples, "node_ends_total", reason="lost") == 1 else None
 
 
+@pytest.mark.slow
 def test_models_are_loaded_when_asked_for_and_let_go_when_idle(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +223,7 @@ def _unloaded(exporter: Running, model: str) -> bool:
     return gone and (value(samples, "model_unloads_total", model_id=model, reason="idle") or 0) > 0
 
 
+@pytest.mark.slow
 def test_levels_are_back_with_the_engine(pair: Pair) -> None:
     """What a crash took from the scrape is there as soon as the model is: its slots and queue."""
     with pair.exporter() as exporter, pair.node() as node:
@@ -228,6 +235,7 @@ def test_levels_are_back_with_the_engine(pair: Pair) -> None:
         assert _levels(exporter, "demo") >= before - {"engine_silent_seconds"}  # told each second
 
 
+@pytest.mark.slow
 def test_model_that_could_not_be_loaded_has_no_levels(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +294,7 @@ def test_engine_ends_with_its_node(pair: Pair) -> None:
         engine.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
     """An engine that stops in the middle is killed by the watchdog, and its stream goes on."""
     with (
@@ -302,6 +311,7 @@ def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
         assert value(scrape(exporter.url), "engine_restarts_total", reason="stalled") == 1
 
 
+@pytest.mark.slow
 def test_wedged_engine_is_unhealthy_until_it_is_replaced(pair: Pair, slow_model: Path) -> None:
     """Green but dead it is not: work without progress is a 503 that names the model."""
     with (
@@ -332,6 +342,7 @@ def _stalled(exporter: Running) -> Any:
     return report if response.status_code == 503 and failed else None
 
 
+@pytest.mark.slow
 def test_long_prompt_is_no_stall(pair: Pair, slow_model: Path) -> None:
     """A prompt that takes longer than the limit makes progress chunk by chunk."""
     limit_seconds = 2.0
@@ -397,6 +408,7 @@ def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> N
         assert value(samples, "model_unloads_total") == 1
 
 
+@pytest.mark.slow
 def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_model: Path) -> None:
     """A stream longer than the grace ends with an error event, never silently; exit code 0."""
     with pair.exporter(), pair.node(f"--model={slow_model}", "--drain-seconds=0.5") as node:
@@ -407,6 +419,7 @@ def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_mo
         assert node.process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_full_queue_answers_429(pair: Pair, slow_model: Path) -> None:
     """Of two requests for one place in the queue, one waits and one is told to come again."""
     with (

@@ -29,6 +29,8 @@ needs_prometheus = pytest.mark.skipif(
     reason="needs prometheus and promtool on PATH (Debian: apt-get install prometheus)",
 )
 
+pytestmark = pytest.mark.slow
+
 
 @needs_prometheus
 def test_prometheus_scrapes_what_the_node_did(pair: Pair, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
     assert cluster.requests("a") == 0
 
 
+@pytest.mark.slow
 def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:
     """A prompt that is too long there is a 400 here, a stream's status not yet sent."""
     first = cluster.start("a", f"other={MODEL_PATH}")
@@ -136,6 +137,7 @@ def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:
     assert complete(first, model="nobody").status_code == 404
 
 
+@pytest.mark.slow
 def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> None:
     """While the engine here is busy others are answered by a peer that has nothing to do."""
     first = cluster.start("a", f"story={slow_model}")
@@ -175,6 +177,7 @@ def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) 
         second.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_stream_that_nobody_can_go_on_with_ends_in_an_error(
     cluster: Cluster, slow_model: Path
 ) -> None:
@@ -201,6 +204,7 @@ def other_model(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.mark.slow
 def test_answer_is_not_gone_on_with_by_other_weights(
     cluster: Cluster, slow_model: Path, other_model: Path
 ) -> None:
@@ -230,6 +234,7 @@ def test_answer_is_not_gone_on_with_by_other_weights(
     assert complete(first, max_tokens=20).json()["choices"][0]["text"] == left
 
 
+@pytest.mark.slow
 def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model: Path) -> None:
     """Leaving here stops the engine there at its next token, and is counted there."""
     first = cluster.start("a", f"other={MODEL_PATH}")
@@ -244,6 +249,7 @@ def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model:
     assert complete(first, max_tokens=1).status_code == 200
 
 
+@pytest.mark.slow
 def test_keys_hold_for_the_whole_mesh(cluster: Cluster, tmp_path: Path) -> None:
     """With a key a caller is answered by a peer too; without one nobody, by no route."""
     keys, secret = tmp_path / "keys", tmp_path / "secret"

@@ -16,6 +16,7 @@ def test_off_by_default(shared_node: Running) -> None:
         assert not any(name.startswith("access-control") for name in shown.headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http2", [False, True])
 def test_named_origin_may(pair: Pair, *, http2: bool) -> None:
     """The named origin is let in, another one is not, over either version."""

@@ -103,6 +103,7 @@ def complete(node: Running) -> None:
     httpx.post(f"{node.url}/v1/completions", json=asked, timeout=60).raise_for_status()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", [stop_reading_http1, stop_reading_http2, give_no_window])
 def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> None:
     """Its stream ends with a reason, is counted, and gives back slot, task and file descriptor."""
@@ -132,6 +133,7 @@ def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> 
         assert "Traceback" not in node.log.read_text()
 
 
+@pytest.mark.slow
 def test_others_are_served_meanwhile(pair: Pair) -> None:
     """Readers that stopped hold nobody up who reads."""
     with pair.node("--reader-seconds=30") as node, contextlib.ExitStack() as readers:
@@ -141,6 +143,7 @@ def test_others_are_served_meanwhile(pair: Pair) -> None:
             complete(node)
 
 
+@pytest.mark.slow
 def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
     """A client that reads nothing cannot hold the node's end up."""
     flags = (f"--model={slow_model}", "--reader-seconds=600", "--drain-seconds=0.5")
@@ -151,6 +154,7 @@ def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
         assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_idle_connections_make_room(pair: Pair) -> None:
     """Beyond the limit the connection that has been idle for the longest is closed, not the new."""
     with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:
@@ -160,6 +164,7 @@ def test_idle_connections_make_room(pair: Pair) -> None:
         assert node.log.read_text().count("as many as are allowed") == 1
 
 
+@pytest.mark.slow
 def test_busy_connections_keep_their_places_and_probes_get_in(pair: Pair) -> None:
     """Where every connection has a request in work, others are told so, and probes are answered."""
     head = (
@@ -182,6 +187,7 @@ def test_busy_connections_keep_their_places_and_probes_get_in(pair: Pair) -> Non
         assert b"data: [DONE]" in b"".join(iter(lambda: busy[0].recv(65536), b""))
 
 
+@pytest.mark.slow
 def test_descriptors_that_run_out_end_nothing(pair: Pair) -> None:
     """Connections beyond the limit of open files end no node and do not fill its log."""
     with pair.node() as node, contextlib.ExitStack() as stack:

@@ -79,12 +79,14 @@ def follow(running: Running, url: str, secret: Secret, still: str) -> None:
     assert not any(token in told for token in ("first-token", "second-token", "third-token"))
 
 
+@pytest.mark.slow
 def test_keys_are_followed(pair: Pair, secret: Secret) -> None:
     """A new key counts within a second or so; a file without one leaves the old ones."""
     with pair.node(f"--api-key-file={secret.path}") as node:
         follow(node, f"{node.url}/v1/models", secret, "the keys read before still count")
 
 
+@pytest.mark.slow
 def test_tokens_are_followed(pair: Pair, secret: Secret) -> None:
     """The exporter's tokens are followed in the same way."""
     with pair.exporter(f"--metrics-token-file={secret.path}") as exporter:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import pytest
 
 from tests.processes import Pair, Running, wait_for
 
@@ -83,6 +84,7 @@ def leave(node: Running) -> None:
         next(response.iter_raw())
 
 
+@pytest.mark.slow
 def test_nothing_is_told(pair: Pair, tmp_path: Path) -> None:
     """Success, refusal, broken protocol, crash and leaving: nowhere a word of it, at debug too."""
     keys, tokens = tmp_path / "keys", tmp_path / "tokens"

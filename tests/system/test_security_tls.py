@@ -84,6 +84,7 @@ def test_node_speaks_tls_and_its_exporter_knows(pair: Pair, files: Files) -> Non
         assert "Traceback" not in node.log.read_text()
 
 
+@pytest.mark.slow
 def test_renewed_certificate_is_shown(pair: Pair, files: Files) -> None:
     """A renewal needs no restart; one that cannot be used leaves the former in use."""
     with pair.node(*files.flags) as node:
@@ -99,6 +100,7 @@ def test_renewed_certificate_is_shown(pair: Pair, files: Files) -> None:
         wait_for(lambda: shown_certificate(node.url) != second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http2", [False, True])
 def test_client_certificate_is_asked_for_but_by_probes(
     pair: Pair, files: Files, *, http2: bool

@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.processes import PREFIX, Pair, Running, Samples, scrape, stream, value, wait_for
 
 TOKENS = 12
+
+pytestmark = pytest.mark.slow
 
 
 def test_totals_add_up_over_every_kind_of_end(pair: Pair, slow_model: Path, tmp_path: Path) -> None:
