@@ -22,7 +22,20 @@ def slow_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The place of the processes that serve all tests that do not harm them."""
+    return Pair(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_exporter(shared_pair: Pair) -> Iterator[Running]:
+    """One exporter for all tests that do not harm it."""
+    with shared_pair.exporter() as exporter:
+        yield exporter
+
+
+@pytest.fixture(scope="session")
+def shared_node(shared_pair: Pair) -> Iterator[Running]:
     """One node with the demo model for all tests that do not harm it."""
-    with Pair(tmp_path_factory.mktemp("node")).node() as node:
+    with shared_pair.node() as node:
         yield node

@@ -2,8 +2,6 @@
 
 import contextlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import httpx
 import pytest
 
 from node.demo import MODEL_PATH
-from tests import grpc_client
+from tests import commands, grpc_client
 from tests.processes import Pair, Running, free_port, wait_for
 
 SECRET = "the secret of the mesh that a test made"
@@ -108,13 +106,10 @@ def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
     first = cluster.start("a", mesh_port=cluster.seed)
     cluster.start("b")
     wait_for(lambda: states(first) == {"b": "alive"})
-    command = [sys.executable, "-m", "node", "plan", "--explain", "--replicas=1"]
-    done = subprocess.run(
-        [*command, f"--api-url={first.url}", str(MODEL_PATH)],
-        capture_output=True,
-        text=True,
-        check=True,
+    done = commands.run(
+        "node", "plan", "--explain", "--replicas=1", f"--api-url={first.url}", str(MODEL_PATH)
     )
+    assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "demo: 6 layers, 2 MiB of weights"
     assert "all layers, predicted 132 MiB of" in lines[1]
@@ -134,8 +129,7 @@ def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
 )
 def test_plan_without_its_needs_is_one_line(arguments: list[str], code: int, says: str) -> None:
     """What cannot be planned is said in one line, never with a traceback."""
-    command = [sys.executable, "-m", "node", "plan", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    done = commands.run("node", "plan", *arguments)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert says in done.stderr
@@ -168,8 +162,7 @@ def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
 )
 def test_open_mesh_is_refused_in_one_line(pair: Pair, flags: list[str], says: str) -> None:
     """A mesh that everybody could speak in does not start."""
-    command = [sys.executable, "-m", "node", *pair.flags, "--api-port=0", "--mesh-port=0", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    done = commands.run("node", *pair.flags, "--api-port=0", "--mesh-port=0", *flags)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert says in done.stderr

@@ -20,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.demo import MODEL_PATH
+from tests import commands
 from tests.grpc_client import connect, pb
 from tests.processes import PREFIX, Pair, Running, scrape, stream, text_of, value, wait_for
 
@@ -51,18 +52,19 @@ def complete(node: Running, **body: Any) -> dict[str, Any]:
     return answer
 
 
-def test_contract_metrics_are_in_a_scrape_of_the_running_system(pair: Pair) -> None:
+def test_contract_metrics_are_in_a_scrape_of_the_running_system(
+    shared_exporter: Running, shared_node: Running
+) -> None:
     """Each name that the contract lists and that is due is served, with its labels."""
-    with pair.exporter() as exporter, pair.node() as node:
-        complete(node)
-        wait_for(lambda: value(scrape(exporter.url), "inference_tokens_generated_total"))
-        shown = {
-            (name.removeprefix(PREFIX), frozenset(dict(labels)) - {"le"})
-            for name, labels in scrape(exporter.url)
-        }
-        for name, labels in DUE.items():
-            spellings = (name, f"{name}_total", f"{name}_bucket")
-            assert any((spelling, frozenset(labels)) in shown for spelling in spellings), name
+    complete(shared_node)
+    wait_for(lambda: value(scrape(shared_exporter.url), "inference_tokens_generated_total"))
+    shown = {
+        (name.removeprefix(PREFIX), frozenset(dict(labels)) - {"le"})
+        for name, labels in scrape(shared_exporter.url)
+    }
+    for name, labels in DUE.items():
+        spellings = (name, f"{name}_total", f"{name}_bucket")
+        assert any((spelling, frozenset(labels)) in shown for spelling in spellings), name
 
 
 @pytest.mark.slow
@@ -442,39 +444,37 @@ def _post(node: Running, body: dict[str, Any]) -> httpx.Response:
     return httpx.post(f"{node.url}/v1/completions", json=body, timeout=60)
 
 
-def test_openai_client_completes_chats_and_streams(pair: Pair) -> None:
+def test_openai_client_completes_chats_and_streams(shared_node: Running) -> None:
     """The official client works unchanged against the node, errors included."""
-    with pair.node() as node:
-        client = openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0)
-        assert [model.id for model in client.models.list()] == ["demo"]
-        whole = client.completions.create(
-            model="demo", prompt="Once upon a time", max_tokens=20, temperature=0
-        )
-        assert whole.usage is not None
-        assert whole.usage.completion_tokens == 20
-        pieces = client.completions.create(
-            model="demo", prompt="Once upon a time", max_tokens=20, temperature=0, stream=True
-        )
-        assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
-        turn = client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": "Hello"}], max_tokens=40
-        )
-        assert turn.choices[0].message.content
-        with pytest.raises(openai.NotFoundError):
-            client.completions.create(model="other", prompt="x")
-        with pytest.raises(openai.BadRequestError, match="context"):
-            client.completions.create(model="demo", prompt="word " * 3000, stream=True)
+    client = openai.OpenAI(base_url=f"{shared_node.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["demo"]
+    whole = client.completions.create(
+        model="demo", prompt="Once upon a time", max_tokens=20, temperature=0
+    )
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 20
+    pieces = client.completions.create(
+        model="demo", prompt="Once upon a time", max_tokens=20, temperature=0, stream=True
+    )
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+    turn = client.chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "Hello"}], max_tokens=40
+    )
+    assert turn.choices[0].message.content
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.completions.create(model="demo", prompt="word " * 3000, stream=True)
 
 
-def test_one_seed_gives_one_text(pair: Pair) -> None:
+def test_one_seed_gives_one_text(shared_node: Running) -> None:
     """Sampling with a seed repeats, streamed or not; another seed gives another text."""
-    with pair.node() as node:
-        texts = [
-            complete(node, seed=seed, max_tokens=40)["choices"][0]["text"] for seed in (1, 1, 2)
-        ]
-        streamed = text_of(list(stream(node.url, seed=1, max_tokens=40)))
-        assert texts[0] == texts[1] == streamed
-        assert texts[0] != texts[2]
+    texts = [
+        complete(shared_node, seed=seed, max_tokens=40)["choices"][0]["text"] for seed in (1, 1, 2)
+    ]
+    streamed = text_of(list(stream(shared_node.url, seed=1, max_tokens=40)))
+    assert texts[0] == texts[1] == streamed
+    assert texts[0] != texts[2]
 
 
 @pytest.mark.parametrize(
@@ -552,8 +552,7 @@ def test_connection_is_kept_for_the_next_request(shared_node: Running) -> None:
 def test_second_exporter_is_refused(pair: Pair) -> None:
     """Two exporters on one socket would share out the batches: the second is told who is first."""
     with pair.exporter() as exporter:
-        command = [sys.executable, "-m", "exporter", "--metrics-port=0", *pair.flags]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)  # noqa: PLW1510
+        done = commands.run("exporter", "--metrics-port=0", *pair.flags)
         assert done.returncode == 1
         assert str(exporter.process.pid) in done.stderr.splitlines()[-1]
 

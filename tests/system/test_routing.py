@@ -151,7 +151,14 @@ def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> Non
     wait_for(lambda: cluster.requests("b") == 3)
 
 
-@pytest.mark.parametrize("how", ["node killed", "node frozen", "node drained"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "node killed",
+        pytest.param("node frozen", marks=pytest.mark.slow),
+        pytest.param("node drained", marks=pytest.mark.slow),
+    ],
+)
 def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) -> None:
     """A peer that is lost in the middle is replaced; the text is what it would have been."""
     first = cluster.start("a", f"other={MODEL_PATH}")

@@ -1,7 +1,5 @@
 """Keys and tokens: what is closed is closed, and no secret is told."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -9,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from tests import commands
 from tests.grpc_client import connect, pb
 from tests.processes import Pair, wait_for
 
@@ -74,8 +73,7 @@ def test_unusable_secret_file_is_one_line(
         file.write_bytes(content)
     flag = "--api-key-file" if program == "node" else "--metrics-token-file"
     port = "--api-port=0" if program == "node" else "--metrics-port=0"
-    command = [sys.executable, "-m", program, port, *pair.flags, f"{flag}={file}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)  # noqa: PLW1510
+    done = commands.run(program, port, *pair.flags, f"{flag}={file}")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert flag in done.stderr

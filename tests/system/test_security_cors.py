@@ -1,5 +1,7 @@
 """CORS on a real node: off unless asked for."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
@@ -16,19 +18,23 @@ def test_off_by_default(shared_node: Running) -> None:
         assert not any(name.startswith("access-control") for name in shown.headers)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A node that pages of two origins may use."""
+    flag = f"--cors-origins={ORIGIN},http://localhost:5173"
+    with Pair(tmp_path_factory.mktemp("cors")).node(flag) as node:
+        yield node
+
+
 @pytest.mark.parametrize("http2", [False, True])
-def test_named_origin_may(pair: Pair, *, http2: bool) -> None:
+def test_named_origin_may(open_node: Running, *, http2: bool) -> None:
     """The named origin is let in, another one is not, over either version."""
-    with (
-        pair.node(f"--cors-origins={ORIGIN},http://localhost:5173") as node,
-        httpx.Client(http1=not http2, http2=http2) as client,
-    ):
-        asked = client.options(f"{node.url}/v1/chat/completions", headers=PREFLIGHT)
+    with httpx.Client(http1=not http2, http2=http2) as client:
+        asked = client.options(f"{open_node.url}/v1/chat/completions", headers=PREFLIGHT)
         assert asked.status_code == 204
         assert asked.headers["access-control-allow-origin"] == ORIGIN
-        shown = client.get(f"{node.url}/nowhere", headers={"Origin": ORIGIN})
+        shown = client.get(f"{open_node.url}/nowhere", headers={"Origin": ORIGIN})
         assert shown.status_code == 404
         assert shown.headers["access-control-allow-origin"] == ORIGIN
-        other = client.get(f"{node.url}/v1/models", headers={"Origin": "https://evil.example"})
+        other = client.get(f"{open_node.url}/v1/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers

@@ -214,6 +214,13 @@ def test_headers_are_bounded(shared_node: Running) -> None:
             assert refused.status_code == 431
 
 
+@pytest.fixture(params=["node", "exporter"])
+def running(request: pytest.FixtureRequest) -> Running:
+    """Either process."""
+    shared: Running = request.getfixturevalue(f"shared_{request.param}")
+    return shared
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -223,33 +230,28 @@ def test_headers_are_bounded(shared_node: Running) -> None:
     ],
     ids=["path", "method", "connect"],
 )
-@pytest.mark.parametrize("program", ["node", "exporter"])
 def test_request_that_breaks_the_protocol_ends_only_its_connection(
-    pair: Pair, headers: list[tuple[str, str]], program: str
+    running: Running, headers: list[tuple[str, str]]
 ) -> None:
     """What the server's library cannot take must not end the process, nor another's request."""
     raw = [(name.encode(), text.encode(errors="surrogateescape")) for name, text in headers]
     config = h2.config.H2Configuration(
         client_side=True, header_encoding=None, validate_outbound_headers=False
     )
-    starting = pair.node() if program == "node" else pair.exporter()
-    with starting as running, connect(running) as connection:
+    with connect(running) as connection:
         client = h2.connection.H2Connection(config=config)
         client.initiate_connection()
         client.send_headers(1, raw, end_stream=True)
         connection.sendall(client.data_to_send())
         while connection.recv(65536):
             pass
-        path = "/health" if program == "node" else "/livez"
-        assert httpx.get(f"{running.url}{path}").status_code == 200
+        assert httpx.get(f"{running.url}/livez").status_code == 200
         assert "Traceback" not in running.log.read_text()
 
 
-@pytest.mark.parametrize("program", ["node", "exporter"])
-def test_body_after_its_answer_ends_nothing_else(pair: Pair, program: str) -> None:
+def test_body_after_its_answer_ends_nothing_else(running: Running) -> None:
     """Over HTTP/2 a body may still be on its way when the answer is out."""
-    starting = pair.node() if program == "node" else pair.exporter()
-    with starting as running, connect(running) as connection:
+    with connect(running) as connection:
         client = open_http2(2**20)
         pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "x")]
         client.send_headers(1, [*pseudo, (":path", "/nowhere")])
@@ -263,5 +265,4 @@ def test_body_after_its_answer_ends_nothing_else(pair: Pair, program: str) -> No
         with contextlib.suppress(ConnectionError):
             while connection.recv(65536):
                 pass
-        path = "/health" if program == "node" else "/livez"
-        assert httpx.get(f"{running.url}{path}").status_code == 200
+        assert httpx.get(f"{running.url}/livez").status_code == 200

@@ -2,8 +2,6 @@
 
 import socket
 import ssl
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import httpx
 import pytest
 import trustme
 
+from tests import commands
 from tests.processes import Pair, scrape, value, wait_for
 
 
@@ -159,8 +158,7 @@ def test_unusable_files_are_one_line(
     (files.directory / "text").write_text("not a certificate")
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(files.directory / "other")
     given = [flag.format(d=files.directory) for flag in flags]
-    command = [sys.executable, "-m", "node", "--api-port=0", "--mesh-port=0", *pair.flags, *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    done = commands.run("node", "--api-port=0", "--mesh-port=0", *pair.flags, *given)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
     assert said in done.stderr.lower()
