@@ -5,6 +5,7 @@ Properties are tried on new examples at each run, much longer with
 submission has broken.
 """
 
+from collections.abc import Generator
 from typing import Final
 
 import httpx
@@ -31,7 +32,7 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
-_TEST_SECONDS: Final = 120.0
+_TEST_SECONDS: Final = 300.0
 """After which a test hangs, on an idle machine."""
 _HTTP_SECONDS: Final = 60.0
 """After which a response does not come. httpx's own 5 s are short beside other work."""
@@ -39,10 +40,8 @@ _LONGEST_FIRST: Final = ("system", "deployments", "monitoring")
 
 
 def pytest_configure() -> None:
-    """Begin to measure the machine, and give each response its time."""
+    """Begin to measure the machine."""
     patience.watch()
-    for phase in ("connect", "read", "write", "pool"):
-        setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, _HTTP_SECONDS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,7 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in _LONGEST_FIRST)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> None:
-    """Give a test more time on a busy machine."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Give a test, and each response in it, more time on a busy machine."""
     item.add_marker(pytest.mark.timeout(patience.patient(_TEST_SECONDS)))
+    for phase in ("connect", "read", "write", "pool"):
+        setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, patience.patient(_HTTP_SECONDS))
+    return (yield)
