@@ -18,14 +18,13 @@ from shared.runtime import lifeline
 from shared.runtime.processes import open_process
 from tests.processes import wait_for
 
-OWNER = """
+BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never gives the interpreter's lock away
+OWNER = f"""
 import subprocess, sys, trio
 from shared.runtime.processes import open_process
 
-BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never gives the interpreter's lock away
-
 async def own():
-    async with open_process([sys.executable, "-c", BUSY], stdin=subprocess.DEVNULL) as owned:
+    async with open_process([sys.executable, "-c", {BUSY!r}], stdin=subprocess.DEVNULL) as owned:
         print(owned.pid, flush=True)
         await trio.sleep_forever()
 
@@ -50,7 +49,7 @@ def test_killed_owner_takes_its_process_with_it(state: str) -> None:
         assert owner.stdout
         owned = int(owner.stdout.readline())
         try:
-            wait_for(lambda: "-c" in psutil.Process(owned).cmdline()[1])
+            wait_for(lambda: psutil.Process(owned).cmdline()[2:3] == [BUSY])
             if state == "stopped":
                 os.kill(owned, signal.SIGSTOP)
             assert not gone(owned)
