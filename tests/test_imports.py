@@ -59,7 +59,6 @@ ONLY_IN: Final = {
         "exporter/tools/replay.py",
     },
     "ctransformers": {"node/engine/ctransformers/library.py"},
-    "gguf": {"node/engine/gguf_file.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
         "shared/runtime/http/connection.py",

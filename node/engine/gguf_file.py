@@ -1,8 +1,8 @@
 """Reads the head of a GGUF file, which is its fields and the list of its tensors, but no weights.
 
 Format: the GGUF specification of the ggml project. The file is not trusted: each count and length
-is compared with what is left of the file before it is used. (The reader in the `gguf` package
-takes memory without end for a file of 50 bytes; here the package only names types of weights.)
+is compared with what is left of the file before it is used. (The project's own reader, the `gguf`
+package, takes memory without end for a file of 50 bytes.)
 """
 
 import array
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import Final
 
-import gguf
+from node.engine.weight_types import WEIGHT_TYPES
 
 HEAD_BYTES: Final = 256 * 2**20
 """A longer head is refused. The largest known one has 20 MB, nearly all of it vocabulary."""
@@ -141,9 +141,10 @@ class _Reader:
         self.position = 0
 
     def take(self, count: int) -> bytes:
-        if count > self._size - self.position:
-            left = self._size - self.position
-            raise DamagedFileError(f"it ends {left} bytes after a part of {count} bytes begins")
+        if not self._size:
+            raise DamagedFileError("it is empty")
+        if count > (left := self._size - self.position):
+            raise DamagedFileError(f"it claims {count} bytes where {left} are left")
         if self.position + count > HEAD_BYTES:
             raise DamagedFileError(f"its header is longer than {HEAD_BYTES // 2**20} MiB")
         taken = self._file.read(count)
@@ -221,14 +222,12 @@ def _read_tensor(reader: _Reader) -> Tensor:
         raise DamagedFileError(f"tensor {shown} has {count} dimensions")
     dimensions = tuple(reader.integer("Q") for _ in range(count))
     number, offset = reader.integer("I"), reader.integer("Q")
-    try:
-        kind = gguf.GGMLQuantizationType(number)
-    except ValueError:
+    kind = WEIGHT_TYPES.get(number)
+    if kind is None:
         return Tensor(name, f"type {number}", 0, offset, dimensions)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    if dimensions[0] % block:
+    if dimensions[0] % kind.block_weights:
         raise DamagedFileError(f"a row of tensor {shown} is not whole blocks of {kind.name}")
-    size = math.prod(dimensions) // block * block_bytes
+    size = math.prod(dimensions) // kind.block_weights * kind.block_bytes
     return Tensor(name, kind.name, size, offset, dimensions)
 
 

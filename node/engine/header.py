@@ -38,6 +38,8 @@ _PARTS_AT_MOST: Final = 2**16
 _MEMORY_BYTES: Final = 2 * 2**30
 """For the process that reads a header, the interpreter included."""
 _SECONDS: Final = 30.0
+_LAYERS_AT_MOST: Final = 4096
+"""The deepest known model has 126."""
 _WIDTH_AT_MOST: Final = 2**20
 """Numbers in one position of one layer; the widest known model has 2**15."""
 _SAMPLES: Final = 64
@@ -176,7 +178,10 @@ def _find_fault(head: Head) -> str:
         return f"tokenizer {tokenizer[:100]!r} is not of the SentencePiece kind ('llama')"
     if unknown:
         return f"quantization {', '.join(sorted(unknown)[:5])} is not supported"
-    layers, held = head.number(f"{architecture}.block_count"), _layers_held(head)
+    layers, held = (
+        head.number(f"{architecture}.block_count", 0, _LAYERS_AT_MOST),
+        _layers_held(head),
+    )
     if not layers or not held:
         return "it holds no layers"
     if layers != held:
@@ -211,7 +216,7 @@ def _describe(head: Head, fingerprint: str) -> Described:
         architecture=architecture,
         quantization=_quantization(head),
         size_bytes=sum(tensor.size_bytes for tensor in head.tensors),
-        layers=head.number(f"{architecture}.block_count"),
+        layers=head.number(f"{architecture}.block_count", 0, _LAYERS_AT_MOST),
         context_length=head.number(f"{architecture}.context_length"),
         position_bytes=_position_bytes(head, architecture),
         fingerprint=fingerprint,
@@ -261,7 +266,7 @@ def _measure(head: Head, described: Described) -> Shape:
 
 def _position_bytes(head: Head, architecture: str) -> int:
     """Return what one position takes: a key and a value of 16-bit floats in each layer."""
-    layers = head.number(f"{architecture}.block_count")
+    layers = head.number(f"{architecture}.block_count", 0, _LAYERS_AT_MOST)
     width = head.number(f"{architecture}.embedding_length", 0, _WIDTH_AT_MOST)
     heads = head.number(f"{architecture}.attention.head_count", 0, _WIDTH_AT_MOST) or 1
     shared = head.number(f"{architecture}.attention.head_count_kv", heads, heads)

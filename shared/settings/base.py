@@ -112,7 +112,9 @@ class Settings:
         """
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
             message = (
-                f"--runtime-dir is too long: a socket's path has at most {SOCKET_PATH_BYTES} bytes"
+                f"--runtime-dir is too long: the path of a socket in it has "
+                f"{len(os.fsencode(self.socket_path))} bytes and may have {SOCKET_PATH_BYTES}; "
+                "give a shorter one, such as /run/distributed-llm"
             )
             raise UsageError(message)
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+import gguf
 import hypothesis
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from node.engine.gguf_file import DamagedFileError, Head
 from node.engine.header import UnusableModelError, read_header
 from node.engine.limits import bounded
 from node.engine.shape import UnreadableModelError, read_shape
+from node.engine.weight_types import WEIGHT_TYPES
 
 _DEMO: Final = MODEL_PATH.read_bytes()
 _HEAD_BYTES: Final = 40_000
@@ -34,7 +36,7 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def gguf(fields: bytes = b"", *, count: int = 1, tensors: int = 0, version: int = 3) -> bytes:
+def head(fields: bytes = b"", *, count: int = 1, tensors: int = 0, version: int = 3) -> bytes:
     """Write the beginning of a file."""
     return b"GGUF" + struct.pack("<IQQ", version, tensors, count) + fields
 
@@ -55,32 +57,32 @@ def tensor(*dimensions: int, kind: int = 0, offset: int = 0, count: int | None =
 
 
 LIES: Final = {
-    "a list of 2**61 texts": gguf(array(8, 2**61)),
-    "a list of 2**61 bytes": gguf(array(0, 2**61)),
-    "a list of 2**64-1 doubles": gguf(array(12, 2**64 - 1)),
-    "a list of lists": gguf(array(9, 2**40)),
-    "a list of an unknown type": gguf(array(77, 1)),
-    "lists in lists in lists": gguf(array(9, 1, struct.pack("<IQ", 9, 1) * 1000)),
-    "a text of 2**63 bytes": gguf(text("a") + struct.pack("<IQ", 8, 2**63)),
-    "a name of 2**63 bytes": gguf(struct.pack("<Q", 2**63)),
-    "a name longer than names are": gguf(struct.pack("<Q", 2**17) + bytes(2**18)),
-    "2**63 fields": gguf(count=2**63),
-    "2**63 tensors": gguf(count=0, tensors=2**63),
-    "a field of an unknown type": gguf(text("a") + struct.pack("<I", 99)),
-    "a field twice": gguf((text("a") + struct.pack("<IB", 0, 1)) * 2, count=2),
-    "a name that is no text": gguf(struct.pack("<Q", 2) + b"\xff\xff" + bytes(40)),
-    "a tensor of no dimensions": gguf(tensor(), count=0, tensors=1),
-    "a tensor of 2**31 dimensions": gguf(tensor(count=2**31), count=0, tensors=1),
-    "a tensor whose dimensions overflow": gguf(tensor(2**40, 2**40), count=0, tensors=1),
-    "a tensor behind the end": gguf(tensor(4, offset=2**60), count=0, tensors=1),
-    "an empty tensor": gguf(tensor(0), count=0, tensors=1) + bytes(99),
-    "a broken block": gguf(tensor(33, kind=8), count=0, tensors=1) + bytes(99),
-    "an alignment of 2**31": gguf(text("general.alignment") + struct.pack("<II", 4, 2**31)),
-    "an alignment of 0": gguf(text("general.alignment") + struct.pack("<II", 4, 0)),
-    "an alignment of 3": gguf(text("general.alignment") + struct.pack("<II", 4, 3)),
-    "another version": gguf(version=9),
-    "the other byte order": gguf(version=0x03000000),
-    "nothing but a beginning": gguf(count=0),
+    "a list of 2**61 texts": head(array(8, 2**61)),
+    "a list of 2**61 bytes": head(array(0, 2**61)),
+    "a list of 2**64-1 doubles": head(array(12, 2**64 - 1)),
+    "a list of lists": head(array(9, 2**40)),
+    "a list of an unknown type": head(array(77, 1)),
+    "lists in lists in lists": head(array(9, 1, struct.pack("<IQ", 9, 1) * 1000)),
+    "a text of 2**63 bytes": head(text("a") + struct.pack("<IQ", 8, 2**63)),
+    "a name of 2**63 bytes": head(struct.pack("<Q", 2**63)),
+    "a name longer than names are": head(struct.pack("<Q", 2**17) + bytes(2**18)),
+    "2**63 fields": head(count=2**63),
+    "2**63 tensors": head(count=0, tensors=2**63),
+    "a field of an unknown type": head(text("a") + struct.pack("<I", 99)),
+    "a field twice": head((text("a") + struct.pack("<IB", 0, 1)) * 2, count=2),
+    "a name that is no text": head(struct.pack("<Q", 2) + b"\xff\xff" + bytes(40)),
+    "a tensor of no dimensions": head(tensor(), count=0, tensors=1),
+    "a tensor of 2**31 dimensions": head(tensor(count=2**31), count=0, tensors=1),
+    "a tensor whose dimensions overflow": head(tensor(2**40, 2**40), count=0, tensors=1),
+    "a tensor behind the end": head(tensor(4, offset=2**60), count=0, tensors=1),
+    "an empty tensor": head(tensor(0), count=0, tensors=1) + bytes(99),
+    "a broken block": head(tensor(33, kind=8), count=0, tensors=1) + bytes(99),
+    "an alignment of 2**31": head(text("general.alignment") + struct.pack("<II", 4, 2**31)),
+    "an alignment of 0": head(text("general.alignment") + struct.pack("<II", 4, 0)),
+    "an alignment of 3": head(text("general.alignment") + struct.pack("<II", 4, 3)),
+    "another version": head(version=9),
+    "the other byte order": head(version=0x03000000),
+    "nothing but a beginning": head(count=0),
 }
 
 
@@ -232,12 +234,19 @@ def test_part_of_a_model_says_so(tmp_path: Path) -> None:
     fields = text("split.count") + struct.pack("<IH", 2, 3)
     fields += text("split.no") + struct.pack("<IH", 2, 0)
     path = tmp_path / "big-00001-of-00003.gguf"
-    path.write_bytes(gguf(fields, count=2))
+    path.write_bytes(head(fields, count=2))
     (tmp_path / "big-00003-of-00003.gguf").touch()
     with pytest.raises(UnusableModelError) as refused:
         read_header(path)
     for part in ("part 1 of 3", "llama-gguf-split --merge", "not there: big-00002-of-00003.gguf)"):
         assert part in str(refused.value)
+
+
+def test_types_of_weights_are_the_formats() -> None:
+    """The table says what the ggml project's own package does."""
+    sizes = gguf.GGML_QUANT_SIZES
+    known = {int(kind): (kind.name, *sizes[kind]) for kind in gguf.GGMLQuantizationType}
+    assert known == {number: tuple(kind) for number, kind in WEIGHT_TYPES.items()}
 
 
 @pytest.mark.parametrize("lie", ["a list of 2**61 texts", "2**63 tensors"])
@@ -252,14 +261,14 @@ def test_plan_of_a_hostile_file_is_one_line(tmp_path: Path, lie: str) -> None:
 
 def test_head_refuses_values_of_another_kind() -> None:
     """A field that is not what its reader needs is damage, not a crash."""
-    head = Head({"n": -1, "t": b"\xff", "l": 1}, (), 0)
+    found = Head({"n": -1, "t": b"\xff", "l": 1}, (), 0)
     for read in (
-        lambda: head.number("n"),
-        lambda: head.number("t"),
-        lambda: head.text("n"),
-        lambda: head.text("t"),
-        lambda: head.texts("l"),
-        lambda: head.numbers("l"),
+        lambda: found.number("n"),
+        lambda: found.number("t"),
+        lambda: found.text("n"),
+        lambda: found.text("t"),
+        lambda: found.texts("l"),
+        lambda: found.numbers("l"),
     ):
         with pytest.raises(DamagedFileError):
             read()

@@ -1,5 +1,8 @@
 """A model's bytes are known part by part, whatever file it is said to be in."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from node.demo import MODEL_PATH
@@ -21,3 +24,10 @@ def test_hostile_file_is_one_line(path: str, says: str) -> None:
     with pytest.raises(UnreadableModelError, match=says) as caught:
         read_shape(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_pipe_is_one_line(tmp_path: Path) -> None:
+    """The command does not wait for somebody to write to it."""
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(UnreadableModelError, match="no model file"):
+        read_shape(str(tmp_path / "m.gguf"))
