@@ -77,6 +77,19 @@ def test_file_comes_into_the_usual_cache(hub: Hub, tmp_path: Path) -> None:
     assert [child.name for child in blobs(tmp_path).iterdir()] == [hub.hash]
 
 
+def test_cache_may_have_any_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory whose name is not UTF-8 holds models like any other."""
+    home = tmp_path / os.fsdecode(b"home\xff")
+    monkeypatch.setenv("HF_HOME", str(home))
+    path, _ = fetch()
+    assert path.is_relative_to(home)
+    assert path.read_bytes() == hub.content
+    hub.size = 2**62
+    (blobs(home) / hub.hash).unlink()
+    path.unlink()
+    assert "home\\xff" in refused()
+
+
 def test_second_start_asks_nobody(hub: Hub) -> None:
     """What is in the cache is used without a word over the network."""
     path, _ = fetch()

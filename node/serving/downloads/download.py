@@ -1,6 +1,7 @@
 """Fetches a file in a process of its own, so that the node's event loop never feels it."""
 
 import logging
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -67,5 +68,5 @@ def _take(told: report.Report, file: HubFile, progress: Progress) -> Path | None
         case report.Failed(message):
             raise StartupError(message)
         case report.Fetched(path):
-            return Path(path)
+            return Path(os.fsdecode(path))
     return None

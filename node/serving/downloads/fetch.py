@@ -39,6 +39,7 @@ from huggingface_hub.utils import (
 
 from node.serving.downloads.report import Failed, Fetched, Moved, Noted, Report
 from node.serving.downloads.source import HubFile, parse_source
+from shared.paths import readable
 
 _CHUNK_BYTES: Final = 2**20
 _REPORT_SECONDS: Final = 0.25
@@ -70,7 +71,7 @@ class _Progress:
 
 
 def fetch(file: HubFile) -> Path:
-    """Give the file's place in the cache, where it is put if it is not there.
+    """Return the file's place in the cache, where it is put if it is not there.
 
     Raises:
         FetchError: It cannot be had.
@@ -234,7 +235,7 @@ def _explain(file: HubFile, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in _FULL:
         return _no_room(None, 0)
     if isinstance(error, OSError) and error.errno in _CLOSED:
-        cache = constants.HF_HUB_CACHE
+        cache = readable(constants.HF_HUB_CACHE)
         return f"the cache {cache} cannot be written: allow it, or set HF_HOME to another place"
     return f"{file} cannot be fetched: {type(error).__name__}: {_one_line(error)}"
 
@@ -243,11 +244,13 @@ def _no_room(needed: int | None, free: int) -> str:
     amount = (
         "" if needed is None else f" ({needed / 1e9:.1f} GB more needed, {free / 1e9:.1f} free)"
     )
-    return f"no room in {constants.HF_HUB_CACHE}{amount}: free some, or set HF_HOME to another disk"
+    cache = readable(constants.HF_HUB_CACHE)
+    return f"no room in {cache}{amount}: free some, or set HF_HOME to another disk"
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error).encode(errors="backslashreplace").decode()  # it may name a file
+    return " ".join(text.split()) or type(error).__name__
 
 
 _results: Final = os.dup(1)
@@ -268,7 +271,7 @@ def main() -> None:
     if not isinstance(file, HubFile):
         raise SystemExit(f"{file} is not on a hub")
     try:
-        _send(Fetched(str(fetch(file))))
+        _send(Fetched(os.fsencode(fetch(file))))
     except FetchError as error:
         _send(Failed(str(error)))
     except BrokenPipeError:

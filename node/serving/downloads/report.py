@@ -19,7 +19,8 @@ class Noted(msgspec.Struct, frozen=True, tag="noted"):
 class Fetched(msgspec.Struct, frozen=True, tag="fetched"):
     """The file is here and whole. The last report."""
 
-    path: str
+    path: bytes
+    """As the system has it: the cache's directory need not have a name in UTF-8."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
