@@ -42,15 +42,15 @@ def render_chat(
     special: Mapping[str, str] = _NONE,
     guard: Guard = NO_GUARD,
 ) -> str:
-    """Return the prompt text for a chat, ready for the assistant's next words.
+    """Return the prompt text for a chat, open for the assistant's next words.
 
-    A chat whose last turn is the assistant's is open at the end of that turn; any other is open for
-    a turn of the assistant's.
+    A chat whose last turn is the assistant's is open at the end of that turn; after any other, the
+    template begins a turn of the assistant's.
 
     Args:
-        template: The model's.
+        template: The model's, which also decides whether `bos` begins the text.
         turns: The chat.
-        bos: The token that begins a text; the template decides whether it is written.
+        bos: The token that begins a text.
         eos: The token that ends one.
         special: Further tokens, by the names that templates have for them.
         guard: Marks what looks like a control token in the turns.

@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import msgspec
 from node.engine import NAME
 from node.engine.gguf_file import DamagedFileError, Head, read_head
 from node.engine.limits import bounded
+from node.engine.model_file import UnusableModelError, open_model
 from node.engine.protocol import Described
 from node.engine.shape import Shape
 from node.engine.split_file import Part
@@ -47,48 +47,12 @@ _SAMPLE_BYTES: Final = 4096
 _BLOCK_BYTES: Final = 2**20
 
 
-class UnusableModelError(Exception):
-    """The file is no model that the engine runs; the text names cause and remedy in one line."""
-
-
 @dataclass(frozen=True)
 class Header:
     """What a model file says of itself."""
 
     described: Described
     vocabulary: Vocabulary
-
-
-@contextlib.contextmanager
-def open_model(path: Path) -> Iterator[BufferedReader]:
-    """Open a model's file for the block; a pipe or a device is not opened.
-
-    Raises:
-        UnusableModelError: There is no such file, or it cannot be read.
-    """
-    with _open(path) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnusableModelError(_no_file(path))
-        yield file
-
-
-def _open(path: Path) -> BufferedReader:
-    try:
-        # Looked at before it is opened, which is not nothing to a device. Whoever exchanges it
-        # meanwhile for a pipe does not make this wait for a writer.
-        if stat.S_ISREG(path.stat().st_mode):
-            return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    except PermissionError as error:
-        message = f"the model file {readable(path)} cannot be read: allow this user to read it"
-        raise UnusableModelError(message) from error
-    except (OSError, ValueError) as error:
-        raise UnusableModelError(_no_file(path, getattr(error, "strerror", ""))) from error
-    raise UnusableModelError(_no_file(path))
-
-
-def _no_file(path: Path, why: str | None = "") -> str:
-    reason = f" ({why})" if why else ""
-    return f"there is no model file at {readable(path)}{reason}: give --model a GGUF file"
 
 
 def read_header(path: Path) -> Header:
@@ -168,7 +132,7 @@ def _read_usable(file: BufferedReader, path: Path) -> Head:
 
 
 def _find_fault(head: Head) -> str:
-    """Say why the engine cannot run the model, or nothing."""
+    """Return why the engine cannot run the model, or nothing."""
     architecture = head.text("general.architecture")
     tokenizer = head.text("tokenizer.ggml.model", "none")
     unknown = {tensor.kind for tensor in head.tensors} - QUANTIZATIONS

@@ -62,7 +62,7 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Tokens of the answer that an earlier child drew: evaluated after the prompt, so that the
     next one is what it would have been there."""
     embed: bool = False
-    """Give the vector of the prompt in the place of a text."""
+    """Whether the vector of the prompt is wanted, not a text."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -31,7 +31,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def even_shape(size_bytes: int, layers: int, position_bytes: int, context_length: int) -> Shape:
-    """Give the shape of a model of which only the whole is known: layers of one size."""
+    """Return the shape of a model of which only the whole is known: layers of one size."""
     each = (size_bytes // layers,) * layers
     return Shape(each, 0, size_bytes % layers, False, position_bytes, context_length)
 

@@ -82,7 +82,7 @@ def name_model(source: Source) -> str:
 
 
 def find_shortage(described: Described, loaded_bytes: int, available_bytes: int) -> str:
-    """Say why there is no room for a model, or nothing.
+    """Return why there is no room for a model, or nothing.
 
     Args:
         described: The model, with the context length to be used.

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.header import UnusableModelError, read_header
+from node.engine.header import read_header
+from node.engine.model_file import UnusableModelError
 
 _NOBODY = 65534
 

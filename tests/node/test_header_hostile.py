@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from node.demo import MODEL_PATH
 from node.engine import header
 from node.engine.gguf_file import DamagedFileError, Head
-from node.engine.header import UnusableModelError, read_header
+from node.engine.header import read_header
 from node.engine.limits import bounded
+from node.engine.model_file import UnusableModelError
 from node.engine.shape import UnreadableModelError, read_shape
 from node.engine.weight_types import WEIGHT_TYPES
 

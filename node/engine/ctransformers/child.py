@@ -19,6 +19,7 @@ from node.engine import header, protocol
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.guard import Guard
+from node.engine.model_file import UnusableModelError, open_model
 from node.engine.protocol import (
     Cancel,
     Command,
@@ -181,9 +182,9 @@ def load(link: Link, command: Load) -> Child | None:
     """Check the model's header, load it and say so; None when it cannot be used."""
     path = Path(os.fsdecode(command.path))
     try:
-        with header.open_model(path) as file:
+        with open_model(path) as file:
             return _load_open(link, command, file, path)
-    except header.UnusableModelError as error:
+    except UnusableModelError as error:
         link.send(protocol.LoadFailed(str(error)))
     except (RuntimeError, OSError, ValueError) as error:
         why = " ".join(str(error).split())
