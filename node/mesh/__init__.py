@@ -1,1 +1,1 @@
-"""The mesh: nodes that find each other, tell each other what they have, and notice who is gone."""
+"""The mesh: nodes that find each other, exchange adverts, and notice when one is gone."""

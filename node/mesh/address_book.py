@@ -7,7 +7,9 @@ from node.mesh.addresses import is_address
 
 CANDIDATE_SECONDS: Final = 20.0
 """How long an address that a peer named is tried."""
-CANDIDATES: Final = 512
+CANDIDATES: Final = 128
+"""As many as one message names. One that refuses costs a thousandth of a core: nng tries it again
+fifty times a second at first, and every second later."""
 ALIASES: Final = 1024
 ALIAS_SECONDS: Final = 60.0
 
