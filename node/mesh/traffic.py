@@ -1,4 +1,4 @@
-"""Counts messages and failures of the mesh, so that one event a second tells of many."""
+"""Counts messages and failures of the mesh, so that one event a second stands for many."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Traffic:
         self._failed[reason] += count
 
     def report(self) -> Iterator[Event]:
-        """Give what was counted and begin anew."""
+        """Yield what was counted and start from zero."""
         counts, sizes, failed = self._counts, self._bytes, self._failed
         self._counts, self._bytes, self._failed = Counter(), Counter(), Counter()
         for (direction, kind), count in counts.items():

@@ -142,7 +142,7 @@ class _Parts:
         self._shape = shape
 
     def weight(self, first: int, end: int) -> int:
-        """Give the bytes of layers from `first` up to, not including, `end`."""
+        """Return the bytes of layers from `first` up to, not including, `end`."""
         total = self._sums[end] - self._sums[first]
         if first == 0:
             total += self._shape.embedding_bytes
@@ -153,11 +153,11 @@ class _Parts:
         return total
 
     def memory(self, first: int, end: int) -> int:
-        """Give what a node needs for these layers."""
+        """Return the memory that a node needs for these layers."""
         return self.weight(first, end) + _ENGINE_BYTES
 
     def share(self, node: Holder, first: int, end: int) -> Share:
-        """Give these layers to a node."""
+        """Return these layers as a node's share."""
         memory = self.memory(first, end)
         return Share(node.node_id, first, end - 1, memory, node.free_bytes)
 
@@ -210,7 +210,7 @@ def _fill(parts: _Parts, nodes: Sequence[Holder], budgets: Sequence[float]) -> l
 
 
 def _speeds(nodes: Sequence[Holder]) -> list[float]:
-    """Give each node a speed: who has measured none gets, for its cores, that of the others."""
+    """Return each node's speed; one that measured none gets the others' speed per core."""
     known = [(node.speed, node.cores) for node in nodes if node.speed > 0 and node.cores > 0]
     per_core = sum(s for s, _ in known) / sum(c for _, c in known) if known else 1.0
     speeds = [node.speed or per_core * max(node.cores, 0.1) for node in nodes]

@@ -137,7 +137,7 @@ def test_plan_without_its_needs_is_one_line(arguments: list[str], code: int, say
 
 @pytest.mark.slow
 def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
-    """A node with another secret is no peer, and what it says is counted."""
+    """A node with another secret is not a peer, and both sides log the remedy."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.write_text(SECRET)
     theirs.write_text(SECRET[::-1])
@@ -147,6 +147,8 @@ def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
     wait_for(lambda: states(first) == {"b": "alive"})
     assert states(second) == {"a": "alive"}
     assert states(stranger) == {}
+    for node in (first, stranger):
+        wait_for(lambda node=node: "the same --mesh-secret-file" in node.log.read_text())  # type: ignore[misc]
     for node in (first, second, stranger):
         assert SECRET not in node.log.read_text()
 
