@@ -21,7 +21,7 @@ from node.mesh.guests import STRANGERS
 from node.mesh.identity import Identity, kept_node_id, next_identity
 from node.mesh.membership import Membership
 from node.mesh.mesh import Mesh, open_mesh
-from node.mesh.messages import MESSAGE_BYTES, Message
+from node.mesh.messages import MESSAGE_BYTES, PAYLOAD_BYTES, Message
 from node.mesh.options import MeshOptions, read_options
 from node.mesh.seal import Refused, Seal
 from node.mesh.transport import Tls
@@ -46,11 +46,15 @@ class Nodes:
         self.events: dict[str, list[Event]] = {}
 
     async def start(
-        self, node_id: str, resolve: seeds.Resolve = seeds.resolve, **options: Any
+        self,
+        node_id: str,
+        resolve: seeds.Resolve = seeds.resolve,
+        payload: bytes = OFFER,
+        **options: Any,
     ) -> Mesh:
         given: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "secrets": (SECRET,)} | options
         told = self.events.setdefault(node_id, [])
-        mesh = Mesh(lambda: ("online", OFFER), told.append)
+        mesh = Mesh(lambda: ("online", payload), told.append)
         full = MeshOptions(node_id=node_id, software="1", state_dir=self._directory, **given)
         await self._stack.enter_async_context(open_mesh(mesh, full, strict_guard(), resolve))
         return mesh
@@ -481,3 +485,18 @@ def test_advertised_name_is_refused() -> None:
     with pytest.raises(StartupError, match="--mesh-advertise example"):
         options_of("--mesh-advertise=example.org:1")
     assert options_of("--mesh-advertise=192.0.2.7:7946").advertised == ("192.0.2.7:7946",)
+
+
+@trio_test
+async def test_payload_that_is_too_long_stays_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that has too much to say is a member still, with an empty payload."""
+    async with opened(tmp_path) as nodes:
+        first = await nodes.start("a")
+        too_long = b"x" * (PAYLOAD_BYTES + 1)
+        await nodes.start("b", payload=too_long, seeds=(first.address,))
+        await wait_until(lambda: nodes.failed("b")["oversize"] > 0)
+        await wait_until(lambda: [p.advert and p.advert.payload for p in first.peers()] == [b""])
+        assert states(first) == {"b": "alive"}
+    assert caplog.text.count("goes out without its payload") == 1

@@ -1,12 +1,16 @@
 """What peers offer is read once, used where it makes sense, and never an error of this node."""
 
+import math
 from typing import Any
 
 import msgspec
 import pytest
+import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
+from trio.testing import MockClock, trio_test
 
+from node import machine
 from node.mesh.identity import Identity
 from node.mesh.membership import Membership
 from node.mesh.mesh import Mesh
@@ -24,7 +28,11 @@ from node.routing.offer import (
     pack_offer,
     read_offer,
 )
+from node.routing.own_offer import OwnOffer
 from node.routing.peer_offers import PeerOffers, reachable_url
+from node.routing.speed import SpeedMeter
+from node.serving.scheduler import Limits, Scheduler
+from node.telemetry.status import NodeStatus
 from shared.events import Event, LayersPlanned, NetworkFailed, NodeState
 from tests.node.mesh_network import address_of, advert, anything
 
@@ -217,3 +225,26 @@ def test_model_with_absurd_layers_is_not_planned() -> None:
     sound = offer().models[0]
     mesh._describe = lambda: ("online", pack_offer(offer(models=(model, sound))))
     assert list(LayerLevels(mesh, peers, 2)()) == [LayersPlanned("m", 6, 0)]
+
+
+@trio_test
+async def test_own_offer_is_one_that_peers_accept(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Whatever the machine and the meter say, what goes out is in bounds; old limits are kept."""
+    scheduler = Scheduler(lambda _: None, Limits(output_tokens=8, seconds=1.0))
+    speed = SpeedMeter(lambda _: None)
+    own = OwnOffer(NodeStatus("1", scheduler, lambda _: None), scheduler, speed)
+    monkeypatch.setattr(machine, "usable_memory_bytes", lambda: 2**60)
+    for measured, told in ((math.nan, 0.0), (math.inf, LARGEST_AMOUNT), (-1.0, 0.0), (7.0, 7.0)):
+        speed.bytes_per_second = measured
+        said = read_offer(own()[1])
+        assert (said.bytes_per_second, said.memory_bytes) == (told, LARGEST_COUNT)
+
+    def fail() -> int:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(machine, "usable_memory_bytes", fail)
+    await trio.sleep(60)
+    assert read_offer(own()[1]) == said
+    del autojump_clock
