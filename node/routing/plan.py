@@ -27,11 +27,11 @@ _SPEEDS: Final = (1.0, 1e15)
 
 @dataclass(frozen=True)
 class Holder:
-    """A node, as far as a plan goes."""
+    """A node that could hold layers."""
 
     node_id: str
     free_bytes: int
-    """For this model: engine, weights and context."""
+    """Memory for this model: engine, weights and context."""
     speed: float
     """Bytes of weights read per second, as measured; 0 where nothing was."""
     cores: float
@@ -71,7 +71,7 @@ class Plan:
     shares: tuple[Share, ...]
     left_out: tuple[LeftOut, ...]
     unserved: int
-    """Layers, at the end, that nobody has memory for."""
+    """Layers, at the end, that do not fit on any node."""
 
 
 def can_be_planned(layers: int) -> bool:
@@ -108,7 +108,7 @@ def make_plan(
     Args:
         shape: The model's parts.
         holders: All nodes, in any order.
-        replicas: How many nodes shall hold a model that fits one.
+        replicas: On how many nodes to place a model that fits on one.
         context_length: Positions of context; 0 for the model's own.
     """
     parts = _Parts(shape, context_length or shape.context_length)
