@@ -1,5 +1,6 @@
 """Reports what happens in the mesh: events for the exporter, lines for the log."""
 
+import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -88,7 +89,7 @@ class Reporter:
             "messages from %s are refused, for they are signed with another mesh secret, or with "
             "none: give both nodes the same --mesh-secret-file",
             where,
-            kind=f"secret {where}",
+            kind=f"secret {_origin(where)}",
         )
 
     def refused_by(self, address: str) -> None:
@@ -128,6 +129,15 @@ class Reporter:
 
     def _count(self) -> events.PeersCounted:
         return events.PeersCounted(self._table.count("alive"), self._table.count("suspect"))
+
+
+def _origin(where: str) -> str:
+    """Return what counts as one sender: with IPv6 a network, whose addresses a host can all use."""
+    try:
+        ip = ipaddress.ip_address(where)
+    except ValueError:
+        return where
+    return where if ip.version == 4 else str(ipaddress.ip_network((where, 64), strict=False))
 
 
 def _line(change: Change) -> tuple[int, str] | None:

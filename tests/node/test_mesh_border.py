@@ -14,6 +14,9 @@ from node.mesh import seeds
 from node.mesh.address_book import CANDIDATES, AddressBook
 from node.mesh.addresses import address_of, is_address, is_loopback
 from node.mesh.guests import STRANGERS, Guest, Guests
+from node.mesh.identity import Identity
+from node.mesh.peer_table import PeerTable
+from node.mesh.reports import Reporter
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,23 @@ async def test_slow_seed_does_not_delay_the_others(autojump_clock: trio.testing.
     assert found == ["10.0.0.1:2"] * 5
     assert len(failed) == 2
     del autojump_clock
+
+
+@trio_test
+async def test_other_secret_is_logged_once_for_each_sender(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A stranger with a whole network of addresses writes one line, not one for each of them."""
+    table = PeerTable(Identity("n0", 1, 1, "1"), [], 8)
+    reporter = Reporter(table, lambda _: None)
+    for number in range(1000):
+        reporter.other_secret(f"fd00::{number:x}")
+    reporter.other_secret("10.0.0.1")
+    reporter.other_secret("10.0.0.2")
+    reporter.other_secret("10.0.0.2:7946")
+    hosts = [record.getMessage().split()[2] for record in caplog.records]
+    assert hosts == ["fd00::0", "10.0.0.1", "10.0.0.2", "10.0.0.2:7946"]
+    await trio.lowlevel.checkpoint()
 
 
 def guest(name: str) -> Guest[str]:
