@@ -164,7 +164,8 @@ def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
 )
 def test_open_mesh_is_refused_in_one_line(pair: Pair, flags: list[str], says: str) -> None:
     """A mesh that everybody could speak in does not start."""
-    done = commands.run("node", *pair.flags, "--api-port=0", "--mesh-port=0", *flags)
+    quiet = ("--log-level=warning", "--api-port=0", "--mesh-port=0")
+    done = commands.run("node", *pair.flags, *quiet, *flags)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert says in done.stderr
