@@ -3,10 +3,12 @@
 A few hundred requests by default, many thousands with `--hypothesis-profile=slow`.
 """
 
+import gzip
 import http.client
 import io
 import json
 import socket
+import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from node.api.neutral import NEUTRAL
+from node.api.schema import ChatRequest
 from tests.processes import Running
 
 SECONDS: Final = 60.0
@@ -39,6 +43,7 @@ fields = st.sampled_from(
     [
         *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "stream"),
         *("temperature", "top_p", "top_k", "seed", "stop", "stream_options", "n", "user"),
+        *NEUTRAL[ChatRequest],
     ]
 )
 nearly = st.dictionaries(fields, documents, max_size=6).map(
@@ -62,12 +67,33 @@ bodies = (
     | st.integers(1, 20_000).map(lambda depth: b'{"prompt":' * depth + b"1" + b"}" * depth)
     | st.binary(max_size=20).map(lambda inner: b'{"prompt": "' + inner + b'"}')
 )
+turns = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "tool", "system", "owner", None, 1]),
+            "content": scalars | st.lists(documents, max_size=2),
+            "tool_calls": documents,
+            "name": scalars,
+            "x": documents,
+        },
+    )
+    | documents,
+    max_size=4,
+)
+chats = turns.map(lambda messages: dump({"max_tokens": 1, "messages": messages}))
+"""Chats whose parts are wrong in the ways that clients get them wrong."""
+encodings = st.sampled_from(["gzip", "x-gzip", "deflate", "br", "zstd", "identity", "gzip, gzip"])
+packings = st.sampled_from([gzip.compress, zlib.compress, bytes, lambda body: body[:-1]])
 token = st.text("abcXYZ-_0123456789", min_size=1, max_size=12)
 garbage = st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"").replace(b"\r", b""))
 headers = st.lists(
     st.tuples(
         st.sampled_from(
-            ["Content-Type", "Authorization", "X-Request-ID", "Accept", "Expect", "Origin", "Range"]
+            [
+                *("Content-Type", "Content-Encoding", "Authorization", "X-Request-ID"),
+                *("Accept", "Expect", "Origin", "Range"),
+            ]
         )
         | token,
         garbage,
@@ -142,9 +168,32 @@ def write(method: bytes, target: bytes, given: list[tuple[str, bytes]], body: by
 @example(path="/v1/completions", body=b'{"prompt": "x", "temperature": 1e999}')
 @example(path="/v1/chat/completions", body=b'{"messages": [{"role": "\xff", "content": "x"}]}')
 @example(path="/v1/chat/completions", body=b'{"messages": ' + b"[" * 100_000)
+@example(path="/v1/chat/completions", body=b'{"messages": [], "messages": []}')
+@example(path="/v1/completions", body=b'\xef\xbb\xbf{"prompt": "\\ud800", "n": 1}')
+@example(
+    path="/v1/completions", body=b'{"prompt": "x", "max_tokens": 1.0, "seed": -1, "x\\n": NaN}'
+)
+@example(path="/v1/completions", body=b'{"' + b"k" * 100_000 + b'": 1}')
 def test_body(shared_node: Running, path: str, body: bytes) -> None:
     """Any body is either understood or refused in OpenAI's form."""
     check(send(shared_node, write(b"POST", path.encode(), [], body)))
+
+
+@FEW
+@given(body=chats)
+def test_chat(shared_node: Running, body: bytes) -> None:
+    """Messages of any make are understood or refused."""
+    check(send(shared_node, write(b"POST", b"/v1/chat/completions", [], body)))
+
+
+@FEW
+@given(body=bodies, encoding=encodings, pack=packings)
+@example(body=bytes(2**24), encoding="gzip", pack=gzip.compress)
+@example(body=gzip.compress(b"") * 1000, encoding="gzip", pack=bytes)
+def test_compressed_body(shared_node: Running, body: bytes, encoding: str, pack: Any) -> None:
+    """Whatever a body says of its compression, it is inflated within bounds or refused."""
+    given_headers = [("Content-Encoding", encoding.encode())]
+    check(send(shared_node, write(b"POST", b"/v1/completions", given_headers, pack(body))))
 
 
 @FEW
@@ -161,9 +210,16 @@ def test_headers(shared_node: Running, path: str, given_headers: list[tuple[str,
     target=st.text(
         st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=60
     ).map(lambda path: path.encode())
-    | st.binary(max_size=20).map(lambda raw: b"/" + b"".join(b"%%%02x" % byte for byte in raw)),
+    | st.binary(max_size=20).map(lambda raw: b"/" + b"".join(b"%%%02x" % byte for byte in raw))
+    | st.lists(st.sampled_from(["", ".", "..", "v1", "models", "%2f"]), max_size=6).map(
+        lambda parts: ("/" + "/".join(parts)).encode()
+    ),
 )
 @example(method="GET", target=b"?")
+@example(method="OPTIONS", target=b"*")
+@example(method="GET", target=b"http://")
+@example(method="GET", target=b"http://other")
+@example(method="GET", target=b"//other//v1//models//")
 @example(method="GET", target=b"http://other/health")
 def test_method_and_target(shared_node: Running, method: str, target: bytes) -> None:
     """Any method and any target is answered; what the node does not have is 404 or 405."""
