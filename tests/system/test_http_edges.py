@@ -104,6 +104,20 @@ def test_unknown_path_says_which_api_is_served(shared_node: Running, path: str, 
     assert "/v1/models" in message
 
 
+def test_wrong_method_says_which_are_right(shared_node: Running) -> None:
+    """In the header as in the text."""
+    refused = httpx.delete(f"{shared_node.url}/v1/models/demo")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert "has only GET, HEAD, OPTIONS" in error_of(refused)["message"]
+
+
+def test_path_is_shown_short(shared_node: Running) -> None:
+    """Whatever was asked for, the error is on one line."""
+    refused = httpx.get(f"{shared_node.url}/v1/{'%0a' * 2000}")
+    assert refused.status_code == 404
+    assert len(error_of(refused)["message"]) < 400
+
+
 def test_target_in_absolute_form_is_served(shared_node: Running) -> None:
     """As a client behind a proxy sends it."""
     parts = urlsplit(shared_node.url)

@@ -24,6 +24,7 @@ from node.api.http.answer import (
 from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.paths import explain
 from node.api.http.stream import GenerationBody, usage_of
+from node.api.json_text import shown
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
@@ -196,12 +197,26 @@ async def _answer_request_error(error: RequestError) -> Response:
 async def _answer_http_error(error: HTTPException) -> Response:
     if (error.code or 500) >= 500:
         return await _answer_bug(error)
-    reason = explain(request.path) if error.code == 404 else error.description
-    refused = InvalidRequestError(f"{request.method} {request.path}: {reason}")
+    refused = InvalidRequestError(f"{request.method} {shown(request.path)}: {_reason(error)}")
     response = _json(schema.error_body(refused), error.code or 400)
     if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        response.headers["Allow"] = _allowed(error)
     return response
+
+
+def _reason(error: HTTPException) -> str:
+    match error.code:
+        case 404:
+            return explain(request.path)
+        case 405 if isinstance(error, MethodNotAllowed):
+            return f"this path has only {_allowed(error)}"
+        case 413:
+            return f"the body is larger than {BODY_BYTES} bytes"
+    return str(error.description)
+
+
+def _allowed(error: MethodNotAllowed) -> str:
+    return ", ".join(sorted(error.valid_methods or ()))
 
 
 async def _answer_bug(error: Exception) -> Response:
