@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.api import schema
+from node.api.neutral import NEUTRAL
 from tests.processes import Running
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -39,3 +40,12 @@ def test_every_field_is_in_the_page() -> None:
     told = set(re.findall(r"`([a-z_]+)`", PAGE.read_text()))
     for body in (schema.CompletionRequest, schema.ChatRequest, schema.EmbeddingRequest):
         assert set(body.__struct_fields__) <= told, body.__name__
+
+
+def test_accepted_values_of_the_page_are_neutral() -> None:
+    """Each field in the page's table is one that is taken at a value that changes nothing."""
+    table = PAGE.read_text().partition("## What is refused")[2].partition("`/openapi.json`")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
+    assert len(named) > 40
+    assert {name.rpartition(".")[2] for name in named} <= set().union(*NEUTRAL.values())
