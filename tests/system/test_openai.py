@@ -24,6 +24,12 @@ from tests.processes import Pair, Running, scrape, value, wait_for
 
 STORY = "Once upon a time"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
+CALL: Any = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOLS: Any = [
+    *HELLO,
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "x"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +161,23 @@ def test_answer_can_be_sent_back(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(messages=dumped, **asked).choices == again.choices
 
 
+def test_last_message_of_the_assistant_is_continued(client: openai.OpenAI) -> None:
+    """An answer that is sent back in part goes on as it did, and only what is new comes back."""
+    asked: Any = {"model": "demo", "max_tokens": 24, "temperature": 0}
+    whole = client.chat.completions.create(messages=HELLO, **asked).choices[0].message.content
+    assert whole is not None
+    spaces = [at for at, character in enumerate(whole) if character == " "]
+    for at in (spaces[0], spaces[len(spaces) // 2], spaces[-1]):
+        begun: Any = [*HELLO, {"role": "assistant", "content": whole[:at]}]
+        rest = client.chat.completions.create(messages=begun, **asked).choices[0].message.content
+        assert rest is not None
+        assert rest.startswith(whole[at:])
+    empty: Any = [*HELLO, {"role": "assistant", "content": ""}]
+    assert (
+        client.chat.completions.create(messages=empty, **asked).choices[0].message.content == whole
+    )
+
+
 def test_fields_that_clients_send_as_their_defaults_are_taken(client: openai.OpenAI) -> None:
     """A client that fills in every default gets what one that leaves them out gets."""
     asked: Any = {"model": "demo", "messages": HELLO, "max_tokens": 8, "temperature": 0}
@@ -169,6 +192,8 @@ def test_fields_that_clients_send_as_their_defaults_are_taken(client: openai.Ope
         tools=[],
         response_format={"type": "text"},
         store=False,
+        prompt_cache_key="conversation-7",
+        extra_body={"min_p": 0, "mirostat": 0, "chat_template_kwargs": {}, "keep_alive": None},
         stop=None,
         stream=False,
     )
@@ -328,9 +353,14 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     assert image.value.param == "messages[0].content[0].type"
     with pytest.raises(openai.BadRequestError, match="NUL"):
         ask(model="demo", messages=[{"role": "user", "content": "a\0b"}])
-    with pytest.raises(openai.APIStatusError) as unknown:
+    with pytest.raises(openai.BadRequestError, match=r"messages\[1\]\.tool_calls") as tools:
+        ask(model="demo", messages=TOOLS, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert "messages[2].role" in tools.value.message
+    assert "`tools`" in tools.value.message
+    with pytest.raises(openai.NotFoundError, match="no such path"):
         client.post("/nowhere", cast_to=object)
-    assert unknown.value.status_code == 404
+    with pytest.raises(openai.NotFoundError, match="use /v1/chat/completions"):
+        client.responses.create(model="demo", input="Hello")
 
 
 @pytest.mark.parametrize(
