@@ -16,6 +16,7 @@ _NAME_CHARACTERS: Final = 64
 _MOST_DIGITS: Final = 400
 """More than any number that a field takes; Python refuses to read 4301 digits."""
 _BYTE_ORDER_MARKS: Final = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -34,7 +35,8 @@ def parse(body: bytes) -> Any:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequestError("the body is not usable: it is nested too deeply") from error
-    _refuse_lone_surrogates(text)
+    if _SURROGATE.search(text):
+        _refuse_lone_surrogates(text)
     return document
 
 

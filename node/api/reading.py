@@ -5,9 +5,9 @@ first fault of any other. Those are read again here, field by field: neutral val
 and each fault is noted under its full path.
 """
 
+import functools
 import re
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -35,6 +35,10 @@ _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 _Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
 _DECODERS: Final[dict[type[Request], msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind) for kind in (CompletionRequest, ChatRequest, EmbeddingRequest)
+}
+
+_FIELDS: Final = {
+    kind: {field.name: field for field in msgspec.structs.fields(kind)} for kind in NEUTRAL
 }
 
 
@@ -121,7 +125,7 @@ def _read_fields(
 ) -> dict[str, Any]:
     """Return what was given for the struct's fields; neutral values are left out."""
     neutral = NEUTRAL[kind]
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    fields = _FIELDS[kind]
     given = {}
     for name, value in document.items():
         where = _joined(path, json_text.shown(name))
@@ -146,15 +150,22 @@ def _read_value(value: object, annotation: Any, where: str, faults: _Faults) -> 
     try:
         return msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
-        problem = _problem(error)
-    if isinstance(value, float) and value.is_integer() and "`integer" in problem:
+        return _read_parts(value, annotation, where, faults, error)
+
+
+def _read_parts(
+    value: object, annotation: Any, where: str, faults: _Faults, error: msgspec.ValidationError
+) -> Any:
+    """Read a value that is not taken as it is, because of the error, part by part."""
+    choices = _choices(annotation)
+    if isinstance(value, float) and value.is_integer() and int in choices:
         return _read_value(int(value), annotation, where, faults)  # JSON has one kind of number
-    for choice in _choices(annotation):
+    for choice in choices:
         if isinstance(value, dict) and isinstance(choice, type(msgspec.Struct)):
             return _read_struct(value, choice, where, faults)
         if isinstance(value, list) and get_origin(choice) is list:
             return _read_list(value, annotation, get_args(choice)[0], where, faults)
-    faults.add(where, problem)
+    faults.add(where, _problem(error))
     return None
 
 
@@ -176,16 +187,15 @@ def _read_list(
     return converted
 
 
-def _choices(annotation: Any) -> Iterator[Any]:
-    """Yield the types that an annotation allows, without their limits."""
+@functools.cache
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows, without their limits."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _choices(get_args(annotation)[0])
-    elif origin in (Union, types.UnionType):
-        for choice in get_args(annotation):
-            yield from _choices(choice)
-    else:
-        yield annotation
+        return _choices(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return tuple(one for choice in get_args(annotation) for one in _choices(choice))
+    return (annotation,)
 
 
 def _refused_as_a_whole(document: dict[str, Any], kind: type[Any]) -> tuple[str, str] | None:

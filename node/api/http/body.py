@@ -15,8 +15,8 @@ from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError
 
 BODY_BYTES: Final = 8 * 2**20
-_LONG_BYTES: Final = 256 * 2**10
-"""A longer body is decoded beside the event loop, which the longest would hold up for a second."""
+_LONG_BYTES: Final = 64 * 2**10
+"""A longer body is decoded in a thread: one made for it takes a second and more."""
 _INFLATED: Final = "gzip, deflate"
 
 _Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
