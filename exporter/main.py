@@ -23,7 +23,6 @@ from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
-from exporter.web.token_file import TokenFile
 from shared import wire
 from shared.groups import leaves
 from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
@@ -32,6 +31,7 @@ from shared.runtime.notify import announce, notify, ping_watchdog
 from shared.runtime.ports import wait_released
 from shared.runtime.processes import reap_adopted
 from shared.runtime.signals import stop_signals, watch_terminal
+from shared.runtime.token_file import TokenFile, TokenFileError
 
 _CONNECTIONS: Final = 256
 """Many times what Prometheus, a few probes and a person need at once."""
@@ -79,7 +79,7 @@ async def run(settings: ExporterSettings) -> None:
             nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
             nursery.start_soon(guard, "health", health.run, name="health checks")
             if token_file is not None:
-                nursery.start_soon(guard, "tokens", token_file.watch, name="token file")
+                nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
             nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
             nursery.start_soon(reap_adopted, name="reaper")
             nursery.start_soon(watch_terminal, name="terminal")
@@ -116,7 +116,10 @@ async def _take(
 def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
     """Read what `/metrics` asks for; None where it asks for nothing."""
     if settings.metrics_token_file is not None:
-        return TokenFile(settings.metrics_token_file)
+        try:
+            return TokenFile("--metrics-token-file", settings.metrics_token_file)
+        except TokenFileError as error:
+            raise StartupError(str(error)) from error
     if not ipaddress.ip_address(settings.host).is_loopback:
         _log.warning(
             "whoever reaches %s can read the metrics: set --metrics-token-file", settings.host

@@ -112,7 +112,6 @@ def _has_message(receiver: socket.socket) -> bool:
     return bool(select.select([receiver], [], [], 0)[0])
 
 
-
 class Pair:
     """Flags of a node and an exporter that share a runtime directory of their own."""
 

@@ -22,7 +22,7 @@ from exporter.journal.recovery import CRASHES
 from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from exporter.web.token_file import read_tokens
+from shared.runtime.token_file import TokenFileError, read_tokens
 
 ABOUT: Final = """Say whether an exporter could start with these settings.
 
@@ -48,7 +48,7 @@ def check(settings: ExporterSettings) -> int:
     for name, look in looks:
         try:
             sys.stdout.write(f"ok     {name}: {look()}\n")
-        except (ExporterError, UnreadableSnapshotError, OSError) as error:
+        except (ExporterError, TokenFileError, UnreadableSnapshotError, OSError) as error:
             faults += 1
             sys.stdout.write(f"failed {name}: {error}\n")
     return 1 if faults else 0
@@ -80,7 +80,8 @@ def _look_at_state(directory: Path) -> str:
 def _look_at_tokens(path: Path | None) -> str:
     if path is None:
         return "none: whoever reaches the metrics can read them"
-    return f"{path} holds {len(read_tokens(path))} tokens"
+    tokens = read_tokens("--metrics-token-file", path)
+    return f"{path} holds {len(tokens)} tokens"
 
 
 def _to_be_made(directory: Path) -> str:

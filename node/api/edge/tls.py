@@ -44,11 +44,15 @@ class ServerTls:
 
     def __init__(self, files: CertificateFiles) -> None:
         self.files = files
-        self.followed = FollowedFiles(files.paths())
+        self._followed = FollowedFiles(files.paths())
         self.context = _load(files)
         """Replaced at each renewal: a connection keeps the context that it began with."""
 
-    def reload(self) -> None:
+    async def follow(self) -> None:
+        """Read the files again after each change. Runs until cancelled."""
+        await self._followed.run(self._reload)
+
+    def _reload(self) -> None:
         """Read the files again; if they cannot be used, the certificate read before stays."""
         try:
             self.context = _load(self.files)
