@@ -64,6 +64,7 @@ ONLY_IN: Final = {
         "shared/runtime/http/connection.py",
         "shared/runtime/http/server.py",
     },
+    "h11": {"shared/runtime/http/status_line.py"},
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},

@@ -18,6 +18,7 @@ from shared.repeats import Repeats
 from shared.runtime.guard import Guard
 from shared.runtime.http.connection import CONNECTION, Connection, PacedStream
 from shared.runtime.http.room import Room
+from shared.runtime.http.status_line import add_reason_phrases
 
 Application = Callable[..., Awaitable[None]]
 """As ASGI has it: takes a scope, `receive` and `send`."""
@@ -233,6 +234,7 @@ class _Protocol(TCPServer):
     _left = False
 
     async def _read_data(self) -> None:
+        add_reason_phrases(self.protocol.protocol)
         await super()._read_data()
         self._left = True
         await self.idle_task.stop()
