@@ -1,7 +1,7 @@
 """What can go wrong in a node, by whose fault it is; each request error knows its HTTP status."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class NodeError(Exception):
@@ -41,6 +41,20 @@ class RequestError(NodeError):
         if self.retry_after_seconds is None:
             return {}
         return {"Retry-After": str(math.ceil(self.retry_after_seconds))}
+
+    def fresh(self) -> Self:
+        """Return the same error for another request.
+
+        Raised a second time, an error would keep the frames of the first request alive.
+        """
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
+
+    @property
+    def others_may_answer(self) -> bool:
+        """Return whether another node may still answer: the fault is this one's, and passing."""
+        return self.status in (429, 503)
 
 
 class InvalidRequestError(RequestError):

@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 from node import machine
+from node.api.edge.owner import own
 from node.api.edge.protection import Protection
 from node.api.grpc.application import beside, build_services
 from node.api.grpc.health import HealthService
@@ -25,7 +26,7 @@ from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
-from node.requests.generation import Emit
+from node.requests.account import Emit
 from node.routing.client import PeerClient
 from node.routing.layer_levels import LayerLevels
 from node.routing.own_offer import OwnOffer
@@ -140,7 +141,7 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     framework: Any = build_app(scheduler, router, status, default_model)
     add_cluster(framework, parts.mesh, parts.peer_offers)
     if parts.signer is not None:
-        add_forwarded(framework, scheduler, parts.signer, parts.outbox.emit)
+        add_forwarded(framework, router, parts.signer, parts.outbox.emit)
     inference = InferenceService(
         scheduler,
         router,
@@ -151,7 +152,7 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     )
     health = HealthService(status, stop_serving)
     services = build_services(inference, health, parts.outbox.emit)
-    return Protection(beside(tidy_paths(framework), services), parts.settings)
+    return Protection(own(beside(tidy_paths(framework), services)), parts.settings)
 
 
 def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:

@@ -29,7 +29,7 @@ INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "u
 host's name)."""
 ROOMS: Final[dict[str, set[str]]] = {
     "agent": set(),
-    "api": {"engine", "requests"},
+    "api": {"requests"},
     "api.edge": {"api", "api.pages", "routing"},
     "api.grpc": {"api", "api.edge", "requests", "routing", "serving", "telemetry"},
     "api.http": {
@@ -37,8 +37,9 @@ ROOMS: Final[dict[str, set[str]]] = {
     },
     "api.pages": set(),
     "demo": set(),
-    "engine": {"telemetry"},
+    "engine": {"requests", "telemetry"},
     "mesh": set(),
+    "requests": set(),
     "routing": {"engine", "mesh", "requests", "serving", "telemetry"},
     "serving": {"engine", "requests"},
     "telemetry": {"engine", "serving"},

@@ -6,9 +6,8 @@
 from typing import Final
 
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest, Message
-from node.engine.protocol import Sampling, Turn
 from node.errors import InvalidRequestError
-from node.requests.generation import InferenceRequest
+from node.requests.request import InferenceRequest, Sampling, Turn
 
 
 def completion_request(

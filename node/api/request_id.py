@@ -4,7 +4,7 @@ import re
 import secrets
 from typing import Final
 
-from node.requests.generation import Delta, Ending, Generation
+from node.requests.answer import Answer, Delta, Ending
 
 REQUEST_ID: Final = "X-Request-ID"
 """The header, or key of metadata, that names a request."""
@@ -17,16 +17,13 @@ def choose_request_id(given: str) -> str:
     return given if _REQUEST_IDS.fullmatch(given) else secrets.token_hex(16)
 
 
-async def read_whole(generation: Generation) -> tuple[str, Ending]:
-    """Wait for an answer's end and leave it.
+async def read_whole(answer: Answer) -> tuple[str, Ending]:
+    """Wait for an answer's end; return its text and how it ended.
 
     Raises:
         RequestError: The answer ended in an error.
     """
     pieces: list[str] = []
-    try:
-        while isinstance(received := await generation.receive(), Delta):
-            pieces.append(received.text)
-        return "".join(pieces), received
-    finally:
-        generation.close()
+    while isinstance(received := await answer.receive(), Delta):
+        pieces.append(received.text)
+    return "".join(pieces), received

@@ -8,8 +8,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from node.engine.protocol import Sampling
 from node.errors import InvalidRequestError, RequestError
+from node.requests.request import Sampling
 
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 1000

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from node.engine.guard import END, MARKS, NO_GUARD, Guard
-from node.engine.protocol import Turn
+from node.requests.request import Turn
 
 _NONE: Final[Mapping[str, str]] = {}
 

@@ -5,9 +5,11 @@ on standard output, which libraries print to. A frame is its length in 4 bytes, 
 one tagged msgpack array.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
+
+from node.requests.request import EndReason, Prompt, Sampling
 
 HEADER_BYTES: Final = 4
 FRAME_BYTES: Final = 64 * 2**20
@@ -28,26 +30,6 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 class Proceed(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """There is memory for the model that was described: load it."""
-
-
-class Sampling(msgspec.Struct, frozen=True, array_like=True):
-    """How the next token is drawn."""
-
-    temperature: float
-    """0 takes the likeliest token."""
-    top_k: int
-    top_p: float
-    repetition_penalty: float
-    """1 is none."""
-    seed: int
-    """Each token's draw depends on this and the token's position alone."""
-
-
-Turn = dict[str, str]
-"""One turn of a chat: its `role` and `content`, perhaps a `name`."""
-Prompt = str | tuple[Turn, ...]
-"""Text as it is, or a chat for the model's template to write. A chat whose last turn is the
-assistant's is continued from there."""
 
 
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -129,9 +111,6 @@ class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vector: tuple[float, ...]
 
 
-EndReason = Literal["stop", "length", "cancelled", "too_long", "refused", "no_template"]
-
-
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The request is over and the engine free."""
 
@@ -156,13 +135,18 @@ def frame(message: Command | Result) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames."""
+    """Cuts a stream of bytes into frames.
 
-    def __init__(self) -> None:
+    Args:
+        limit_bytes: A longer frame is none.
+    """
+
+    def __init__(self, limit_bytes: int = FRAME_BYTES) -> None:
+        self._limit_bytes = limit_bytes
         self._buffer = bytearray()
 
     def feed(self, received: bytes | bytearray) -> list[bytes]:
-        """Take what arrived and give the frames that are now whole.
+        """Take what arrived and return the frames that are now whole.
 
         Raises:
             ValueError: The stream holds no frames.
@@ -173,7 +157,7 @@ class FrameReader:
         while len(self._buffer) - start >= HEADER_BYTES:
             body = start + HEADER_BYTES
             length = int.from_bytes(self._buffer[start:body], "big")
-            if length > FRAME_BYTES:
+            if length > self._limit_bytes:
                 raise ValueError(f"a frame of {length} bytes")
             if len(self._buffer) - body < length:
                 break

@@ -18,6 +18,7 @@ import trio
 from node.engine import protocol
 from node.engine.process import ChildProcess, open_child
 from node.errors import InsufficientMemoryError, RequestError, StartupError, UnavailableError
+from node.requests.request import EndReason
 from node.telemetry.progress import Progress
 from shared import events
 from shared.events import Event
@@ -46,7 +47,7 @@ class Job(Protocol):
     def embedded(self, vector: tuple[float, ...]) -> None:
         """The prompt's vector, where that was asked for."""
 
-    def finished(self, reason: protocol.EndReason, message: str) -> None:
+    def finished(self, reason: EndReason, message: str) -> None:
         """The engine is done with it."""
 
     def interrupted(self, reason: events.RestartReason) -> None:

@@ -9,6 +9,23 @@ HERE: Final = ""
 
 
 @dataclass(frozen=True)
+class PeerModel:
+    """A model that a peer has, as the peer's last advert says."""
+
+    node_id: str
+    model_id: str
+    url: str
+    """Of the peer's API."""
+    loaded: bool
+    in_flight: int
+    slots: int
+    fingerprint: str = ""
+    """Of its file; empty while it is not known."""
+    age_seconds: float = 0.0
+    """How long ago the advert came."""
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A node that could answer, as it looked last."""
 
@@ -20,6 +37,8 @@ class Candidate:
     slots: int
     full: bool = False
     """Whether its queue is known to have no room."""
+    peer: PeerModel | None = None
+    """How to ask it; None for this node."""
 
     @property
     def is_free(self) -> bool:
@@ -35,7 +54,7 @@ class Candidate:
 def choose(
     candidates: Iterable[Candidate], excluded: Collection[str] = frozenset()
 ) -> Candidate | None:
-    """Give the node that is to answer; None where none can.
+    """Return the node that is to answer; None where none can.
 
     This node while it is free; else a free one; else the one with the fewest requests for a slot,
     where a peer has to be better by a whole request to be worth the way. One that has the model in

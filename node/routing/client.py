@@ -1,9 +1,10 @@
 """Asks another node over HTTP; the only module that imports the HTTP client."""
 
+import logging
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ from node.routing.signature import Signer
 _CONNECT_SECONDS: Final = 2.0
 """A peer is on a network nearby; past this another one is the better choice."""
 _REFUSAL_BYTES: Final = 64 * 1024
+_RETRY_DIGITS: Final = 5
+"""A longer `Retry-After` is not believed."""
+
+_log = logging.getLogger(__name__)
 
 
 class PeerLostError(Exception):
@@ -24,7 +29,7 @@ class PeerLostError(Exception):
 
 
 class PeerRefusedError(RequestError):
-    """The peer answered with an error; `status` is the one that it gave."""
+    """The peer answered with an error; `status` is the one that it gave, from 400 to 599."""
 
     def __init__(self, status: int, message: str, code: str | None, retry: float | None) -> None:
         super().__init__(message, code=code, retry_after_seconds=retry)
@@ -61,7 +66,7 @@ class PeerClient:
     async def ask(
         self, url: str, body: bytes, request_id: str
     ) -> AsyncIterator[AsyncIterator[wire.Frame]]:
-        """Ask the node whose API is at `url`; gives the frames of its answer.
+        """Ask the node whose API is at `url`; yields the frames of its answer.
 
         Args:
             url: Of the node's API.
@@ -69,36 +74,54 @@ class PeerClient:
             request_id: Names the request in the peer's answer and exemplars too.
 
         Raises:
-            PeerLostError: It cannot be reached, or broke off; also while frames are read.
+            PeerLostError: It cannot be reached, broke off or made no sense; also while frames are
+                read.
             PeerRefusedError: It does not take the request.
         """
         headers = {
             wire.SIGNATURE: self._signer.sign(body, time.time()),
             "X-Request-ID": request_id,
         }
-        try:
-            async with self._client.stream(
-                "POST", url + wire.PATH, content=body, headers=headers
-            ) as response:
+        async with AsyncExitStack() as stack:
+            with _lost(url):
+                response = await stack.enter_async_context(
+                    self._client.stream("POST", url + wire.PATH, content=body, headers=headers)
+                )
                 if response.status_code != httpx2.codes.OK:
                     raise await _refusal(response)
-                yield _frames(response)
-        except httpx2.HTTPError as error:
-            raise PeerLostError(f"{url}: {error or type(error).__name__}") from error
+            yield _frames(response, url)
 
 
-async def _frames(response: httpx2.Response) -> AsyncIterator[wire.Frame]:
+@contextmanager
+def _lost(url: str) -> Iterator[None]:
+    """Translate whatever a peer's address or answer brings the HTTP client to raise.
+
+    Raises:
+        PeerLostError: In the place of it.
+    """
+    try:
+        yield
+    except (PeerLostError, PeerRefusedError):
+        raise
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
+        raise PeerLostError(f"{url}: {error or type(error).__name__}") from error
+    except Exception as error:
+        _log.warning("asking %s failed in an unexpected way", url, exc_info=error)
+        raise PeerLostError(f"{url}: {type(error).__name__}: {error}") from error
+
+
+async def _frames(response: httpx2.Response, url: str) -> AsyncIterator[wire.Frame]:
     decoder = wire.FrameDecoder()
-    async for received in response.aiter_raw():
-        try:
-            frames = decoder.feed(received)
-        except ValueError as error:
-            raise PeerLostError(f"{response.url.host} speaks nonsense: {error}") from error
-        for frame in frames:
-            yield frame
+    with _lost(url):
+        async for received in response.aiter_raw():
+            for frame in decoder.feed(received):
+                yield frame
 
 
 async def _refusal(response: httpx2.Response) -> PeerRefusedError:
+    status = response.status_code
+    if not 400 <= status <= 599:
+        raise PeerLostError(f"{response.url.host} answered {status}, which no node does")
     body = b""
     async for received in response.aiter_raw():
         body += received
@@ -107,13 +130,14 @@ async def _refusal(response: httpx2.Response) -> PeerRefusedError:
     told: Any = {}
     try:
         told = msgspec.json.decode(body)["error"]
-        message, code = str(told["message"]), told["code"]
-    except (msgspec.DecodeError, LookupError, TypeError):
-        message, code = f"the peer answered {response.status_code}", None
+        message, code = str(told["message"])[: wire.TEXT], told["code"]
+    except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
+        message, code = f"the peer answered {status}", None
     after = response.headers.get("retry-after", "")
+    is_number = after.isascii() and after.isdecimal() and len(after) <= _RETRY_DIGITS
     return PeerRefusedError(
-        response.status_code,
+        status,
         message,
         code if isinstance(code, str) else None,
-        float(after) if after.isdecimal() else None,
+        float(after) if is_number else None,
     )

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from node.mesh.addresses import is_loopback
 from node.mesh.mesh import Mesh
 from node.mesh.peer import PeerView
+from node.routing.asking import Peers
+from node.routing.choice import PeerModel
 from node.routing.offer import Offer, OfferedModel, UnreadableOfferError, read_offer
-from node.routing.router import PeerModel, Peers
 from shared.events import Event, NetworkFailed, NodeState
 from shared.repeats import Repeats
 
@@ -124,6 +125,7 @@ class PeerOffers(Peers):
                         in_flight=model.in_flight,
                         slots=model.slots_total,
                         fingerprint=model.fingerprint,
+                        age_seconds=peer.view.silent_seconds,
                     )
 
 

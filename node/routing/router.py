@@ -1,84 +1,59 @@
 """Has each request answered by the node that its caller waits for least, and by another if it dies.
 
-A request that this node answers goes to its scheduler. Any other is followed here frame by frame:
-when its peer is lost, the next node is given the tokens that have come and goes on from there.
+A request waits in this node's queue while it can, and goes to the first node that can begin with
+it: this one, or a peer that became free. A request that waits at a peer goes elsewhere as well if
+another node is free first.
 """
 
+import itertools
 import logging
-from collections import Counter
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from contextlib import ExitStack
+from typing import Final
 
 import trio
 
 from node.errors import RequestError, UnavailableError
-from node.requests.generation import Emit, Generation, InferenceRequest, is_other_model
-from node.routing import wire
-from node.routing.choice import HERE, Candidate, choose
-from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
-from node.serving.lane import ANY_CONTEXT
+from node.requests.account import Emit
+from node.requests.answer import Answer
+from node.requests.attempt import Attempt
+from node.requests.request import InferenceRequest, is_other_model
+from node.routing.asking import Ask, Asker, Peers
+from node.routing.choice import HERE, Candidate, PeerModel, choose
+from node.routing.client import PeerClient
+from node.routing.loads import PeerLoads
+from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
-from shared import events
-from shared.groups import leaves
 
-_LOOK_SECONDS: Final = 0.25
-"""How often a running answer's peer is looked for among the living."""
+_LOOK_SECONDS: Final = 0.1
+"""While a request waits, how often the adverts are looked at."""
 _TOLD: Final = 1000
-_ELSEWHERE: Final = (429, 503)
-"""Statuses by which a node says that another one may take the request."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PeerModel:
-    """A model that a peer has, as the peer's last advert says."""
-
-    node_id: str
-    model_id: str
-    url: str
-    """Of the peer's API."""
-    loaded: bool
-    in_flight: int
-    slots: int
-    fingerprint: str = ""
-    """Of its file; empty while it is not known."""
-
-
-class Peers(Protocol):
-    """Who knows the other nodes."""
-
-    def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Give the peers that have a model and take requests."""
-
-    def models(self) -> set[str]:
-        """Name the models that peers have."""
-
-    def is_living(self, node_id: str) -> bool:
-        """Whether a peer is still held to be there."""
 
 
 class NoPeers(Peers):
     """A node that answers alone."""
 
     def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Find nobody."""
+        """Return nobody."""
         del model_id
         return ()
 
     def models(self) -> set[str]:
-        """Name nothing."""
+        """Return nothing."""
         return set()
 
     def is_living(self, node_id: str) -> bool:
-        """Nobody is."""
+        """Return false."""
         del node_id
         return False
 
 
 class Router:
-    """Admits requests as the scheduler does, for the whole mesh.
+    """Admits requests for the whole mesh.
 
     Args:
         scheduler: Answers what is answered here.
@@ -87,48 +62,54 @@ class Router:
         emit: Takes events.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        peers: Peers,
-        client: PeerClient,
-        emit: Emit,
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, peers: Peers, client: PeerClient, emit: Emit) -> None:
         self._scheduler = scheduler
         self._peers = peers
         self._client = client
-        self._emit = emit
+        self._loads = PeerLoads()
+        self._asker = Asker(peers, client, self._loads, emit)
         self._nursery: trio.Nursery | None = None
-        self._away: Counter[str] = Counter()
-        """Requests that each peer answers for this node now."""
-        self._following: set[Generation] = set()
-        self._moved = trio.Event()
+        self._abroad: dict[Attempt, None] = {}
+        """Requests that wait at a peer and have no place in a queue here, the oldest first."""
+        self._followed: list[Answer] = []
+        """What peers are answering or are asked to."""
         self._told: set[tuple[str, str]] = set()
         """Peers whose model of a name was said to be another one."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follow what peers answer. Runs until cancelled."""
+        """Send what waits to the nodes that become free. Runs until cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                await trio.sleep_forever()
+                while True:
+                    is_waiting = self._place_waiting(self._nursery)
+                    with trio.move_on_after(_LOOK_SECONDS if is_waiting else math.inf):
+                        await self._scheduler.wait_change()
         finally:
             self._nursery = None
             with trio.move_on_after(1, shield=True):
                 await self._client.close()
 
-    def admit(self, request: InferenceRequest) -> Generation:
-        """Take a request in; raises as `Scheduler.admit` does."""
-        chosen = choose(self._candidates(request.model_id))
-        if chosen is None or chosen.node_id == HERE or request.forwarded or self._nursery is None:
-            return self._scheduler.admit(request)
-        # It is in the account of the node that answers it, not in this one's.
-        generation = Generation(self._scheduler.bound(request), _ignore, ANY_CONTEXT)
-        self._nursery.start_soon(self._drive, generation, name=f"request {request.request_id}")
-        return generation
+    def admit(self, request: InferenceRequest, owner: ExitStack) -> Answer:
+        """Take a request in for as long as its owner's block runs.
+
+        Args:
+            request: What is wanted.
+            owner: Of the task that answers the caller: leaving it gives the request up.
+
+        Raises:
+            RequestError: As `Scheduler.admit` does; the refusal is counted.
+        """
+        nursery = self._nursery
+        if nursery is None or request.forwarded or not self._is_for_peer(request.model_id):
+            attempt = self._scheduler.admit(request)
+        else:
+            attempt = self._scheduler.begin(request)
+            self._send_abroad(attempt, nursery)
+        return owner.enter_context(attempt.answer)
 
     def models(self) -> list[str]:
-        """Name the models that a request can be for: this node's, then its peers'."""
+        """Return the models that a request can be for: this node's, then its peers'."""
         own = [lane.engine.model_id for lane in self._scheduler.lanes]
         return [*own, *sorted(self._peers.models().difference(own))]
 
@@ -136,20 +117,34 @@ class Router:
         """Take no more requests and wait for all that are in work, for as long as the grace."""
         with trio.move_on_after(grace_seconds):
             await self._scheduler.drain(grace_seconds)
-            while self._following:
-                await self._moved.wait()
+            while self._followed:
+                await self._scheduler.wait_change()
 
     def end(self) -> None:
         """End whatever is left with an error that its caller sees."""
         self._scheduler.end()
-        error = UnavailableError("the node stopped before the answer was complete", code="stopped")
-        for generation in tuple(self._following):
-            generation.failed(error)
+        for answer in tuple(self._followed):
+            message = "the node stopped before the answer was complete"
+            answer.fail(UnavailableError(message, code="stopped"))
+
+    # Where a request can go.
+
+    def _is_for_peer(self, model_id: str) -> bool:
+        """Whether a request waits at a peer rather than here for the first node that is free."""
+        lane = self._lane(model_id)
+        if lane is not None and lane.engine.ready and not lane.is_full:
+            return False
+        chosen = choose(self._candidates(model_id))
+        return chosen is not None and chosen.peer is not None
+
+    def _lane(self, model_id: str) -> Lane | None:
+        """Find the model's lane here, if it takes requests."""
+        open_lanes = (lane for lane in self._scheduler.lanes if not lane.closed)
+        return next((lane for lane in open_lanes if lane.engine.model_id == model_id), None)
 
     def _candidates(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
-        """Give who could answer, or go on where a model with this fingerprint has begun."""
-        open_lanes = (lane for lane in self._scheduler.lanes if not lane.closed)
-        lane = next((lane for lane in open_lanes if lane.engine.model_id == model_id), None)
+        """Yield who could answer, or go on where a model with this fingerprint has begun."""
+        lane = self._lane(model_id)
         own = lane.engine.fingerprint if lane else ""
         if lane is not None and not is_other_model(fingerprint, own):
             load = lane.load()
@@ -160,133 +155,152 @@ class Router:
             if is_other_model(fingerprint or own, peer.fingerprint):
                 self._tell_other(peer)
                 continue
-            # What this node sent since the advert is not in it yet.
-            in_flight = max(peer.in_flight, self._away[peer.node_id])
-            yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots)
+            in_flight = self._loads.in_flight(peer, trio.current_time())
+            yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots, peer=peer)
 
     def _tell_other(self, peer: PeerModel) -> None:
-        """Say once that a peer has another model under a name."""
+        """Log once that a peer has another model under a name."""
         if (peer.node_id, peer.fingerprint) in self._told:
             return
         if len(self._told) >= _TOLD:
             self._told.clear()
         self._told.add((peer.node_id, peer.fingerprint))
         _log.warning(
-            "what is %s on %s has other weights than elsewhere: it does not answer in another "
-            "node's place; give one of the models another name",
+            "model %s on %s has other weights than elsewhere: that node does not answer in "
+            "another's place; give one of the models another name",
             peer.model_id,
             peer.node_id,
         )
 
-    async def _drive(self, generation: Generation) -> None:
-        """See a request to its end, by one node after another if they are lost."""
-        self._following.add(generation)
+    # Requests that wait go to the node that is free first.
+
+    def _place_waiting(self, nursery: trio.Nursery) -> bool:
+        """Send who waits to the nodes that are free; return whether anybody waits."""
+        for attempt in tuple(self._abroad):
+            lane = self._lane(attempt.answer.request.model_id)
+            if lane is not None and lane.can_begin and attempt.can_move:
+                self._queue(attempt)
+        waiting = defaultdict[str, list[Attempt]](list)
+        queued = (attempt for lane in self._scheduler.lanes for attempt in lane.waiting)
+        for attempt in itertools.chain(queued, self._abroad):
+            if attempt.can_move:
+                waiting[attempt.answer.request.model_id].append(attempt)
+        for model_id, attempts in waiting.items():
+            self._offer(model_id, attempts, nursery)
+        return bool(waiting)
+
+    def _offer(self, model_id: str, attempts: list[Attempt], nursery: trio.Nursery) -> None:
+        """Ask the peers that are free to answer those who wait, in their order."""
+        free_nodes = [each for each in self._candidates(model_id) if each.is_free]
+        slots = {node.node_id: node.slots - node.in_flight for node in free_nodes}
+        peers = [node.peer for node in free_nodes if node.peer is not None]
+        for attempt in attempts:
+            if attempt.held:
+                continue
+            free = [peer for peer in peers if slots[peer.node_id] > 0 and _suits(peer, attempt)]
+            if free:
+                peer = free[0]
+                slots[peer.node_id] -= 1
+                attempt.held = True
+                ask = self._asker.prepare(peer, attempt, only_if_free=True)
+                nursery.start_soon(self._follow, attempt, ask, name=_task_name(attempt))
+
+    def _send_abroad(self, attempt: Attempt, nursery: trio.Nursery) -> None:
+        """Let a request wait at a peer: this node cannot answer it soon."""
+        nursery.start_soon(self._follow, attempt, None, name=_task_name(attempt))
+
+    def _queue(self, attempt: Attempt) -> None:
+        """Let a request wait here."""
+        self._abroad.pop(attempt, None)
         try:
-            await self._try_in_turn(generation)
+            self._scheduler.queue(attempt)
+        except RequestError as error:
+            attempt.failed(error)
+
+    # One request on its way from peer to peer.
+
+    async def _follow(self, attempt: Attempt, offer: Ask | None) -> None:
+        """See a request to its end, or until no peer is asked for it any more.
+
+        Args:
+            attempt: At its answer, which waits.
+            offer: To a peer that is free; None where the request waits at a peer.
+        """
+        answer = attempt.answer
+        self._followed.append(answer)
+        try:
+            following = attempt if offer is None else await self._make_offer(offer)
+            while following is not None:
+                following = await self._wait_abroad(following)
+        except Exception:  # noqa: BLE001 - one request's fault ends no other's
+            _log.exception("request %s was not forwarded: a bug", answer.request.request_id)
+            if attempt.taken_over or offer is None:
+                answer.fail(RequestError("the node failed; its log says why"))
         finally:
-            self._following.discard(generation)
-            self._moved.set()
-            self._moved = trio.Event()
+            self._followed.remove(answer)
+            self._scheduler.note_change()
 
-    async def _try_in_turn(self, generation: Generation) -> None:
-        model_id = generation.request.model_id
-        tried: set[str] = set()
-        error: RequestError = UnavailableError(f"no node answers for {model_id} now")
-        while not generation.over:
-            chosen = choose(self._candidates(model_id, generation.fingerprint), tried)
-            if chosen is None:
-                generation.failed(error)
-            elif chosen.node_id == HERE:
-                try:
-                    self._scheduler.adopt(generation)
-                except RequestError as refused:
-                    generation.failed(refused)
-                return
-            else:
-                tried.add(chosen.node_id)
-                error = await self._try(chosen.node_id, generation) or error
-
-    async def _try(self, node_id: str, generation: Generation) -> RequestError | None:
-        """Have one peer answer; give why it did not, if another may."""
+    async def _make_offer(self, offer: Ask) -> Attempt | None:
+        """Ask a peer that is free; return the attempt that goes on if the peer was lost."""
         try:
-            await self._follow(node_id, generation)
-        except RequestError as refused:
-            generation.returned()
-            if refused.status in _ELSEWHERE:
-                return refused
-            generation.failed(refused)
-        except PeerLostError as lost:
-            _log.warning("request %s lost its node: %s", generation.request.request_id, lost)
-            self._emit(events.NetworkFailed("connection", 1))
-            generation.interrupted("peer_lost")
-            return UnavailableError(f"node {node_id} was lost before the answer was complete")
+            await self._asker.run(offer)
+        finally:
+            offer.attempt.release()
+        if offer.is_refused_for_now:
+            offer.attempt.asked.discard(offer.peer.node_id)
+        return self._resume(offer)
+
+    async def _wait_abroad(self, attempt: Attempt) -> Attempt | None:
+        """Wait at one peer after the other; return the attempt that goes on if one was lost."""
+        self._abroad[attempt] = None
+        model_id = attempt.answer.request.model_id
+        error: RequestError = UnavailableError(f"no node answers for {model_id} now")
+        try:
+            while attempt in self._abroad and not attempt.waited.is_set():
+                candidates = self._candidates(model_id, attempt.answer.fingerprint)
+                chosen = choose(candidates, attempt.asked)
+                if chosen is None and attempt.held:
+                    await self._scheduler.wait_change()
+                elif chosen is None:
+                    attempt.failed(error)
+                elif chosen.peer is None:
+                    self._queue(attempt)
+                else:
+                    ask = self._asker.prepare(chosen.peer, attempt, only_if_free=False)
+                    self._scheduler.note_change()
+                    await self._asker.run(ask)
+                    if ask.begun:
+                        return self._resume(ask)
+                    error = self._note_refusal(ask, error)
+        finally:
+            self._abroad.pop(attempt, None)
         return None
 
-    async def _follow(self, node_id: str, generation: Generation) -> None:
-        """Pass one peer's answer on.
+    def _note_refusal(self, ask: Ask, before: RequestError) -> RequestError:
+        """End a request that no other node can answer either; return why this one did not."""
+        error = ask.request_error or before
+        if ask.error is not None and not error.others_may_answer and ask.attempt in self._abroad:
+            ask.attempt.failed(error)
+        return error
 
-        Raises:
-            PeerLostError: It did not come to its end.
-            RequestError: The peer does not take the request, or has another model by now.
-        """
-        model_id = generation.request.model_id
-        found = [peer for peer in self._peers.find(model_id) if peer.node_id == node_id]
-        if not found:
-            raise PeerLostError(f"{node_id} has gone")
-        self._away[node_id] += 1
-        failed: list[Exception] = []
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, node_id, generation, nursery.cancel_scope)
-                await self._pass_on(found[0], generation)
-                nursery.cancel_scope.cancel()
-        except* (PeerLostError, RequestError) as group:
-            failed += leaves(group)
-        finally:
-            self._away[node_id] -= 1
-        if failed:
-            raise failed[0]
-        if not generation.left.is_set():
-            raise PeerLostError(f"{node_id} was lost in the middle")
-        generation.finished("cancelled", "")  # where its caller left
-
-    async def _pass_on(self, peer: PeerModel, generation: Generation) -> None:
-        generation.begin(peer.fingerprint)
-        began = trio.current_time()
-        request = generation.remainder()
-        body = wire.pack_request(request)
-        self._emit(events.MessagesMoved("sent", "forward", 1, len(body)))
-        async with self._client.ask(peer.url, body, request.request_id) as frames:
-            async for frame in frames:
-                if isinstance(frame, wire.Admitted):
-                    seconds = trio.current_time() - began
-                    self._emit(events.PeerAnswered(peer.node_id, "forward", seconds))
-                else:
-                    _take(frame, generation)
-
-    async def _watch(self, node_id: str, generation: Generation, scope: trio.CancelScope) -> None:
-        """Break off when nobody waits for the answer any more, or its peer is gone."""
-        while self._peers.is_living(node_id):
-            with trio.move_on_after(_LOOK_SECONDS):
-                await generation.left.wait()
-                break
-        scope.cancel()
+    def _resume(self, ask: Ask) -> Attempt | None:
+        """Return a new attempt at an answer that lost its peer and that another can go on with."""
+        answer, error = ask.attempt.answer, ask.request_error
+        if not ask.begun or answer.over.is_set() or error is None:
+            return None
+        if not error.others_may_answer:
+            answer.fail(error)
+            return None
+        again = self._scheduler.attempt(answer)
+        again.asked.update(ask.attempt.asked)
+        return again
 
 
-def _take(frame: wire.Frame, generation: Generation) -> None:
-    match frame:
-        case wire.Accepted():
-            generation.evaluated(0, 0, 0)
-        case wire.Drawn(token, piece):
-            generation.sampled(token, piece)
-        case wire.Vector(numbers):
-            generation.embedded(numbers)
-        case wire.Ended(reason, prompt_tokens, cached_tokens):
-            generation.reckoned(prompt_tokens, cached_tokens)
-            generation.finished("length" if reason == "length" else "stop", "")
-        case wire.Failed(status, code, message):
-            raise PeerRefusedError(status, message, code, None)
+def _suits(peer: PeerModel, attempt: Attempt) -> bool:
+    """Return whether a peer can answer in this node's place and was not asked before."""
+    other = is_other_model(attempt.answer.fingerprint, peer.fingerprint)
+    return not other and peer.node_id not in attempt.asked
 
 
-def _ignore(event: events.Event) -> None:
-    del event
+def _task_name(attempt: Attempt) -> str:
+    return f"request {attempt.answer.request.request_id}"

@@ -5,24 +5,34 @@ length in 4 bytes, big-endian, then one tagged msgpack array; one of the last tw
 is an HTTP status with OpenAI's error object, as any client of the API gets it.
 """
 
-from typing import Final
+import math
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from node.engine.protocol import FrameReader
-from node.requests.generation import InferenceRequest
+from node.errors import RequestError
+from node.requests.request import InferenceRequest
 from shared.events import FinishReason
 
 PATH: Final = "/mesh/v1/generate"
 SIGNATURE: Final = "x-distributed-llm-signature"
 """Header: Unix time in whole seconds, a dot, and the signature in hexadecimal."""
+_FRAME_BYTES: Final = 2**20
+"""Several times as long as the longest vector."""
+
+Count = Annotated[int, Meta(ge=0, lt=2**31)]
+TEXT: Final = 2000
+"""Characters of an error's text."""
+Text = Annotated[str, Meta(max_length=TEXT)]
 
 
 class Drawn(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """One token was drawn."""
 
-    token: int
-    piece: bytes
+    token: Count
+    piece: Annotated[bytes, Meta(max_length=2**16)]
 
 
 class Vector(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -35,6 +45,10 @@ class Admitted(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The request is in a queue. The first frame."""
 
 
+class Begun(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """An engine has the request: it is in this node's account now."""
+
+
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """An engine works on the prompt: from here on an answer comes."""
 
@@ -43,19 +57,19 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The answer is complete."""
 
     reason: FinishReason
-    prompt_tokens: int
-    cached_tokens: int
+    prompt_tokens: Count
+    cached_tokens: Count
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """The answer ended in an error, of which the code says which it is."""
 
-    status: int
-    code: str
-    message: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: Text
+    message: Text
 
 
-Frame = Drawn | Vector | Admitted | Accepted | Ended | Failed
+Frame = Drawn | Vector | Admitted | Begun | Accepted | Ended | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
@@ -71,9 +85,18 @@ def read_request(body: bytes) -> InferenceRequest:
     """Read a question.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or has a time that is none.
     """
-    return _request_decoder.decode(body)
+    request = _request_decoder.decode(body)
+    for seconds in (request.waited_seconds, request.deadline_seconds or 0.0):
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"{seconds} is not a number of seconds")
+    return request
+
+
+def failed(error: RequestError) -> Failed:
+    """Return the frame that says how an answer failed."""
+    return Failed(error.status, (error.code or "")[:TEXT], str(error)[:TEXT])
 
 
 def pack(frame: Frame) -> bytes:
@@ -86,12 +109,16 @@ class FrameDecoder:
     """Reads frames from a stream of bytes."""
 
     def __init__(self) -> None:
-        self._reader = FrameReader()
+        self._reader = FrameReader(_FRAME_BYTES)
 
     def feed(self, received: bytes) -> list[Frame]:
-        """Take what arrived and give the frames that are now whole.
+        """Take what arrived and return the frames that are now whole.
 
         Raises:
-            ValueError: The stream holds no frames.
+            ValueError: The stream holds no frames, or one that makes no sense.
         """
-        return [_decoder.decode(frame) for frame in self._reader.feed(received)]
+        frames = [_decoder.decode(frame) for frame in self._reader.feed(received)]
+        for frame in frames:
+            if isinstance(frame, Vector) and not all(map(math.isfinite, frame.numbers)):
+                raise ValueError("a vector holds what is not a number")
+        return frames

@@ -1,7 +1,7 @@
 """A bounded queue that is fair between clients: they take turns, however much one of them asks."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -20,18 +20,21 @@ class FairQueue(Generic[ItemT]):
         """By client, the one whose turn it is first."""
 
     def __len__(self) -> int:
-        """Count the items."""
+        """Return the number of items."""
         return sum(map(len, self._turns.values()))
 
     def __iter__(self) -> Iterator[ItemT]:
-        """Give every item, in no order that matters."""
-        return (item for items in self._turns.values() for item in items)
+        """Yield the items in the order in which they are served."""
+        for turn in range(max(map(len, self._turns.values()), default=0)):
+            for items in self._turns.values():
+                if turn < len(items):
+                    yield items[turn]
 
     def put(self, client: str, item: ItemT) -> ItemT | None:
-        """Take an item in; give the one that has to leave for it, perhaps itself.
+        """Add an item; return the one that has to leave for it, perhaps itself.
 
-        A full queue has room for who asks less: the newest item of the client that has the most
-        leaves, unless the newcomer's client would then have as many.
+        A full queue has room for the client that asks less: the newest item of the client that has
+        the most leaves, unless the newcomer's client would then have as many.
         """
         displaced: ItemT | None = None
         if len(self) >= self._limit:
@@ -42,21 +45,35 @@ class FairQueue(Generic[ItemT]):
         self._turns.setdefault(client, deque()).append(item)
         return displaced
 
-    def take(self) -> ItemT | None:
-        """Give the oldest item of the client whose turn it is; None where there is none."""
-        if not self._turns:
-            return None
-        client = next(iter(self._turns))
-        items = self._turns.pop(client)
-        item = items.popleft()
-        if items:  # to the end of the line
-            self._turns[client] = items
-        return item
+    def put_back(self, client: str, item: ItemT) -> None:
+        """Make an item that was taken the next one again, also where the queue is full."""
+        items = self._turns.pop(client, deque())
+        items.appendleft(item)
+        self._turns = {client: items, **self._turns}
 
-    def remove(self, client: str, item: ItemT) -> None:
-        """Let an item go that is not waited for any more."""
+    def take(self, is_due: Callable[[ItemT], bool] = lambda _: True) -> ItemT | None:
+        """Return the oldest item that is due of the client whose turn it is; None for none."""
+        for item in self:
+            if is_due(item):
+                client = next(c for c, items in self._turns.items() if item in items)
+                self.remove(client, item, served=True)
+                return item
+        return None
+
+    def remove(self, client: str, item: ItemT, *, served: bool = False) -> bool:
+        """Remove an item; return whether it was there.
+
+        Args:
+            client: Whose item it is.
+            item: The item.
+            served: It was served, so that its client has had its turn.
+        """
         items = self._turns.get(client)
-        if items and item in items:
-            items.remove(item)
-            if not items:
-                del self._turns[client]
+        if not items or item not in items:
+            return False
+        items.remove(item)
+        if served or not items:
+            del self._turns[client]
+        if served and items:  # to the end of the line
+            self._turns[client] = items
+        return True

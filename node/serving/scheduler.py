@@ -8,9 +8,11 @@ from typing import Final
 import trio
 
 from node.errors import InvalidRequestError, ModelNotFoundError, RequestError, UnavailableError
-from node.requests.generation import Emit, Generation, InferenceRequest
+from node.requests.account import Account, Emit
+from node.requests.answer import Answer
+from node.requests.attempt import Attempt
+from node.requests.request import InferenceRequest
 from node.serving.lane import Lane
-from shared import events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Scheduler:
         return iter(self._lanes.values())
 
     def find(self, model_id: str) -> Lane:
-        """Give a model's lane.
+        """Return a model's lane.
 
         Raises:
             ModelNotFoundError: No such model is here.
@@ -65,21 +67,46 @@ class Scheduler:
             message = f"the model {model_id!r} is not served here; served: {served}"
             raise ModelNotFoundError(message, parameter="model") from None
 
-    def admit(self, request: InferenceRequest) -> Generation:
-        """Take a request in.
+    def attempt(self, answer: Answer) -> Attempt:
+        """Return an attempt at an answer, to be counted by this node."""
+        return Attempt(answer, Account(answer.request, self._emit))
+
+    def admit(self, request: InferenceRequest) -> Attempt:
+        """Check a request against the limits and put it in the queue of its model here.
 
         Raises:
-            ModelNotFoundError: No such model is served here.
+            ModelNotFoundError: No such model is served here; this is not counted.
             InvalidRequestError: It asks for a longer answer than is allowed.
             UnavailableError: The node is stopping, or the model was unloaded on purpose.
             QueueFullError: The model's queue is full.
         """
         lane = self.find(request.model_id)
+        attempt = self.begin(request)
         try:
-            return lane.admit(self.bound(request))
-        except RequestError:
-            self._emit(_rejection(request))
+            lane.put(attempt)
+        except RequestError as error:
+            attempt.reject(error)
             raise
+        return attempt
+
+    def begin(self, request: InferenceRequest) -> Attempt:
+        """Check a request against the limits and open its account; raises as `admit` does."""
+        try:
+            return self.attempt(Answer(self._bound(request)))
+        except RequestError as error:
+            self.attempt(Answer(request)).reject(error)
+            raise
+
+    def queue(self, attempt: Attempt) -> None:
+        """Put a request in the queue of its model that was begun before, or elsewhere.
+
+        Raises:
+            RequestError: There is no place for it here either.
+        """
+        lane = self.find(attempt.answer.request.model_id)
+        if self.draining:
+            raise _stopping()
+        lane.put(attempt)
 
     async def load(self, model_id: str) -> None:
         """Load a model and keep it loaded. Ends when it is ready.
@@ -95,6 +122,7 @@ class Scheduler:
         lane.engine.want()
         await lane.engine.wait_ready()
         lane.engine.resident = True
+        lane.restart_idle_time()
 
     async def unload(self, model_id: str) -> None:
         """Take no more requests for a model, finish those that it has, and let it go.
@@ -136,29 +164,16 @@ class Scheduler:
             lane.fail_all(error)
 
     def note_change(self) -> None:
-        """Take note that a lane or an engine has changed."""
+        """Note that a lane or an engine has changed."""
         self._moved.set()
         self._moved = trio.Event()
         self.on_change()
 
-    def adopt(self, generation: Generation) -> None:
-        """Take over a request that another node was to answer, with what it has of the answer.
+    async def wait_change(self) -> None:
+        """Wait until a lane or an engine has changed."""
+        await self._moved.wait()
 
-        Raises:
-            RequestError: There is no place for it here either.
-        """
-        lane = self.find(generation.request.model_id)
-        if self.draining:
-            raise _stopping()
-        lane.adopt(generation)
-
-    def bound(self, request: InferenceRequest) -> InferenceRequest:
-        """Give the request within the limits.
-
-        Raises:
-            UnavailableError: The node is stopping.
-            InvalidRequestError: It asks for a longer answer than is allowed.
-        """
+    def _bound(self, request: InferenceRequest) -> InferenceRequest:
         if self.draining:
             raise _stopping()
         most = self._limits.output_tokens
@@ -178,21 +193,3 @@ class Scheduler:
 def _stopping() -> UnavailableError:
     message = "the node is stopping: send the request elsewhere"
     return UnavailableError(message, retry_after_seconds=1)
-
-
-def _rejection(request: InferenceRequest) -> events.InferenceFinished:
-    return events.InferenceFinished(
-        model_id=request.model_id,
-        status="rejected",
-        finish_reason=None,
-        seconds=0.0,
-        queue_seconds=0.0,
-        prefill_seconds=0.0,
-        decode_seconds=0.0,
-        first_token_seconds=None,
-        prompt_tokens=0,
-        cached_tokens=0,
-        generated_tokens=0,
-        discarded_tokens=0,
-        request_id=request.request_id,
-    )

@@ -10,8 +10,8 @@ import time
 from typing import Final
 
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.protocol import Sampling
 from node.engine.vocabulary import Vocabulary
+from node.requests.request import Sampling
 
 CHUNK_TOKENS: Final = 32
 """Of the prompt, evaluated at once: what `node.main` tells its engine child."""

@@ -10,6 +10,7 @@ import trio.testing
 
 from node.engine import protocol
 from node.engine.process import ChildProcess
+from node.requests.request import EndReason
 
 CONTEXT_LENGTH: Final = 64
 DESCRIBED: Final = protocol.Described(
@@ -90,7 +91,7 @@ class MemoryChild:
         sampled = [protocol.Sampled(request, len(piece), piece.encode()) for piece in pieces]
         await self.say(protocol.Evaluated(request, 3, 3, 1), *sampled)
 
-    async def finish(self, request: int, reason: protocol.EndReason = "stop") -> None:
+    async def finish(self, request: int, reason: EndReason = "stop") -> None:
         """Say that a request is over."""
         await self.say(protocol.Finished(request, reason, ""))
 

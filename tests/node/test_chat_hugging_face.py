@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from node.engine.chat import ChatRefusedError, render_chat
-from node.engine.protocol import Turn
+from node.requests.request import Turn
 
 CHAT: Final[list[Turn]] = [
     {"role": "user", "content": "a <b> & é"},

@@ -8,9 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, trio_test
 
-from node.engine.protocol import Sampling
-from node.errors import OtherModelError
-from node.requests.generation import Delta, Generation, InferenceRequest, Token
+from node.errors import (
+    DeadlineExceededError,
+    EngineFailedError,
+    OtherModelError,
+    QueueFullError,
+    RequestError,
+    UnavailableError,
+)
+from node.requests.account import Account
+from node.requests.answer import Answer, Delta
+from node.requests.attempt import Attempt
+from node.requests.request import InferenceRequest, Sampling, Token
 from node.routing import wire
 from node.routing.signature import WINDOW_SECONDS, Signer
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
@@ -18,6 +27,7 @@ from shared.events import Event, InferenceFinished, InferenceResumed, TokensGene
 NOW = 1.6e9
 FRAMES: list[wire.Frame] = [
     wire.Admitted(),
+    wire.Begun(),
     wire.Accepted(),
     wire.Drawn(7, b"\xc3"),
     wire.Vector((0.5, 1.0)),
@@ -41,6 +51,8 @@ def request(**changed: object) -> InferenceRequest:
         "forwarded": True,
         "prior": (Token(7, b"\xc3"), Token(8, b"\xa4")),
         "fingerprint": "f1",
+        "only_if_free": True,
+        "waited_seconds": 1.5,
     }
     return InferenceRequest(**(fields | changed))  # type: ignore[arg-type]
 
@@ -111,64 +123,153 @@ def test_malformed_signature_is_none(value: str) -> None:
     assert not Signer([""]).check(value, b"", NOW)
 
 
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("field", ["deadline_seconds", "waited_seconds"])
+def test_question_with_a_time_that_is_none_is_refused(field: str, seconds: float) -> None:
+    """What a peer says of time does not reach the clock or the histograms unchecked."""
+    with pytest.raises(ValueError, match="number of seconds"):
+        wire.read_request(wire.pack_request(request(**{field: seconds})))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        wire.Drawn(-1, b"a"),
+        wire.Drawn(2**40, b"a"),
+        wire.Drawn(1, b"a" * 2**17),
+        wire.Vector((0.5, math.nan)),
+        wire.Ended("stop", -1, 0),
+        wire.Failed(200, "", ""),
+        wire.Failed(10**6, "", ""),
+        wire.Failed(503, "", "x" * 10**5),
+    ],
+)
+def test_frame_that_makes_no_sense_is_garbage(frame: wire.Frame) -> None:
+    """A number out of its range is as good as a broken stream."""
+    with pytest.raises(ValueError):  # noqa: PT011 - msgspec says what is wrong in many ways
+        wire.FrameDecoder().feed(wire.pack(frame))
+
+
+def attempt(asked: InferenceRequest, emitted: list[Event]) -> Attempt:
+    """Give an attempt at a new answer."""
+    return Attempt(Answer(asked), Account(asked, emitted.append))
+
+
+def ends(emitted: list[Event]) -> list[InferenceFinished]:
+    """Give the accounts."""
+    return [event for event in emitted if isinstance(event, InferenceFinished)]
+
+
 @trio_test
 async def test_rest_of_an_answer_is_what_another_node_needs(autojump_clock: MockClock) -> None:
-    """It has the tokens that came and the time that is left."""
+    """It has the tokens that came, the time that is left, and how long the request waited."""
     del autojump_clock
-    first = Generation(request(prior=(), forwarded=False), lambda _: None, 64)
+    own = request(prior=(), forwarded=False, only_if_free=False, waited_seconds=0.0)
+    answer = Answer(own)
     await trio.sleep(1)
-    first.begin("f0")
-    first.interrupted("peer_lost")
-    first.begin("f1")  # before the first token any model of that name will do
-    first.sampled(7, b"\xc3")
-    rest = first.remainder()
-    assert rest == request(prior=(Token(7, b"\xc3"),), deadline_seconds=1.5)
+    rest = answer.remainder(only_if_free=True)
+    assert rest == request(prior=(), fingerprint="", deadline_seconds=1.5, waited_seconds=1.0)
+    answer.begin("f0")
+    answer.begin("f1")  # before the first token any model of that name will do
+    answer.take(Token(7, b"\xc3"))
+    rest = answer.remainder(only_if_free=False)
+    changed = {"deadline_seconds": 1.5, "only_if_free": False, "waited_seconds": 0.0}
+    assert rest == request(prior=(Token(7, b"\xc3"),), **changed)
     with pytest.raises(OtherModelError):
-        first.begin("f2")
-    first.begin("")  # it will see itself
-    assert first.remainder().fingerprint == "f1"
-    unbound = Generation(request(deadline_seconds=None), lambda _: None, 64)
-    assert unbound.remainder().deadline_seconds is None
+        answer.begin("f2")
+    answer.begin("")  # it will see itself
+    assert answer.remainder(only_if_free=False).fingerprint == "f1"
+    unbound = Answer(request(deadline_seconds=None)).remainder(only_if_free=False)
+    assert unbound.deadline_seconds is None
 
 
 @trio_test
 async def test_node_that_goes_on_accounts_for_its_own_part() -> None:
     """Another node's tokens shape the text and are in that node's account."""
     emitted: list[Event] = []
-    asked = Generation(request(stops=("äb",), deadline_seconds=None), emitted.append, 64)
-    assert asked.begin().prior == (7, 8)
+    asked = attempt(request(stops=("äb",), deadline_seconds=None), emitted)
+    assert asked.prior == (7, 8)
+    asked.begin()
     asked.evaluated(5, 5, 0)
-    asked.sampled(9, b"b")
-    assert asked.unwanted  # the stop sequence began in the part that another node had sent
-    assert await asked.receive() == Delta("", 1, Token(9, b"b"))
+    asked.sampled(9, b"b")  # the stop sequence began in the part that another node had sent
+    assert asked.answer.over.is_set()
+    assert await asked.answer.receive() == Delta("", 1, Token(9, b"b"))
     asked.finished("cancelled", "")
     assert emitted[:2] == [InferenceResumed("m", "peer_lost"), TokensGenerated("m", 1)]
-    (ended,) = [event for event in emitted if isinstance(event, InferenceFinished)]
+    (ended,) = ends(emitted)
     assert (ended.status, ended.generated_tokens, ended.prompt_tokens) == ("ok", 1, 3)
 
 
 @trio_test
-async def test_adopted_answer_is_accounted_from_here_on() -> None:
-    """What was another node's is not counted again; the caller reads one text."""
-    silent: list[Event] = []
+async def test_next_attempt_has_an_account_of_its_own() -> None:
+    """What a lost peer drew is in the peer's account; the caller reads one text."""
     emitted: list[Event] = []
-    asked = Generation(
-        request(prior=(), stops=(), forwarded=False, deadline_seconds=math.inf), silent.append, 64
-    )
-    asked.begin()
-    asked.sampled(7, b"a")
-    asked.interrupted("peer_lost")
-    silent.clear()
-    asked.adopt(emitted.append, lambda _: None)
-    assert asked.begin().prior == (7,)
-    asked.evaluated(4, 4, 0)
-    asked.sampled(8, b"b")
-    asked.finished("length", "")
+    own = request(prior=(), stops=(), forwarded=False, deadline_seconds=math.inf)
+    first = attempt(own, emitted)
+    assert first.take_over()
+    answer = first.answer
+    answer.begin("f1")
+    answer.take(Token(7, b"a"))
+    second = Attempt(answer, Account(own, emitted.append))
+    assert second.prior == (7,)
+    second.begin()
+    second.evaluated(4, 4, 0)
+    second.sampled(8, b"b")
+    second.finished("length", "")
     text = ""
-    while isinstance(delta := await asked.receive(), Delta):
+    while isinstance(delta := await answer.receive(), Delta):
         text += delta.text
-    assert (text, delta.generated_tokens) == ("ab", 2)
-    (ended,) = [event for event in emitted if isinstance(event, InferenceFinished)]
+    assert (text, delta.generated_tokens, delta.prompt_tokens) == ("ab", 2, 3)
+    (ended,) = ends(emitted)
     assert (ended.generated_tokens, ended.discarded_tokens) == (1, 0)
     assert InferenceResumed("m", "peer_lost") in emitted
-    assert not silent
+
+
+@trio_test
+async def test_request_that_a_peer_took_over_is_counted_there(autojump_clock: MockClock) -> None:
+    """Here it has no end; there its time in the queue here is part of its time."""
+    del autojump_clock
+    here: list[Event] = []
+    there: list[Event] = []
+    asked = attempt(request(prior=(), forwarded=False, waited_seconds=0.0), here)
+    await trio.sleep(2)
+    rest = attempt(asked.answer.remainder(only_if_free=True), there)
+    rest.begin()
+    assert asked.take_over()
+    assert not asked.take_over()
+    rest.sampled(7, b"a")
+    rest.finished("stop", "")
+    asked.answer.close()
+    assert not here
+    (ended,) = ends(there)
+    assert (ended.queue_seconds, ended.first_token_seconds) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("end", ["left", "refused", "out of time", "stopping"])
+@trio_test
+async def test_forwarded_request_that_was_not_begun_is_not_counted(end: str) -> None:
+    """The node that was asked counts it, or the one that answers it in the end."""
+    emitted: list[Event] = []
+    asked = attempt(request(), emitted)
+    if end == "left":
+        asked.answer.close()
+    elif end == "refused":
+        asked.reject(QueueFullError("full"))
+    else:
+        error = DeadlineExceededError("late") if end == "out of time" else UnavailableError("x")
+        asked.failed(error)
+    assert asked.over
+    assert not emitted
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"), [(UnavailableError("the node stopped"), 0), (EngineFailedError("x"), 1)]
+)
+@trio_test
+async def test_forwarded_request_counts_where_it_ends(error: RequestError, counted: int) -> None:
+    """One with which another node goes on has not ended here."""
+    emitted: list[Event] = []
+    asked = attempt(request(), emitted)
+    asked.begin()
+    asked.failed(error)
+    assert len(ends(emitted)) == counted

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from node.engine import protocol
 from node.engine.protocol import FrameReader, frame
+from node.requests.request import Sampling
 
-SAMPLING = protocol.Sampling(0.8, 40, 0.95, 1.0, 7)
+SAMPLING = Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
     protocol.Load(b"/m\xff.gguf", 0, 2, 64),
     protocol.Proceed(),

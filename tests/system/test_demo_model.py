@@ -17,7 +17,7 @@ from node.demo import MODEL_PATH
 from node.engine.chat import render_chat
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
-from node.engine.protocol import Sampling
+from node.requests.request import Sampling
 from tests.processes import Running
 
 REFERENCES: list[dict[str, Any]] = json.loads(

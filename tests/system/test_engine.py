@@ -23,9 +23,9 @@ from node.engine.protocol import (
     Load,
     Proceed,
     Sampled,
-    Sampling,
 )
 from node.engine.vocabulary import Vocabulary
+from node.requests.request import Sampling
 
 GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, seed=0)
 

@@ -8,7 +8,8 @@ import pytest
 
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.header import read_header
-from node.engine.protocol import Finished, Generate, Sampled, Turn
+from node.engine.protocol import Finished, Generate, Sampled
+from node.requests.request import Turn
 from tests.gguf_copies import copy_demo, demo_value, rename_tokens
 from tests.system.test_engine import GREEDY, Child
 

@@ -11,13 +11,15 @@ from typing import Any, Final, Literal
 from protobuf import Oneof
 
 from node.api import conversion, reading
+from node.api.edge.owner import owner_of
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.grpc.interceptors import Context, client_of, deadline_seconds, request_id
+from node.api.grpc.interceptors import SCOPE, Context, client_of, deadline_seconds, request_id
 from node.api.request_id import read_whole
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
-from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.requests.answer import Answer, Delta, Ending
+from node.requests.request import InferenceRequest
 from node.routing.peer_offers import PeerOffers
 from node.routing.router import Router
 from node.serving.lane import Lane
@@ -72,24 +74,20 @@ class InferenceService(Inference):
 
     async def generate(self, request: pb.GenerateRequest, ctx: Context) -> pb.GenerateResponse:
         """Answer whole."""
-        generation = self._admit(request, ctx, streamed=False)
-        text, ending = await read_whole(generation)
-        return pb.GenerateResponse(text=text, ending=_ending(generation, ending))
+        answer = self._admit(request, ctx, streamed=False)
+        text, ending = await read_whole(answer)
+        return pb.GenerateResponse(text=text, ending=_ending(answer, ending))
 
     async def generate_stream(
         self, request: pb.GenerateRequest, ctx: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        """Answer in pieces, several tokens in one if many are there. Closed, it leaves."""
-        generation = self._admit(request, ctx, streamed=True)
-        try:
-            while isinstance(received := await generation.receive(), Delta):
-                more = generation.receive_more()
-                if text := "".join(delta.text for delta in (received, *more)):
-                    yield pb.GenerateStreamResponse(part=_Text("text", text))
-            ending = _ending(generation, received)
-            yield pb.GenerateStreamResponse(part=_Ending("ending", ending))
-        finally:
-            generation.close()
+        """Answer in pieces, several tokens in one if many are there."""
+        answer = self._admit(request, ctx, streamed=True)
+        while isinstance(received := await answer.receive(), Delta):
+            more = answer.receive_more()
+            if text := "".join(delta.text for delta in (received, *more)):
+                yield pb.GenerateStreamResponse(part=_Text("text", text))
+        yield pb.GenerateStreamResponse(part=_Ending("ending", _ending(answer, received)))
 
     async def list_models(self, _: pb.ListModelsRequest, ctx: Context) -> pb.ListModelsResponse:
         """List every model of the node."""
@@ -148,9 +146,10 @@ class InferenceService(Inference):
         ]
         return pb.GetPeersResponse(peers=peers)
 
-    def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Generation:
+    def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Answer:
         wanted = self._want(request, request_id(ctx), streamed=streamed)
-        return self._router.admit(replace(wanted, deadline_seconds=deadline_seconds(ctx)))
+        wanted = replace(wanted, deadline_seconds=deadline_seconds(ctx))
+        return self._router.admit(wanted, owner_of(SCOPE.get()))
 
     def _want(
         self, request: pb.GenerateRequest, identity: str, *, streamed: bool
@@ -169,9 +168,9 @@ class InferenceService(Inference):
         return conversion.completion_request(asked, model_id, identity, client_of())
 
 
-def _ending(generation: Generation, ending: Ending) -> pb.Ending:
+def _ending(answer: Answer, ending: Ending) -> pb.Ending:
     return pb.Ending(
-        model=generation.request.model_id,
+        model=answer.request.model_id,
         finish_reason=_FINISH_REASONS[ending.finish_reason],
         usage=pb.Usage(
             prompt_tokens=ending.prompt_tokens,

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, schema
 from node.api.edge.asgi import CLIENT, ROUTE
+from node.api.edge.owner import owner_of
 from node.api.http import openapi
 from node.api.http.answer import (
     AnswerWriter,
@@ -23,13 +24,13 @@ from node.api.http.answer import (
 )
 from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.paths import explain
-from node.api.http.stream import GenerationBody, usage_of
+from node.api.http.stream import AnswerBody, usage_of
 from node.api.json_text import shown
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
-from node.requests.generation import Generation, InferenceRequest
+from node.requests.request import InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
@@ -133,11 +134,11 @@ class _Routes:
         vectors: list[Embedding] = []
         tokens = 0
         for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
-            generation = self._router.admit(wanted)
-            _, ending = await read_whole(generation)
-            if not generation.vector:
+            answer = self._router.admit(wanted, owner_of(request.scope))
+            _, ending = await read_whole(answer)
+            if not answer.vector:
                 raise InvalidRequestError(f"{model_id} gives no embeddings", parameter="model")
-            vectors.append(embedding(len(vectors), generation.vector, packed=packed))
+            vectors.append(embedding(len(vectors), answer.vector, packed=packed))
             tokens += ending.prompt_tokens
         return _json(EmbeddingList(model_id, vectors, EmbeddingUsage(tokens, tokens)))
 
@@ -145,27 +146,16 @@ class _Routes:
         return Model(model_id, self._created)
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
-        generation = self._router.admit(wanted)
+        answer = self._router.admit(wanted, owner_of(request.scope))
         writer = AnswerWriter(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
         if wanted.streamed:
-            await _wait_accepted(generation)
-            response = Response(
-                GenerationBody(generation, writer), content_type="text/event-stream"
-            )
+            await answer.wait_accepted()  # the status is held back until it is known to be 200
+            response = Response(AnswerBody(answer, writer), content_type="text/event-stream")
             response.headers["Cache-Control"] = "no-store"
             response.timeout = None
             return response
-        text, ending = await read_whole(generation)
+        text, ending = await read_whole(answer)
         return _json(writer.whole(text, ending.finish_reason, usage_of(ending)))
-
-
-async def _wait_accepted(generation: Generation) -> None:
-    """Hold a stream's status back until it is known to be 200."""
-    try:
-        await generation.wait_accepted()
-    except BaseException:
-        generation.close()
-        raise
 
 
 def _client() -> str:

@@ -10,24 +10,25 @@ from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
 from node.api.edge.asgi import COUNTED_ELSEWHERE, ROUTE
+from node.api.edge.owner import owner_of
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
-from node.requests.generation import Delta, Ending, Generation
+from node.requests.answer import Answer, Delta, Ending
 from node.routing import wire
+from node.routing.router import Router
 from node.routing.signature import Signer
-from node.serving.scheduler import Scheduler
 from shared.events import Event, MessagesMoved, NetworkFailed
 
 _TYPE: Final = "application/octet-stream"
 
 
 def add_forwarded(
-    app: QuartTrio, scheduler: Scheduler, signer: Signer, emit: Callable[[Event], None]
+    app: QuartTrio, router: Router, signer: Signer, emit: Callable[[Event], None]
 ) -> None:
-    """Have the application answer other nodes.
+    """Add the route by which the application answers other nodes.
 
     Args:
         app: The application.
-        scheduler: Takes the requests: one that was forwarded is answered here.
+        router: Takes the requests: one that was forwarded is answered here.
         signer: Knows whether a node of the mesh asks.
         emit: Takes events.
     """
@@ -46,8 +47,8 @@ def add_forwarded(
             raise InvalidRequestError(f"the body is no question of a node: {error}") from error
         if not asked.forwarded:
             raise InvalidRequestError("a node asks with forwarded set", parameter="forwarded")
-        generation = scheduler.admit(asked)
-        response = Response(FrameBody(generation), content_type=_TYPE)
+        answer = router.admit(asked, owner_of(request.scope))
+        response = Response(FrameBody(answer), content_type=_TYPE)
         response.timeout = None
         return response
 
@@ -55,14 +56,14 @@ def add_forwarded(
 
 
 class FrameBody(ResponseBody):
-    """A response body that follows a generation and leaves it when the response is over."""
+    """A response body that reads an answer; the request's owner leaves it."""
 
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        """Start to follow."""
-        return _Frames(self._generation)
+        """Start to read."""
+        return _Frames(self._answer)
 
     async def __aexit__(
         self,
@@ -70,15 +71,14 @@ class FrameBody(ResponseBody):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the generation."""
-        self._generation.close()
+        """Do nothing."""
 
 
 class _Frames(AsyncIterator[bytes]):
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
         self._told = 0
-        """How much of its way was told: admitted, then accepted, then its tokens."""
+        """How many frames were sent: admitted, begun, accepted, then its tokens."""
         self._ended = False
 
     async def __anext__(self) -> bytes:
@@ -89,19 +89,22 @@ class _Frames(AsyncIterator[bytes]):
             if self._told == 1:
                 return wire.pack(wire.Admitted())
             if self._told == 2:
-                await self._generation.wait_accepted()
+                await self._answer.begun.wait()
+                return wire.pack(wire.Begun())
+            if self._told == 3:
+                await self._answer.wait_accepted()
                 return wire.pack(wire.Accepted())
-            received = await self._generation.receive()
+            received = await self._answer.receive()
         except RequestError as error:
             self._ended = True
-            return wire.pack(wire.Failed(error.status, error.code or "", str(error)))
+            return wire.pack(wire.failed(error))
         if isinstance(received, Ending):
             self._ended = True
             return self._closing(received)
-        return b"".join(map(_drawn, [received, *self._generation.receive_more()]))
+        return b"".join(map(_drawn, [received, *self._answer.receive_more()]))
 
     def _closing(self, ending: Ending) -> bytes:
-        vector = self._generation.vector
+        vector = self._answer.vector
         written = wire.pack(wire.Vector(vector)) if vector else b""
         return written + wire.pack(
             wire.Ended(ending.finish_reason, ending.prompt_tokens, ending.cached_tokens)

@@ -1,4 +1,4 @@
-"""Server-sent events of a generation, in OpenAI's form."""
+"""Server-sent events of an answer, in OpenAI's form."""
 
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -10,26 +10,22 @@ from quart.wrappers.response import ResponseBody
 from node.api.http.answer import AnswerWriter, TokenDetails, Usage
 from node.api.schema import error_body
 from node.errors import RequestError
-from node.requests.generation import Delta, Ending, Generation
+from node.requests.answer import Answer, Delta, Ending
 
 _DONE: Final = b"data: [DONE]\n\n"
 _encoder = msgspec.json.Encoder()
 
 
-class GenerationBody(ResponseBody):
-    """A response body that follows a generation and leaves it when the response is over.
+class AnswerBody(ResponseBody):
+    """A response body that reads an answer; the request's owner leaves it."""
 
-    Leaving is in the exit, not in a generator's `finally`: it runs whether the answer was sent
-    whole, the client left in the middle, or left while the request still waited.
-    """
-
-    def __init__(self, generation: Generation, writer: AnswerWriter) -> None:
-        self._generation = generation
+    def __init__(self, answer: Answer, writer: AnswerWriter) -> None:
+        self._answer = answer
         self._writer = writer
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        """Start to follow."""
-        return _Events(self._generation, self._writer)
+        """Start to read."""
+        return _Events(self._answer, self._writer)
 
     async def __aexit__(
         self,
@@ -37,15 +33,14 @@ class GenerationBody(ResponseBody):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the generation."""
-        self._generation.close()
+        """Do nothing."""
 
 
 class _Events(AsyncIterator[bytes]):
     """What is written for each time that something happened, several tokens at once if many."""
 
-    def __init__(self, generation: Generation, writer: AnswerWriter) -> None:
-        self._generation = generation
+    def __init__(self, answer: Answer, writer: AnswerWriter) -> None:
+        self._answer = answer
         self._writer = writer
         self._opened = False
         self._ended = False
@@ -54,14 +49,14 @@ class _Events(AsyncIterator[bytes]):
         if self._ended:
             raise StopAsyncIteration
         try:
-            delta = await self._generation.receive()
+            delta = await self._answer.receive()
         except RequestError as error:
             self._ended = True
             return _event(error_body(error)) + _DONE
         if isinstance(delta, Ending):
             self._ended = True
             return self._closing(delta)
-        return self._opening() + self._pieces([delta, *self._generation.receive_more()])
+        return self._opening() + self._pieces([delta, *self._answer.receive_more()])
 
     def _opening(self) -> bytes:
         first = None if self._opened else self._writer.first()

@@ -33,6 +33,7 @@ from node.engine.protocol import (
     Sampled,
 )
 from node.engine.vocabulary import Vocabulary
+from node.requests.request import EndReason, Prompt
 from shared.paths import readable
 
 _COMMANDS: Final = 0
@@ -112,9 +113,7 @@ class Child:
         try:
             tokens = self._tokenize(command.prompt)
         except ChatRefusedError as error:
-            reason: protocol.EndReason = (
-                "no_template" if isinstance(error, NoTemplateError) else "refused"
-            )
+            reason: EndReason = "no_template" if isinstance(error, NoTemplateError) else "refused"
             return Finished(command.request, reason, str(error))
         room = self._engine.context_length - len(tokens)
         if room < 1:
@@ -134,7 +133,7 @@ class Child:
             return Finished(command.request, "stop", "")
         return Finished(command.request, self._decode(command, len(tokens), wanted), "")
 
-    def _tokenize(self, prompt: protocol.Prompt) -> list[int]:
+    def _tokenize(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt.
 
         Raises:
@@ -163,7 +162,7 @@ class Child:
             self._link.send(Evaluated(request, done, total, cached))
         return True
 
-    def _decode(self, command: Generate, position: int, limit: int) -> protocol.EndReason:
+    def _decode(self, command: Generate, position: int, limit: int) -> EndReason:
         for generated in range(1, limit + 1):
             if self._link.cancelled(command.request):
                 return "cancelled"

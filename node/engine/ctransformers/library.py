@@ -9,8 +9,8 @@ from typing import Final
 import ctransformers
 
 from node.engine.ctransformers.tokens import Tokenizer
-from node.engine.protocol import Sampling
 from node.engine.vocabulary import Vocabulary
+from node.requests.request import Sampling
 
 _CPU: Final = Path("/proc/cpuinfo")
 _PENALTY_WINDOW: Final = 64

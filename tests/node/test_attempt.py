@@ -1,4 +1,4 @@
-"""A generation comes to exactly one end, and its account of time and tokens is right."""
+"""A request comes to exactly one end, and its account of time and tokens is right."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, trio_test
 
-from node.engine.protocol import Sampling
 from node.errors import (
     ContextLengthError,
     DeadlineExceededError,
@@ -17,19 +16,19 @@ from node.errors import (
     RequestError,
     UnavailableError,
 )
-from node.requests.generation import Delta, Ending, Generation, InferenceRequest
+from node.requests.account import Account
+from node.requests.answer import Answer, Delta, Ending
+from node.requests.attempt import Attempt
+from node.requests.request import InferenceRequest, Sampling
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
-ROOM = 64
 
-
-def generation(
+def opened(
     emitted: list[Event],
     *stops: str,
     streamed: bool = False,
-    room: int = ROOM,
     deadline_seconds: float | None = None,
-) -> Generation:
+) -> Attempt:
     request = InferenceRequest(
         model_id="m",
         prompt="p",
@@ -39,7 +38,7 @@ def generation(
         streamed=streamed,
         deadline_seconds=deadline_seconds,
     )
-    return Generation(request, emitted.append, room)
+    return Attempt(Answer(request), Account(request, emitted.append))
 
 
 def account(emitted: Sequence[Event]) -> InferenceFinished:
@@ -48,9 +47,9 @@ def account(emitted: Sequence[Event]) -> InferenceFinished:
     return ended
 
 
-async def read_all(asked: Generation) -> tuple[str, Ending]:
+async def read_all(asked: Attempt) -> tuple[str, Ending]:
     text = ""
-    while isinstance(received := await asked.receive(), Delta):
+    while isinstance(received := await asked.answer.receive(), Delta):
         text += received.text
     return text, received
 
@@ -59,7 +58,7 @@ async def read_all(asked: Generation) -> tuple[str, Ending]:
 async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
     """Queue, prefill and decode follow each other without a gap and without an overlap."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     await trio.sleep(0.5)
     asked.begin()
     await trio.sleep(0.25)
@@ -70,7 +69,7 @@ async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
     asked.sampled(7, b"b")
     asked.finished("stop", "")
     await trio.sleep(8)
-    asked.close()
+    asked.answer.close()
     ended = account(emitted)
     assert (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds) == (0.5, 0.5, 2)
     assert (ended.seconds, ended.first_token_seconds) == (3, 1)
@@ -84,9 +83,9 @@ async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock
     """A request that ends in the queue waited all its time, and had no first token."""
     del autojump_clock
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     await trio.sleep(4)
-    asked.close()
+    asked.answer.close()
     ended = account(emitted)
     assert (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds) == (4, 0, 0)
     assert (ended.seconds, ended.first_token_seconds) == (4, None)
@@ -96,7 +95,7 @@ async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock
 @trio_test
 async def test_caller_reads_the_text_and_the_ending() -> None:
     """The pieces come in their order, a split character whole, then how it ended."""
-    asked = generation([])
+    asked = opened([])
     asked.begin()
     asked.evaluated(3, 3, 0)
     for piece in (b"a", b"\xc3", b"\xa4"):
@@ -108,7 +107,7 @@ async def test_caller_reads_the_text_and_the_ending() -> None:
 @trio_test
 async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
     """What was held back for a stop sequence that did not come is not lost."""
-    asked = generation([], "END")
+    asked = opened([], "END")
     asked.begin()
     asked.sampled(7, b"the EN")
     asked.finished("length", "")
@@ -118,38 +117,38 @@ async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
 @trio_test
 async def test_receive_more_takes_what_is_there() -> None:
     """A slow reader catches up at once and never waits for that."""
-    asked = generation([])
+    asked = opened([])
     asked.begin()
-    assert asked.receive_more() == []
+    assert asked.answer.receive_more() == []
     for piece in (b"a", b"b", b"c"):
         asked.sampled(7, piece)
-    assert await asked.receive() == Delta("a", 1)
-    assert asked.receive_more() == [Delta("b", 1), Delta("c", 1)]
+    assert await asked.answer.receive() == Delta("a", 1)
+    assert asked.answer.receive_more() == [Delta("b", 1), Delta("c", 1)]
     asked.finished("stop", "")
-    assert asked.receive_more() == []
-    assert isinstance(await asked.receive(), Ending)
+    assert asked.answer.receive_more() == []
+    assert isinstance(await asked.answer.receive(), Ending)
 
 
 @trio_test
 async def test_reader_that_does_not_read_holds_nobody_up() -> None:
     """There is room for the longest answer, so that the engine's side never waits or fails."""
-    asked = generation([], "END")
+    asked = opened([], "END")
     asked.begin()
-    for _ in range(ROOM):
+    for _ in range(64):
         asked.sampled(7, b"E")
     asked.finished("length", "")
-    assert (await read_all(asked))[0] == "E" * ROOM
+    assert (await read_all(asked))[0] == "E" * 64
 
 
 @trio_test
 async def test_each_token_is_counted_as_it_is_made() -> None:
     """Tokens count when they are drawn, also those that nobody wants any more."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     asked.begin()
     asked.sampled(7, b"a")
     assert emitted == [TokensGenerated("m", 1)]
-    asked.close()
+    asked.answer.close()
     asked.sampled(7, b"b")
     assert emitted == [TokensGenerated("m", 1)] * 2
 
@@ -158,26 +157,46 @@ async def test_each_token_is_counted_as_it_is_made() -> None:
 async def test_stop_sequence_ends_the_answer() -> None:
     """At a stop the engine is not wanted any more and the answer is whole."""
     emitted: list[Event] = []
-    asked = generation(emitted, "END")
+    asked = opened(emitted, "END")
     asked.begin()
     asked.sampled(7, b"one E")
-    wanted = [not asked.unwanted]
+    wanted = [not asked.answer.over.is_set()]
     asked.sampled(7, b"ND")
-    wanted.append(not asked.unwanted)
+    wanted.append(not asked.answer.over.is_set())
     assert wanted == [True, False]
-    assert asked.changed.is_set()
+    assert asked.let_go.is_set()
     assert not asked.over
     asked.sampled(7, b"more")
     asked.finished("cancelled", "")
-    assert await read_all(asked) == ("one ", Ending("stop", 0, 0, 3))
+    assert await read_all(asked) == ("one ", Ending("stop", 0, 0, 2))
     ended = account(emitted)
     assert (ended.status, ended.finish_reason, ended.discarded_tokens) == ("ok", "stop", 0)
+    assert ended.generated_tokens == emitted.count(TokensGenerated("m", 1)) == 2
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("late", [0, 1, 5])
+@trio_test
+async def test_tokens_past_the_stop_are_not_counted(*, late: int, streamed: bool) -> None:
+    """However long the engine goes on, the answer's tokens are those up to and with its stop."""
+    emitted: list[Event] = []
+    asked = opened(emitted, "END", streamed=streamed)
+    asked.begin()
+    asked.evaluated(3, 3, 0)
+    for piece in (b"one", b" E", b"ND", *[b"more"] * late):
+        asked.sampled(7, piece)
+    assert await read_all(asked) == ("one ", Ending("stop", 3, 0, 3))
+    asked.answer.close()
+    asked.finished("cancelled", "")
+    ended = account(emitted)
+    assert (ended.status, ended.generated_tokens, ended.discarded_tokens) == ("ok", 3, 0)
+    assert emitted.count(TokensGenerated("m", 1)) == 3
 
 
 @trio_test
 async def test_stop_sequence_at_the_last_token_is_a_stop() -> None:
     """An answer that ended with its stop sequence was not cut off."""
-    asked = generation([], "END")
+    asked = opened([], "END")
     asked.begin()
     asked.sampled(7, b"one END")
     asked.finished("length", "")
@@ -191,14 +210,14 @@ async def test_tokens_of_a_cancelled_answer_are_discarded(
 ) -> None:
     """Of a stream what was not read is thrown away, of a whole answer everything."""
     emitted: list[Event] = []
-    asked = generation(emitted, streamed=streamed)
+    asked = opened(emitted, streamed=streamed)
     asked.begin()
     for piece in (b"a", b"b"):
         asked.sampled(7, piece)
-        await asked.receive()
+        await asked.answer.receive()
     for piece in (b"c", b"d"):
         asked.sampled(7, piece)
-    asked.close()
+    asked.answer.close()
     asked.sampled(7, b"e")
     asked.finished("cancelled", "")
     ended = account(emitted)
@@ -218,13 +237,13 @@ async def test_tokens_of_a_cancelled_answer_are_discarded(
 async def test_error_reaches_the_caller(error: RequestError, status: str) -> None:
     """An error ends the answer after what had come of it, and counts by whose fault it is."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     asked.begin()
     asked.sampled(7, b"a")
     asked.failed(error)
-    assert await asked.receive() == Delta("a", 1)
+    assert await asked.answer.receive() == Delta("a", 1)
     with pytest.raises(type(error)) as raised:
-        await asked.receive()
+        await asked.answer.receive()
     assert raised.value is error
     ended = account(emitted)
     assert (ended.status, ended.finish_reason, ended.discarded_tokens) == (status, "error", 1)
@@ -234,11 +253,11 @@ async def test_error_reaches_the_caller(error: RequestError, status: str) -> Non
 async def test_prompt_that_is_too_long_is_refused() -> None:
     """What the engine says of it reaches the caller before the stream's status is sent."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     asked.begin()
     asked.finished("too_long", "the prompt has 90 tokens")
     with pytest.raises(ContextLengthError, match="90 tokens"):
-        await asked.wait_accepted()
+        await asked.answer.wait_accepted()
     assert account(emitted).status == "rejected"
 
 
@@ -246,28 +265,30 @@ async def test_prompt_that_is_too_long_is_refused() -> None:
 async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockClock) -> None:
     """A stream's status is held back until the engine works on the prompt."""
     del autojump_clock
-    asked = generation([])
+    asked = opened([])
     asked.begin()
     with trio.move_on_after(9) as waited:
-        await asked.wait_accepted()
+        await asked.answer.wait_accepted()
     assert waited.cancelled_caught
     asked.evaluated(1, 9, 0)
-    await asked.wait_accepted()
+    await asked.answer.wait_accepted()
 
 
 @trio_test
 async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
     """The next engine is given the tokens so far, and the caller notices nothing."""
     emitted: list[Event] = []
-    asked = generation(emitted)
-    assert asked.begin().prior == ()
+    asked = opened(emitted)
+    assert not asked.prior
+    asked.begin()
     asked.evaluated(3, 3, 1)
     asked.sampled(7, b"a")
     asked.sampled(8, b"\xc3")
     asked.interrupted("crashed")
-    assert asked.changed.is_set()
-    assert asked.begin().prior == (7, 8)
-    assert not asked.changed.is_set()
+    assert asked.let_go.is_set()
+    assert asked.prior == (7, 8)
+    asked.begin()
+    assert not asked.let_go.is_set()
     asked.evaluated(5, 5, 0)
     asked.sampled(9, b"\xa4")
     asked.finished("length", "")
@@ -282,7 +303,7 @@ async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
 async def test_request_that_ends_every_engine_is_given_up() -> None:
     """It is tried again while tokens come, and twice without one."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     for _ in range(5):
         asked.begin()
         asked.sampled(7, b"a")
@@ -292,7 +313,7 @@ async def test_request_that_ends_every_engine_is_given_up() -> None:
     assert not asked.over
     asked.begin()
     asked.interrupted("stalled")
-    assert isinstance(asked.error, EngineFailedError)
+    assert isinstance(asked.answer.error, EngineFailedError)
     assert account(emitted).status == "error"
 
 
@@ -300,12 +321,12 @@ async def test_request_that_ends_every_engine_is_given_up() -> None:
 async def test_interrupted_answer_that_nobody_waits_for_is_over() -> None:
     """A caller that left, or a stop sequence that was found, asks for no new engine."""
     left: list[Event] = []
-    asked = generation(left)
+    asked = opened(left)
     asked.begin()
-    asked.close()
+    asked.answer.close()
     asked.interrupted("crashed")
     stopped: list[Event] = []
-    asked = generation(stopped, "END")
+    asked = opened(stopped, "END")
     asked.begin()
     asked.sampled(7, b"oneEND")
     asked.interrupted("crashed")
@@ -316,11 +337,11 @@ async def test_interrupted_answer_that_nobody_waits_for_is_over() -> None:
 async def test_caller_leaves_while_there_is_no_engine() -> None:
     """Between two engines nobody has the request, so that leaving ends it at once."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     asked.begin()
     asked.sampled(7, b"a")
     asked.interrupted("crashed")
-    asked.close()
+    asked.answer.close()
     assert account(emitted).status == "cancelled"
 
 
@@ -328,9 +349,9 @@ async def test_caller_leaves_while_there_is_no_engine() -> None:
 async def test_deadline_ends_a_request_that_waits(autojump_clock: MockClock) -> None:
     """Time in the queue counts; the caller is told as soon as it is over."""
     emitted: list[Event] = []
-    asked = generation(emitted, deadline_seconds=5)
+    asked = opened(emitted, deadline_seconds=5)
     with pytest.raises(DeadlineExceededError):
-        await asked.wait_accepted()
+        await asked.answer.wait_accepted()
     assert autojump_clock.current_time() == 5
     ended = account(emitted)
     assert (ended.status, ended.finish_reason, ended.queue_seconds) == ("timeout", "error", 5)
@@ -340,14 +361,14 @@ async def test_deadline_ends_a_request_that_waits(autojump_clock: MockClock) -> 
 async def test_deadline_stops_the_engine(autojump_clock: MockClock) -> None:
     """The caller is told at once, and the account is closed when the engine has let go."""
     emitted: list[Event] = []
-    asked = generation(emitted, deadline_seconds=5, streamed=True)
+    asked = opened(emitted, deadline_seconds=5, streamed=True)
     asked.begin()
     asked.sampled(7, b"a")
-    assert await asked.receive() == Delta("a", 1)
+    assert await asked.answer.receive() == Delta("a", 1)
     with pytest.raises(DeadlineExceededError):
-        await asked.receive()
+        await asked.answer.receive()
     assert autojump_clock.current_time() == 5
-    assert asked.changed.is_set()
+    assert asked.let_go.is_set()
     assert not asked.over
     asked.sampled(8, b"b")
     asked.finished("cancelled", "")
@@ -360,7 +381,7 @@ async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: M
     """A slow reader gets the whole of it: a deadline that comes later cuts nothing off."""
     del autojump_clock
     emitted: list[Event] = []
-    asked = generation(emitted, deadline_seconds=5, streamed=True)
+    asked = opened(emitted, deadline_seconds=5, streamed=True)
     asked.begin()
     for token, piece in enumerate((b"a", b"b", b"c")):
         asked.sampled(token, piece)
@@ -374,7 +395,7 @@ async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: M
 async def test_what_comes_after_the_end_changes_nothing() -> None:
     """A late word of the engine or a second farewell of the caller is harmless."""
     emitted: list[Event] = []
-    asked = generation(emitted)
+    asked = opened(emitted)
     asked.begin()
     asked.sampled(7, b"a")
     asked.finished("stop", "")
@@ -382,11 +403,11 @@ async def test_what_comes_after_the_end_changes_nothing() -> None:
     asked.sampled(7, b"b")
     asked.finished("length", "")
     asked.failed(EngineFailedError("late"))
-    asked.close()
-    asked.close()
+    asked.answer.close()
+    asked.answer.close()
     assert emitted == before
     assert asked.over
-    assert asked.error is None
+    assert asked.answer.error is None
 
 
 actions = st.lists(
@@ -420,14 +441,14 @@ def test_any_course_has_one_end_and_a_sound_account(
     emitted: list[Event] = []
 
     async def live() -> None:
-        asked = generation(emitted, "END", streamed=streamed)
+        asked = opened(emitted, "END", streamed=streamed)
         courses = [(name,) for name in before] + [("begin",), *then]
         for name, *arguments in courses:
             if name == "wait":
                 await trio.sleep(0.25)
+            elif name in ("close", "receive_more"):
+                getattr(asked.answer, name)()
             elif not (name == "begin" and asked.over):
-                if name == "receive_more" and asked._closed:
-                    continue
                 getattr(asked, name)(*arguments)
                 if name == "interrupted" and not asked.over:
                     asked.begin()

@@ -1,0 +1,238 @@
+"""One node's attempt at an answer, from its place in the queue to its one end."""
+
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from node.errors import (
+    ContextLengthError,
+    EngineFailedError,
+    InvalidRequestError,
+    QueueFullError,
+    RequestError,
+)
+from node.requests.account import Account, Verdict
+from node.requests.answer import Answer
+from node.requests.request import EndReason, Token
+from shared.events import ResumeReason
+
+_FRUITLESS_RESUMES: Final = 2
+"""How often a request is handed to a new engine without a token in between: one that ends every
+engine is itself at fault."""
+
+_identities = itertools.count(1)
+
+
+class Attempt:
+    """A request that waits on this node or is in its engine.
+
+    It comes to one end. Either it is counted here, by one `InferenceFinished`, or a peer took it
+    over, which then counts it.
+
+    Args:
+        answer: What it adds to.
+        account: Its own, and nobody else's.
+    """
+
+    def __init__(self, answer: Answer, account: Account) -> None:
+        self.answer: Final = answer
+        self.identity: Final = next(_identities)
+        self.over = False
+        self.waited = trio.Event()
+        """Set when it waits no longer: an engine has it, a peer took it over, or it is over."""
+        self.let_go = trio.Event()
+        """Set when the engine should let go of it, or has."""
+        self.asked: Final[set[str]] = set()
+        """Peers that were asked to take it over and did not."""
+        self.taken_over = False
+        self.held = False
+        """Whether a free peer is being asked to take it over: it is not begun here meanwhile."""
+        self._account = account
+        self._left_queue: Callable[[Attempt], None] = _ignore
+        self._released: Callable[[], None] = _nothing
+        self._in_engine = False
+        self._begun = False
+        self._fruitless = 0
+        """Interruptions since the last token."""
+        self._foreign = len(answer.tokens)
+        """Tokens of the answer that other attempts drew."""
+        self._foreign_deltas = self._foreign - len(answer.request.prior)
+        self._interruption: ResumeReason | None = "peer_lost" if answer.tokens else None
+        answer.on_over = self._note_over
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another node may take it over: not if this one drew a part of it."""
+        forwarded = self.answer.request.forwarded
+        return not (forwarded or self.waited.is_set() or self._account.generated_tokens)
+
+    def join(self, left_queue: Callable[["Attempt"], None], released: Callable[[], None]) -> None:
+        """Wait in a queue.
+
+        Args:
+            left_queue: Called when it waits there no longer.
+            released: Called when it is not held any more.
+        """
+        self._left_queue = left_queue
+        self._released = released
+
+    def release(self) -> None:
+        """Note that it is not held any more."""
+        self.held = False
+        self._released()
+
+    def take_over(self) -> bool:
+        """Leave it to a peer, which counts it; false if it does not wait any more."""
+        if self.waited.is_set():
+            return False
+        self.taken_over = self.over = True
+        self._leave_queue()
+        return True
+
+    def reject(self, error: RequestError) -> None:
+        """End it as one that was never taken in."""
+        self.over = True
+        self.answer.fail(error)
+        if not self.answer.request.forwarded:
+            self._account.close(("rejected", None), self.answer, 0)
+
+    # The engine's side.
+
+    @property
+    def prior(self) -> tuple[int, ...]:
+        """Ids of the tokens so far, which the engine evaluates after the prompt."""
+        return tuple(token.identity for token in self.answer.tokens)
+
+    def begin(self, fingerprint: str = "") -> None:
+        """Note that an engine has it now.
+
+        Args:
+            fingerprint: Of the engine's model; empty where it is not known.
+
+        Raises:
+            OtherModelError: The tokens so far were drawn by another model of the same name.
+        """
+        self.answer.begin(fingerprint)
+        self._account.begin(self._interruption)
+        self._interruption = None
+        self._in_engine = self._begun = True
+        self.let_go = trio.Event()
+        self._leave_queue()
+
+    def evaluated(self, done: int, total: int, cached: int) -> None:
+        """Note that `done` of the prompt's `total` tokens are evaluated."""
+        del done  # progress is the supervisor's to watch
+        self.answer.accepted.set()
+        if not self._account.generated_tokens:  # else it is resumed: its own tokens are among them
+            self.answer.prompt_tokens = total - self._foreign
+            self.answer.cached_tokens = cached
+
+    def sampled(self, token: int, piece: bytes) -> None:
+        """Take one token and its bytes."""
+        answer = self.answer
+        if self.over or answer.ending is not None:
+            return
+        self._account.draw()
+        self._fruitless = 0
+        if not answer.over.is_set():
+            answer.take(Token(token, piece))
+
+    def embedded(self, vector: tuple[float, ...]) -> None:
+        """Take the prompt's vector."""
+        self.answer.vector = vector
+
+    def finished(self, reason: EndReason, message: str) -> None:
+        """Note that the engine is done with it."""
+        self._in_engine = False
+        match reason:
+            case "stop" | "length":
+                self.answer.end(reason)
+            case "cancelled":
+                self.answer.close()
+            case "too_long":
+                self.answer.fail(ContextLengthError(message))
+            case "refused" | "no_template":
+                code = "no_chat_template" if reason == "no_template" else None
+                self.answer.fail(InvalidRequestError(message, parameter="messages", code=code))
+        self._close()
+
+    def interrupted(self, reason: ResumeReason) -> None:
+        """Note that the engine ended while it had it.
+
+        The next `begin` goes on where this engine was: the prompt and the tokens so far are
+        evaluated again, and since each token's draw depends on the seed and its position alone,
+        what follows is what would have followed.
+        """
+        self._in_engine = False
+        if self.answer.over.is_set():
+            self._close()
+        elif self._fruitless >= _FRUITLESS_RESUMES:
+            message = f"{self._fruitless + 1} engines ended with this request ({reason})"
+            self.failed(EngineFailedError(message))
+        else:
+            self._fruitless += 1
+            self._interruption = reason
+            self.waited = trio.Event()
+            self.let_go.set()
+
+    def failed(self, error: RequestError) -> None:
+        """End it with an error that its caller sees."""
+        self.answer.fail(error)
+        self._close()
+
+    def _note_over(self) -> None:
+        """Stop: nobody waits for more."""
+        if self._in_engine:
+            self.let_go.set()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self.over:
+            return
+        self.over = True
+        self.let_go.set()
+        self._leave_queue()
+        if self._counts:
+            read_tokens = max(0, self.answer.read_tokens - self._foreign_deltas)
+            self._account.close(_verdict(self.answer), self.answer, read_tokens)
+
+    def _leave_queue(self) -> None:
+        if not self.waited.is_set():
+            self.waited.set()
+            self._left_queue(self)
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the end is counted here.
+
+        What another node forwarded is counted by that node until an engine here has it, and where
+        that node goes on with it elsewhere.
+        """
+        if not self.answer.request.forwarded:
+            return True
+        error = self.answer.error
+        return self._begun and (error is None or not error.others_may_answer)
+
+
+def _verdict(answer: Answer) -> Verdict:
+    """Return the status and the finish reason by which an answer's end is counted."""
+    if answer.ending is not None:
+        return "ok", answer.ending.finish_reason
+    if answer.error is None:
+        return "cancelled", "cancelled"
+    if isinstance(answer.error, QueueFullError):  # as one that was never taken in
+        return "rejected", None
+    if answer.error.status == 504:
+        return "timeout", "error"
+    return "rejected" if answer.error.status < 500 else "error", "error"
+
+
+def _ignore(attempt: Attempt) -> None:
+    """It is in no queue."""
+
+
+def _nothing() -> None:
+    """Nobody waits for its release."""

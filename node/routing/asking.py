@@ -1,0 +1,212 @@
+"""Asks one peer to answer a request that waits, and passes its answer on.
+
+Until the peer has begun with the request, it keeps its place where it waits: who begins with it
+first has it. From then on it is in the peer's account.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from node.errors import RequestError, UnavailableError
+from node.requests.account import Emit
+from node.requests.answer import Answer
+from node.requests.attempt import Attempt
+from node.requests.request import Token
+from node.routing import wire
+from node.routing.choice import PeerModel
+from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
+from node.routing.loads import PeerLoads, Sent
+from shared import events
+
+_LOOK_SECONDS: Final = 0.25
+"""How often a running answer's peer is looked for among the living."""
+_ADMISSION_SECONDS: Final = 10.0
+"""A living peer takes a request in, or refuses it, far sooner."""
+_OFFER_SECONDS: Final = 2.0
+"""The same where the peer seems to be free: the request is held for it meanwhile."""
+_CLOSING_SECONDS: Final = 1.0
+"""How long the rest of a complete answer is read, to keep the connection for the next one."""
+_MOST_TOKENS: Final = 2**20
+"""No answer is longer."""
+
+_log = logging.getLogger(__name__)
+
+
+class Peers(Protocol):
+    """Who knows the other nodes."""
+
+    def find(self, model_id: str) -> Sequence[PeerModel]:
+        """Return the peers that have a model and take requests."""
+
+    def models(self) -> set[str]:
+        """Return the models that peers have."""
+
+    def is_living(self, node_id: str) -> bool:
+        """Return whether a peer is still believed to be there."""
+
+
+@dataclass
+class Ask:
+    """One peer that is asked to answer one request."""
+
+    peer: PeerModel
+    attempt: Attempt
+    only_if_free: bool
+    sent: Sent
+    begun: bool = False
+    """Whether the peer has the request in its account."""
+    error: RequestError | PeerLostError | None = None
+    """Why it did not answer."""
+
+    @property
+    def request_error(self) -> RequestError | None:
+        """The error as the caller would see it."""
+        if isinstance(self.error, PeerLostError):
+            name = self.peer.node_id
+            return UnavailableError(f"node {name} was lost before the answer was complete")
+        return self.error
+
+    @property
+    def is_refused_for_now(self) -> bool:
+        """Whether the peer may take the request when it is free."""
+        return isinstance(self.error, RequestError) and self.error.others_may_answer
+
+
+class Asker:
+    """Asks peers, one task a request.
+
+    Args:
+        peers: Knows who lives.
+        client: Carries question and answer.
+        loads: Is told what this node sends.
+        emit: Takes events.
+    """
+
+    def __init__(self, peers: Peers, client: PeerClient, loads: PeerLoads, emit: Emit) -> None:
+        self._peers = peers
+        self._client = client
+        self._loads = loads
+        self._emit = emit
+
+    def prepare(self, peer: PeerModel, attempt: Attempt, *, only_if_free: bool) -> Ask:
+        """Return a question that counts as sent from now on."""
+        attempt.asked.add(peer.node_id)
+        sent = self._loads.send(peer, trio.current_time())
+        return Ask(peer, attempt, only_if_free, sent)
+
+    async def run(self, ask: Ask) -> None:
+        """Let the peer answer. Ends with `error` set where it did not and somebody still waits."""
+        try:
+            await self._follow(ask)
+        except* (PeerLostError, RequestError) as group:
+            ask.error = _first(group)
+            self._note_failure(ask)
+        finally:
+            ask.sent.ended_at = trio.current_time()
+
+    async def _follow(self, ask: Ask) -> None:
+        answer = ask.attempt.answer
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+            nursery.start_soon(_break_off, answer, scope, name="answer is over")
+            nursery.start_soon(_withdraw, ask, ask.attempt.waited, scope, name="begun elsewhere")
+            nursery.start_soon(self._watch, ask, name="peer lives")
+            await self._pass_on(ask)
+            if not answer.over.is_set():
+                raise PeerLostError(f"{ask.peer.node_id} broke off in the middle")
+            scope.cancel()
+
+    async def _pass_on(self, ask: Ask) -> None:
+        answer, peer = ask.attempt.answer, ask.peer
+        began = trio.current_time()
+        body = wire.pack_request(answer.remainder(only_if_free=ask.only_if_free))
+        self._emit(events.MessagesMoved("sent", "forward", 1, len(body)))
+        seconds = _OFFER_SECONDS if ask.only_if_free else _ADMISSION_SECONDS
+        with trio.move_on_after(seconds) as patience:
+            async with self._client.ask(peer.url, body, answer.request.request_id) as frames:
+                async for frame in frames:
+                    if isinstance(frame, wire.Admitted):
+                        waited = trio.current_time() - began
+                        self._emit(events.PeerAnswered(peer.node_id, "forward", waited))
+                    else:
+                        _take(frame, ask)
+                    if ask.begun or not ask.only_if_free:
+                        patience.deadline = math.inf
+        if patience.cancelled_caught:
+            raise PeerLostError(f"{peer.node_id} did not take the request within {seconds:g} s")
+
+    async def _watch(self, ask: Ask) -> None:
+        """Break off when the peer is gone. Runs until cancelled."""
+        while True:
+            if not self._peers.is_living(ask.peer.node_id):
+                raise PeerLostError(f"{ask.peer.node_id} is gone")
+            await trio.sleep(_LOOK_SECONDS)
+
+    def _note_failure(self, ask: Ask) -> None:
+        if ask.attempt.answer.over.is_set():
+            return
+        self._loads.refuse(ask.peer, trio.current_time())
+        if isinstance(ask.error, PeerLostError):
+            request_id = ask.attempt.answer.request.request_id
+            _log.warning("request %s lost its node: %s", request_id, ask.error)
+            self._emit(events.NetworkFailed("connection", 1))
+
+
+async def _break_off(answer: Answer, scope: trio.CancelScope) -> None:
+    await answer.over.wait()
+    is_complete = answer.ending is not None
+    scope.deadline = trio.current_time() + (_CLOSING_SECONDS if is_complete else 0)
+
+
+async def _withdraw(ask: Ask, waited: trio.Event, scope: trio.CancelScope) -> None:
+    await waited.wait()
+    if not ask.begun:
+        scope.cancel()
+
+
+def _take(frame: wire.Frame, ask: Ask) -> None:
+    """Add what a peer says to the answer.
+
+    Raises:
+        PeerRefusedError: The peer says that the answer failed.
+        OtherModelError: The peer has another model than the one that began the answer.
+        PeerLostError: It goes on and on.
+    """
+    answer = ask.attempt.answer
+    if answer.over.is_set():
+        return
+    if isinstance(frame, wire.Failed):
+        raise PeerRefusedError(frame.status, frame.message, frame.code, None)
+    if not ask.begun and not _begin(ask):
+        return
+    match frame:
+        case wire.Accepted():
+            answer.accepted.set()
+        case wire.Drawn(token, piece):
+            if len(answer.tokens) >= _MOST_TOKENS:
+                raise PeerLostError(f"{ask.peer.node_id} sent {_MOST_TOKENS} tokens and more")
+            answer.take(Token(token, piece))
+        case wire.Vector(numbers):
+            answer.vector = numbers
+        case wire.Ended(reason, prompt_tokens, cached_tokens):
+            answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
+            answer.end("length" if reason == "length" else "stop")
+
+
+def _begin(ask: Ask) -> bool:
+    """Note that the peer has begun with it; false if that is too late."""
+    attempt = ask.attempt
+    attempt.answer.begin(ask.peer.fingerprint)
+    ask.begun = attempt.take_over()
+    return ask.begun
+
+
+def _first(group: BaseExceptionGroup[RequestError | PeerLostError]) -> RequestError | PeerLostError:
+    """Return the first error that a nursery wrapped."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
