@@ -27,8 +27,15 @@ from shared.runtime.silence import wait_silence
 EngineState = Literal["unloaded", "loading", "ready", "failed"]
 
 _BACKOFF_SECONDS: Final = (0.1, 30.0)
+_LOADS: Final = 10
+"""A model that was served before and is lost in so many loads in a row is given up, after about
+50 s: until then its requests wait."""
 
 _log = logging.getLogger(__name__)
+
+
+class CannotLoadError(UnavailableError):
+    """The model cannot be loaded as it is: another try would end the same."""
 
 
 class Job(Protocol):
@@ -117,7 +124,12 @@ class Engine:
         self._has_room = False
         """Whether memory was found for the child's model: no other can have it."""
         self._loaded = False
+        self._was_loaded = False
+        """Whether it was ever loaded."""
+        self._failed_loads = 0
+        """In a row."""
         self._failure: RequestError | None = None
+        """Why there is no engine to wait for; raised as a fresh one each time."""
         self._settled = trio.Event()
         """Set while the model is loaded, could not be loaded, or is not wanted."""
         self._gone = trio.Event()
@@ -169,7 +181,7 @@ class Engine:
         return 0.0 if self._job is None else trio.current_time() - self._progress
 
     def describe(self) -> events.ModelDescribed | None:
-        """Give the level that says what the loaded model is; None while none is loaded."""
+        """Return the level that says what the loaded model is; None while none is loaded."""
         described = self.described
         if described is None or not self._loaded:
             return None
@@ -201,11 +213,12 @@ class Engine:
                 backoff = min(2 * backoff, _BACKOFF_SECONDS[1])
 
     def want(self) -> None:
-        """Have the model loaded, if it is not."""
+        """Load the model, if it is not loaded."""
         if self._wanted:  # one that fails to load is tried again in its own time
             return
         self._wanted = True
         self._failure = None
+        self._failed_loads = 0
         self._settled = trio.Event()
         self._called.set()
         self._watcher.changed()
@@ -218,7 +231,7 @@ class Engine:
         """
         while not self._loaded:
             if self._failure:
-                raise self._failure
+                raise self._failure.fresh()
             if not self._wanted:
                 raise UnavailableError(f"model {self.model_id} was unloaded", code="model_unloaded")
             await self._settled.wait()
@@ -255,7 +268,11 @@ class Engine:
         self._called = trio.Event()
 
     def _fail(self, failure: RequestError) -> None:
-        """Tell whoever waits that the model cannot be loaded."""
+        """Note a failed load; once that is for good, those who wait are told."""
+        self._failed_loads += 1
+        if self._can_recover(failure):
+            _log.warning("model %s is not back yet: %s", self.model_id, failure)
+            return
         # Who asked for its first load is told; a later one happens by itself.
         level = logging.ERROR if self.described else logging.DEBUG
         _log.log(level, "model %s cannot be loaded: %s", self.model_id, failure)
@@ -264,6 +281,10 @@ class Engine:
             self._wanted = False
         self._settled.set()
         self._watcher.changed()
+
+    def _can_recover(self, failure: RequestError) -> bool:
+        is_definite = isinstance(failure, CannotLoadError | InsufficientMemoryError)
+        return self._was_loaded and not is_definite and self._failed_loads < _LOADS
 
     async def _live(self) -> RequestError | None:
         """Run one child from its start to its end; give why it could not load, if so."""
@@ -309,7 +330,7 @@ class Engine:
             path = await options.locate() if options.locate else options.path
         except StartupError as error:
             self._emit(events.ModelLoadFailed(self.model_id, trio.current_time() - began))
-            return UnavailableError(str(error))
+            return CannotLoadError(str(error))
         began = trio.current_time()
         await child.send(
             protocol.Load(
@@ -326,7 +347,8 @@ class Engine:
         if failure:
             self._emit(events.ModelLoadFailed(self.model_id, seconds))
             return failure
-        self._loaded = True
+        self._loaded = self._was_loaded = True
+        self._failed_loads = 0
         self._failure = None
         self._emit(events.ModelLoaded(self.model_id, seconds))
         if (level := self.describe()) is not None:
@@ -351,7 +373,7 @@ class Engine:
                         self.context_length = context_length
                         return None
                     case protocol.LoadFailed(message):
-                        return UnavailableError(message)
+                        return CannotLoadError(message)
         epitaph = await child.wait_epitaph()
         return UnavailableError(
             f"{epitaph} while it loaded {self._options.path}: "

@@ -13,6 +13,7 @@ from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 from node.engine import protocol
 from node.engine.supervisor import Engine, EngineOptions, Watcher
 from node.errors import (
+    DeadlineExceededError,
     EngineFailedError,
     InsufficientMemoryError,
     InvalidRequestError,
@@ -420,6 +421,117 @@ async def test_engine_that_does_not_come_back_fails_who_waits(
         await mended.hear_generate()
         await mended.finish(asked.identity)
         assert isinstance(await asked.answer.receive(), Ending)
+
+
+@trio_test
+async def test_engine_that_dies_while_it_reloads_fails_nobody(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The model was served a moment ago: who waits for it waits for the next try."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        served, waiting = place.admit(), place.admit()
+        await child.hear_generate()
+        await child.say_tokens(served.identity, "a")
+        child.die()
+        for _ in range(5):
+            broken = await children.next()
+            await broken.hear()
+            broken.die(-9)
+        again = await children.next()
+        await again.load()
+        for asked in (served, waiting):
+            assert await again.hear_generate() == asked.identity
+            await again.finish(asked.identity)
+        assert (await read_all(served))[0] == "a"
+        assert place.statuses == ["ok", "ok"]
+
+
+@trio_test
+async def test_engine_that_dies_in_every_load_is_given_up(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The wait is bounded: after so many loads in a row those who wait are told why."""
+    began = autojump_clock.current_time()
+    async with open_place(children) as (place, child):
+        waiting = place.admit()
+        await child.hear_generate()
+        child.die()
+        loads = 0
+        while not waiting.over:
+            broken = await children.next()
+            await broken.hear()
+            broken.die(-9)
+            await wait_all_tasks_blocked()
+            loads += 1
+        with pytest.raises(UnavailableError, match="signal 9"):
+            await waiting.answer.receive()
+        assert loads == 10
+        assert autojump_clock.current_time() - began < 120
+        with pytest.raises(UnavailableError, match="signal 9"):
+            await place.admit().answer.receive()
+
+
+@trio_test
+async def test_request_waits_for_a_reload_no_longer_than_its_time(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Its deadline holds while there is no engine."""
+    del autojump_clock
+    async with open_empty_place(children, Asked(limits=Limits(seconds=3))) as place:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(place.scheduler.load, "m")
+            child = await children.next()
+            await child.load()
+        child.die()
+        asked = place.admit()
+        await (await children.next()).hear()
+        with pytest.raises(DeadlineExceededError):
+            await asked.answer.receive()
+        assert place.statuses == ["timeout"]
+
+
+@trio_test
+async def test_failed_load_keeps_nothing_of_its_callers(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The reason is told to each with an error of its own, which grows with nobody else's."""
+    del autojump_clock
+    async with open_empty_place(children, Asked(queue=9)) as place:
+        waiting = [place.admit() for _ in range(9)]
+        child = await children.next()
+        await child.hear()
+        await child.say(protocol.LoadFailed("it is damaged"))
+        errors = [asked.answer.error for asked in waiting]
+        assert len(set(map(id, errors))) == len(errors)
+        for asked in waiting:
+            with pytest.raises(UnavailableError, match="damaged"):
+                await asked.answer.receive()
+        later = place.admit()
+        with pytest.raises(UnavailableError, match="damaged"):
+            await later.answer.receive()
+        failure = place.engine._failure
+        assert failure is not None
+        assert failure.__traceback__ is None
+
+
+@trio_test
+async def test_longer_context_after_a_reload_is_no_fault(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The file was replaced by one that answers at greater length than the first could."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        asked = place.admit(max_tokens=0)
+        await child.hear_generate()
+        child.die()
+        again = await children.next()
+        await again.load(msgspec.structs.replace(DESCRIBED, context_length=8 * CONTEXT_LENGTH))
+        await again.hear_generate()
+        await again.say_tokens(asked.identity, *"x" * (8 * CONTEXT_LENGTH))
+        await again.finish(asked.identity, "length")
+        assert (await read_all(asked))[0] == "x" * (8 * CONTEXT_LENGTH)
+        assert place.statuses == ["ok"]
 
 
 @trio_test
@@ -880,6 +992,25 @@ async def test_idle_model_is_unloaded_until_it_is_asked_for(
         again = await children.next()
         await again.load()
         assert await again.hear_generate() == asked.identity
+
+
+@trio_test
+async def test_load_on_purpose_restarts_the_idle_time(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A model that somebody loaded is not gone a moment later."""
+    async with open_place(children, idle_seconds=60) as (place, child):
+        await trio.sleep(61)
+        assert child.has_ended
+        await trio.sleep(50)  # ten seconds before the time is over once more
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(place.scheduler.load, "m")
+            await (await children.next()).load()
+        loaded_at = autojump_clock.current_time()
+        await trio.sleep(59)
+        assert place.engine.ready
+        await trio.sleep(2)
+        assert (place.engine.ready, autojump_clock.current_time() - loaded_at) == (False, 61)
 
 
 @trio_test
