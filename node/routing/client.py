@@ -3,8 +3,8 @@
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,7 +89,7 @@ class PeerClient:
                 )
                 if response.status_code != httpx2.codes.OK:
                     raise await _refusal(response)
-            yield _frames(response, url)
+            yield await stack.enter_async_context(aclosing(_frames(response, url)))
 
 
 @contextmanager
@@ -110,12 +110,13 @@ def _lost(url: str) -> Iterator[None]:
         raise PeerLostError(f"{url}: {type(error).__name__}: {error}") from error
 
 
-async def _frames(response: httpx2.Response, url: str) -> AsyncIterator[wire.Frame]:
+async def _frames(response: httpx2.Response, url: str) -> AsyncGenerator[wire.Frame, None]:
     decoder = wire.FrameDecoder()
     with _lost(url):
-        async for received in response.aiter_raw():
-            for frame in decoder.feed(received):
-                yield frame
+        async with aclosing(response.aiter_raw()) as pieces:
+            async for received in pieces:
+                for frame in decoder.feed(received):
+                    yield frame
 
 
 async def _refusal(response: httpx2.Response) -> PeerRefusedError:
@@ -123,10 +124,11 @@ async def _refusal(response: httpx2.Response) -> PeerRefusedError:
     if not 400 <= status <= 599:
         raise PeerLostError(f"{response.url.host} answered {status}, which no node does")
     body = b""
-    async for received in response.aiter_raw():
-        body += received
-        if len(body) > _REFUSAL_BYTES:
-            break
+    async with aclosing(response.aiter_raw()) as pieces:
+        async for received in pieces:
+            body += received
+            if len(body) > _REFUSAL_BYTES:
+                break
     told: Any = {}
     try:
         told = msgspec.json.decode(body)["error"]
