@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import httpx2
 import msgspec
+import trio
 
 from node.errors import RequestError
 from node.routing import wire
@@ -17,6 +18,7 @@ from node.routing.signature import Signer
 
 _CONNECT_SECONDS: Final = 2.0
 """A peer is on a network nearby; past this another one is the better choice."""
+_CLOSING_SECONDS: Final = 1.0
 _REFUSAL_BYTES: Final = 64 * 1024
 _RETRY_DIGITS: Final = 5
 """A longer `Retry-After` is not believed."""
@@ -51,16 +53,22 @@ class PeerClient:
 
     def __init__(self, signer: Signer, authorities: Path | None = None) -> None:
         self._signer = signer
+        self._tls = ssl.create_default_context(cafile=authorities)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Keep connections for as long as the block runs; peers can be asked inside it."""
         self._client = httpx2.AsyncClient(
-            verify=ssl.create_default_context(cafile=authorities),
+            verify=self._tls,
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=None),
             trust_env=False,  # a proxy for the world outside is none for peers
         )
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
+        try:
+            yield
+        finally:
+            with trio.move_on_after(_CLOSING_SECONDS, shield=True):
+                await self._client.aclose()
 
     @asynccontextmanager
     async def ask(

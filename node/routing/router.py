@@ -26,6 +26,7 @@ from node.routing.client import PeerClient
 from node.routing.loads import PeerLoads
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
+from shared.repeats import Repeats
 
 _LOOK_SECONDS: Final = 0.1
 """While a request waits, how often the adverts are looked at."""
@@ -73,22 +74,21 @@ class Router:
         """Requests that wait at a peer and have no place in a queue here, the oldest first."""
         self._followed: list[Answer] = []
         """What peers are answering or are asked to."""
+        self._repeats = Repeats(_log)
         self._told: set[tuple[str, str]] = set()
         """Peers whose model of a name was said to be another one."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send what waits to the nodes that become free. Runs until cancelled."""
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with self._client.open(), trio.open_nursery() as self._nursery:
                 task_status.started()
                 while True:
-                    is_waiting = self._place_waiting(self._nursery)
+                    is_waiting = self._look(self._nursery)
                     with trio.move_on_after(_LOOK_SECONDS if is_waiting else math.inf):
                         await self._scheduler.wait_change()
         finally:
             self._nursery = None
-            with trio.move_on_after(1, shield=True):
-                await self._client.close()
 
     def admit(self, request: InferenceRequest, owner: ExitStack) -> Answer:
         """Take a request in for as long as its owner's block runs.
@@ -174,8 +174,15 @@ class Router:
 
     # Requests that wait go to the node that is free first.
 
-    def _place_waiting(self, nursery: trio.Nursery) -> bool:
+    def _look(self, nursery: trio.Nursery) -> bool:
         """Send who waits to the nodes that are free; return whether anybody waits."""
+        try:
+            return self._place_waiting(nursery)
+        except Exception as error:  # noqa: BLE001 - requests that peers answer go on
+            self._repeats.note("requests that wait were not sent on: a bug", error=error)
+            return True
+
+    def _place_waiting(self, nursery: trio.Nursery) -> bool:
         for attempt in tuple(self._abroad):
             lane = self._lane(attempt.answer.request.model_id)
             if lane is not None and lane.can_begin and attempt.can_move:
@@ -228,15 +235,17 @@ class Router:
         """
         answer = attempt.answer
         self._followed.append(answer)
+        is_seen_through = False
         try:
             following = attempt if offer is None else await self._make_offer(offer)
             while following is not None:
                 following = await self._wait_abroad(following)
+            is_seen_through = True
         except Exception:  # noqa: BLE001 - one request's fault ends no other's
             _log.exception("request %s was not forwarded: a bug", answer.request.request_id)
-            if attempt.taken_over or offer is None:
-                answer.fail(RequestError("the node failed; its log says why"))
         finally:
+            if not is_seen_through and (attempt.taken_over or offer is None):
+                answer.fail(RequestError("the node failed; its log says why"))
             self._followed.remove(answer)
             self._scheduler.note_change()
 

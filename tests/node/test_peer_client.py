@@ -43,12 +43,9 @@ async def open_peer(answer: bytes) -> AsyncIterator[str]:
 async def ask(url: str) -> list[wire.Frame]:
     """Ask, and read all frames."""
     client = PeerClient(Signer([""]))
-    try:
-        with trio.fail_after(60):
-            async with client.ask(url, b"question", "r") as frames:
-                return [frame async for frame in frames]
-    finally:
-        await client.close()
+    with trio.fail_after(60):
+        async with client.open(), client.ask(url, b"question", "r") as frames:
+            return [frame async for frame in frames]
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,10 @@ class MemoryPeers(PeerClient):
         """Wait until a peer is asked."""
         return await self._questions.receive()
 
-    async def close(self) -> None:
-        """Close nothing."""
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Open nothing."""
+        yield
 
     @asynccontextmanager
     async def ask(
@@ -571,3 +573,52 @@ async def test_unexpected_fault_ends_its_request_only(
         question.begin()
         question.finish()
         assert await read(answer) == "there"
+
+
+@trio_test
+async def test_router_that_failed_and_runs_again_forwards_as_before(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """What peers were answering fails; what waits here and what comes later does not."""
+    del autojump_clock
+    async with open_node(children) as (node, child):
+        node.peers.advertise("b", 0, model_id="other")
+        node.admit()
+        await child.hear_generate()
+        waiting = node.admit()
+        broken = node.admit(model_id="other")
+        _, question = await node.peers.hear()
+        question.begin()
+        await wait_all_tasks_blocked()
+        assert node.router._nursery is not None
+        node.router._nursery.cancel_scope.cancel()
+        with pytest.raises(RequestError, match="its log says why"):
+            await broken.receive()
+        async with trio.open_nursery() as again:
+            await again.start(node.router.run)
+            node.peers.advertise("c", 0)
+            _, question = await node.peers.hear()
+            question.begin()
+            question.finish()
+            assert await read(waiting) == "there"
+            again.cancel_scope.cancel()
+
+
+@trio_test
+async def test_fault_in_placing_ends_nothing(
+    autojump_clock: MockClock, children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A peer's offer that nobody expected stops no answer, and the next look is tried."""
+    del autojump_clock
+    async with open_node(children) as (node, child):
+        node.admit()
+        await child.hear_generate()
+        waiting = node.admit()
+        node.peers.adverts["b"] = None  # type: ignore[assignment]
+        await trio.sleep(1)
+        node.peers.advertise("b", 0)
+        _, question = await node.peers.hear()
+        question.begin()
+        question.finish()
+        assert await read(waiting) == "there"
+        assert caplog.text.count("a bug") == 1
