@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -27,6 +27,7 @@ from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from shared import events
 from shared.runtime.guard import Guard
+from shared.runtime.http.connection import CONNECTION, Connection
 from tests.builders import every_event, pack_batch
 from tests.guards import strict_guard
 
@@ -84,6 +85,8 @@ class Exporter:
     api_url = ""
 
     def __init__(self) -> None:
+        self.connection_state: dict[str, Any] = {}
+        """As the server hands it to the application."""
         self.failed: list[str] = []
         """Parts that failed unexpectedly."""
         self.ingest = Ingest(State(), TIMEOUT_SECONDS)
@@ -104,6 +107,7 @@ class Exporter:
 
         scope = {
             "type": "http",
+            "state": self.connection_state,
             "method": method,
             "path": path,
             "query_string": query.encode(),
@@ -305,6 +309,21 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
                 while await client.recv(2**20):
                     pass
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/livez", 200), ("/health", 503), ("/readyz", 503), ("/metrics", 503)]
+)
+@trio_test
+async def test_connection_beyond_the_limit_is_for_probes(path: str, status: int) -> None:
+    """Where every connection works, a scrape is told to come again, and a probe is answered."""
+    exporter, stream = Exporter(), cast("Any", None)
+    connection = Connection(stream, "192.0.2.1")
+    connection.is_reserved = True
+    exporter.connection_state = {CONNECTION: connection}
+    answer = await exporter.ask(path)
+    assert answer.status == status
+    assert (answer.body == b"too many connections\n") == (path == "/metrics")
 
 
 @trio_test

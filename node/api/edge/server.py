@@ -86,9 +86,7 @@ def keep_reserve(application: Application) -> Application:
             await application(scope, receive, send)
             return
         message = "every connection that this node allows (--connections) is busy: try again later"
-        error = UnavailableError(message, code="too_many_connections")
-        closing = scope["http_version"].startswith("1")  # no such header in HTTP/2
-        headers = [(b"retry-after", b"1"), *[(b"connection", b"close")] * closing]
-        await send_error(scope, send, error, *headers)
+        error = UnavailableError(message, code="too_many_connections", retry_after_seconds=1)
+        await send_error(scope, send, error)
 
     return wrapped
