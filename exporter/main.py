@@ -81,8 +81,8 @@ async def run(settings: ExporterSettings) -> None:
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
             nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
-            nursery.start_soon(reap_adopted, name="reaper")
-            nursery.start_soon(watch_terminal, name="terminal")
+            nursery.start_soon(guard, "reaper", reap_adopted, name="reaper")
+            nursery.start_soon(guard, "terminal", watch_terminal, name="terminal")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)

@@ -70,8 +70,8 @@ async def run(settings: NodeSettings) -> None:
                 work.start_soon(guard, "loop_lag", watch_loop_lag, outbox.emit, name="loop lag")
                 work.start_soon(guard, "sampler", status.run, name="sampler")
                 work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
-                work.start_soon(reap_adopted, name="reaper")
-                work.start_soon(watch_terminal, name="terminal")
+                work.start_soon(guard, "reaper", reap_adopted, name="reaper")
+                work.start_soon(guard, "terminal", watch_terminal, name="terminal")
                 await work.start(guard, "router", parts.router.run, name="router")
                 for lane in parts.scheduler.lanes:
                     engine = lane.engine

@@ -111,7 +111,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         peer_offers=peer_offers,
         layer_levels=LayerLevels(mesh, peer_offers, settings.replicas),
         signer=signer,
-        router=_build_router(scheduler, peer_offers, signer, settings, outbox),
+        router=_build_router(scheduler, peer_offers, signer, settings, outbox, guard),
         connections=_fit_connections(settings, len(models)),
     )
 
@@ -203,13 +203,14 @@ def _build_router(
     signer: Signer | None,
     settings: NodeSettings,
     outbox: Outbox,
+    guard: Guard[NodePart],
 ) -> Router:
     peers = NoPeers() if signer is None else peer_offers
     try:
         client = PeerClient(signer or Signer(("",)), settings.peer_ca_file)
     except OSError as error:
         raise StartupError(f"--peer-ca-file {settings.peer_ca_file}: {error}") from error
-    return Router(scheduler, peers, client, outbox.emit)
+    return Router(scheduler, peers, client, outbox.emit, guard)
 
 
 def _engine_options(

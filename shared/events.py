@@ -46,8 +46,10 @@ NodePart = Literal[
     "mesh_seeds",
     "mesh_surveys",
     "packer",
+    "reaper",
     "router",
     "sampler",
+    "terminal",
     "watchdog",
 ]
 """The long-lived parts of a node, each under its guard."""

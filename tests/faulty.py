@@ -20,6 +20,8 @@ from shared.runtime.guard import Guard
 
 FAULTS = "FAULTS"
 _LOOK_SECONDS = 0.01
+_BRIEF = ("reaper", "terminal")
+"""Parts that have nothing to do but as process 1, or in a terminal: they last for the tests."""
 
 
 class PlantedError(Exception):
@@ -42,7 +44,8 @@ class FaultyGuard(Guard[Any]):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_fail_when_told, part)
                 await run(*given, **named)
-                nursery.cancel_scope.cancel()
+                if part not in _BRIEF:
+                    nursery.cancel_scope.cancel()
 
         await super().__call__(part, run_until_fault, *arguments, task_status=task_status)
 

@@ -21,8 +21,10 @@ ExporterPart = Literal[
     "ingest",
     "journal",
     "listener",
+    "reaper",
     "silence",
     "socket_path",
+    "terminal",
     "tokens",
     "watchdog",
 ]

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
@@ -27,6 +27,7 @@ from node.routing.loads import PeerLoads
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from shared.repeats import Repeats
+from shared.runtime.guard import Guard
 
 _LOOK_SECONDS: Final = 0.1
 """While a request waits, how often the adverts are looked at."""
@@ -61,10 +62,19 @@ class Router:
         peers: Knows who else could.
         client: Asks them.
         emit: Takes events.
+        guard: Contains what goes wrong with one request.
     """
 
-    def __init__(self, scheduler: Scheduler, peers: Peers, client: PeerClient, emit: Emit) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        peers: Peers,
+        client: PeerClient,
+        emit: Emit,
+        guard: Guard[Literal["router"]],
+    ) -> None:
         self._scheduler = scheduler
+        self._guard = guard
         self._peers = peers
         self._client = client
         self._loads = PeerLoads()
@@ -237,12 +247,11 @@ class Router:
         self._followed.append(answer)
         is_seen_through = False
         try:
-            following = attempt if offer is None else await self._make_offer(offer)
-            while following is not None:
-                following = await self._wait_abroad(following)
-            is_seen_through = True
-        except Exception:  # noqa: BLE001 - one request's fault ends no other's
-            _log.exception("request %s was not forwarded: a bug", answer.request.request_id)
+            with self._guard.contain("router"):  # one request's fault ends no other's
+                following = attempt if offer is None else await self._make_offer(offer)
+                while following is not None:
+                    following = await self._wait_abroad(following)
+                is_seen_through = True
         finally:
             if not is_seen_through and (attempt.taken_over or offer is None):
                 answer.fail(RequestError("the node failed; its log says why"))

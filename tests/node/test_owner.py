@@ -23,6 +23,7 @@ from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
 from node.telemetry.status import NodeStatus
 from shared.events import TokensGenerated
+from tests.guards import strict_guard
 from tests.node.memory_child import Children, MemoryChild
 from tests.node.test_scheduler import Place, open_place
 
@@ -48,7 +49,9 @@ def application(place: Place, router: Router) -> Any:
 async def open_api(children: Children) -> AsyncIterator[tuple[Place, MemoryChild, Any]]:
     """Serve one model in memory."""
     async with open_place(children) as (place, child), trio.open_nursery() as nursery:
-        router = Router(place.scheduler, NoPeers(), PeerClient(SIGNER), place.emitted.append)
+        router = Router(
+            place.scheduler, NoPeers(), PeerClient(SIGNER), place.emitted.append, strict_guard()
+        )
         await nursery.start(router.run)
         yield place, child, application(place, router)
         nursery.cancel_scope.cancel()

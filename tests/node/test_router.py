@@ -21,6 +21,7 @@ from node.routing.router import Router
 from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
 from shared.events import Event, InferenceFinished
+from shared.runtime.guard import Guard
 from tests.node.memory_child import Children, MemoryChild
 from tests.node.test_scheduler import FOREVER_SECONDS, OPTIONS
 
@@ -149,6 +150,7 @@ async def open_node(
 ) -> AsyncIterator[tuple[Node, MemoryChild]]:
     """Run a node whose model is loaded."""
     emitted: list[Event] = []
+    failed: list[str] = []
     scheduler = Scheduler(emitted.append, limits or Limits())
     watcher = Watcher(emitted.append, lambda _: "", scheduler.note_change)
     engine = Engine("m", OPTIONS, watcher)
@@ -158,7 +160,7 @@ async def open_node(
     lane = Lane(engine, options, turns, emitted.append, scheduler.note_change)
     scheduler.add(lane)
     peers = MemoryPeers()
-    router = Router(scheduler, peers, peers, emitted.append)
+    router = Router(scheduler, peers, peers, emitted.append, Guard(failed.append))
     async with AsyncExitStack() as stack:
         stack.enter_context(trio.fail_after(FOREVER_SECONDS))
         nursery = await stack.enter_async_context(trio.open_nursery())
