@@ -26,7 +26,6 @@ from node.routing.client import PeerClient
 from node.routing.loads import PeerLoads
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
-from shared.repeats import Repeats
 from shared.runtime.guard import Guard
 
 _LOOK_SECONDS: Final = 0.1
@@ -84,7 +83,6 @@ class Router:
         """Requests that wait at a peer and have no place in a queue here, the oldest first."""
         self._followed: list[Answer] = []
         """What peers are answering or are asked to."""
-        self._repeats = Repeats(_log)
         self._told: set[tuple[str, str]] = set()
         """Peers whose model of a name was said to be another one."""
 
@@ -186,11 +184,9 @@ class Router:
 
     def _look(self, nursery: trio.Nursery) -> bool:
         """Send who waits to the nodes that are free; return whether anybody waits."""
-        try:
+        with self._guard.contain("router"):  # requests that peers answer go on
             return self._place_waiting(nursery)
-        except Exception as error:  # noqa: BLE001 - requests that peers answer go on
-            self._repeats.note("requests that wait were not sent on: a bug", error=error)
-            return True
+        return True
 
     def _place_waiting(self, nursery: trio.Nursery) -> bool:
         for attempt in tuple(self._abroad):

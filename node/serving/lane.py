@@ -187,6 +187,11 @@ class Lane:
             await self.engine.release(attempt)
         except RequestError as error:
             attempt.failed(error)
+        except Exception:
+            # A request that brings out a fault of ours must not come again: it would for ever.
+            attempt.failed(RequestError("the node failed; its log says why"))
+            await self.engine.release(attempt)
+            raise
         finally:
             self._served = None
             if not attempt.over:

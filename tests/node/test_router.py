@@ -13,6 +13,7 @@ from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 from node.engine.supervisor import Engine, Watcher
 from node.errors import InvalidRequestError, QueueFullError, RequestError, UnavailableError
 from node.requests.answer import Answer, Delta
+from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest, Sampling
 from node.routing import wire
 from node.routing.choice import PeerModel
@@ -151,6 +152,7 @@ async def open_node(
     """Run a node whose model is loaded."""
     emitted: list[Event] = []
     failed: list[str] = []
+    guard = Guard[str](failed.append)
     scheduler = Scheduler(emitted.append, limits or Limits())
     watcher = Watcher(emitted.append, lambda _: "", scheduler.note_change)
     engine = Engine("m", OPTIONS, watcher)
@@ -160,13 +162,13 @@ async def open_node(
     lane = Lane(engine, options, turns, emitted.append, scheduler.note_change)
     scheduler.add(lane)
     peers = MemoryPeers()
-    router = Router(scheduler, peers, peers, emitted.append, Guard(failed.append))
+    router = Router(scheduler, peers, peers, emitted.append, guard)
     async with AsyncExitStack() as stack:
         stack.enter_context(trio.fail_after(FOREVER_SECONDS))
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(router.run)
-        for task in (lane.run, engine.run):
-            nursery.start_soon(task)
+        nursery.start_soon(guard, "lane", lane.run)
+        nursery.start_soon(engine.run)
         nursery.start_soon(scheduler.load, "m")
         child = await children.next()
         await child.load()
@@ -623,4 +625,34 @@ async def test_fault_in_placing_ends_nothing(
         question.begin()
         question.finish()
         assert await read(waiting) == "there"
-        assert caplog.text.count("a bug") == 1
+        assert caplog.text.count("router failed unexpectedly") == 1
+
+
+@trio_test
+async def test_request_that_brings_out_a_fault_fails_alone(
+    autojump_clock: MockClock,
+    children: Children,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A request at which the lane fails unexpectedly is not tried again; the next one is served."""
+    del autojump_clock
+    begin = Attempt.begin
+    broken: list[Attempt] = []
+
+    def begin_later(attempt: Attempt, fingerprint: str = "") -> None:
+        if not broken:
+            broken.append(attempt)
+            raise ValueError("nobody expected this")
+        begin(attempt, fingerprint)
+
+    monkeypatch.setattr(Attempt, "begin", begin_later)
+    async with open_node(children) as (node, child):
+        bad = node.admit()
+        good = node.admit()
+        with pytest.raises(RequestError, match="its log says why"):
+            await bad.receive()
+        await child.finish(await child.hear_generate())
+        await read(good)
+        assert node.statuses == ["error", "ok"]
+    assert caplog.text.count("lane failed unexpectedly") == 1
