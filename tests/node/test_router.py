@@ -258,7 +258,7 @@ async def test_request_waits_here_for_whoever_is_free_first(
         node.admit()
         first = await child.hear_generate()
         answer = node.admit()
-        await trio.sleep(30)
+        await trio.sleep(20)
         await child.finish(first)
         second = await child.hear_generate()
         await child.say_tokens(second, "here")
