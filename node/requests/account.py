@@ -65,20 +65,22 @@ class Account:
             read_tokens: How many of this account's tokens the caller has read.
         """
         now = trio.current_time()
+        status, reason = verdict
+        # One that was never taken in has waited for nothing, and has no phases to add up.
+        queued_at = now if reason is None else self._queued_at
         prefill_at = now if self._prefill_at is None else self._prefill_at
         decode_at = now if self._decode_at is None else self._decode_at
-        status, reason = verdict
         kept = read_tokens if self._request.streamed else 0
         self._emit(
             InferenceFinished(
                 model_id=self._request.model_id,
                 status=status,
                 finish_reason=reason,
-                seconds=now - self._queued_at,
-                queue_seconds=prefill_at - self._queued_at,
+                seconds=now - queued_at,
+                queue_seconds=prefill_at - queued_at,
                 prefill_seconds=decode_at - prefill_at,
                 decode_seconds=now - decode_at,
-                first_token_seconds=decode_at - self._queued_at if self.generated_tokens else None,
+                first_token_seconds=decode_at - queued_at if self.generated_tokens else None,
                 prompt_tokens=answer.prompt_tokens,
                 cached_tokens=answer.cached_tokens,
                 generated_tokens=self.generated_tokens,

@@ -13,6 +13,7 @@ from node.errors import (
     ContextLengthError,
     DeadlineExceededError,
     EngineFailedError,
+    QueueFullError,
     RequestError,
     UnavailableError,
 )
@@ -464,3 +465,16 @@ def test_any_course_has_one_end_and_a_sound_account(
     assert 0 <= ended.discarded_tokens <= ended.generated_tokens
     assert (ended.first_token_seconds is None) == (ended.generated_tokens == 0)
     assert emitted[-1] == ended
+
+
+@trio_test
+async def test_request_that_was_never_taken_in_took_no_time(autojump_clock: MockClock) -> None:
+    """It has no phases, so that phases and latency add up over all requests."""
+    del autojump_clock
+    emitted: list[Event] = []
+    asked = opened(emitted)
+    await trio.sleep(1)
+    asked.reject(QueueFullError("full"))
+    ended = account(emitted)
+    assert (ended.status, ended.finish_reason) == ("rejected", None)
+    assert (ended.seconds, ended.queue_seconds) == (0, 0)

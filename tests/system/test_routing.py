@@ -260,12 +260,12 @@ def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model:
 def test_keys_hold_for_the_whole_mesh(cluster: Cluster, tmp_path: Path) -> None:
     """With a key a caller is answered by a peer too; without one nobody, by no route."""
     keys, secret = tmp_path / "keys", tmp_path / "secret"
-    keys.write_text("open sesame\n")
+    keys.write_text("open-sesame\n")
     secret.write_text(SECRET)
     flags = (f"--api-key-file={keys}", f"--mesh-secret-file={secret}")
     first = cluster.start("a", f"other={MODEL_PATH}", *flags)
     second = cluster.start("b", f"story={MODEL_PATH}", *flags)
-    allowed = {"Authorization": "Bearer open sesame"}
+    allowed = {"Authorization": "Bearer open-sesame"}
 
     def knows_peer() -> bool:
         known = httpx.get(f"{first.url}/cluster", headers=allowed).json()["peers"]
