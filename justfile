@@ -90,7 +90,11 @@ metrics: (_install "runtime")
 grafana: (_install "runtime")
     @exec python -m deployments.local grafana
 
-# Start both
+# Start Alertmanager, on port 9093; Prometheus sends it alerts from its next (re)start on
+alertmanager: (_install "runtime")
+    @exec python -m deployments.local alertmanager
+
+# Start all three; Alertmanager only where it is installed
 monitoring: (_install "runtime")
     @exec python -m deployments.local monitoring
 
@@ -102,7 +106,11 @@ metrics-stop: (_install "runtime")
 grafana-stop: (_install "runtime")
     @exec python -m deployments.local grafana-stop
 
-# Stop both
+# Stop the Alertmanager that `just alertmanager` started
+alertmanager-stop: (_install "runtime")
+    @exec python -m deployments.local alertmanager-stop
+
+# Stop all three
 monitoring-stop: (_install "runtime")
     @exec python -m deployments.local monitoring-stop
 

@@ -1,9 +1,10 @@
-"""Start, stop and check Prometheus and Grafana beside an agent on this machine.
+"""Start, stop and check Prometheus, Alertmanager and Grafana beside an agent on this machine.
 
 With a Docker engine they run in containers (`local.yaml`), otherwise as the programs on PATH, in
 the background. Their data is below `.local/`.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -14,140 +15,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from deployments.services import (
+    HERE,
+    PREFIX,
+    Local,
+    LocalError,
+    Service,
+    alertmanager,
+    grafana,
+    prometheus,
+    read_local,
+)
 from shared.secret import parse_tokens
 
-HERE: Final = Path(__file__).parent
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
-_PREFIX: Final = "DISTRIBUTED_LLM_"
-
-
-class LocalError(Exception):
-    """Something cannot be done here; the text has one or two lines with the remedy."""
-
-
-@dataclass(frozen=True)
-class Local:
-    """Addresses and directories on this machine."""
-
-    metrics_port: int
-    token_file: Path | None
-    prometheus_port: int
-    grafana_port: int
-    directory: Path
-
-    @property
-    def metrics_url(self) -> str:
-        """The exporter of the agent."""
-        return f"http://localhost:{self.metrics_port}"
-
-    @property
-    def prometheus_url(self) -> str:
-        """The Prometheus started by `just metrics`."""
-        return f"http://localhost:{self.prometheus_port}"
-
-    @property
-    def grafana_url(self) -> str:
-        """The Grafana started by `just grafana`."""
-        return f"http://localhost:{self.grafana_port}"
-
-
-def read_local(environment: Mapping[str, str]) -> Local:
-    """Read the settings.
-
-    Raises:
-        LocalError: One of them is none.
-    """
-
-    def port(name: str, usual: int) -> int:
-        variable = f"{_PREFIX}{name}_PORT"
-        told = environment.get(variable) or str(usual)
-        if not told.isdecimal() or not 0 < int(told) < 2**16:
-            raise LocalError(f"{variable} is {told!r}, which is no port")
-        return int(told)
-
-    token = environment.get(f"{_PREFIX}METRICS_TOKEN_FILE")
-    directory = environment.get(f"{_PREFIX}LOCAL_DIR") or HERE.parent / ".local"
-    return Local(
-        metrics_port=port("METRICS", 9090),
-        token_file=Path(token).resolve() if token else None,
-        prometheus_port=port("PROMETHEUS", 9091),
-        grafana_port=port("GRAFANA", 3000),
-        directory=Path(directory).resolve(),
-    )
-
-
-@dataclass(frozen=True)
-class Service:
-    """Prometheus or Grafana, and how it is run."""
-
-    name: str
-    url: str
-    ready_path: str
-    programs: tuple[str, ...]
-    """Names of the program on PATH."""
-    command: Callable[[str], list[str]]
-    """Returns the command for the program that was found."""
-    environment: Mapping[str, str]
-    hint: str
-    """What to install where it cannot be run."""
-
-
-def prometheus(local: Local) -> Service:
-    """Describe this machine's Prometheus."""
-    home = local.directory / "prometheus"
-    return Service(
-        "prometheus",
-        local.prometheus_url,
-        "/-/ready",
-        ("prometheus",),
-        lambda program: [
-            program,
-            f"--config.file={home}/config/prometheus.yml",
-            f"--storage.tsdb.path={home}/data",
-            "--storage.tsdb.retention.time=15d",
-            f"--web.listen-address=127.0.0.1:{local.prometheus_port}",
-            "--enable-feature=exemplar-storage",
-        ],
-        {},
-        "apt-get install prometheus, or a Docker engine",
-    )
-
-
-def grafana(local: Local) -> Service:
-    """Describe this machine's Grafana."""
-    home = local.directory / "grafana"
-    return Service(
-        "grafana",
-        local.grafana_url,
-        "/api/health",
-        ("grafana", "grafana-server"),
-        lambda program: [
-            program,
-            *(["server"] if Path(program).name == "grafana" else []),
-            f"--homepath={os.environ.get('GF_PATHS_HOME', '/usr/share/grafana')}",
-        ],
-        {
-            "GF_PATHS_DATA": f"{home}/data",
-            "GF_PATHS_LOGS": f"{home}/data/log",
-            "GF_PATHS_PLUGINS": f"{home}/data/plugins",
-            "GF_PATHS_PROVISIONING": f"{HERE}/grafana/provisioning",
-            "GF_SERVER_HTTP_ADDR": "127.0.0.1",
-            "GF_SERVER_HTTP_PORT": str(local.grafana_port),
-            "GF_SECURITY_ADMIN_PASSWORD": "admin",  # of a Grafana that listens on loopback only
-            "GF_ANALYTICS_REPORTING_ENABLED": "false",
-            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
-            "PROMETHEUS_URL": local.prometheus_url,
-            "DASHBOARDS_PATH": f"{HERE}/grafana",
-        },
-        "Grafana (https://grafana.com/grafana/download), or a Docker engine",
-    )
 
 
 def start(service: Service, local: Local) -> str:
@@ -174,7 +61,7 @@ def start(service: Service, local: Local) -> str:
     if _answers(service.url):
         raise LocalError(
             f"something else answers at {service.url}: stop it, or set "
-            f"{_PREFIX}{service.name.upper()}_PORT to another port"
+            f"{PREFIX}{service.name.upper()}_PORT to another port"
         )
     with (home / "log").open("w") as log:
         process = psutil.Popen(
@@ -252,7 +139,15 @@ def write_configuration(local: Local) -> None:
         (config / "token").touch(mode=0o600)
         (config / "token").write_text(token)
         text += "    authorization:\n      credentials_file: token\n"
+    if _answers(local.alertmanager_url):
+        target = f"localhost:{local.alertmanager_port}"
+        text += f'alerting: {{alertmanagers: [{{static_configs: [{{targets: ["{target}"]}}]}}]}}\n'
     (config / "prometheus.yml").write_text(text)
+
+
+def can_run(service: Service) -> bool:
+    """Return whether a service's program is installed, or a Docker engine that has its image."""
+    return any(map(shutil.which, service.programs)) or has_docker()
 
 
 def has_docker() -> bool:
@@ -269,6 +164,7 @@ def _compose(local: Local, *arguments: str) -> None:
         "LOCAL_DIRECTORY": str(local.directory),
         "LOCAL_USER": user,
         "PROMETHEUS_PORT": str(local.prometheus_port),
+        "ALERTMANAGER_PORT": str(local.alertmanager_port),
         "GRAFANA_PORT": str(local.grafana_port),
     }
     command = ["docker", "compose", "--file", str(HERE / "local.yaml"), *arguments]
@@ -336,6 +232,14 @@ def _get(url: str, token: str = "") -> tuple[int, str]:
         return 0, ""
 
 
+def _start(service: Service, local: Local) -> list[str]:
+    return [start(service, local)]
+
+
+def _stop(services: list[Service], local: Local) -> list[str]:
+    return [stop(service, local) for service in services]
+
+
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run the commands; return the exit code."""
     try:
@@ -343,18 +247,22 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     except LocalError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    both = [prometheus(local), grafana(local)]
+    services = {
+        "metrics": prometheus(local),
+        "alertmanager": alertmanager(local),
+        "grafana": grafana(local),
+    }
     acts: dict[str, Callable[[], list[str]]] = {
-        "metrics": lambda: [start(both[0], local)],
-        "grafana": lambda: [start(both[1], local)],
-        "metrics-stop": lambda: [stop(both[0], local)],
-        "grafana-stop": lambda: [stop(both[1], local)],
-        "monitoring-stop": lambda: [stop(each, local) for each in both],
+        **{name: functools.partial(_start, each, local) for name, each in services.items()},
+        **{f"{n}-stop": functools.partial(_stop, [each], local) for n, each in services.items()},
+        "monitoring-stop": functools.partial(_stop, list(services.values()), local),
         "metrics-check": lambda: [check(local)],
     }
     if arguments == ["monitoring"]:
-        # One of the two is useful without the other.
-        return max(main([name], environment) for name in ("metrics", "grafana"))
+        # Each is useful without the others. Alertmanager comes first, so that Prometheus finds it.
+        needed = ["metrics", "grafana"]
+        wanted = ["alertmanager", *needed] if can_run(services["alertmanager"]) else needed
+        return max(main([name], environment) for name in wanted)
     try:
         (name,) = arguments
         sys.stdout.write("".join(f"{line}\n" for line in acts[name]()))

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deployments.addresses import DASHBOARD_UID, read_addresses
 from deployments.grafana.dashboard import write_dashboard
-from deployments.local import grafana, read_local
+from deployments.services import grafana, read_local
 from tests.monitoring.sources import DASHBOARD, REPOSITORY, alerts, dashboard, panels
 from tests.processes import free_port
 

@@ -64,11 +64,12 @@ class Machine:
     """A machine of its own: free ports and directories for an agent, Prometheus and Grafana."""
 
     def __init__(self, directory: Path) -> None:
-        self.ports = {"9090": free_port(), "9091": free_port(), "3000": free_port()}
+        self.ports = {usual: free_port() for usual in ("9090", "9091", "9093", "3000")}
         self.directory = directory
         self.environment = dict(os.environ) | {
             "DISTRIBUTED_LLM_METRICS_PORT": str(self.ports["9090"]),
             "DISTRIBUTED_LLM_PROMETHEUS_PORT": str(self.ports["9091"]),
+            "DISTRIBUTED_LLM_ALERTMANAGER_PORT": str(self.ports["9093"]),
             "DISTRIBUTED_LLM_GRAFANA_PORT": str(self.ports["3000"]),
             "DISTRIBUTED_LLM_LOCAL_DIR": str(directory / "local"),
             "DISTRIBUTED_LLM_RUNTIME_DIR": str(directory / "run"),
