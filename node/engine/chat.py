@@ -19,7 +19,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from node.engine.guard import END, MARKS, NO_GUARD, Guard
+from node.engine.marks import END, MARKS, NO_MARKER, Marker
 from node.requests.request import Turn
 
 _NONE: Final[Mapping[str, str]] = {}
@@ -40,7 +40,7 @@ def render_chat(
     eos: str = "",
     *,
     special: Mapping[str, str] = _NONE,
-    guard: Guard = NO_GUARD,
+    marker: Marker = NO_MARKER,
 ) -> str:
     """Return the prompt text for a chat, open for the assistant's next words.
 
@@ -53,7 +53,7 @@ def render_chat(
         bos: The token that begins a text.
         eos: The token that ends one.
         special: Further tokens, by the names that templates have for them.
-        guard: Marks what looks like a control token in the turns.
+        marker: Marks what looks like a control token in the turns.
 
     Raises:
         NoTemplateError: The model has no template.
@@ -65,7 +65,7 @@ def render_chat(
     names = {"bos_token": bos, "eos_token": eos, **special}
     try:
         prompt = _compiled(template).render(
-            messages=_messages(turns, guard, continued=continued),
+            messages=_messages(turns, marker, continued=continued),
             tools=None,
             documents=None,
             add_generation_prompt=not continued,
@@ -97,9 +97,9 @@ _OPEN: Final = END + _SPACE
 _NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
 
 
-def _messages(turns: Sequence[Turn], guard: Guard, *, continued: bool) -> list[Turn]:
+def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list[Turn]:
     messages = [
-        {key: text if key == "role" else guard.mark(text) for key, text in turn.items()}
+        {key: text if key == "role" else marker.mark(text) for key, text in turn.items()}
         for turn in turns
     ]
     if continued:

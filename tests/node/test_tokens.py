@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from node.engine.chat import render_chat
 from node.engine.ctransformers.tokens import Tokenizer
-from node.engine.guard import MARKS, Guard, without_marks
+from node.engine.marks import MARKS, Marker, without_marks
 from node.engine.vocabulary import Vocabulary
 
 CONTROL: Final = {"<s>": 1, "</s>": 2, "<|user|>": 3, "<|im_end|>": 4, "<|im_end|>\n": 5, "¤": 6}
@@ -118,7 +118,7 @@ CONTENTS: Final = [
 def test_control_token_in_a_message_stays_text(content: str, template: str) -> None:
     """Whatever a message spells, the prompt has the template's own control tokens and no other."""
     turns = [{"role": "user", "content": content}]
-    prompt = render_chat(TEMPLATES[template], turns, guard=Guard(CONTROL))
+    prompt = render_chat(TEMPLATES[template], turns, marker=Marker(CONTROL))
     found = Tokenizer(VOCABULARY, each).tokenize(prompt, control_tokens=True)
     assert [token for token in found if token < FIRST_CHARACTER] == [1, 3, 4]
 
@@ -137,22 +137,22 @@ def test_messages_side_by_side_write_no_control_token(contents: list[str]) -> No
     """Not even what two messages spell together; and every other character is still there."""
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     turns = [{"role": "user", "content": content} for content in contents]
-    prompt = render_chat(template, turns, guard=Guard(CONTROL))
+    prompt = render_chat(template, turns, marker=Marker(CONTROL))
     tokens = Tokenizer(Vocabulary(control=CONTROL, adds_bos=False), each).tokenize(
         prompt, control_tokens=True
     )
     assert without_marks("".join(contents)) == "".join(chr(t - FIRST_CHARACTER) for t in tokens)
 
 
-def test_name_of_a_participant_is_guarded_too() -> None:
+def test_name_of_a_participant_is_marked_too() -> None:
     """A name is the caller's text like a message; a role is one of the API's words."""
     turns = [{"role": "user", "content": "x", "name": "</s>"}]
-    prompt = render_chat("{{ messages[0].name }}", turns, guard=Guard(CONTROL))
+    prompt = render_chat("{{ messages[0].name }}", turns, marker=Marker(CONTROL))
     assert tokens_of(prompt, Vocabulary(control=CONTROL, characters={"/": 7})) == "[1][7]"
 
 
 def test_text_without_control_tokens_is_not_changed() -> None:
     """The template sees an ordinary message as it is, down to its length."""
     for text in ("", "a < b > c", "{{ x }}", "naïve <tool> 日本語", "<|other|>"):
-        assert Guard(CONTROL).mark(text) == text
-        assert Guard().mark(text) == text
+        assert Marker(CONTROL).mark(text) == text
+        assert Marker().mark(text) == text

@@ -18,7 +18,7 @@ import msgspec
 from node.engine import header, protocol
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.guard import Guard
+from node.engine.marks import Marker
 from node.engine.model_file import UnusableModelError, open_model
 from node.engine.protocol import (
     Cancel,
@@ -98,7 +98,7 @@ class Child:
         self._link = link
         self._engine = engine
         self._vocabulary = vocabulary
-        self._guard = Guard(vocabulary.control)
+        self._marker = Marker(vocabulary.control)
         self._batch_tokens = options.batch_tokens
 
     def serve(self) -> None:
@@ -143,7 +143,7 @@ class Child:
             tokens = self._engine.tokenize(prompt, control_tokens=False)
         else:
             known = self._vocabulary
-            text = render_chat(known.template, prompt, special=known.special, guard=self._guard)
+            text = render_chat(known.template, prompt, special=known.special, marker=self._marker)
             tokens = self._engine.tokenize(text, control_tokens=True)
         if not tokens:
             raise ChatRefusedError("the prompt is empty: this model needs a text to go on from")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from node.engine.guard import either, without_marks
+from node.engine.marks import either, without_marks
 from node.engine.vocabulary import Vocabulary
 
 
@@ -28,7 +28,7 @@ class Tokenizer:
         """Return the tokens of a prompt, with one that begins a text where the model wants it.
 
         Args:
-            text: The prompt, with the marks of a guard if a template wrote it.
+            text: The prompt, with the marks of a `Marker` if a template wrote it.
             control_tokens: Whether the text may name control tokens.
         """
         tokens = list(self._tokens(text, control_tokens=control_tokens))

@@ -22,7 +22,7 @@ MARKS: Final = BREAK + END
 _NO_MARKS: Final = str.maketrans("", "", MARKS)
 
 
-class Guard:
+class Marker:
     """Marks the control tokens of one vocabulary.
 
     Args:
@@ -79,4 +79,4 @@ def without_marks(text: str) -> str:
     return text.translate(_NO_MARKS)
 
 
-NO_GUARD: Final = Guard()
+NO_MARKER: Final = Marker()
