@@ -6,8 +6,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import httpx
@@ -31,33 +32,51 @@ _QUESTIONS: Final = 8
 class Agent:
     """An agent with a node and its exporter, on ports that stay the same over restarts."""
 
-    def __init__(self, directory: Path, node_id: str, model: str, seed: str) -> None:
-        api, metrics, self.mesh = quiet_port(), quiet_port(), quiet_port()
+    def __init__(
+        self,
+        directory: Path,
+        node_id: str,
+        model: str,
+        seed: str,
+        further: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        self.api, self.metrics, self.mesh = quiet_port(), quiet_port(), quiet_port()
         self.node_id = node_id
-        self.url = f"http://127.0.0.1:{api}"
-        self.metrics_url = f"http://127.0.0.1:{metrics}"
+        self.url = f"http://127.0.0.1:{self.api}"
+        self.metrics_url = f"http://127.0.0.1:{self.metrics}"
         place = directory / node_id
         place.mkdir()
         flags = {
             "node-id": node_id,
             "model": f"{model}={MODEL_PATH}",
-            "api-port": api,
-            "metrics-port": metrics,
+            "api-port": self.api,
+            "metrics-port": self.metrics,
             "mesh-port": self.mesh,
             "seed-nodes": seed or f"127.0.0.1:{self.mesh}",
             "runtime-dir": place / "run",
             "state-dir": place / "state",
             "threads": 1,
+            **further,
         }
         command = ["node.agent", *(f"--{name}={given}" for name, given in flags.items())]
         self.process = Process(command, place / "log")
 
+    def processes(self) -> dict[str, psutil.Process]:
+        """Return what runs now: `agent`, `node`, `exporter`, `engine`."""
+        agent = psutil.Process(self.process.process.pid)
+        found = {"agent": agent}
+        for child in agent.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                module = dict(zip(child.cmdline(), child.cmdline()[1:], strict=False)).get("-m", "")
+                role = "engine" if module.startswith("node.engine") else module
+                if role in ("node", "exporter", "engine"):
+                    found[role] = child
+        return found
+
     def kill_node(self) -> None:
         """Kill the node, and not its exporter; the agent starts it again."""
-        for child in psutil.Process(self.process.process.pid).children():
-            command = child.cmdline()
-            if command[1:3] == ["-m", "node"]:
-                child.kill()
+        if node := self.processes().get("node"):
+            node.kill()
 
     def alive(self) -> set[str]:
         """Name the peers that the node holds alive; nobody while it does not answer."""
@@ -107,7 +126,7 @@ class Callers:
         while not self._stop.is_set():
             prompt = draw.choice(list(self._whole))
             try:
-                chunks = list(stream(self._url, **_question(prompt)))
+                chunks = list(stream(self._url, **question(prompt)))
             except httpx.HTTPStatusError as error:
                 self.seen["explicit error"] += 1
                 self.failures.append(f"status {error.response.status_code}")
@@ -132,7 +151,7 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
     with _cluster(directory) as (front, peers):
         everybody = {agent.node_id for agent in (front, *peers)}
         whole = {
-            prompt: text_of(list(stream(peers[0].url, **_question(prompt))))
+            prompt: text_of(list(stream(peers[0].url, **question(prompt))))
             for prompt in (f"Once upon a time there was a cat {n}" for n in range(_QUESTIONS))
         }
         with Callers(front.url, whole) as callers:
@@ -144,10 +163,10 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
                 time.sleep(_KILL_SECONDS)
         wait_for(lambda: all(peer.serves() for peer in peers), _START_SECONDS)
         served_at = time.monotonic()
-        wait_for(lambda: _agree([front, *peers], everybody), 30)
+        wait_for(lambda: agree([front, *peers], everybody), 30)
         converged = time.monotonic() - served_at
         asked = callers.seen.total()
-        counted = wait_for(lambda: _counted(front, asked), 30)
+        counted = wait_for(lambda: counted(front, asked), 30)
         lost = [value(scrape(a.metrics_url), "telemetry_events_lost") for a in (front, *peers)]
         resumed = sum(
             value(scrape(a.metrics_url), "inference_resumed_total", reason="peer_lost") or 0
@@ -181,7 +200,7 @@ def _cluster(directory: Path) -> Iterator[tuple[Agent, list[Agent]]]:
             agents.append(Agent(directory, f"n{number}", model, seed))
             seed = seed or f"127.0.0.1:{agents[0].mesh}"
         wait_for(lambda: all(agent.serves() for agent in agents), _START_SECONDS)
-        wait_for(lambda: _agree(agents, {agent.node_id for agent in agents}), 30)
+        wait_for(lambda: agree(agents, {agent.node_id for agent in agents}), 30)
         yield agents[0], agents[1:]
     finally:
         for agent in agents:
@@ -190,15 +209,17 @@ def _cluster(directory: Path) -> Iterator[tuple[Agent, list[Agent]]]:
             agent.process.process.wait(60)
 
 
-def _question(prompt: str) -> dict[str, Any]:
+def question(prompt: str) -> dict[str, Any]:
+    """Return the body of one request."""
     return {"model": "story", "prompt": prompt, "max_tokens": _ANSWER_TOKENS, "temperature": 0}
 
 
-def _agree(agents: list[Agent], everybody: set[str]) -> bool:
+def agree(agents: list[Agent], everybody: set[str]) -> bool:
+    """Whether each agent holds all others alive, and nobody else."""
     return all(agent.alive() == everybody - {agent.node_id} for agent in agents)
 
 
-def _counted(front: Agent, asked: int) -> float | None:
+def counted(front: Agent, asked: int) -> float | None:
     """Give what the asked node counted, once it is as many as were asked."""
     samples = scrape(front.metrics_url)
     counted = value(samples, "http_requests_total", route="/v1/completions") or 0
