@@ -79,7 +79,7 @@ def _look_at_state(directory: Path) -> str:
 
 def _look_at_tokens(path: Path | None) -> str:
     if path is None:
-        return "none: whoever reaches the metrics can read them"
+        return "none: anyone who reaches the metrics can read them"
     tokens = read_tokens("--metrics-token-file", path)
     return f"{path} holds {len(tokens)} tokens"
 
