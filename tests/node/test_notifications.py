@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from node.errors import StartupError
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for temporary files of which nobody else knows."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(notifications, "_FALLBACKS", ())
-    return tmp_path
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for temporary files that is short enough for the path of a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        monkeypatch.setattr(notifications, "_FALLBACKS", ())
+        yield Path(directory)
 
 
 def age(directory: Path) -> None:
@@ -48,14 +50,12 @@ def test_directory_of_a_living_agent_is_left_alone(temporary: Path) -> None:
     assert list(temporary.iterdir()) == [made]
 
 
-def test_long_directory_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
-) -> None:
+def test_long_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     """A socket's path is short; where `TMPDIR` is long another directory is taken."""
     long = temporary / ("x" * 120)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    short = tmp_path / "short"
+    short = temporary / "short"
     short.mkdir()
     monkeypatch.setattr(notifications, "_FALLBACKS", (str(short),))
     prepare()
@@ -64,8 +64,12 @@ def test_long_directory_is_passed_over(
     assert list(long.iterdir()) == []
 
 
-def test_no_place_for_a_socket_is_one_line(temporary: Path) -> None:
+def test_no_place_for_a_socket_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
     """Without any place the agent says which directory it tried and what to set."""
-    temporary.rmdir()
-    with pytest.raises(StartupError, match=f"{temporary}.*TMPDIR"):
+    long = temporary / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(StartupError, match=f"{long}.*TMPDIR"):
         prepare()

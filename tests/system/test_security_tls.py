@@ -134,8 +134,8 @@ def test_client_certificate_is_asked_for_but_by_probes(
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (["--tls-cert-file={d}/cert.pem"], 2, "give both or neither"),
-        (["--tls-key-file={d}/key.pem"], 2, "give both or neither"),
+        (["--tls-cert-file={d}/cert.pem"], 2, "set both or neither"),
+        (["--tls-key-file={d}/key.pem"], 2, "set both or neither"),
         (["--tls-client-ca-file={d}/cert.pem"], 2, "needs --tls-cert-file"),
         (["--tls-cert-file={d}/none", "--tls-key-file={d}/key.pem"], 1, "no such file"),
         (["--tls-cert-file={d}/text", "--tls-key-file={d}/key.pem"], 1, "--tls-cert-file"),
@@ -158,7 +158,8 @@ def test_unusable_files_are_one_line(
     (files.directory / "text").write_text("not a certificate")
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(files.directory / "other")
     given = [flag.format(d=files.directory) for flag in flags]
-    done = commands.run("node", "--api-port=0", "--mesh-port=0", *pair.flags, *given)
+    quiet = ("--log-level=error", "--api-port=0", "--mesh-port=0")
+    done = commands.run("node", *quiet, *pair.flags, *given)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
     assert said in done.stderr.lower()
