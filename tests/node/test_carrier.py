@@ -40,6 +40,7 @@ async def take(socket: pynng.Rep0, reply: bytes | None = None) -> wire.Batch:
     return batch
 
 
+@pytest.mark.slow
 @trio_test
 async def test_absent_exporter_costs_no_event_while_the_bytes_suffice(tmp_path: Path) -> None:
     """More events than may wait unpacked wait packed, and all arrive."""

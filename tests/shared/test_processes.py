@@ -85,6 +85,7 @@ def test_process_whose_owner_is_gone_already_does_not_start() -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 @trio_test
 async def test_process_outlives_the_threads_that_start_processes() -> None:
     """It is tied to its owner, not to the thread that started it, which ends after a while."""
