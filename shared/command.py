@@ -1,4 +1,4 @@
-"""The border of every command: reads its settings and turns what goes wrong into one line."""
+"""The entry point of every command: reads the settings and turns each failure into one line."""
 
 import logging.config
 import os
@@ -18,7 +18,7 @@ from shared.settings.declaration import UsageError
 
 @dataclass(frozen=True)
 class Subcommand:
-    """What a command also does when its first argument is the subcommand's name."""
+    """A subcommand: what the command does when its first argument is the subcommand's name."""
 
     about: str
     settings_class: type[Settings]
@@ -28,7 +28,7 @@ class Subcommand:
 _NONE: Mapping[str, Subcommand] = MappingProxyType({})
 
 
-def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
+def run_command(  # noqa: PLR0913 - few commands have subcommands
     program: str,
     about: str,
     settings_class: type[SettingsT],
@@ -41,16 +41,16 @@ def run_command(  # noqa: PLR0913 - the subcommands are the one that few need
     """Run one of the project's commands and return its exit code.
 
     Args:
-        program: The command's name, before each complaint.
-        about: What it does, for `--help`.
-        settings_class: Its options.
-        start: Runs it; returns after a clean stop, or with the exit code of what it ran.
-        startup_error: What `start` raises, alone or in groups, where it cannot run here.
-        arguments: The command line without the program; that of the process if not given.
-        subcommands: What it does instead, by the name that then comes first.
+        program: The command's name, which begins each error message.
+        about: The description for `--help`.
+        settings_class: The command's settings.
+        start: Runs the command. Returns after a clean stop, or returns an exit code.
+        startup_error: What `start` raises, alone or in groups, if the command cannot run here.
+        arguments: The command line without the program; default: this process's.
+        subcommands: The subcommands by name.
 
     Returns:
-        0 after a clean stop or `--help`, 1 where the command cannot run here, 2 for bad usage.
+        0 after a clean stop or `--help`, 1 if the command cannot run here, 2 for incorrect usage.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given and (one := subcommands.get(given[0])):
@@ -81,9 +81,9 @@ def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) 
     """Run a command with usable standard streams and return its exit code.
 
     Args:
-        program: The command's name, before each complaint.
-        run: The command; returns its exit code.
-        startup_error: What it raises, alone or in groups, where it cannot run here.
+        program: The command's name, which begins each error message.
+        run: Runs the command and returns its exit code.
+        startup_error: What `run` raises, alone or in groups, if the command cannot run here.
     """
     streams.make_usable()
     _be_stoppable()
@@ -95,7 +95,7 @@ def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) 
     except* UsageError as group:
         code, failed = 2, leaves(group)
     except* streams.ReaderGoneError:
-        code = 0  # it has read what it wanted
+        code = 0  # the reader has read enough
     except* (startup_error, streams.UnwritableError) as group:
         code, failed = 1, leaves(group)
     if failed:
@@ -104,7 +104,7 @@ def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) 
 
 
 def _be_stoppable() -> None:
-    """Let SIGTERM end process 1, too, until it is handled: there it has no default action."""
+    """Let SIGTERM end process 1 before a handler is set; process 1 has no default action."""
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
@@ -112,7 +112,7 @@ def _be_stoppable() -> None:
 def _list(subcommands: Mapping[str, Subcommand]) -> str:
     """List the subcommands for `--help`, one a line."""
     lines = [f"{name:10}{one.about.partition('.')[0]}." for name, one in subcommands.items()]
-    # click leaves the line breaks of a paragraph that begins so.
+    # click keeps the line breaks of a paragraph that begins with \b.
     return "\n\n\b\nSubcommands, each with its own --help:\n" + "\n".join(lines) if lines else ""
 
 

@@ -1,8 +1,8 @@
 """The vocabulary of telemetry: each event says what happened in the domain, never which metric.
 
-Events are msgpack arrays that begin with an integer tag. A tag is never given to another event
-and fields are only ever added at the end with a default, so that an older reader skips what it
-does not know and a newer one fills in what an older writer left out.
+Events are msgpack arrays that begin with an integer tag. Tags are never reused. Fields are only
+added at the end, with a default, so that an older reader skips what it does not know and a newer
+reader fills in what an older writer left out.
 """
 
 from typing import Literal
@@ -52,7 +52,7 @@ NodePart = Literal[
     "terminal",
     "watchdog",
 ]
-"""The long-lived parts of a node, each under its guard."""
+"""The long-lived parts of a node, each run by the guard."""
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -60,15 +60,15 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class NodeStarted(Event, frozen=True, tag=1):
-    """The node's identity. A level: sent again whenever an exporter asks."""
+    """The node's identity. A level: sent again when an exporter asks for it."""
 
     started_at: float
-    """Unix time of the start, in seconds, by the node's wall clock."""
+    """Start time in Unix seconds, by the node's clock."""
     version: str
     python: str
     engine: str
     api_url: str
-    """Where the exporter's health check reaches the node's API."""
+    """URL at which the exporter's health check reaches the node's API."""
 
 
 class NodeStateChanged(Event, frozen=True, tag=2):
@@ -81,10 +81,10 @@ class ResourcesSampled(Event, frozen=True, tag=3):
     """What the node contributes to the mesh. A level."""
 
     cpu_cores: float
-    """Cores that the process may use: the affinity mask cut by the cgroup's quota."""
+    """Cores that the process may use, as limited by its CPU affinity and the cgroup's quota."""
     memory_bytes: int
     max_layers: int
-    """How many layers of the loaded (else the default) model fit in memory."""
+    """How many layers fit in memory, of the loaded model or else of the default one."""
     used_layers: int
 
 
@@ -103,17 +103,17 @@ class SystemSampled(Event, frozen=True, tag=4):
     """Percent of one core for node and engine, percent of all cores for the host."""
     node_cpu_seconds: float
     engine_cpu_seconds: float
-    """Totals since the node's start, including children that have ended."""
+    """Totals since the node's start; ended child processes are included."""
     node_major_faults: int
     engine_major_faults: int
     tasks: int
-    """Living Trio tasks."""
+    """Trio tasks that are running."""
     worker_threads_busy: int
     worker_threads_total: int
 
 
 class EventLoopLagged(Event, frozen=True, tag=5):
-    """How late a sleeping task of the node was woken, in seconds."""
+    """How late the event loop woke a sleeping task, in seconds."""
 
     seconds: float
 
@@ -133,7 +133,7 @@ class ModelLoadFailed(Event, frozen=True, tag=7):
 
 
 class ModelUnloaded(Event, frozen=True, tag=8):
-    """A model was unloaded; its level series go with it."""
+    """A model was unloaded; its level series are removed with it."""
 
     model_id: str
     reason: UnloadReason
@@ -158,7 +158,7 @@ class EngineRestarted(Event, frozen=True, tag=10):
 
 
 class LoadChanged(Event, frozen=True, tag=11):
-    """Requests and slots of one model at this moment. A level."""
+    """Current requests and slots of one model. A level."""
 
     model_id: str
     in_flight: int
@@ -168,27 +168,27 @@ class LoadChanged(Event, frozen=True, tag=11):
 
 
 class EngineProgressed(Event, frozen=True, tag=12):
-    """When the engine last finished a prompt chunk or a token. A level."""
+    """When the engine last completed a prompt chunk or a token. A level."""
 
     model_id: str
     at: float
-    """Unix time in seconds, by the node's wall clock; 0 before the first."""
+    """Unix time in seconds, by the node's clock; 0 before the first."""
     silent_seconds: float = 0.0
-    """How long the current work has been without progress; 0 without work."""
+    """Seconds that the current work has made no progress; 0 without work."""
 
 
 class TokensGenerated(Event, frozen=True, tag=13):
-    """Tokens were sampled, counted as they are generated."""
+    """Tokens were sampled; counted while they are generated."""
 
     model_id: str
     count: int
 
 
 class InferenceFinished(Event, frozen=True, tag=14):
-    """A request ended, for whatever reason.
+    """A request ended, for any reason. The three phases add up to `seconds`.
 
-    The three phases add up to `seconds`. A request that never reached a phase has 0 there;
-    `first_token_seconds` is None where no token was sampled.
+    A phase that the request did not reach is 0. `first_token_seconds` is None if no token was
+    sampled.
     """
 
     model_id: str
@@ -204,13 +204,13 @@ class InferenceFinished(Event, frozen=True, tag=14):
     cached_tokens: int
     generated_tokens: int
     discarded_tokens: int
-    """Generated, then discarded because nobody was left to read them."""
+    """Tokens that were generated and then discarded, because the client had left."""
     request_id: str = ""
-    """For exemplars; never a label."""
+    """For exemplars, never a label."""
 
 
 class HttpFinished(Event, frozen=True, tag=15):
-    """An HTTP response was sent completely, or its client left."""
+    """An HTTP response was sent completely, or its client disconnected."""
 
     route: str
     """The route's template, never the requested path."""
@@ -220,24 +220,24 @@ class HttpFinished(Event, frozen=True, tag=15):
 
 
 class RpcFinished(Event, frozen=True, tag=16):
-    """A gRPC call ended, for whatever reason."""
+    """A gRPC call ended, for any reason."""
 
     method: str
-    """`package.Service/Method`, of a method that the node has."""
+    """`package.Service/Method`, only for methods that the node implements."""
     code: str
     """The canonical status in lower case, such as `ok` or `deadline_exceeded`."""
     seconds: float
 
 
 class InferenceResumed(Event, frozen=True, tag=17):
-    """A request that lost its engine or its node continued here, keeping its tokens."""
+    """A request that lost its engine or its node continued here and kept its tokens."""
 
     model_id: str
     reason: ResumeReason
 
 
 class ModelLoadProgressed(Event, frozen=True, tag=18):
-    """Progress of a model's download or load. A level that disappears with the model."""
+    """Progress of a model's download or load. A level, removed together with the model."""
 
     model_id: str
     stage: LoadStage
@@ -252,24 +252,24 @@ class PeerChanged(Event, frozen=True, tag=19):
     """The peer's node id."""
     state: PeerState
     status: NodeState
-    """The state that the peer reports of itself."""
+    """The state that the peer reports about itself."""
 
 
 class PeerForgotten(Event, frozen=True, tag=20):
-    """A departed peer was forgotten; its series go with it."""
+    """A departed peer was forgotten; its series are removed."""
 
     peer: str
 
 
 class PeersCounted(Event, frozen=True, tag=21):
-    """How many peers are connected. A level."""
+    """The number of connected peers. A level."""
 
     alive: int
     suspect: int
 
 
 class PeerAnswered(Event, frozen=True, tag=22):
-    """A peer answered, `seconds` after the question."""
+    """A peer answered a survey after `seconds`."""
 
     peer: str
     operation: PeerOperation
@@ -277,17 +277,17 @@ class PeerAnswered(Event, frozen=True, tag=22):
 
 
 class MessagesMoved(Event, frozen=True, tag=23):
-    """Messages of one kind were sent or received since the last such event."""
+    """Messages of one kind that were sent or received since the last such event."""
 
     direction: Direction
     message_type: MessageType
     count: int
     size_bytes: int
-    """Of all these messages together."""
+    """Total size of these messages."""
 
 
 class NetworkFailed(Event, frozen=True, tag=24):
-    """Something in the mesh was refused or failed, `count` times since the last such event."""
+    """The mesh refused something, or failed, `count` times since the last such event."""
 
     reason: NetworkFault
     count: int
@@ -303,7 +303,7 @@ class LayersPlanned(Event, frozen=True, tag=25):
 
 
 class InternalError(Event, frozen=True, tag=26):
-    """A part of the node raised what nobody expected, and goes on."""
+    """A part of the node raised an unexpected error and continued."""
 
     part: NodePart
 
@@ -336,4 +336,4 @@ AnyEvent = (
     | LayersPlanned
     | InternalError
 )
-"""What a decoder can expect; a test checks that no event is missing."""
+"""Every event that a decoder accepts; a test checks that none is missing."""

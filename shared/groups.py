@@ -1,4 +1,4 @@
-"""Takes errors out of the groups that nurseries wrap them in."""
+"""Unwraps errors from the exception groups that nurseries raise."""
 
 from typing import TypeVar
 
@@ -6,7 +6,7 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 def leaves(group: BaseExceptionGroup[ErrorT]) -> list[ErrorT]:
-    """Return the errors in a group, however deep, in their order; at least one."""
+    """Return all errors in a group, at any depth, in order; at least one."""
     found: list[ErrorT] = []
     for error in group.exceptions:
         found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]

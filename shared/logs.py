@@ -1,4 +1,4 @@
-"""The form of a log line, the same in every process."""
+"""The log line format, the same in every process."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ _PRIORITIES: Final = (
     (logging.WARNING, "<4>"),
     (logging.INFO, "<6>"),
 )
-"""What journald takes off a line and keeps as its priority (sd-daemon(3))."""
+"""The prefix from which journald reads a line's priority (sd-daemon(3))."""
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-"""What can break a line or steer a terminal."""
+"""Characters that break a line or control a terminal."""
 
 
 class _Text(logging.Formatter):
@@ -43,7 +43,7 @@ class _Json(logging.Formatter):
 
 
 class _JournalHandler(logging.StreamHandler[Any]):
-    """Gives each line its priority, the lines of a traceback too."""
+    """Prefixes each line with its priority, traceback lines included."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((text for level, text in _PRIORITIES if record.levelno >= level), "<7>")
@@ -51,39 +51,39 @@ class _JournalHandler(logging.StreamHandler[Any]):
 
 
 def rfc3339(seconds: float) -> str:
-    """Return a Unix time in UTC, with milliseconds and its offset."""
+    """Format a Unix time as UTC with milliseconds and offset."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def encodable(text: str) -> str:
-    """Return the text with what is not Unicode escaped, such as the odd bytes of a file's name."""
+    """Escape what is not valid Unicode, such as undecodable bytes of a file name."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def one_line(text: str) -> str:
-    """Return the text, encodable, with its line breaks and other control characters escaped.
+    """Escape line breaks, other control characters and what cannot be encoded.
 
-    Names come from files, peers and clients: none of them may begin a line of its own.
+    Names come from files, peers and clients. Without the escapes they could forge log lines.
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], encodable(text))
 
 
 def stderr_is_journal() -> bool:
-    """Whether `JOURNAL_STREAM` names what the standard error goes to (systemd.exec(5))."""
+    """Return whether `JOURNAL_STREAM` names this process's standard error (systemd.exec(5))."""
     try:
         status = os.fstat(2)
-    except OSError:  # closed
+    except OSError:  # stderr is closed
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def configuration(level: str, form: str, *, journal: bool = False) -> dict[str, Any]:
-    """Describe the logging of a process for `logging.config.dictConfig`: lines on stderr.
+    """Return a `logging.config.dictConfig` configuration that logs to stderr.
 
     Args:
-        level: The least severe level that is written, one of Python's names in lower case.
+        level: The least severe level to write, one of Python's names in lower case.
         form: `text` or `json`.
-        journal: Whether journald reads the lines, which keeps time and priority itself.
+        journal: Whether journald reads the lines. It records time and priority itself.
     """
     handler = _JournalHandler if journal else logging.StreamHandler
     time = "" if journal else "%(asctime)s "
@@ -96,6 +96,6 @@ def configuration(level: str, form: str, *, journal: bool = False) -> dict[str, 
         },
         "handlers": {"stderr": {"()": handler, "formatter": form}},
         "root": {"level": level.upper(), "handlers": ["stderr"]},
-        # hypercorn says at info what the composition root says itself.
+        # hypercorn logs at info what the composition root already logs.
         "loggers": {"hypercorn.error": {"level": "WARNING", "propagate": True}},
     }

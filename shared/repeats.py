@@ -1,4 +1,4 @@
-"""Logs a fault that repeats once, and from then on its count."""
+"""Logs a repeated fault once, then only its count."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from typing import Final
 
 SUM_SECONDS: Final = 60.0
 _KINDS: Final = 256
-"""Kinds of fault that are remembered: a peer or a client may bring about ever new ones."""
+"""Kinds of fault to remember. Peers and clients can cause an unlimited number of kinds."""
 
 
 @dataclass
@@ -18,11 +18,11 @@ class _Fault:
 
 
 class Repeats:
-    """Keeps faults that repeat from filling the log: one line a minute for each kind.
+    """Keeps repeated faults from filling the log: at most one line a minute for each kind.
 
     Args:
-        log: Where the lines go.
-        clock: Returns seconds that only rise.
+        log: The logger for the lines.
+        clock: Returns seconds from a monotonic clock.
     """
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,14 +38,14 @@ class Repeats:
         level: int = logging.WARNING,
         error: BaseException | None = None,
     ) -> None:
-        """Log a fault, or only count it where one of its kind was logged less than a minute ago.
+        """Log a fault, or only count it if one of its kind was logged less than a minute ago.
 
         Args:
-            text: The line, with `%` placeholders for the arguments.
-            arguments: What the placeholders stand for.
-            kind: What counts as the same fault; the text if not given.
-            level: Of the line.
-            error: Logged with its traceback, the first time only.
+            text: The line, with `%` placeholders.
+            arguments: Values for the placeholders.
+            kind: Faults of the same kind share one line; default: the text.
+            level: The line's log level.
+            error: Logged with its traceback, only the first time.
         """
         kind = kind or text
         now = self._clock()
@@ -61,7 +61,7 @@ class Repeats:
             self._faults[kind] = _Fault(now)
 
     def settle(self, kind: str) -> int:
-        """Forget a fault that is over; return how often it came without a line."""
+        """Forget a fault that is over. Return how often it occurred without a line."""
         fault = self._faults.pop(kind, None)
         return fault.unlogged if fault else 0
 

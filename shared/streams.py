@@ -1,8 +1,8 @@
 """Makes the standard streams usable, however the process was started.
 
-They may be closed, full, or lead to a pipe or terminal that nobody reads or that is gone; their
-encoding may lack a character, and a file's name may have bytes that are none. None of that is a
-reason to end or to stand still.
+They may be closed or full, or lead to a pipe or terminal that is gone or not read. Their encoding
+may lack a character, and file names may contain undecodable bytes. None of that may end or block
+the process.
 """
 
 import io
@@ -12,27 +12,27 @@ import sys
 from typing import TextIO
 
 _STDERR_WAIT_SECONDS = 0.05
-"""How long one line for a reader who is slow may hold the process up."""
+"""How long one line may block the process on a slow reader."""
 
 
 class UnwritableError(Exception):
-    """Standard output cannot be written; the text is one line."""
+    """Standard output cannot be written. The text is one line."""
 
 
 class ReaderGoneError(UnwritableError):
-    """Standard output is a pipe whose reader has left, as `head` does when it has enough."""
+    """Standard output is a pipe whose reader has closed it, as `head` does."""
 
 
 class _Output(io.FileIO):
-    """Standard output: its errors are told apart from those of other files, and come once."""
+    """Standard output: raises its own kind of error, and raises it only once."""
 
     def write(self, written: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
-        """Write as `FileIO` does, and wait where another program made the stream non-blocking."""
+        """Write like `FileIO`, and wait if another program made the stream non-blocking."""
         try:
             while (count := super().write(written)) is None:
                 select.select([], [self], [])
         except OSError as error:
-            # What is left in the buffers would fail again when the interpreter ends.
+            # Data left in the buffers would fail again at the interpreter's exit.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -42,7 +42,7 @@ class _Output(io.FileIO):
 
 
 class _Log(io.FileIO):
-    """Standard error, which neither fails nor waits long: a line that cannot be written is lost."""
+    """Standard error: never fails or waits long; drops a line that cannot be written."""
 
     _lost = 0
 
@@ -53,7 +53,7 @@ class _Log(io.FileIO):
                 if self._lost:
                     super().write(b"(%d lines before this one could not be written)\n" % self._lost)
                     self._lost = 0
-                # A pipe that is ready has room for so much.
+                # A ready pipe has room for this much.
                 return super().write(memoryview(written)[: select.PIPE_BUF]) or len(written)
         except OSError:
             pass
@@ -65,38 +65,38 @@ class _Log(io.FileIO):
 
 
 def make_usable() -> None:
-    """Open the standard streams that are closed, and put writers that cope in their place.
+    """Open closed standard streams and install the writers of this module.
 
-    Call it before anything is opened: the next file or socket would take a closed stream's
-    number, and whatever a library prints would go there.
+    Call it before anything is opened: the next file or socket would take a closed stream's number,
+    and libraries' output would go there.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    if sys.stdout is sys.__stdout__:  # not where a test looks at what is printed
+    if sys.stdout is sys.__stdout__:  # not if a test captures the output
         sys.stdout = _open_text(_Output(1, "w", closefd=False), sys.stdout)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _open_text(_Log(2, "w", closefd=False), sys.stderr)
 
 
 def write(text: str) -> None:
-    """Write on standard output at once; once that has failed, what follows is dropped.
+    """Write to standard output at once; after a failure, further output is dropped.
 
     Raises:
-        UnwritableError: It cannot be written.
+        UnwritableError: Standard output cannot be written.
     """
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def write_nowait(text: str) -> None:
-    """Write a text of at most a page on standard output, unless it would have to wait.
+    """Write a text of at most a page to standard output, unless that would block.
 
     Raises:
-        UnwritableError: It cannot be written, or not now.
+        UnwritableError: Standard output cannot be written, or not now.
     """
     if not select.select([], [sys.stdout], [], 0)[1]:
-        raise UnwritableError("nobody reads standard output")
+        raise UnwritableError("standard output is not being read")
     write(text)
 
 

@@ -1,4 +1,4 @@
-"""How often a watchdog wants to hear from this process (sd_watchdog_enabled(3))."""
+"""The interval of the watchdog of this process (sd_watchdog_enabled(3))."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,9 +8,9 @@ PROCESS_VARIABLE: Final = "WATCHDOG_PID"
 
 
 def ping_seconds(environment: Mapping[str, str], process_id: int) -> float | None:
-    """Give the time between two pings: half of what the watchdog waits; None where none does.
+    """Return the seconds between two pings, half of the watchdog's timeout; None without one.
 
-    A watchdog that names another process waits for that one: the variables are inherited.
+    A watchdog that names another process waits for that one, because the variables are inherited.
     """
     named = environment.get(PROCESS_VARIABLE, "")
     if named and named != str(process_id):

@@ -1,7 +1,7 @@
-"""The telemetry protocol: what one request and one reply on the nng socket carry.
+"""The telemetry protocol: one request and one reply on the nng socket.
 
-A request is a `Batch`, a reply a `Reply`, both msgpack arrays. The protocol number goes up only
-when an older reader would misread a newer batch; new fields at the end do not change it.
+A request is a `Batch` and a reply a `Reply`, both msgpack arrays. The protocol number increases
+only when an older reader would misread a newer batch. New fields at the end do not change it.
 """
 
 from typing import Final
@@ -10,15 +10,15 @@ import msgspec
 
 PROTOCOL: Final = 1
 BATCH_BYTES: Final = 256 * 1024
-"""A batch's events are limited to this size, well below `MESSAGE_BYTES`."""
+"""Size limit of a batch's events, well below `MESSAGE_BYTES`."""
 EVENT_BYTES: Final = 16 * 1024
-"""A larger event is dropped at the node: no real one comes close."""
+"""The node drops larger events; no real event comes close."""
 MESSAGE_BYTES: Final = 1024 * 1024
-"""The exporter's limit for a message. Beyond it nng closes the connection without notice and the
-sender re-sends forever, so batches must stay far below."""
+"""The exporter's message limit. Beyond it nng closes the connection silently and the sender retries
+forever, so batches must stay far below it."""
 SESSION_CHARACTERS: Final = 64
 HEARTBEAT_SECONDS: Final = 1.0
-"""A batch is sent at least this often, empty if nothing happened."""
+"""The longest time between two batches; a batch without events is empty."""
 SOCKET_NAME: Final = "telemetry.sock"
 SOCKET_PATH_BYTES: Final = 107
 """The longest path of a Unix socket on Linux (`sun_path` is 108 bytes, the last one NUL)."""
@@ -36,16 +36,17 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str
     """New at each start of the node."""
     first_sequence: int
-    """Number of the first event here, or of the next one if there is none. Starts at 1."""
+    """Number of the first event in this batch, or of the next event if it is empty. Starts at 1."""
     emitted: int
     dropped: dict[str, int]
     """Totals of the session, by reason."""
     age_seconds: float
-    """How long the oldest event here had waited when the batch was built, by the node's clock."""
+    """Age of the oldest event when the batch was built, by the node's clock."""
     goodbye: bool
     """Whether this is the last batch of a session that ends cleanly."""
     events: msgspec.Raw
-    """A msgpack array of events. Raw, so that one unknown event does not cost the others."""
+    """A msgpack array of events, undecoded, so that one unknown event does not invalidate the
+    others."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -53,13 +54,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     protocol: int
     applied: int
-    """The highest sequence number of the session that is counted."""
+    """The session's highest sequence number that is counted."""
     durable: bool
     levels_wanted: bool
-    """The exporter lacks this session's levels: the node must send all of them again."""
+    """Whether the node must resend all levels, because the exporter lacks this session's."""
     error: str
-    """Empty, or why the batch was refused: `malformed`, `protocol`, or `conflict` while another
-    live node has the same name; on a conflict the node keeps the batch and retries."""
+    """Empty, or the reason for refusing the batch: `malformed`, `protocol`, or `conflict` while
+    another live node has the same name. After a conflict the node keeps the batch and retries."""
 
 
 def pack_events(count: int, encoded: bytes | bytearray) -> bytes:

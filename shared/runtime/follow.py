@@ -1,4 +1,4 @@
-"""Notices that files were replaced, as a Secret of Kubernetes, certbot or an editor does it."""
+"""Watches files for replacement, as done by Kubernetes Secrets, certbot and editors."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +12,9 @@ _Look = tuple[tuple[int, ...] | None, ...]
 
 
 class FollowedFiles:
-    """Files whose every change is noticed, from the moment at which this object is made.
+    """Files that are watched for changes from the creation of this object.
 
-    So make it before the files are read for the first time: what changes while they are read is
-    then noticed too.
+    Create it before the files are first read, so that a change during the read is noticed too.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -23,10 +22,10 @@ class FollowedFiles:
         self._before = self._look()
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Call `changed` after any of the files has changed. Runs until cancelled.
+        """Call `changed` after each change of any of the files. Runs until cancelled.
 
-        It polls, which alone works everywhere: a Secret changes by a link two levels up, and no
-        notification of the file itself says so.
+        It polls, because only polling works everywhere: a Secret changes through a link two levels
+        up, which causes no notification for the file itself.
         """
         while True:
             now = await trio.to_thread.run_sync(self._look)

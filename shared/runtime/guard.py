@@ -1,8 +1,8 @@
-"""Contains what a long-lived part of a process did not expect, so that the process goes on.
+"""Contains unexpected errors in the long-lived parts of a process, so that the process continues.
 
-A value that was accepted once may still raise later, in a sampler or a watcher that nobody waits
-for. Every long-lived task therefore runs under the guard of its process; only the composition
-root ends the process.
+A value that was accepted once may still cause an error later, in a sampler or a watcher that no
+caller waits for. Every long-lived task therefore runs under its process's guard; only the
+composition root ends the process.
 """
 
 import logging
@@ -17,7 +17,7 @@ from shared.groups import leaves
 from shared.repeats import Repeats
 
 BACKOFF_SECONDS: Final = (0.1, 30.0)
-"""Before the next run of a part that failed: the first wait, and the longest that it doubles to."""
+"""The first wait before a failed part runs again, and the longest; the wait doubles each time."""
 
 _PartT_contra = TypeVar("_PartT_contra", bound=str, contravariant=True)
 
@@ -26,20 +26,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Unit:
-    """A piece of a part's work, and how it ended."""
+    """A piece of a part's work and its outcome."""
 
     error: BaseException | None = None
-    """What it raised; None where it went well."""
+    """The exception that it raised; None on success."""
 
 
 class Guard(Generic[_PartT_contra]):
     """Runs the long-lived parts of one process.
 
-    An unexpected exception is counted by part and logged, the first time with its traceback and
-    then once a minute with its count. Cancellation, Ctrl-C and the end of the interpreter pass.
+    An unexpected exception is counted by part and logged: the first time with its traceback, then
+    once a minute with its count. Cancellation, Ctrl-C and the interpreter's exit pass through.
 
     Args:
-        count: Takes the name of a part that failed.
+        count: Called with the name of each part that fails.
     """
 
     def __init__(self, count: Callable[[_PartT_contra], None]) -> None:
@@ -53,16 +53,16 @@ class Guard(Generic[_PartT_contra]):
         *arguments: Any,
         task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run a part until it returns or is cancelled; after an unexpected exception run it again.
+        """Run a part until it returns or is cancelled; run it again after an unexpected exception.
 
         As a task: `nursery.start_soon(guard, "sampler", sampler.run, name="sampler")`. With
-        `nursery.start` the part gets a `task_status`, and what it raises before it has started
-        passes: its starter handles it.
+        `nursery.start` the part gets a `task_status`. What it raises before it has started passes
+        to the starter.
 
         Args:
-            part: Its name in the metric and in the log.
-            run: The part, which can be called again after it has failed.
-            arguments: Of each call.
+            part: The part's name in the metric and in the log.
+            run: The part. It must be safe to call again after a failure.
+            arguments: Arguments of each call.
             task_status: Set by `nursery.start`.
         """
         status = _Status(task_status)
@@ -85,10 +85,10 @@ class Guard(Generic[_PartT_contra]):
     def contain(self, part: _PartT_contra) -> "AbstractContextManager[Unit, bool]":
         """Contain what one piece of a part's work raises, for instance one request.
 
-        For work that must not be done twice: the part goes on behind the block, and looks at the
-        unit's `error` where somebody waits for the work.
+        For work that must not be repeated: the part continues after the block. Check the unit's
+        `error` if a caller waits for the result.
         """
-        # The cast tells mypy that the block can end early.
+        # The cast tells mypy that the block may end early.
         return cast("AbstractContextManager[Unit, bool]", self._contain(part))
 
     @contextmanager
@@ -96,7 +96,7 @@ class Guard(Generic[_PartT_contra]):
         unit = Unit()
         try:
             yield unit
-        except* Exception as group:  # noqa: BLE001 - whatever nobody expected
+        except* Exception as group:  # noqa: BLE001 - any unexpected error
             unit.error = self._report(part, group)
 
     def _report(self, part: _PartT_contra, group: ExceptionGroup[Exception]) -> BaseException:
@@ -104,7 +104,7 @@ class Guard(Generic[_PartT_contra]):
         error = found[0] if len(found) == 1 else group
         self._count(part)
         self._repeats.note(
-            "%s failed unexpectedly and goes on: %r",
+            "%s failed unexpectedly and continues: %r",
             part,
             error,
             kind=f"{part} {type(error).__name__}",
@@ -115,7 +115,7 @@ class Guard(Generic[_PartT_contra]):
 
 
 class _Status(trio.TaskStatus[Any]):
-    """Passes on that a part has started, once, for it may be run again."""
+    """Reports once that a part has started, because the part may run again."""
 
     def __init__(self, task_status: trio.TaskStatus[Any]) -> None:
         self._task_status = task_status
@@ -123,7 +123,7 @@ class _Status(trio.TaskStatus[Any]):
         self.keywords = {} if self.is_started else {"task_status": self}
 
     def started(self, value: Any = None) -> None:
-        """Take note that the part has started."""
+        """Record that the part has started."""
         if not self.is_started:
             self.is_started = True
             self._task_status.started(value)

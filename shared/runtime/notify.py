@@ -1,7 +1,7 @@
-"""Tells whoever started this process that it is ready, alive or stopping (sd_notify(3)).
+"""Notifies the parent process that this process is ready, alive or stopping (sd_notify(3)).
 
-Nothing here blocks: a receiver that is stopped, as by Ctrl-Z, must not stop its senders. sdnotify's
-socket blocks once the receiver's queue is full, which is after a dozen messages.
+Nothing here blocks: a stopped receiver, as by Ctrl-Z, must not stop its senders. sdnotify's socket
+blocks once the receiver's queue is full, which happens after a dozen messages.
 """
 
 import os
@@ -17,9 +17,9 @@ _RETRY_SECONDS: Final = 0.1
 
 
 def notify(*assignments: str) -> bool:
-    """Send a state such as `STOPPING=1`; return false where the receiver's queue has no room.
+    """Send a state such as `STOPPING=1`. Return False if the receiver's queue is full.
 
-    Without a receiver, or one that is gone, there is nobody to tell.
+    Does nothing if there is no receiver, or if the receiver is gone.
     """
     path = os.environ.get(SOCKET_VARIABLE, "")
     address = "\0" + path[1:] if path.startswith("@") else path
@@ -30,21 +30,21 @@ def notify(*assignments: str) -> bool:
             sender.sendto("\n".join(assignments).encode(), address)
         except BlockingIOError:
             return False
-        except OSError:  # gone, or not allowed in
+        except OSError:  # gone, or access denied
             return True
     return True
 
 
 async def announce(*assignments: str) -> None:
     """Send a state that must arrive, such as `READY=1`. Waits for room in the receiver's queue."""
-    while not notify(*assignments):  # noqa: ASYNC110 - no event says that there is room
+    while not notify(*assignments):  # noqa: ASYNC110 - no event signals that there is room
         await trio.sleep(_RETRY_SECONDS)
 
 
 async def ping_watchdog() -> None:
-    """Tell the watchdog that the event loop turns.
+    """Notify the watchdog that the event loop is running. Runs until cancelled.
 
-    Runs until cancelled; returns at once where no watchdog waits for this process.
+    Returns at once if no watchdog waits for this process.
     """
     seconds = ping_seconds(os.environ, os.getpid())
     if seconds is None:

@@ -1,4 +1,4 @@
-"""Waits for ports that a process which is just ending still holds."""
+"""Waits for ports that an ending process still holds."""
 
 import errno
 import socket
@@ -7,18 +7,18 @@ from typing import Final
 import trio
 
 _RELEASE_SECONDS: Final = 2.0
-"""A killed process lets go of its ports within milliseconds, on a busy machine within a second."""
+"""A killed process releases its ports within milliseconds, on a busy machine within a second."""
 _LOOK_SECONDS: Final = 0.05
 
 
 async def wait_released(*addresses: tuple[str, int]) -> None:
-    """Wait until nobody listens on these hosts and ports any more, but two seconds at most.
+    """Wait until these hosts and ports are free, at most two seconds.
 
-    Who then listens there finds out what is wrong with a port that stays taken.
+    If a port stays taken, the process that binds it next reports the error.
     """
     with trio.move_on_after(_RELEASE_SECONDS):
         for host, port in addresses:
-            while _is_taken(host, port):  # noqa: ASYNC110 - no event says that a port is free
+            while _is_taken(host, port):  # noqa: ASYNC110 - no event signals that a port is free
                 await trio.sleep(_LOOK_SECONDS)
 
 

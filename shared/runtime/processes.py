@@ -1,4 +1,4 @@
-"""The processes that a process starts: none outlives it, and each that ended is taken away."""
+"""Child processes: none outlives this process, and each one that ended is reaped."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ import trio
 from shared.runtime import lifeline
 
 PYTHON: Final = (sys.executable, "-P")
-"""Runs modules of the project, not those that the working directory may hold by the same names."""
+"""Runs the project's modules, not modules of the same names in the working directory."""
 _INIT: Final = 1
-"""The process that adopts those whose parents ended, in a container the first one."""
+"""The process that adopts orphans; in a container the first process."""
 _REAP_SECONDS: Final = 1.0
 
 _own: Final[set[int]] = set()
-"""Those that were started here: who waits for one wants its exit code."""
+"""Processes that were started here; their starters need the exit codes."""
 
 
 @contextlib.asynccontextmanager
@@ -31,21 +31,21 @@ async def open_process(
     environment: dict[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[trio.Process]:
-    """Run a process that neither outlives this one nor the block; killed if it does not end first.
+    """Run a process that outlives neither this one nor the block; kill it if it does not end first.
 
-    It has a session of its own: what a terminal sends to this process (Ctrl-C, Ctrl-Z, a hang-up)
-    is for this process, which decides what becomes of the other.
+    It has its own session: a terminal's signals (Ctrl-C, Ctrl-Z, hang-up) reach only this process,
+    which decides what happens to the child.
 
     Args:
-        command: The absolute path of a program, and its arguments.
-        stdin: As for `subprocess.Popen`, like the two that follow.
-        stdout: This process' own if not given.
-        stderr: This process' own if not given.
-        environment: This process' own if not given.
-        pass_fds: Descriptors that it gets.
+        command: The program's absolute path and its arguments.
+        stdin: As for `subprocess.Popen`, like the next two.
+        stdout: Default: this process's.
+        stderr: Default: this process's.
+        environment: Default: this process's.
+        pass_fds: Descriptors that the process inherits.
 
     Raises:
-        OSError: No process, pipe or memory can be had now.
+        OSError: No process, pipe or memory is available now.
     """
     read_end, write_end = os.pipe()
     try:
@@ -66,7 +66,7 @@ async def open_process(
             yield process
         finally:
             process.kill()
-            with trio.CancelScope(shield=True):  # SIGKILL is not refused: this ends at once
+            with trio.CancelScope(shield=True):  # SIGKILL cannot be refused, so this ends at once
                 await process.wait()
             _own.remove(process.pid)
     finally:
@@ -74,25 +74,25 @@ async def open_process(
 
 
 async def reap_adopted() -> None:
-    """Take away dead processes that were left to this one, if it is process 1.
+    """Reap the orphans that this process has adopted, if it is process 1. Runs until cancelled.
 
-    Runs until cancelled; returns at once in any other process.
+    Returns at once in any other process.
     """
     if os.getpid() != _INIT:
         return
     seen: set[int] = set()
     while True:
         await trio.sleep(_REAP_SECONDS)
-        # A process just started here may be dead before it is known as our own: not at first sight.
+        # A child may end before it is registered as one of ours, so skip it at first sight.
         zombies = set(_zombies()) - _own
         for process_id in zombies & seen:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(process_id, os.WNOHANG)  # noqa: ASYNC222 - it is dead: nothing waits
+                os.waitpid(process_id, os.WNOHANG)  # noqa: ASYNC222 - dead already
         seen = zombies
 
 
 def _zombies() -> Iterator[int]:
-    """Find this process' children that are dead and not yet waited for (proc_pid_stat(5))."""
+    """Return this process's dead children that are not yet reaped (proc_pid_stat(5))."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent, *_ = path.read_bytes().rpartition(b")")[2].split()

@@ -11,9 +11,9 @@ _LOOK_SECONDS: Final = 0.5
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that mean a clean stop.
+    """Return the signals that request a clean stop.
 
-    SIGHUP says that the terminal was closed. Under `nohup` it is ignored, and stays so.
+    SIGHUP reports that the terminal was closed. Under `nohup` it is ignored and stays ignored.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return signal.SIGTERM, signal.SIGINT
@@ -21,17 +21,17 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 async def watch_terminal() -> None:
-    """Send SIGHUP to this process when the terminal is closed in whose foreground it runs.
+    """Send SIGHUP to this process when the terminal of its foreground group is closed.
 
-    The kernel sends it to the session's leader only. A shell passes it on; `just`, which is the
-    leader under `ssh -t host just run-local`, does not. Returns then, or at once without a
-    terminal.
+    The kernel signals only the session's leader. A shell forwards the signal; `just`, which is the
+    leader under `ssh -t host just run-local`, does not. Returns after the signal, or at once
+    without a terminal.
     """
     terminal = next(filter(os.isatty, range(3)), None)
     if terminal is None:
         return
     poller = select.poll()
-    poller.register(terminal, 0)  # for what is always told: a hang-up
+    poller.register(terminal, 0)  # for what poll always reports: a hang-up
     was_foreground = False
     while not poller.poll(0):
         was_foreground = _is_foreground(terminal)
@@ -43,5 +43,5 @@ async def watch_terminal() -> None:
 def _is_foreground(terminal: int) -> bool:
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:  # not of this session
+    except OSError:  # a terminal of another session
         return False

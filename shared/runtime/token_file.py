@@ -10,15 +10,15 @@ _log = logging.getLogger(__name__)
 
 
 class TokenFileError(Exception):
-    """The file cannot be read, or has no usable token; the text is one line and names the flag."""
+    """The file cannot be read or has no usable token. The text is one line and names the flag."""
 
 
 class TokenFile:
-    """The tokens, as they are in their file.
+    """The tokens, kept up to date with their file.
 
     Args:
         flag: The setting that names the file, for messages.
-        path: Of the file.
+        path: The file.
 
     Raises:
         TokenFileError: There is no usable token.
@@ -33,7 +33,7 @@ class TokenFile:
     async def follow(self) -> None:
         """Read the file again after each change. Runs until cancelled.
 
-        Where it has no usable token, those read before stay valid: an open door would be worse.
+        If it has no usable token, the earlier tokens stay valid: open access would be worse.
         """
         await self._files.run(self._reload)
 
@@ -41,10 +41,10 @@ class TokenFile:
         try:
             tokens = read_tokens(self._flag, self._path)
         except TokenFileError as error:
-            _log.error("%s; what was read before still counts", error)
+            _log.error("%s; the earlier tokens stay valid", error)
             return
         self.tokens.replace(tokens)
-        _log.info("%s %s was read again: %d tokens", self._flag, self._path, len(tokens))
+        _log.info("%s %s reloaded: %d tokens", self._flag, self._path, len(tokens))
 
 
 def read_tokens(flag: str, path: Path) -> list[str]:

@@ -1,1 +1,1 @@
-"""Settings: how they are declared, and read from flags, the environment and a TOML file."""
+"""Settings: how they are declared, and how flags, the environment and a TOML file are read."""

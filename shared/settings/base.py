@@ -1,4 +1,4 @@
-"""The settings that every process has: one frozen dataclass is the only list of a process's."""
+"""The settings of every process; each process has one frozen dataclass as its only list."""
 
 import dataclasses
 import logging
@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 def _runtime_directory() -> Path:
-    # systemd names the directory that it made for the unit (systemd.exec(5)); a desktop session
-    # has one of its own (XDG Base Directory Specification).
+    # systemd names the directory that it created for the unit (systemd.exec(5)); a desktop session
+    # has its own (XDG Base Directory Specification).
     if given := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(given)
     if session := os.environ.get("XDG_RUNTIME_DIR"):
@@ -50,7 +50,7 @@ def _state_directory() -> Path:
         return Path(given, APPLICATION)
     try:
         return Path.home() / ".local" / "state" / APPLICATION
-    except RuntimeError:  # a user without a home, as in many containers
+    except RuntimeError:  # a user without a home directory, as in many containers
         return Path(tempfile.gettempdir(), f"{APPLICATION}-{os.getuid()}-state")
 
 
@@ -59,7 +59,7 @@ class Settings:
     """The settings of every process."""
 
     unused: ClassVar[frozenset[str]] = frozenset()
-    """Settings that are accepted, so that processes can share flags, but not shown by `--help`."""
+    """Settings that are accepted but not shown by `--help`, so that processes can share flags."""
 
     config: Path | None = setting(
         Topic.GENERAL, None, FILE, "TOML file with settings; see docs/settings.md."
@@ -84,7 +84,7 @@ class Settings:
         Topic.GENERAL,
         _state_directory,
         DIRECTORY,
-        "Directory of what survives a restart.",
+        "Directory for data that survives restarts.",
         shown="`$STATE_DIRECTORY`, else `distributed-llm` in `$XDG_STATE_HOME` or `~/.local/state`",
     )
     log_level: str = setting(
@@ -97,18 +97,18 @@ class Settings:
         Topic.LOGGING, "text", click.Choice(["text", "json"]), "Format of log lines."
     )
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-    """Where each value came from that is not a default: "flag", "environment" or "file"."""
+    """The source of each value that is not a default: "flag", "environment" or "file"."""
 
     @property
     def socket_path(self) -> Path:
-        """Where the exporter listens for the node's batches."""
+        """The socket on which the exporter listens for the node's batches."""
         return self.runtime_dir / SOCKET_NAME
 
     def check(self) -> None:
-        """Check what no single setting shows.
+        """Check what involves more than one setting.
 
         Raises:
-            UsageError: The settings do not go together.
+            UsageError: The settings contradict each other.
         """
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
             message = (
@@ -124,7 +124,7 @@ class Settings:
 
         Raises:
             UsageError: One line that names the flag, variable or key and what is wrong with it.
-            HelpShownError: `--help` was asked for and printed.
+            HelpShownError: `--help` was given and the help is printed.
         """
         given = read_command_line(cls, program, arguments, about, cls.unused)
         settings = cls(**given.values, sources=given.sources)
@@ -132,10 +132,10 @@ class Settings:
         return settings
 
     def as_flags(self, wanted: type["Settings"]) -> list[str]:
-        """Write the settings that `wanted` also has, and that are not its defaults, as flags.
+        """Return the settings that `wanted` also has and that differ from its defaults, as flags.
 
-        The process that gets them must see neither the environment nor the file that they came
-        from: what a flag had set back to its default would come back.
+        The process that gets them must read neither the environment nor the settings file.
+        Otherwise a value there would override a flag that was set back to its default.
         """
         flags = []
         for name, declared in declarations(wanted).items():

@@ -1,4 +1,4 @@
-"""The command line of a process: its flags grouped by topic, each also an environment variable."""
+"""The command line of a process: flags grouped by topic, each also an environment variable."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,16 +30,16 @@ _PRECEDENCE: Final = (
 
 
 class HelpShownError(Exception):
-    """The command line asked for help, which has been printed."""
+    """The help was requested and is printed."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a process was told."""
+    """The values that a process was given."""
 
     values: Mapping[str, Any]
     sources: Mapping[str, str]
-    """Where a value came from, by field name; those that are not here are defaults."""
+    """The source of each value, by field name; defaults are absent."""
 
 
 def read_command_line(
@@ -53,14 +53,14 @@ def read_command_line(
 
     Args:
         settings: The class that declares them.
-        program: Name of the command.
+        program: The command's name.
         arguments: The command line without the program.
-        about: What the command does, for `--help`.
-        hidden: Settings that `--help` leaves out.
+        about: The command's description for `--help`.
+        hidden: Settings that `--help` omits.
 
     Raises:
         UsageError: One line that names the flag, variable or key and what is wrong with it.
-        HelpShownError: `--help` was asked for and printed.
+        HelpShownError: `--help` was given and the help is printed.
     """
     parameters = [_parameter(settings, name, each) for name, each in declarations(settings).items()]
     command = _Command(settings, hidden, name=program, params=parameters, help=about)
@@ -74,7 +74,7 @@ def read_command_line(
 
 
 class _Command(click.Command):
-    """A command whose help is grouped by topic."""
+    """A command with help grouped by topic."""
 
     def __init__(self, settings: type, hidden: frozenset[str], **wanted: Any) -> None:
         super().__init__(**wanted)
@@ -82,7 +82,7 @@ class _Command(click.Command):
         self._hidden = hidden
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the flags below the headings of their topics."""
+        """Write the flags under the headings of their topics."""
         del ctx
         declared = declarations(self._settings)
         for topic in Topic:
@@ -107,14 +107,14 @@ def _parameter(settings: type, name: str, declared: Declaration) -> click.Parame
         is_flag=declared.kind is bool,
         default=default_of(settings, name),
         envvar=None if declared.topic is Topic.OPTIONS else variable_of(name),
-        show_envvar=True,  # in complaints
+        show_envvar=True,  # in error messages
         is_eager=name == CONFIG,
         callback=_file_loader(settings) if name == CONFIG else None,
     )
 
 
 def _file_loader(settings: type) -> Callable[..., Path | None]:
-    """Return what click calls with the path of the file before it reads any other setting."""
+    """Return click's callback that reads the settings file before any other setting."""
 
     def load(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
         del parameter
@@ -126,7 +126,7 @@ def _file_loader(settings: type) -> Callable[..., Path | None]:
 
 
 def _describe(settings: type, name: str, declared: Declaration) -> tuple[str, str]:
-    """Return a flag with the name of its value, and its help with its default."""
+    """Return a flag with its metavariable, help and default."""
     default = default_in_words(settings, name, on_this_machine=True)
     value = "" if declared.kind is bool else f" {_name_of(declared.kind)}"
     return f"{flag_of(name)}{value}", declared.text + (f" [default: {default}]" if default else "")

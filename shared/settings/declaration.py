@@ -1,6 +1,6 @@
 """How a setting is declared: once, as a field of a frozen dataclass.
 
-The field's name gives all others: `api_port` is the flag `--api-port`, the environment variable
+All its names derive from the field's: `api_port` is the flag `--api-port`, the environment variable
 `DISTRIBUTED_LLM_API_PORT` and the key `api-port` of the TOML file.
 """
 
@@ -22,14 +22,15 @@ Kind = click.ParamType[Any] | type[bool]
 
 
 class UsageError(Exception):
-    """A setting is unknown or malformed, or does not go with another; the text is one line."""
+    """A setting is unknown or malformed, or contradicts another. The text is one line."""
 
 
 class Topic(enum.StrEnum):
-    """The headings of `--help`, in its order."""
+    """The headings of `--help`, in order."""
 
     OPTIONS = "Options"
-    """Of one command, such as `replay`: only flags, neither in the environment nor in the file."""
+    """For a single command such as `replay`: only flags, in neither the environment nor the file.
+    """
     GENERAL = "General"
     MODELS = "Models"
     API = "API"
@@ -42,15 +43,15 @@ class Topic(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What is known of a setting besides its name and default."""
+    """What is known about a setting besides its name and default."""
 
     topic: Topic
     kind: Kind
-    """How click reads it."""
+    """The click type that parses it."""
     text: str
-    """Its line of help."""
+    """Its help line."""
     shown: str = ""
-    """The default in words, where the value says less or depends on the machine."""
+    """The default in words, if the value says less or depends on the machine."""
     positional: bool = False
 
 
@@ -63,13 +64,13 @@ def setting(topic: Topic, default: Any, kind: Kind, text: str, *, shown: str = "
 
 
 def argument(kind: Kind, text: str) -> Any:
-    """Declare what a command takes without a flag, one or more: a tuple of values."""
+    """Declare a tuple of one or more positional arguments."""
     declared = Declaration(topic=Topic.OPTIONS, kind=kind, text=text, positional=True)
     return dataclasses.field(default=(), metadata={_KEY: declared})
 
 
 def declarations(settings: type) -> dict[str, Declaration]:
-    """Return the settings of a class by field name, in the order of their declaration."""
+    """Return the settings of a class by field name, in declaration order."""
     return {
         field.name: field.metadata[_KEY]
         for field in dataclasses.fields(settings)
@@ -86,7 +87,7 @@ def default_of(settings: type, name: str) -> Any:
 
 
 def default_in_words(settings: type, name: str, *, on_this_machine: bool) -> str:
-    """Return a setting's default for a reader; nothing where the help says what nothing means."""
+    """Return a setting's default as text for the help; empty if the help already explains it."""
     default = default_of(settings, name)
     shown = declarations(settings)[name].shown
     if shown and not (on_this_machine and isinstance(default, Path)):
@@ -95,22 +96,22 @@ def default_in_words(settings: type, name: str, *, on_this_machine: bool) -> str
 
 
 def key_of(name: str) -> str:
-    """Return the name of a setting as operators write it."""
+    """Return a setting's name as operators write it."""
     return name.replace("_", "-")
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a setting."""
+    """Return a setting's flag."""
     return f"--{key_of(name)}"
 
 
 def variable_of(name: str) -> str:
-    """Return the environment variable of a setting."""
+    """Return a setting's environment variable."""
     return ENVIRONMENT_PREFIX + name.upper()
 
 
 def as_text(value: object) -> str:
-    """Write a value as its flag and its variable take it."""
+    """Format a value as its flag and its variable accept it."""
     if isinstance(value, Mapping):
         return ";".join(f"{name}={as_text(each)}" for name, each in value.items())
     if isinstance(value, tuple):

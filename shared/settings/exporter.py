@@ -11,7 +11,7 @@ from shared.settings.kinds import COUNT, FILE, PORT, POSITIVE, Bounds, Buckets, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricsSettings(Settings):
-    """What an exporter is told; `exporter.settings` checks it against the metrics."""
+    """The exporter's settings; `exporter.settings` checks them against the metrics."""
 
     table: ClassVar[str] = "exporter"
 

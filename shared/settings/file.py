@@ -1,7 +1,8 @@
 """The TOML file: the same settings under the same names, for every process of the machine.
 
-Above all tables stand the settings that every process has; `[node]` and `[exporter]` hold those of
-one of them. A process skips the other's table, so that one file serves both; the agent reads all.
+Settings that every process has come first, above all tables. `[node]` and `[exporter]` hold the
+settings of one process. A process skips the other's table, so that both can share the file. The
+agent reads everything.
 """
 
 import difflib
@@ -25,7 +26,7 @@ from shared.settings.kinds import Buckets, Group, Listed
 
 TABLES: Final = ("node", "exporter")
 COMMON: Final = ""
-"""Stands for the top of the file, above all tables."""
+"""The top of the file, above all tables."""
 _MOST_BYTES: Final = 2**20
 _HEADER: Final = re.compile(r"\s*\[\s*([\w.-]+)\s*\]")
 _ASSIGNMENT: Final = re.compile(r"""\s*["']?([\w-]+)["']?\s*[=.]""")
@@ -35,10 +36,10 @@ _Place = tuple[str, str]
 
 
 def read_settings_file(path: Path, settings: type) -> dict[str, Any]:
-    """Return the values that a file gives, by field name.
+    """Return the values in a file by field name.
 
     Raises:
-        UsageError: One line with the file, the line and the key, and what is expected there.
+        UsageError: One line with the file, the line, the key and what is expected there.
     """
     text, document = _read(path)
     known = {place_of(settings, name): name for name in _names(settings)}
@@ -55,7 +56,7 @@ def read_settings_file(path: Path, settings: type) -> dict[str, Any]:
 
 
 def place_of(settings: type, name: str) -> _Place:
-    """Return where a setting stands: in the table of the class that declares it."""
+    """Return the table of a setting: the one of the class that declares it."""
     owner = next(base for base in reversed(settings.__mro__) if name in _own_names(base))
     return getattr(owner, "table", COMMON), key_of(name)
 
@@ -72,19 +73,22 @@ def _names(settings: type) -> Iterator[str]:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of a file and what it says."""
+    """Return a file's text and its parsed content."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)[:_MOST_BYTES].decode("utf-8-sig")
         return text, tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # of the encoding, the TOML or a number in it
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # bad encoding, TOML or number
         raise UsageError(f"--config {path} is not TOML: {error}") from error
 
 
 def _entries(document: dict[str, Any], wanted: set[str]) -> Iterator[tuple[_Place, Any]]:
-    """Yield what concerns a process: the top of the file, and the tables that it wants."""
+    """Yield what concerns a process: the top of the file and the tables that it reads."""
     for key, value in document.items():
         if key not in TABLES or not isinstance(value, dict):
             yield (COMMON, key), value
@@ -93,7 +97,7 @@ def _entries(document: dict[str, Any], wanted: set[str]) -> Iterator[tuple[_Plac
 
 
 def _find(place: _Place, known: Mapping[_Place, str]) -> str:
-    """Return the field of a key; where there is none, say what was meant or where it belongs."""
+    """Return the field of a key; for an unknown key, suggest a name or the right table."""
     if place in known:
         return known[place]
     table, key = place
@@ -108,7 +112,7 @@ def _find(place: _Place, known: Mapping[_Place, str]) -> str:
     if close := difflib.get_close_matches(spelled, similar, 1):
         raise UsageError(f"unknown; did you mean {close[0]}?")
     if table == COMMON:
-        raise UsageError("unknown; what only one process has belongs in [node] or [exporter]")
+        raise UsageError("unknown; settings of one process belong in [node] or [exporter]")
     raise UsageError("unknown")
 
 
@@ -123,12 +127,12 @@ def _convert(kind: Kind, value: Any) -> Any:
         return kind.convert(value, None, None)
     except click.BadParameter as error:
         raise UsageError(error.message.rstrip(".")) from error
-    except (OverflowError, ValueError) as error:  # a number out of all bounds, a path with a NUL
+    except (OverflowError, ValueError) as error:  # a number out of range, a path with a NUL
         raise UsageError(str(error)) from error
 
 
 def _expected(kind: Kind) -> tuple[str, tuple[type, ...]]:
-    """Return what the file holds for a kind of setting, in words and as types."""
+    """Return the file's type for a kind of setting, in words and as Python types."""
     if isinstance(kind, click.IntRange):
         return "a whole number", (int,)
     if isinstance(kind, click.FloatRange):
@@ -143,7 +147,7 @@ def _expected(kind: Kind) -> tuple[str, tuple[type, ...]]:
 
 
 def _line(text: str, place: _Place) -> int | None:
-    """Find the line of a key or of its table; None where it is written in another way."""
+    """Return the line number of a key or of its table; None if it is written in an unusual way."""
     table = COMMON
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):

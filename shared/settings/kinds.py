@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: what each accepts, and how help names it."""
+"""The types of setting values: what each accepts, and its name in the help."""
 
 import grp
 import ipaddress
@@ -13,14 +13,15 @@ import click
 
 NODE_ID: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 Bounds = Mapping[str, tuple[float, ...]]
-"""Bucket bounds by the name of the histogram."""
+"""Bucket bounds by the histogram's name."""
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
-"""As browsers write one (RFC 6454, section 6.2): a scheme, a host in lower case, maybe a port."""
+"""An origin as browsers write it (RFC 6454, section 6.2): scheme, host in lower case, optional
+port."""
 
 
 class Integer(click.IntRange):
-    """A whole number in a range that no library's counter overflows."""
+    """A whole number in a range that does not overflow any library's counter."""
 
     def __init__(self, name: str, least: int, most: int = 2**31 - 1) -> None:
         super().__init__(least, most)
@@ -28,14 +29,14 @@ class Integer(click.IntRange):
 
 
 class Number(click.FloatRange):
-    """A finite number in a range; click's own accepts NaN."""
+    """A finite number in a range; click's own type accepts NaN."""
 
     name = "n"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number; refuse what no clock can wait for."""
+        """Return the number. Refuse values for which no clock can wait."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
@@ -43,11 +44,11 @@ class Number(click.FloatRange):
 
 
 class Listed(click.ParamType[tuple[str, ...]]):
-    """A list of strings; a flag and a variable separate them with commas.
+    """A list of strings, separated by commas in a flag or a variable.
 
     Args:
-        name: How help shows it.
-        find_fault: Returns what is wrong with an item, or nothing.
+        name: The name shown in the help.
+        find_fault: Returns what is wrong with an item; empty if nothing is.
     """
 
     def __init__(self, name: str, find_fault: Callable[[str], str] = lambda _: "") -> None:
@@ -57,7 +58,7 @@ class Listed(click.ParamType[tuple[str, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """Return the items; empty ones are left out."""
+        """Return the items without empty ones."""
         items = tuple(filter(None, value.split(",") if isinstance(value, str) else value))
         for item in items:
             is_broken = "," in item or "\0" in item
@@ -75,7 +76,7 @@ class Buckets(click.ParamType[Bounds]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Bounds:
-        """Return the bounds; whether the histograms exist is for the exporter to say."""
+        """Return the bounds. The exporter checks whether the histograms exist."""
         if isinstance(value, str):
             value = dict(part.partition("=")[::2] for part in filter(None, value.split(";")))
         return {name: self._read(name, bounds, param, ctx) for name, bounds in value.items()}
@@ -94,7 +95,7 @@ class Buckets(click.ParamType[Bounds]):
 
 
 class Group(click.ParamType[int]):
-    """A group of the system by name or number; a container has numbers only."""
+    """A system group by name or number; in a container only numbers may exist."""
 
     name = "group"
 

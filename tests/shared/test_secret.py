@@ -46,7 +46,7 @@ def test_file_may_come_from_any_editor(content: bytes) -> None:
         ("sk-zwölf".encode("latin-1"), "not UTF-8"),
         ("sk-one".encode("utf-16"), "not UTF-8"),
         ("sk-one".encode("utf-16-le"), "line 1 .* not ASCII"),
-        (b"one two", "line 1 has a space"),
+        (b"one two", "line 1 contains a space"),
         (b"one\x00", "line 1"),
         (b"x" * (TOKEN_CHARACTERS + 1), "line 1 is longer"),
         (b"one\n" * TOKEN_FILE_BYTES, "larger than"),

@@ -267,7 +267,7 @@ def test_check_looks_at_the_tokens(pair: Pair) -> None:
     file = pair.directory / "tokens"
     for content, code, said in (
         (None, 1, "cannot be read: No such file"),
-        (b"# none yet\n", 1, "it holds no key"),
+        (b"# none yet\n", 1, "it contains no key"),
         (b"\xff\n", 1, "it is not UTF-8"),
         (b"# of Prometheus\nsecret-one\nsecret-two\n", 0, "holds 2 tokens"),
     ):

@@ -83,7 +83,7 @@ def follow(running: Running, url: str, secret: Secret, still: str) -> None:
 def test_keys_are_followed(pair: Pair, secret: Secret) -> None:
     """A new key counts within a second or so; a file without one leaves the old ones."""
     with pair.node(f"--api-key-file={secret.path}") as node:
-        follow(node, f"{node.url}/v1/models", secret, "what was read before still counts")
+        follow(node, f"{node.url}/v1/models", secret, "the earlier tokens stay valid")
 
 
 @pytest.mark.slow
@@ -91,4 +91,4 @@ def test_tokens_are_followed(pair: Pair, secret: Secret) -> None:
     """The exporter's tokens are followed in the same way."""
     with pair.exporter(f"--metrics-token-file={secret.path}") as exporter:
         url = f"{exporter.url}/metrics"
-        follow(exporter, url, secret, "what was read before still counts")
+        follow(exporter, url, secret, "the earlier tokens stay valid")

@@ -1,7 +1,7 @@
-"""One client's connection: its stream, which waits only so long for its reader, and its client.
+"""One client's connection: its state, and a stream that gives up on a client that stops reading.
 
-hypercorn shields its socket's send from cancellation, so that a client that reads nothing can be
-cut only from below, by the stream that hypercorn writes to.
+hypercorn shields its socket's send from cancellation. Only the stream below it can therefore cut
+off a client that reads nothing.
 """
 
 import contextlib
@@ -21,38 +21,39 @@ from hypercorn.trio.tcp_server import TCPServer
 _Scope = MutableMapping[str, Any]
 
 CONNECTION: Final = "distributed_llm.connection"
-"""Key of the ASGI scope's `state` where the connection is found."""
+"""The key of the connection in the ASGI scope's `state`."""
 _PIECE_BYTES: Final = 64 * 2**10
-"""What must be taken within the patience: a slow reader makes progress, one that stopped none."""
+"""What a client must take within the patience: a slow reader makes progress, a stopped one does
+not."""
 _UNREAD_BYTES: Final = 32 * 2**10
-"""What may wait in memory for an HTTP/2 client, beside what its window lets through."""
+"""Limit of the bytes that wait in memory for an HTTP/2 client beyond its flow-control window."""
 _CANCEL: Final = 8
 """RFC 9113, section 7: the stream is no longer needed."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""Close at once and drop what the client never read, instead of keeping it in the kernel."""
+"""Closes at once and drops unread data, so that the kernel does not keep it."""
 
 
 class PacedStream(trio.abc.HalfCloseableStream):
-    """A socket's stream that breaks when its reader takes nothing for too long.
+    """A socket's stream that breaks when the client takes nothing for too long.
 
     Args:
-        stream: The client's.
-        patience_seconds: How long each piece may wait to be taken.
+        stream: The client's stream.
+        patience_seconds: How long each piece may wait for the client.
     """
 
     def __init__(self, stream: trio.SocketStream, patience_seconds: float) -> None:
         self.socket = stream.socket
-        """For hypercorn, which asks it for the addresses."""
+        """hypercorn reads the addresses from it."""
         self.stalled = False
-        """Whether the reader took nothing for so long that the stream was broken."""
+        """Whether the stream was broken because the client took nothing for too long."""
         self._stream = stream
         self._patience_seconds = patience_seconds
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, piece by piece.
+        """Send the bytes piece by piece.
 
         Raises:
-            trio.BrokenResourceError: The client is gone, or took nothing for too long.
+            trio.BrokenResourceError: The client disconnected, or took nothing for too long.
         """
         with memoryview(data) as view:
             for start in range(0, len(view), _PIECE_BYTES):
@@ -68,14 +69,14 @@ class PacedStream(trio.abc.HalfCloseableStream):
         if patience.cancelled_caught:
             self.stalled = True
             self.abort()
-            raise trio.BrokenResourceError("the client reads nothing")
+            raise trio.BrokenResourceError("the client has stopped reading")
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room, for as long as it takes."""
+        """Wait without a limit until there is room."""
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive what is there."""
+        """Receive the available bytes."""
         try:
             return await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError as error:
@@ -83,7 +84,7 @@ class PacedStream(trio.abc.HalfCloseableStream):
             raise
 
     async def send_eof(self) -> None:
-        """Say that no more is sent."""
+        """Signal that no more data follows."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -91,41 +92,42 @@ class PacedStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
     def abort(self) -> None:
-        """Close at once, and drop what the client never read; every waiting task is woken."""
+        """Close at once and drop what the client has not read. Wakes every waiting task."""
         if self.socket.fileno() >= 0:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.socket.close()
 
     def _note(self, error: trio.BrokenResourceError) -> None:
-        # The kernel waits for acknowledgements as long as we wait for room (TCP_USER_TIMEOUT).
+        # The kernel waits for acknowledgements as long as this stream waits for room
+        # (TCP_USER_TIMEOUT).
         cause = error.__cause__
         self.stalled |= isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT
 
 
 class Connection:
-    """The connection of a request, for the application to ask and to act on.
+    """The connection of a request, which the application can inspect and close.
 
     Args:
         stream: The connection's bytes.
-        address: The client's.
+        address: The client's address.
     """
 
     def __init__(self, stream: PacedStream, address: str) -> None:
         self.stream = stream
         self.address = address
         self.certificate = ""
-        """A digest of the client's verified certificate; empty where it showed none."""
+        """A digest of the client's verified certificate; empty without one."""
         self.server: TCPServer | None = None
-        """hypercorn's side of it, once there is one."""
+        """hypercorn's protocol object, once there is one."""
         self.is_reserved = False
-        """Whether it was let in beyond the limit, for probes only."""
+        """Whether it was admitted beyond the limit and may only send probes."""
         self.requests = 0
-        """How many are in work."""
+        """The number of requests in progress."""
         self.idle_since = trio.current_time()
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Count a request for as long as the block runs: the connection is not idle."""
+        """Count a request while the block runs, so that the connection is not considered idle."""
         self.requests += 1
         try:
             yield
@@ -134,9 +136,9 @@ class Connection:
             self.idle_since = trio.current_time()
 
     async def wait_read(self, scope: _Scope) -> None:
-        """Wait until an HTTP/2 client has taken what waits for it, where that is much.
+        """Wait until an HTTP/2 client has taken its pending data, if there is much of it.
 
-        hypercorn means to, but 0.18 forgets it for a stream without a window.
+        hypercorn should do this, but 0.18 does not for a stream without a window.
         """
         protocol, number = self._find(scope)
         waiting = protocol.stream_buffers.get(number) if protocol is not None else None
@@ -144,10 +146,10 @@ class Connection:
             await waiting.drain()
 
     async def reset(self, scope: _Scope) -> None:
-        """End a request's HTTP/2 stream whose response was broken off.
+        """End the HTTP/2 stream of a request whose response was aborted.
 
-        hypercorn leaves it open for ever. Over HTTP/1 it closes the connection, and nothing is
-        left to do.
+        hypercorn leaves it open forever. Over HTTP/1 hypercorn closes the connection, so there is
+        nothing to do.
         """
         protocol, number = self._find(scope)
         if protocol is None:
@@ -163,10 +165,10 @@ class Connection:
             await protocol.has_data.set()
 
     def _find(self, scope: _Scope) -> tuple[H2Protocol | None, int]:
-        """Find the HTTP/2 stream of a request; none over HTTP/1, or where it has ended.
+        """Find the HTTP/2 stream of a request; None over HTTP/1 or if the stream has ended.
 
-        hypercorn's own objects, for want of ASGI messages that reset a stream and that say how much
-        of it is unread; no issue upstream asks for them. Its version is pinned exactly.
+        This uses hypercorn's own objects, because ASGI has no message to reset a stream or to query
+        its unread bytes, and no upstream issue asks for one. hypercorn's version is pinned exactly.
         """
         protocol = self.server.protocol.protocol if self.server is not None else None
         if isinstance(protocol, H2Protocol):

@@ -1,4 +1,4 @@
-"""Which connections stay open where there is no room for all."""
+"""Decides which connections stay open when the limit is reached."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ RESERVE: Final = 16
 
 
 class Room:
-    """The open connections, at most a limit of them and a reserve for probes.
+    """The open connections, up to a limit, and a reserve for probes.
 
-    Where every place is taken, the new connection gets that of an idle one. Where none is idle, it
+    When the limit is reached, a new connection replaces an idle one. If none is idle, the new one
     gets a reserved place: `Connection.is_reserved`.
 
     Args:
-        limit: Connections that may be open at once, those in the reserve left out.
+        limit: Connections that may be open at once, without the reserve.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,13 +27,13 @@ class Room:
 
     @property
     def connections(self) -> frozenset[Connection]:
-        """The open ones."""
+        """The open connections."""
         return frozenset(self._ordinary | self._reserve)
 
     def enter(self, connection: Connection) -> Connection | None:
-        """Let a connection in; return the one that has to close for it, if one has to.
+        """Admit a connection. Return the one that has to close for it, if any.
 
-        That is the new connection itself where even the reserve is busy.
+        That is the new connection itself if even the reserve is busy.
         """
         displaced = None
         if len(self._ordinary) >= self._limit:
@@ -47,18 +47,18 @@ class Room:
         return displaced
 
     def give_up_idlest(self) -> Connection | None:
-        """Forget the connection to close where descriptors are short; none where all work."""
+        """Remove and return the connection to close if descriptors run out; None if all work."""
         if (idlest := find_idlest(self.connections)) is not None:
             self.leave(idlest)
         return idlest
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection that has ended, or is about to."""
+        """Forget a connection that has ended or is about to."""
         self._ordinary.discard(connection)
         self._reserve.discard(connection)
 
     def promote(self, connection: Connection) -> None:
-        """Give a connection of the reserve an ordinary place, if one is free by now."""
+        """Move a connection from the reserve to an ordinary place, if one is free now."""
         if connection in self._reserve and len(self._ordinary) < self._limit:
             connection.is_reserved = False
             self._reserve.remove(connection)
@@ -66,10 +66,10 @@ class Room:
 
 
 def find_idlest(connections: Iterable[Connection]) -> Connection | None:
-    """Return the connection to close first; none where all have requests in work.
+    """Return the connection to close first; None if all have requests in progress.
 
-    Of the client that has the most connections, and of these the one that has been idle for the
-    longest time: a client that opens many loses its own before it costs others theirs.
+    It belongs to the client with the most connections, and has been idle the longest among them: a
+    client that opens many loses its own before it costs others theirs.
     """
     every = list(connections)
     by_client = Counter(each.address for each in every)

@@ -1,4 +1,4 @@
-"""Serves an ASGI application on hypercorn's protocols, each connection in a task of its own."""
+"""Serves an ASGI application with hypercorn's protocols, each connection in its own task."""
 
 import errno
 import hashlib
@@ -21,17 +21,17 @@ from shared.runtime.http.room import Room
 from shared.runtime.http.status_line import add_reason_phrases
 
 Application = Callable[..., Awaitable[None]]
-"""As ASGI has it: takes a scope, `receive` and `send`."""
+"""An ASGI application: takes a scope, `receive` and `send`."""
 
 _KEEP_ALIVE_SECONDS: Final = 75
 _MOST_REQUESTS: Final = 2**30
-"""As many streams as an HTTP/2 client can open on a connection (RFC 9113, section 5.1.1): no limit.
-At its own of 1000, hypercorn 0.18 cuts what the connection's other streams still have to send."""
+"""As many streams as an HTTP/2 client can open on a connection (RFC 9113, section 5.1.1), so
+unlimited. Past its own limit of 1000, hypercorn 0.18 truncates the connection's other responses."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 1.0
 _UNREAD_BYTES: Final = 64 * 2**10
-"""Linux reserves the double. Far more than a token needs; left alone the kernel would take 4 MiB of
-a response for a client that reads nothing, and nobody would notice for long."""
+"""Linux reserves twice as much. This is far more than a token needs. By default the kernel takes 4
+MiB of a response, so a client that stopped reading would go unnoticed for long."""
 _ACCEPT_BACKOFF_SECONDS: Final = 0.1
 _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 _DIGEST_LETTERS: Final = 12
@@ -41,13 +41,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where a server listens, and how much it takes from clients.
+    """Where a server listens, and its limits for clients.
 
     Attributes:
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        connections: How many may be open at once; see `Room` for what happens then.
-        reader_seconds: How long a client may read nothing of its response.
+        port: Port to listen on; 0 picks a free one.
+        connections: Limit of open connections; see `Room` for what happens beyond it.
+        reader_seconds: How long a client may stop reading its response.
         tls: Returns the TLS settings for the next connection; None for plain HTTP.
     """
 
@@ -68,10 +68,10 @@ async def serve(
 ) -> None:
     """Answer requests; started with the URL once the port is bound. Runs until `stop` is set.
 
-    Where the scope's `state` has a `CONNECTION`, it is the request's.
+    The `CONNECTION` in the scope's `state`, if present, is the request's connection.
 
     Raises:
-        OSError: The port cannot be had.
+        OSError: The port cannot be bound.
     """
     [listener] = await trio.open_tcp_listeners(endpoint.port, host=endpoint.host)
     _set_options(listener.socket, endpoint.reader_seconds)
@@ -96,7 +96,7 @@ async def serve(
 
 
 def _set_options(listener: trio.socket.SocketType, reader_seconds: float) -> None:
-    """Bound how much of unread responses the kernel keeps, and for how long it tries to send it.
+    """Limit how much of unread responses the kernel keeps, and how long it tries to send them.
 
     Accepted sockets inherit the options.
     """
@@ -111,11 +111,11 @@ def _set_options(listener: trio.socket.SocketType, reader_seconds: float) -> Non
 class _Server:
     """Accepts connections and runs them.
 
-    hypercorn's own server would do, were it not that whatever a client brings its protocols to
-    raise ends it (0.18: an HTTP/2 path that is not ASCII, a CONNECT, data after the response), that
-    nothing bounds how many connections are open or how long it waits for a reader, and that an
-    application sees no client certificate. Upstream:
-    https://github.com/pgjones/hypercorn/issues/225 (also 203 and 329), 81 and 62.
+    hypercorn's own server is not used because any error that a client provokes in its protocols
+    ends it (0.18: an HTTP/2 path that is not ASCII, a CONNECT, data after the response). It also
+    limits neither the open connections nor the wait for a client, and hides client certificates
+    from the application. Upstream: https://github.com/pgjones/hypercorn/issues/225 (also 203 and
+    329), 81 and 62.
     """
 
     def __init__(self, application: Application, endpoint: Endpoint) -> None:
@@ -130,7 +130,7 @@ class _Server:
     async def accept_until(
         self, stop: trio.Event, listener: trio.SocketListener, serving: trio.Nursery
     ) -> None:
-        """Take connections into the nursery until it is time to stop; then close the port."""
+        """Accept connections into the nursery until the stop, then close the port."""
         async with trio.open_nursery() as accepting:
             accepting.start_soon(self._accept, listener, serving, name="http accepts")
             await stop.wait()
@@ -139,7 +139,7 @@ class _Server:
         await self._context.terminated.set()
 
     async def close_late(self, stop: trio.Event) -> None:
-        """Close what is still open a second after the stop. Runs until cancelled, or that time.
+        """Close the remaining connections one second after the stop. Ends then, or if cancelled.
 
         Nothing else ends a send that hypercorn shields.
         """
@@ -155,7 +155,7 @@ class _Server:
             try:
                 stream = await listener.accept()
             except OSError as error:
-                self._repeats.note("no connection can be accepted: %s", error, kind="accept")
+                self._repeats.note("cannot accept connections: %s", error, kind="accept")
                 if error.errno in _NO_DESCRIPTOR and (idlest := self._room.give_up_idlest()):
                     idlest.stream.socket.close()
                 else:
@@ -164,7 +164,7 @@ class _Server:
                 serving.start_soon(self._run, stream, name="http connection")
 
     async def _run(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end."""
+        """Serve one connection until it ends."""
         with stream.socket:
             try:
                 address = str(stream.socket.getpeername()[0])
@@ -177,7 +177,7 @@ class _Server:
                 await self._serve(connection)
             except* (OSError, trio.BrokenResourceError, trio.TooSlowError) as group:
                 _log.debug("no connection with %s: %r", address, group.exceptions[0])
-            except* Exception as group:  # noqa: BLE001 - hypercorn raises what it did not expect
+            except* Exception as group:  # noqa: BLE001 - errors that hypercorn does not expect
                 kinds = ", ".join(type(error).__name__ for error in group.exceptions)
                 text = "the connection with %s broke its protocol (%s)"
                 self._repeats.note(text, address, kinds, kind="protocol")
@@ -186,11 +186,11 @@ class _Server:
                 self._room.leave(connection)
 
     def _enter(self, connection: Connection) -> bool:
-        """Make room for a connection; false where there is none."""
+        """Make room for a connection. Return False if there is none."""
         displaced = self._room.enter(connection)
         if displaced is not None:
             self._repeats.note(
-                "%d connections are open, as many as are allowed: one with %s is closed",
+                "the limit of %d open connections is reached: closing one with %s",
                 self._endpoint.connections,
                 displaced.address,
                 kind="room",
@@ -212,7 +212,7 @@ class _Server:
         await server
 
     def _track(self, application: Application) -> Application:
-        """Note which connections have requests in work."""
+        """Records which connections have requests in progress."""
 
         async def tracked(scope: Any, receive: Any, send: Any) -> None:
             connection: Connection = scope["state"][CONNECTION]
@@ -224,11 +224,11 @@ class _Server:
 
 
 class _Protocol(TCPServer):
-    """hypercorn's side of a connection, which here ends as soon as its client has left.
+    """hypercorn's protocol for a connection; it ends as soon as the client has disconnected.
 
-    hypercorn 0.18 would keep the socket until its keep-alive timer fires:
-    https://github.com/pgjones/hypercorn/issues/210 is a part of it. The methods are not public: the
-    version is pinned exactly, and tests of connections that are closed hold what is used here.
+    hypercorn 0.18 would keep the socket until its keep-alive timer fires;
+    https://github.com/pgjones/hypercorn/issues/210 is part of the cause. The methods are not
+    public: the version is pinned exactly, and tests of closed connections cover what is used here.
     """
 
     _left = False
@@ -245,14 +245,14 @@ class _Protocol(TCPServer):
 
 
 def _client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
-    """Return the start of the digest of the client's certificate; empty where it showed none."""
+    """Return the start of the digest of the client's certificate; empty without one."""
     certificate = stream.getpeercert(binary_form=True)
     return hashlib.sha256(certificate).hexdigest()[:_DIGEST_LETTERS] if certificate else ""
 
 
 def _configure() -> Config:
     config = Config()
-    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS  # also bounds how long headers may take
+    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS  # also limits how long headers may take
     config.keep_alive_max_requests = _MOST_REQUESTS
     config.include_server_header = False
     config.errorlog = logging.getLogger("hypercorn.error")

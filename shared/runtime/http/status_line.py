@@ -1,6 +1,6 @@
-"""Writes the reason phrase into the status lines of HTTP/1.1, which hypercorn leaves empty (0.18).
+"""Adds the reason phrase to HTTP/1.1 status lines, which hypercorn 0.18 leaves empty.
 
-No program needs it, but some clients show nothing else of an error.
+No program needs it, but some clients show no other error text.
 """
 
 from http import HTTPStatus
@@ -12,10 +12,11 @@ _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus
 
 
 def add_reason_phrases(protocol: Any) -> None:
-    """Make hypercorn's side of a new connection write them, if it speaks HTTP/1.1.
+    """Add reason phrases to the status lines of a new connection, if it speaks HTTP/1.1.
 
     Args:
-        protocol: An `H11Protocol` that has received nothing yet; any other is left as it is.
+        protocol: An `H11Protocol` that has received nothing yet; any other protocol is left
+            unchanged.
     """
     if isinstance(protocol.connection, h11.Connection):
         limit = protocol.config.h11_max_incomplete_size
@@ -24,7 +25,7 @@ def add_reason_phrases(protocol: Any) -> None:
 
 class _Connection(h11.Connection):
     def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
-        """Return the event's bytes in pieces, as h11 does."""
+        """Return the event's bytes in pieces, like h11."""
         if isinstance(event, h11.Response | h11.InformationalResponse) and not event.reason:
             event = type(event)(
                 status_code=event.status_code,
