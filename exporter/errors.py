@@ -1,9 +1,9 @@
-"""What can go wrong in an exporter."""
+"""The errors of an exporter."""
 
 
 class ExporterError(Exception):
-    """Base of everything that the exporter raises on purpose; one line for a person."""
+    """Base of all errors that the exporter raises on purpose; the text is one line for a person."""
 
 
 class StartupError(ExporterError):
-    """The exporter cannot start here: the cause and the remedy. Exit code 1."""
+    """The exporter cannot start here: the text names the cause and the remedy. Exit code 1."""

@@ -34,7 +34,7 @@ from shared.runtime.signals import stop_signals, watch_terminal
 from shared.runtime.token_file import TokenFile, TokenFileError
 
 _CONNECTIONS: Final = 256
-"""Many times what Prometheus, a few probes and a person need at once."""
+"""Many times what Prometheus, some probes and a person need at once."""
 _OTHER_DESCRIPTORS: Final = 128
 """Standard streams, the event loop, the journal, nng, and each node's connection."""
 
@@ -48,12 +48,12 @@ async def run(settings: ExporterSettings) -> None:
         StartupError: The exporter cannot start here (in a group).
     """
     settings.log()
-    # What the imports made lives as long as the process: looking at it again in every full
-    # collection of garbage would stop the receiving of events for milliseconds.
+    # What the imports created lives as long as the process. Without the freeze, every full garbage
+    # collection would scan it and block the event loop for milliseconds.
     gc.freeze()
     connections = fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS)
     empty = functools.partial(State, settings.series_budget, settings.objectives, settings.buckets)
-    # Whoever holds it may hold the state directory, too.
+    # This lock also protects the state directory.
     await wait_released((settings.host, settings.metrics_port))
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
     guard: Guard[ExporterPart] = Guard(
@@ -86,7 +86,7 @@ async def run(settings: ExporterSettings) -> None:
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)
-            _log.info("%s: the metrics exporter stops", signal.Signals(number).name)
+            _log.info("%s: stopping the metrics exporter", signal.Signals(number).name)
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
@@ -99,9 +99,10 @@ async def _take(
     pipe: int,
     live: Callable[[], Container[int]],
 ) -> wire.Reply:
-    """Count a message, and publish it to the feed.
+    """Count a message and publish it to the feed.
 
-    One that brings out a fault of ours is refused: its node would send it again for ever.
+    A message that triggers one of our own bugs is refused. Otherwise its node would resend it
+    forever.
     """
     with guard.contain("ingest"):
         reply = await store.take(message, pipe, live)
@@ -114,7 +115,7 @@ async def _take(
 
 
 def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
-    """Read what `/metrics` asks for; None where it asks for nothing."""
+    """Read the tokens that `/metrics` requires; None if it requires none."""
     if settings.metrics_token_file is not None:
         try:
             return TokenFile("--metrics-token-file", settings.metrics_token_file)
@@ -122,7 +123,7 @@ def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
             raise StartupError(str(error)) from error
     if not ipaddress.ip_address(settings.host).is_loopback:
         _log.warning(
-            "whoever reaches %s can read the metrics: set --metrics-token-file", settings.host
+            "anyone who can reach %s can read the metrics: set --metrics-token-file", settings.host
         )
     return None
 
@@ -146,7 +147,7 @@ async def _open_web(
         )
     except* OSError as group:
         message = (
-            f"port {settings.metrics_port} on {settings.host} cannot be had "
+            f"cannot listen on port {settings.metrics_port} of {settings.host} "
             f"({leaves(group)[0]}): choose another with --metrics-port"
         )
         raise StartupError(message) from group

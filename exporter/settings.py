@@ -1,4 +1,4 @@
-"""The exporter's settings, checked against the metrics that it serves."""
+"""The exporter's settings, checked against the metrics that it exposes."""
 
 import dataclasses
 from typing import ClassVar, Final
@@ -13,7 +13,7 @@ _HISTOGRAMS: Final = frozenset(family.name for family in FAMILIES if family.kind
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExporterSettings(MetricsSettings):
-    """What the exporter is told."""
+    """The exporter's settings."""
 
     unused: ClassVar[frozenset[str]] = frozenset({"node_id"})
 
@@ -27,10 +27,10 @@ class ExporterSettings(MetricsSettings):
         )
 
     def check(self) -> None:
-        """Check also that the histograms exist and their buckets can show the objectives.
+        """Also check that the histograms exist and that their buckets can show the objectives.
 
         Raises:
-            UsageError: The settings do not go together.
+            UsageError: The settings contradict each other.
         """
         super().check()
         if unknown := sorted(self.buckets.keys() - _HISTOGRAMS):

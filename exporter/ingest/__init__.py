@@ -1,1 +1,1 @@
-"""How events come in: the telemetry socket, its batches, and the feed of what was counted."""
+"""Receives events: the telemetry socket, its batches, and the feed of counted batches."""

@@ -16,9 +16,9 @@ from shared import events, wire
 from shared.settings.kinds import NODE_ID
 
 _SESSIONS_KEPT: Final = 8
-"""Sessions of a node that are remembered, so that a late copy of a batch is still known."""
+"""Sessions to remember per node, so that a late copy of a batch is recognized."""
 _DAMAGED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are not what they should be."""
+"""What msgspec raises for malformed bytes."""
 
 _log = logging.getLogger(__name__)
 _batch_decoder = msgspec.msgpack.Decoder(wire.Batch)
@@ -33,35 +33,35 @@ class Accepted:
 
     batch: wire.Batch
     happened: list[events.Event | None]
-    """Its events; None for one that this exporter does not know."""
+    """Its events; None for an event that this exporter does not know."""
     pipe: int
-    """The connection that it came by; -1 for one read back from the journal."""
+    """The connection that delivered it; -1 if it was read back from the journal."""
 
 
 class Ingest:
     """Turns batches into changes of a state. No I/O: the same batches give the same state.
 
     Args:
-        state: What the batches are counted into.
-        timeout_seconds: A node that is silent for so long counts as gone.
+        state: The state that the batches change.
+        timeout_seconds: A node that is silent for this long counts as gone.
     """
 
     def __init__(self, state: State, timeout_seconds: float) -> None:
         self.state: Final = state
         self._timeout = timeout_seconds
         self._greeted: set[str] = set()
-        """Nodes whose levels this process has asked for."""
+        """Nodes whose levels this process has requested."""
 
     def examine(
         self, message: bytes, now: float, pipe: int, live: Callable[[], Container[int]]
     ) -> Accepted | wire.Reply:
-        """Read a message and refuse it while another live node has its node's name.
+        """Read a message. Refuse it while another live node has its node's name.
 
         Args:
-            message: What came, perhaps not from a node at all.
-            now: The time on the clock of `count` and `silent`, seconds.
-            pipe: The connection that it came by.
-            live: Gives the connections that are open now.
+            message: The received bytes, perhaps not from a node at all.
+            now: The time on the clock of `count` and `silent`, in seconds.
+            pipe: The connection that delivered it.
+            live: Returns the connections that are open now.
         """
         accepted = decode_batch(message, pipe)
         if isinstance(accepted, wire.Reply):
@@ -75,12 +75,12 @@ class Ingest:
         return accepted
 
     def count(self, accepted: Accepted, now: float | None, received_at: float) -> wire.Reply:
-        """Count a batch and give the answer to it, durable or not is the caller's to say.
+        """Count a batch and return the reply. The caller decides whether it is durable.
 
         Args:
             accepted: The batch.
-            now: The time on the clock of `silent`, seconds; None for one from the journal.
-            received_at: Unix time at which it came.
+            now: The time on the clock of `silent`, in seconds; None for a batch from the journal.
+            received_at: Unix time of its arrival.
         """
         batch = accepted.batch
         node = self.state.node(batch.node_id)
@@ -95,32 +95,32 @@ class Ingest:
         return wire.Reply(wire.PROTOCOL, session.sequence, False, levels_wanted, "")
 
     def silent(self, now: float) -> list[str]:
-        """Name the nodes that have just been silent for too long; `lose` them."""
+        """Return the nodes that have now been silent for too long; pass them to `lose`."""
         gone = []
         for node in self.state.nodes.values():
-            if node.heard_at is None:  # recovered: it has from now on to speak
+            if node.heard_at is None:  # recovered: silence counts from now on
                 node.heard_at = now
             elif node.up and now - node.heard_at > self._timeout:
                 gone.append(node.node_id)
         return gone
 
     def excuse(self, seconds: float, now: float) -> None:
-        """Take a pause of this process for no node's silence: what they sent waits to be read.
+        """Exclude a pause of this process from the nodes' silence: their messages are queued.
 
         Args:
-            seconds: How long the pause was, its end being now.
-            now: The time on the clock of `silent`, seconds.
+            seconds: The length of the pause, which ends now.
+            now: The time on the clock of `silent`, in seconds.
         """
         for node in self.state.nodes.values():
             if node.heard_at is not None:  # and perhaps since the pause
                 node.heard_at = min(node.heard_at + seconds, now)
 
     def lose(self, node_id: str) -> None:
-        """Note that a node is gone without a goodbye."""
+        """Record that a node is gone without a goodbye."""
         self._end(self.state.node(node_id), "lost")
 
     def _end(self, node: Node, reason: str) -> None:
-        """Take away what was true of a node only while it lived."""
+        """Remove what was only true while the node lived."""
         self.state.move(c.NODE_ENDS, (node.node_id, reason), 1)
         node.up = False
         node.departed = reason == "goodbye"
@@ -131,7 +131,7 @@ class Ingest:
         self.state.forget_peer(node.node_id)
 
     def _enter(self, node: Node, name: str) -> Session:
-        """Find the session that a batch belongs to; a new one replaces the node's levels."""
+        """Return the session that a batch belongs to; a new session replaces the node's levels."""
         if name != node.current and node.up:
             self.lose(node.node_id)
         if name not in node.sessions:
@@ -142,7 +142,7 @@ class Ingest:
         return node.sessions[name]
 
     def _greet(self, node: Node) -> bool:
-        """Whether the node's levels have to be asked for."""
+        """Return whether the node's levels must be requested."""
         if node.up and node.node_id in self._greeted:
             return False
         self._greeted.add(node.node_id)
@@ -160,7 +160,7 @@ class Ingest:
             session.sequence = first + len(happened) - 1
 
     def _reckon(self, node: Node, session: Session, batch: wire.Batch) -> None:
-        """Bring the proof's two other terms up to date: what was emitted, what was dropped."""
+        """Update the proof's two other terms: emitted and dropped."""
         self.state.move_total(session, c.EMITTED, (node.node_id,), batch.emitted)
         dropped: Counter[str] = Counter()
         for reason, count in batch.dropped.items():
@@ -170,7 +170,7 @@ class Ingest:
 
 
 def decode_batch(message: bytes, pipe: int = -1) -> Accepted | wire.Reply:
-    """Decode a message, or give the refusal of one that is no batch. Never raises."""
+    """Return the decoded message, or the refusal of one that is not a batch. Never raises."""
     try:
         batch = _batch_decoder.decode(message)
         if batch.protocol != wire.PROTOCOL:
@@ -184,7 +184,7 @@ def decode_batch(message: bytes, pipe: int = -1) -> Accepted | wire.Reply:
 
 
 def refusal(reason: str) -> wire.Reply:
-    """Give the answer to a message that is not counted."""
+    """Return the reply to a message that is not counted."""
     return wire.Reply(wire.PROTOCOL, 0, False, False, reason)
 
 
@@ -201,7 +201,7 @@ def _is_sane(batch: wire.Batch, count: int) -> bool:
 
 
 def _is_of_another_protocol(message: bytes) -> bool:
-    """Whether it looks like a batch of a version that gave batches another form."""
+    """Return whether it looks like a batch of a version with another batch format."""
     try:
         first, *_ = _raw_decoder.decode(message)
         return msgspec.msgpack.decode(first, type=int) != wire.PROTOCOL
@@ -210,7 +210,7 @@ def _is_of_another_protocol(message: bytes) -> bool:
 
 
 def _decode(packed: msgspec.Raw) -> list[events.Event | None]:
-    """Decode all events at once, which is several times faster; one by one if some are unknown."""
+    """Decode all events at once, which is several times faster, or singly if some are unknown."""
     try:
         return _events_decoder.decode(packed)  # type: ignore[return-value]
     except _DAMAGED:

@@ -1,8 +1,8 @@
-"""Lets local readers see each batch that was counted, without a word from them.
+"""Shows local readers each batch that was counted; the readers never send anything.
 
-nng PUB/SUB on a socket of its own beside the telemetry socket: nobody who reads there can keep a
-node or the exporter waiting. A reader that is too slow loses batches, which it can tell from the
-running number before each of them.
+nng PUB/SUB on its own socket beside the telemetry socket, so that no reader can delay a node or the
+exporter. A reader that is too slow loses batches, which it can detect from the sequence number in
+front of each batch.
 """
 
 import logging
@@ -20,18 +20,19 @@ from shared.repeats import Repeats
 
 FEED_NAME: Final = "tail.sock"
 FEED_HEADER: Final = struct.Struct("<Q")
-"""Before each batch: its number since the exporter's start."""
+"""In front of each batch: its number since the exporter's start."""
 _QUEUED: Final = 64
-"""Batches that wait for one reader, of at most 256 KiB each; the newest are then left out."""
+"""Batches that wait for one reader, of at most 256 KiB each. When the queue is full, new ones are
+dropped."""
 
 _log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Publishes batches; `open_feed` gives one.
+    """Publishes batches; `open_feed` yields one.
 
     Args:
-        socket: Not yet listening.
+        socket: A socket that is not yet listening.
         path: Where to listen.
     """
 
@@ -44,16 +45,16 @@ class Feed:
         self._listen()
 
     def publish(self, batch: bytes) -> None:
-        """Show a batch to whoever reads. Never waits; costs next to nothing if nobody does."""
+        """Publish a batch to all readers. Never waits; costs next to nothing without readers."""
         self._number += 1
         if self._socket.pipes:
             self._socket.send(FEED_HEADER.pack(self._number) + batch, block=False)
 
     async def keep_path(self) -> None:
-        """Listen again when somebody removed the socket's file. Runs until cancelled.
+        """Listen again when the socket's file was removed. Runs until cancelled.
 
-        Readers that are attached lose their connection and dial again. The directory itself is the
-        telemetry socket's to make anew, which knows who may enter it.
+        Attached readers lose their connection and dial again. The telemetry socket recreates the
+        directory itself, because it knows who may enter.
         """
         while True:
             await wait_removed(self._path, self._inode)
@@ -80,7 +81,7 @@ def open_feed(runtime_dir: Path) -> Iterator[Feed]:
     """Listen for readers in a runtime directory that this exporter holds, for this user only.
 
     Raises:
-        StartupError: The socket cannot be made.
+        StartupError: The socket cannot be created.
     """
     with pynng.Pub0(send_buffer_size=_QUEUED) as socket:
         yield Feed(socket, runtime_dir / FEED_NAME)

@@ -1,4 +1,4 @@
-"""The telemetry socket: listens for nodes, alone and for this user or one group only."""
+"""The telemetry socket: listens for nodes, exclusively and for this user or one group only."""
 
 import errno
 import logging
@@ -27,12 +27,12 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class TelemetrySocket:
-    """Listens in a runtime directory; `open_socket` gives one.
+    """Listens in a runtime directory; `open_socket` yields one.
 
     Args:
-        socket: Not yet listening.
+        socket: A socket that is not yet listening.
         path: Where to listen.
-        group: Whose members may connect, too; None for this user only.
+        group: The group whose members may also connect; None for this user only.
     """
 
     def __init__(self, socket: pynng.Rep0, path: Path, group: int | None = None) -> None:
@@ -47,7 +47,7 @@ class TelemetrySocket:
         """Answer every message. Runs until cancelled.
 
         Args:
-            take: Counts a message, given the connection that it came by and which ones live.
+            take: Counts a message, given the connection that delivered it and the live connections.
         """
         while True:
             message = await self._socket.arecv_msg()
@@ -56,21 +56,22 @@ class TelemetrySocket:
             await self._reply(_encoder.encode(reply))
 
     async def _reply(self, reply: bytes) -> None:
-        # Not without waiting: while an earlier reply is still on its way out that fails and the
-        # reply is lost, as it cannot be tried again. The wait is bounded, because an asker may
-        # have stopped reading; pynng then leaks the message, a few dozen bytes.
+        # The send may wait a little: while an earlier reply is still being sent, a non-blocking
+        # send fails and the reply is lost, because it cannot be retried. The wait is bounded,
+        # because a client may have stopped reading; pynng then leaks the message, a few dozen
+        # bytes.
         with trio.move_on_after(_REPLY_SECONDS) as deadline:
             try:
                 await self._socket.asend(reply)
-            except pynng.NNGException as error:  # the asker is gone; it will ask again
-                _log.debug("no reply could be sent: %s", error)
+            except pynng.NNGException as error:  # the client is gone; it will ask again
+                _log.debug("cannot send a reply: %s", error)
         if deadline.cancelled_caught:
             self._repeats.note("a node does not read its replies")
 
     async def keep_path(self) -> None:
-        """Listen again when somebody removed the socket's file. Runs until cancelled.
+        """Listen again when the socket's file was removed. Runs until cancelled.
 
-        Without it a node that starts later would find nobody. Those that are connected lose their
+        Without this, a node that starts later could not connect. Connected nodes lose their
         connection and dial again.
         """
         while True:
@@ -101,7 +102,7 @@ class TelemetrySocket:
 
 @contextmanager
 def open_socket(runtime_dir: Path, group: int | None = None) -> Iterator[TelemetrySocket]:
-    """Listen for nodes, alone in this directory and for this user only, or for a group, too.
+    """Listen for nodes, exclusively in this directory, for this user and optionally a group.
 
     Raises:
         StartupError: The directory is unusable, or another exporter listens there.
@@ -130,7 +131,9 @@ def _make_private(directory: Path, group: int | None) -> None:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if group is not None and not _may_enter(status, group):
-            message = f"{directory} lets --socket-group {group} not in: give it to the group, 0750"
+            message = (
+                f"{directory} does not let --socket-group {group} in: give it to the group, 0750"
+            )
             raise StartupError(message)
     except OSError as error:
         raise _unusable(directory, error) from error
@@ -141,18 +144,18 @@ def _may_enter(status: os.stat_result, group: int) -> bool:
 
 
 def _share(path: Path, group: int, mode: int) -> None:
-    """Give what only this user could use to a group, too."""
+    """Give a group access to what only this user could use."""
     try:
-        # Only where needed: a service's filter of system calls may forbid it altogether.
+        # Only if needed: a service's system call filter may forbid it.
         if path.stat().st_gid != group:
             os.chown(path, -1, group)
     except PermissionError as error:
-        raise StartupError(f"--socket-group {group} is no group of this user") from error
+        raise StartupError(f"--socket-group {group}: this user is not a member") from error
     path.chmod(mode)
 
 
 def _lock(directory: Path) -> int:
-    """Keep others away: an old listener that closed late would unlink the socket of a new one."""
+    """Keep other exporters out: an old listener that closes late would unlink a new socket."""
     try:
         return lock_file(directory / "exporter.lock", "listens in", "choose another --runtime-dir")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The file of a socket: made for one user only, and watched."""
+"""A socket's file: creates it for one user only, and watches it."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _LOOK_SECONDS: Final = 1.0
 
 @contextmanager
 def for_this_user_only() -> Iterator[None]:
-    """Make files of mode 0600 within the block: pynng cannot be told a socket file's mode."""
+    """Create files with mode 0600 within the block: pynng cannot set a socket's mode."""
     before = os.umask(0o177)
     try:
         yield
@@ -22,7 +22,7 @@ def for_this_user_only() -> Iterator[None]:
 
 
 def find_inode(path: Path) -> int:
-    """Tell one file at a path from another; -1 where there is none."""
+    """Return a number that identifies the file at a path; -1 if there is none."""
     try:
         return path.stat().st_ino
     except OSError:
@@ -30,7 +30,7 @@ def find_inode(path: Path) -> int:
 
 
 async def wait_removed(path: Path, inode: int) -> None:
-    """Wait, a second at least, until a file is not there any more or is another."""
+    """Wait, at least a second, until a file was removed or replaced."""
     while True:
         await trio.sleep(_LOOK_SECONDS)
         if find_inode(path) != inode:

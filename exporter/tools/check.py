@@ -71,7 +71,7 @@ def _look_at_state(directory: Path) -> str:
     if not directory.exists():
         return _to_be_made(directory)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise _FaultError(f"{directory} cannot be written: counts would not outlive a restart")
+        raise _FaultError(f"{directory} cannot be written: counts would not survive a restart")
     logs, snapshots = log_generations(directory), snapshot_generations(directory)
     held = _held(directory / "state.lock")
     return f"{directory} holds {len(logs)} logs and {len(snapshots)} snapshots{held}"

@@ -1,1 +1,1 @@
-"""What people and Prometheus ask over HTTP: metrics, health and who may read them."""
+"""The exporter's HTTP side: metrics, health, and who may read them."""

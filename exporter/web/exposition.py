@@ -1,8 +1,8 @@
 """Writes a cut of the state for Prometheus; the only module that imports prometheus_client.
 
-A test holds that the text is, to the byte, what the library's own writers give for the same
-samples. Those take ten times as long and keep an object for each line: at 100,000 lines so many
-that collecting them stops the receiving of events for tens of milliseconds.
+A test checks that the text equals, byte for byte, the output of the library's own writers for the
+same samples. Those take ten times as long and keep an object per line: at 100,000 lines, collecting
+that garbage blocks the event loop for tens of milliseconds.
 """
 
 import functools
@@ -23,7 +23,7 @@ from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-"""Whatever version was asked for."""
+"""Used for any requested version."""
 _STRIDE_BYTES: Final = 64 * 1024
 """Half a millisecond of writing."""
 _PAUSE_SECONDS: Final = 20e-6
@@ -36,31 +36,31 @@ _QUOTED: Final = str.maketrans(_ESCAPES | {'"': r"\""})
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a scrape asked for."""
+    """What a scrape requested."""
 
     openmetrics: bool = False
     compressed: bool = False
     names: Sequence[str] = ()
-    """Sample names to show; none for all."""
+    """Sample names to show; empty for all."""
 
     def shows(self, name: str) -> bool:
-        """Tell whether samples of a name are to be shown."""
+        """Return whether to show samples of a name."""
         return not self.names or name in self.names
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The answer to a scrape."""
+    """The response to a scrape."""
 
     content_type: str
     body: bytes
 
 
 def render(cut: Cut, wanted: Wanted) -> Rendered:
-    """Write a cut. Takes about a microsecond a line: run it in a worker thread.
+    """Write a cut. Takes about a microsecond per line: run it in a worker thread.
 
-    It pauses often, as a thread that computes lets nobody else have the interpreter for 5 ms at a
-    time, and a batch of events needs it several times.
+    It pauses often. A thread that computes keeps the interpreter for 5 ms at a time, and receiving
+    a batch of events needs the interpreter several times.
     """
     written = bytearray()
     due = _STRIDE_BYTES
@@ -74,7 +74,7 @@ def render(cut: Cut, wanted: Wanted) -> Rendered:
 
 
 def _pieces(cut: Cut, wanted: Wanted) -> Iterator[str]:
-    """Give the text, series by series."""
+    """Yield the text, series by series."""
     for family, numbers in cut.numbers.items():
         yield from _numbers(family, numbers, wanted)
     for family, histograms in cut.histograms.items():
@@ -107,7 +107,7 @@ def _histograms(family: Family, series: dict[Labels, Histogram], wanted: Wanted)
 
 
 def _stem(family: Family) -> str:
-    """Give what the names of a family's samples begin with."""
+    """Return the common start of a family's sample names."""
     name = PREFIX + family.name
     return name.removesuffix("_total") if family.kind == "counter" else name
 
@@ -134,7 +134,7 @@ def _braced(pairs: Sequence[str]) -> str:
 
 
 def _buckets(name: str, pairs: list[str], histogram: Histogram, *, with_examples: bool) -> str:
-    """Write the lines of the buckets, each with all that is below it."""
+    """Write the lines of the buckets, each with the cumulative count."""
     place = bisect_left(pairs, _BOUND)  # they are in the order of their names
     before = "".join(pair + "," for pair in pairs[:place])
     after = "".join("," + pair for pair in pairs[place:])
@@ -152,7 +152,7 @@ def _buckets(name: str, pairs: list[str], histogram: Histogram, *, with_examples
 
 @functools.lru_cache(maxsize=256)
 def _bounds(bounds: tuple[float, ...]) -> list[str]:
-    """Write the bounds of buckets; there are few families, and so few different ones."""
+    """Write the bounds of buckets. Cached: there are few families, so few different bounds."""
     return [*map(_number, bounds), "+Inf"]
 
 

@@ -1,4 +1,4 @@
-"""The exporter's health checks: what they ask, how long it took, and what they say together."""
+"""The exporter's health checks: what they test, how long they take, and the overall result."""
 
 import contextlib
 import http.client
@@ -26,13 +26,14 @@ from shared.runtime.guard import Guard
 SERVING: Final = ("online", "busy")
 CHECK_SECONDS: Final = 5.0
 RENDER_SECONDS: Final = 60.0
-"""How often the render check renders where nobody scrapes: at 90,000 series it takes a second."""
+"""How often the render check renders if nothing scrapes; at 90,000 series it takes a second."""
 FRESH_SECONDS: Final = 1.0
 _ADVISORY: Final = frozenset({"journal"})
-"""Checks whose failure is told but makes nothing unhealthy: the node serves, the counts go on."""
+"""Checks whose failure is reported but does not mean unhealthy: the node serves, counting
+continues."""
 _API_TIMEOUT_SECONDS: Final = 2.0
 _TOLD_BYTES: Final = 64 * 1024
-"""What is read of a node's words: it may have hundreds of models."""
+"""Limit for the node's response: it may have hundreds of models."""
 _UNREADY: Final = ("loading", "failed")
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class CheckFailedError(Exception):
 
 
 class _Told(msgspec.Struct):
-    """What the node's `/health` says of its models."""
+    """The models as the node's `/health` reports them."""
 
     engines: dict[str, str]
 
@@ -57,19 +58,19 @@ class Outcome:
 
     check: str
     reason: str
-    """Empty when all is well."""
+    """Empty if all is well."""
     at: float
     """On the exporter's monotonic clock."""
     seconds: float
 
 
 class HealthChecks:
-    """Runs the checks on a schedule and keeps what each found last.
+    """Runs the checks on a schedule and keeps each one's last outcome.
 
     Args:
-        store: Where the nodes are known and the checks are counted.
-        engine_silence_seconds: Work without progress for so long is a stall.
-        guard: Contains what a check did not expect.
+        store: Knows the nodes and counts the checks.
+        engine_silence_seconds: Work without progress for this long is a stall.
+        guard: Contains unexpected errors of the checks.
     """
 
     def __init__(
@@ -93,19 +94,19 @@ class HealthChecks:
         }
 
     async def run(self) -> None:
-        """Run every check again and again. Runs until cancelled."""
+        """Run every check periodically. Runs until cancelled."""
         while True:
             await self._run_all()
             await trio.sleep(CHECK_SECONDS)
 
     def note_scrape(self) -> None:
-        """Take note that the exposition was rendered: the check need not do it again so soon."""
+        """Record that the exposition was rendered, so that the check can skip one turn."""
         self._rendered_at = trio.current_time()
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
-        """Say whether exporter and nodes are well, with what each check found.
+        """Return whether the exporter and the nodes are healthy, with each check's outcome.
 
-        The checks are run for it, but not more than once a second however often one asks.
+        The call runs the checks, but at most once a second however often it is called.
         """
         await self._run_all()
         now = trio.current_time()
@@ -143,7 +144,7 @@ class HealthChecks:
         seconds = time.perf_counter() - began
         before = self._outcomes.get(check)
         if before is not None and before.reason != reason:
-            # What was never well yet is still starting: no reason to wake anybody.
+            # A check that never succeeded is still starting: that is not worth a warning.
             level = logging.WARNING if check in self._seen_well and reason else logging.INFO
             _log.log(level, "health check %s: %s", check, reason or "ok")
         if not reason:
@@ -153,7 +154,7 @@ class HealthChecks:
         self._store.note(c.HEALTH_CHECK_LATENCY, (check,), seconds)
 
     async def _find_fault(self, check: str) -> str:
-        """Return what a check found; nothing where all is well."""
+        """Return the fault that a check found; empty if all is well."""
         try:
             await self._checks[check]()
         except CheckFailedError as error:
@@ -174,7 +175,7 @@ class HealthChecks:
             if not node.up:
                 continue
             if not node.api_url:
-                raise CheckFailedError(f"node {node.node_id} has not said where its API is")
+                raise CheckFailedError(f"node {node.node_id} has not reported its API's address")
             await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
 
     async def _check_engine(self) -> None:
@@ -188,7 +189,7 @@ class HealthChecks:
     async def _check_journal(self) -> None:
         storage = self._state.storage
         if not storage.durable:
-            raise CheckFailedError(f"counts would not outlive a restart: {storage.failure}")
+            raise CheckFailedError(f"counts would not survive a restart: {storage.failure}")
 
     async def _check_render(self) -> None:
         if trio.current_time() - self._rendered_at < RENDER_SECONDS:
@@ -206,7 +207,7 @@ class HealthChecks:
 
 
 def _missed(nodes: list[Node]) -> list[str]:
-    """Name the nodes that ought to be up; one that said goodbye ought not, if another is."""
+    """Return the nodes that should be up; one that said goodbye need not be, if another is."""
     served = any(node.up for node in nodes)
     return [n.node_id for n in nodes if not n.up and not (n.departed and served)]
 
@@ -221,11 +222,11 @@ def _write(outcome: Outcome, now: float) -> dict[str, Any]:
 
 
 def _ask(url: str) -> None:
-    """Ask the node's API how it is; blocks, bounded by the timeout."""
+    """Ask the node's API for its health. Blocks, at most for the timeout."""
     try:
         connection = _connect(url)
     except (ValueError, http.client.InvalidURL) as error:
-        raise CheckFailedError(f"the node says that its API is at {url!r}: {error}") from error
+        raise CheckFailedError(f"the node reports its API at {url!r}: {error}") from error
     try:
         with contextlib.closing(connection):
             connection.request("GET", "/health")
@@ -239,7 +240,7 @@ def _ask(url: str) -> None:
 
 
 def _explain(told: bytes) -> str:
-    """Give what a node that is not well says of its engines; nothing where it is not understood."""
+    """Return why a node's engines are not ready, as the node says; empty if that is unreadable."""
     try:
         engines = _told_decoder.decode(told).engines
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -253,9 +254,9 @@ def _connect(url: str) -> http.client.HTTPConnection:
     host, port = address.hostname or "", address.port
     if address.scheme != "https":
         return http.client.HTTPConnection(host, port or 80, timeout=_API_TIMEOUT_SECONDS)
-    # The certificate is for the name that clients use, and here an address is asked, which the
-    # node told by a socket that only its user can open. Nothing secret is sent: the question is
-    # whether it answers, and an impostor that could listen there could lie in clear as well.
+    # The certificate is not verified: it names the host that clients use, and this check uses an
+    # address that the node reported over a socket that only its user can open. Nothing secret is
+    # sent. An impostor that could listen there could also lie in plain text.
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE

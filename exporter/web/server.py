@@ -28,17 +28,17 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _RENDERERS: Final = 2
-"""Scrapes that are rendered at once; further ones wait their turn."""
+"""Scrapes rendered at once; further ones wait."""
 _SCRAPES: Final = 16
-"""Scrapes whose text is in memory, rendered or on its way out; further ones wait their turn."""
+"""Scrapes whose text is in memory, being rendered or sent; further ones wait."""
 _ANSWER_SECONDS: Final = 60.0
-"""How long an answer may take, its reader included: many times what a scrape is given."""
+"""Time limit for a response, its client included; many times a scrape's usual timeout."""
 _OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
-"""What a probe asks, which cannot carry a token everywhere; `/readyz` says no more than yes or no
-where one is set."""
+"""Probes may request these without a token, because not every probe can send one. If tokens are
+set, `/readyz` reports only yes or no."""
 _CHALLENGE: Final = ("www-authenticate", "Bearer")
 _READER_SECONDS: Final = 30.0
-"""How long a client may read nothing of its answer."""
+"""How long a client may stop reading its response."""
 _TEXT: Final = "text/plain; charset=utf-8"
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole response."""
+    """A complete response."""
 
     status: int
     content_type: str
@@ -58,12 +58,12 @@ _CROWDED: Final = Answer(503, _TEXT, b"too many connections\n", (("retry-after",
 
 
 class Application:
-    """The ASGI application.
+    """The exporter's ASGI application.
 
     Args:
-        store: What is shown.
-        health: What is known of how things are.
-        tokens: What `/metrics` and `/health` ask for; None for nothing.
+        store: The metrics to show.
+        health: The health checks.
+        tokens: The tokens that `/metrics` and `/health` require; None for none.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Application:
         self._scrapes = trio.CapacityLimiter(_SCRAPES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI has it."""
-        del receive  # a body is of no interest
+        """Answer one request, as ASGI defines it."""
+        del receive  # the body is ignored
         if scope["type"] != "http":  # a WebSocket
             await send({"type": "websocket.close"})
             return
@@ -102,7 +102,7 @@ class Application:
                     body = {"status": body["status"]}
                 written = json.dumps(body, indent=2).encode() + b"\n"
                 return Answer(200 if well else 503, "application/json", written)
-            case "/livez":  # answered by the loop that it asks about
+            case "/livez":  # this event loop itself answers, which is the check
                 return Answer(200, _TEXT, b"ok\n")
             case _:
                 return Answer(404, _TEXT, b"/metrics /health /livez /readyz\n")
@@ -127,7 +127,7 @@ class Application:
 
 
 def _is_crowded(scope: Scope) -> bool:
-    """Whether the connection is one beyond the limit, on which only probes are answered."""
+    """Return whether the connection is beyond the limit, where only probes are answered."""
     connection = scope.get("state", {}).get(CONNECTION)
     return (
         connection is not None
@@ -137,7 +137,7 @@ def _is_crowded(scope: Scope) -> bool:
 
 
 def read_wanted(scope: Scope) -> Wanted:
-    """Read from a request what its scrape wants."""
+    """Read what a scrape requests."""
     accept = _read_weights(scope, b"accept")
     openmetrics = accept.get("application/openmetrics-text", 0)
     return Wanted(
@@ -148,22 +148,22 @@ def read_wanted(scope: Scope) -> Wanted:
 
 
 def _read_weights(scope: Scope, header: bytes) -> dict[str, float]:
-    """Give what a header names, which may come several times, with the highest weight of each."""
+    """Return the values in a header, which may be repeated, each with its highest weight."""
     weights: dict[str, float] = {}
     values = (value for name, value in scope["headers"] if name.lower() == header)
     written = b",".join(values).decode("latin-1").lower()
     for part in "".join(written.split()).split(","):
         name, *parameters = part.split(";")
         weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
-        with contextlib.suppress(ValueError):  # a weight that is none: as if it were not named
+        with contextlib.suppress(ValueError):  # an invalid weight: as if the value were absent
             weights[name] = max(float(weight), weights.get(name, 0))
     return weights
 
 
 def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """End each answer that takes too long, and its connection.
+    """End each response that takes too long, and its connection.
 
-    hypercorn waits for ever for an HTTP/2 window, even of a client that has left.
+    hypercorn waits forever for an HTTP/2 window, even after the client has disconnected.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,7 +178,7 @@ def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Await
 
 async def _cut_late(connection: Connection, answering: trio.Nursery) -> None:
     await trio.sleep(_ANSWER_SECONDS)
-    _log.info("%s did not take its answer within %g s", connection.address, _ANSWER_SECONDS)
+    _log.info("%s did not read its response within %g s", connection.address, _ANSWER_SECONDS)
     connection.stream.abort()
     answering.cancel_scope.cancel()
 
@@ -212,7 +212,7 @@ async def serve(
     """Answer requests; started with the URL once the port is bound. Runs until cancelled.
 
     Raises:
-        OSError: The port cannot be had.
+        OSError: The port cannot be bound.
     """
     endpoint = Endpoint(
         host=host, port=port, connections=connections, reader_seconds=_READER_SECONDS
