@@ -1,1 +1,1 @@
-"""The mesh: nodes that find each other, exchange adverts, and notice when one is gone."""
+"""The mesh: nodes that find each other, exchange adverts, and notice when one disappears."""

@@ -1,4 +1,4 @@
-"""Where a node is reached: an IP address and a port, written one way only."""
+"""Where a node is reached: an IP address and a port, in one canonical form."""
 
 import functools
 import ipaddress
@@ -7,10 +7,10 @@ from node import machine
 
 
 def address_of(host: str, port: int) -> str:
-    """Return an IP address and a port in the one form in which they are compared.
+    """Return an IP address and a port in the canonical form, which can be compared.
 
     Raises:
-        ValueError: `host` is not an IP address or has a scope, or nothing can listen on `port`.
+        ValueError: `host` is not an IP address or has a scope, or `port` cannot be listened on.
     """
     ip = ipaddress.ip_address(host)
     if not 0 < port < 2**16 or "%" in host:
@@ -20,7 +20,7 @@ def address_of(host: str, port: int) -> str:
 
 @functools.lru_cache(maxsize=2048)
 def is_address(text: str) -> bool:
-    """Whether text from elsewhere is an address as `address_of` writes them."""
+    """Return whether text from elsewhere is an address in the form of `address_of`."""
     host, _, port = text.rpartition(":")
     try:
         return address_of(host.strip("[]"), int(port)) == text
@@ -29,12 +29,12 @@ def is_address(text: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address, in the form of `address_of`, is this machine's own."""
+    """Return whether an address, in the form of `address_of`, is a loopback address."""
     return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
 
 
 def own_addresses(bound: str) -> tuple[str, ...]:
-    """Return where other machines reach a listener on the address `bound`."""
+    """Return the addresses at which other machines reach a listener bound to `bound`."""
     host, _, port = bound.rpartition(":")
     ip = ipaddress.ip_address(host.strip("[]"))
     if not ip.is_unspecified:

@@ -1,4 +1,4 @@
-"""Who the node is, kept on disk so that its peers recognize it after a restart."""
+"""The node's identity, kept on disk so that peers recognize the node after a restart."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """A node in one run of it."""
+    """The identity of one run of a node."""
 
     node_id: str
     incarnation: int
@@ -30,10 +30,10 @@ class Identity:
 
 
 def kept_node_id(given: str, state_dir: Path) -> str:
-    """Return the node's name: the given one, else the one that it had, else the host's.
+    """Return the node's name: the given one, else the one that it kept, else the host's name.
 
-    The host's is kept from the first start on, so that a renamed host stays the same node in every
-    metric and for every peer.
+    The host's name is kept from the first start on, so that a renamed host stays the same node in
+    every metric and for every peer.
     """
     if given:
         return given
@@ -50,27 +50,27 @@ def kept_node_id(given: str, state_dir: Path) -> str:
 
 
 def next_identity(node_id: str, state_dir: Path, software: str) -> Identity:
-    """Return the identity of a new run: its incarnation is higher than that of every run before.
+    """Return the identity of a new run; its incarnation is higher than that of every earlier run.
 
-    The incarnation is the wall clock's seconds, or one more than the last one where that is more.
-    With the state directory a clock may be set back; with the right clock the directory may be
+    The incarnation is the Unix time in seconds, or the last incarnation plus one if that is higher.
+    With the state directory, the clock may be set back; with a correct clock, the directory may be
     lost.
     """
-    file = state_dir / f"{_NAME}-{node_id}"  # an id is safe in a file's name
+    file = state_dir / f"{_NAME}-{node_id}"  # an id is a safe file name
     incarnation = max(int(time.time()), _read(file) + 1)
     _write(file, str(incarnation), "the clock alone tells runs apart")
     return Identity(node_id, incarnation, secrets.randbits(_SESSION_BITS), software)
 
 
 def _write(file: Path, text: str, otherwise: str) -> None:
-    """Write a line whole or not at all; log what it means where that fails."""
+    """Write a line atomically; on failure, log the consequence."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = file.with_name(f"{file.name}.{os.getpid()}")
         unfinished.write_text(f"{text}\n")
         unfinished.replace(file)
     except OSError as error:
-        _log.warning("%s cannot be written (%s): %s", file, error, otherwise)
+        _log.warning("cannot write %s (%s): %s", file, error, otherwise)
 
 
 def _read(file: Path) -> int:

@@ -1,9 +1,9 @@
-"""What a node asks, answers and believes, so that all agree on who is there; no I/O and no clock.
+"""What a node asks, answers and believes, so that all nodes agree on the members.
 
 Each node asks all others once in a round. An answer carries its survey's nonce, which proves that
 its sender is alive at this moment: only an answer makes a peer alive. A survey from a peer proves
-less (it may be a copy that was held back): it keeps a living peer alive and says where an unknown
-one can be asked.
+less, because it may be a delayed copy: it keeps a living peer alive and tells where an unknown one
+can be asked. No I/O and no clock.
 """
 
 from collections.abc import Iterable
@@ -25,11 +25,12 @@ from node.mesh.peer import NEWS_ROUNDS, Peer
 from node.mesh.peer_table import Change, PeerTable
 
 _LAG_KEPT: Final = 0.95
-"""The share of a lag that is still felt at the next tick: half of it after 1.4 s."""
+"""The share of a lag that still counts at the next tick: half of it after 1.4 s."""
 _ECHO_SECONDS: Final = 0.3
-"""A survey so soon after its sender's connection broke was on its way already."""
+"""A survey so soon after its sender's connection broke was already on its way."""
 _AGAIN_SECONDS: Final = 0.4
-"""While a peer is suspect all are asked so often: one lost message must not be the end of it."""
+"""While a peer is suspect, all peers are asked this often, so that one lost message does not make
+it dead."""
 _NEWS: Final = 16
 
 
@@ -37,9 +38,9 @@ class Membership:
     """One node's view of the mesh.
 
     Args:
-        me: Who this node is.
-        own_addresses: Where it listens.
-        limit: The most peers that it knows at once.
+        me: This node's identity.
+        own_addresses: The addresses on which it listens.
+        limit: Limit of the peers that it knows at once.
     """
 
     def __init__(self, me: Identity, own_addresses: Iterable[str], limit: int) -> None:
@@ -55,9 +56,9 @@ class Membership:
         """Judge each peer by its silence.
 
         Args:
-            now: The time on the caller's monotonic clock, seconds.
-            late_seconds: How much later than asked this call comes. While this node did not run it
-                could hear nobody, so that this time is not its peers' silence.
+            now: The time on the caller's monotonic clock, in seconds.
+            late_seconds: The delay of this call. Peers are not blamed for that time, because a node
+                that does not run hears nothing.
         """
         self.lag_seconds = max(late_seconds, self.lag_seconds * _LAG_KEPT)
         self.table.judge(now, late_seconds, self.lag_seconds)
@@ -66,7 +67,7 @@ class Membership:
         self._ask_new_suspects()
 
     def survey(self, advert: Advert, now: float, sent_at: float, nonce: bytes) -> Message:
-        """Return what to ask all peers."""
+        """Return the survey for all peers."""
         self.wants_survey = False
         self._sequence += 1
         self._surveyed_at = now
@@ -77,30 +78,30 @@ class Membership:
         return self._write("survey", advert, sent_at, nonce, news[-_NEWS:], suspects[:SUSPECTS])
 
     def leave(self, advert: Advert, sent_at: float, nonce: bytes) -> Message:
-        """Return the goodbye."""
+        """Return the survey that says goodbye."""
         self._sequence += 1
         return self._write("leave", advert, sent_at, nonce)
 
     def take_survey(
         self, message: Message, advert: Advert, now: float, sent_at: float, *, repeated: bool
     ) -> Message:
-        """Learn from a survey or a leave and return the answer."""
+        """Process a survey or a goodbye and return the answer."""
         if not repeated and message.node_id != self.me.node_id:
             self._learn(message, now)
         contacts = self._contacts() if message.view != self.table.view else []
         return self._write("answer", advert, sent_at, message.nonce, contacts)
 
     def reply(self, advert: Advert, sent_at: float) -> Message:
-        """Return the answer to a survey that is not taken, so that its sender learns why."""
+        """Return the answer to a survey that was refused, so that its sender learns the reason."""
         return self._write("answer", advert, sent_at, b"")
 
     def take_answer(self, message: Message, address: str, now: float, round_trip: float) -> bool:
-        """Learn from an answer to the last survey; true where it came from a peer.
+        """Process an answer to the last survey. Return True if it came from a peer.
 
         Args:
-            message: Authentic, with the last survey's nonce.
-            address: Where it was asked.
-            now: The time on the caller's monotonic clock, seconds.
+            message: An authentic message with the last survey's nonce.
+            address: The address that was asked.
+            now: The time on the caller's monotonic clock, in seconds.
             round_trip: Seconds since the survey.
         """
         if message.node_id == self.me.node_id:
@@ -111,7 +112,7 @@ class Membership:
             self._clash(peer.node_id, address, now)
             return False
         if peer is not None and peer.state == "left" and peer.session == message.session:
-            return False  # it is on its way out
+            return False  # it is leaving
         if peer is None and (peer := self.table.enter(message.node_id, now)) is None:
             return False
         self._link(peer, address, message, now)
@@ -122,7 +123,7 @@ class Membership:
         return True
 
     def take_incompatible(self, head: Head, now: float) -> None:
-        """List a node that speaks another version of the protocol."""
+        """Add a node that uses another version of the protocol."""
         peer = self.table.find(head.node_id)
         if head.node_id == self.me.node_id or (peer is not None and peer.is_living):
             return
@@ -132,12 +133,12 @@ class Membership:
         self.table.turn(peer, "incompatible", now, f"it speaks protocol {head.protocol}")
 
     def connected(self, address: str) -> None:
-        """Note that a dialed address accepts connections: it is worth asking at once."""
+        """Record that a dialed address accepts connections, so that it is asked at once."""
         del address
         self.wants_survey = True
 
     def disconnected(self, address: str, now: float) -> None:
-        """Note that the connection to an address broke."""
+        """Record that the connection to an address broke."""
         self.table.lose(address, now)
         self._ask_new_suspects()
 
@@ -177,7 +178,7 @@ class Membership:
                 self.table.turn(peer, "left", now, "it said goodbye")
             elif peer.is_living and not _is_echo(peer, now):
                 self._hear(peer, message, now)
-        elif message.kind == "survey":  # a new node, a new run of one, or a second of its name
+        elif message.kind == "survey":  # a new node, a new run, or a second node of that name
             self.table.book.hint(message.advert.addresses, now)
         if self.me.node_id in message.suspects:
             self.wants_survey = True
@@ -185,7 +186,7 @@ class Membership:
             self._hear_of(contact, now)
 
     def _hear_of(self, contact: Contact, now: float) -> None:
-        """Take a hint: it makes no peer alive, but shows where to ask."""
+        """Record a hint: it tells where to ask, but does not make a peer alive."""
         peer = self.table.find(contact.node_id)
         if contact.node_id == self.me.node_id:
             is_news = contact.incarnation != self.me.incarnation
@@ -197,7 +198,7 @@ class Membership:
             self.table.book.hint(contact.addresses, now)
 
     def _hear(self, peer: Peer, message: Message, now: float) -> None:
-        """Note that a peer lives and what it says."""
+        """Record that a peer is alive, and its advert."""
         restarted = peer.known and peer.session != message.session
         status = peer.status
         peer.incarnation, peer.session = message.incarnation, message.session
@@ -212,7 +213,7 @@ class Membership:
             self.table.happened.append(Change(peer.node_id, "alive", "alive"))
 
     def _link(self, peer: Peer, address: str, message: Message, now: float) -> None:
-        """Keep one connection to a peer, however many addresses lead to it."""
+        """Keep only one connection to a peer that is reachable at several addresses."""
         book = self.table.book
         book.settle(address)
         usable = peer.state == "alive" and peer.session == message.session and peer.lost_at is None
@@ -235,14 +236,14 @@ class Membership:
         self.table.complain("conflict", node_id, text, now)
 
     def _contacts(self) -> list[Contact]:
-        """Return living peers; where there are more than fit, others each time."""
+        """Return living peers; if not all fit, different ones each time."""
         alive = [peer for peer in self.table.living() if peer.is_alive]
         start = self._sequence * CONTACTS % len(alive) if len(alive) > CONTACTS else 0
         return [peer.contact() for peer in (alive[start:] + alive[:start])[:CONTACTS]]
 
 
 def _succeeds(message: Message, peer: Peer) -> bool:
-    """Whether a node of a peer's name is that peer after a restart, not a second one beside it."""
+    """Return whether a node with a peer's name is that peer restarted, not a second node."""
     if not peer.is_living or peer.lost_at is not None:
         return True
     return message.incarnation > peer.incarnation

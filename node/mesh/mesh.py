@@ -1,4 +1,4 @@
-"""What the rest of the node sees of the mesh, and the mesh's lifetime."""
+"""The mesh as the rest of the node sees it, and the mesh's lifetime."""
 
 import functools
 import logging
@@ -19,17 +19,18 @@ from shared.runtime.guard import Guard
 
 _LEAVE_SECONDS: Final = 0.5
 _CONNECTIONS: Final = 2
-"""A peer may have so many open to this node: by each of two addresses, until it has found out."""
+"""Connections that a peer may have open to this node: one by each of two addresses, until the peer
+finds out."""
 
 _log = logging.getLogger(__name__)
 
 
 class Mesh:
-    """What the node knows of its peers; `open_mesh` makes it take part.
+    """This node's knowledge of its peers; `open_mesh` makes the node take part.
 
     Args:
         describe: Describes the node.
-        emit: Takes events.
+        emit: Receives events.
     """
 
     def __init__(self, describe: Describe, emit: Callable[[Event], None]) -> None:
@@ -54,27 +55,27 @@ class Mesh:
 
     @property
     def address(self) -> str:
-        """Where the node's mesh listens; empty before `open_mesh`."""
+        """The address on which the node's mesh listens; empty before `open_mesh`."""
         return self._rounds.transport.address if self._rounds else ""
 
     def advert(self) -> Advert:
-        """Return what the node says of itself."""
+        """Return the node's own advert."""
         if self._rounds is not None:
             return self._rounds.advert()
         status, payload = self._describe()
         return Advert((), status, 0.0, payload)
 
     def peers(self) -> list[PeerView]:
-        """Return all peers that are remembered, by name."""
+        """Return all known peers by name."""
         return self._rounds.membership.table.views(trio.current_time()) if self._rounds else []
 
     def state_of(self, node_id: str) -> PeerState | None:
-        """Return a peer's state; None for a node that is not known."""
+        """Return a peer's state; None for an unknown node."""
         peer = self._rounds.membership.table.find(node_id) if self._rounds else None
         return peer.state if peer else None
 
     def levels(self) -> Iterator[Event]:
-        """Yield every level of the mesh as it is now."""
+        """Yield the current value of every level of the mesh."""
         if self._rounds:
             yield from self._rounds.reporter.levels(self.peers())
 
@@ -91,7 +92,7 @@ async def open_mesh(
     guard: Guard[NodePart],
     resolve: seeds.Resolve = seeds.resolve,
 ) -> AsyncIterator[None]:
-    """Take part in the mesh for as long as the block runs; at its end say goodbye.
+    """Take part in the mesh while the block runs, and say goodbye at its end.
 
     Raises:
         StartupError: The mesh cannot listen.

@@ -1,4 +1,4 @@
-"""How a node takes part in the mesh: what its settings mean, and which of them do not fit."""
+"""How a node takes part in the mesh: what its settings mean, and which combinations are invalid."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from node.settings import NodeSettings
 from shared.secret import parse_tokens
 
 TLS_NAME: Final = "mesh.distributed-llm"
-"""The name in each node's certificate: the authority decides which nodes belong to the mesh, and
-their addresses change."""
+"""The name in every node's certificate: the CA decides which nodes belong to the mesh, and their
+addresses change."""
 _SECRET_CHARACTERS: Final = 16
 _MAKE_ONE: Final = "make one with `openssl rand -hex 32`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshOptions:
-    """How a node takes part."""
+    """How a node takes part in the mesh."""
 
     node_id: str
     software: str
     state_dir: Path
     host: str
-    """Address to listen on."""
+    """The address to listen on."""
     port: int
     advertised: tuple[str, ...] = ()
-    """Where peers reach it, if not where it listens."""
+    """The addresses at which peers reach this node, if not the ones on which it listens."""
     seeds: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     tls: Tls | None = None
     peers_limit: int = 256
-    """Peers to remember: each costs traffic in every round, and a mesh is a few dozen nodes."""
+    """Limit of known peers. Each costs traffic in every round, and a mesh has a few dozen nodes."""
 
 
 def read_options(settings: NodeSettings, software: str) -> MeshOptions:
-    """Read the settings of the mesh.
+    """Read the mesh's settings.
 
     Raises:
         StartupError: The mesh would be open to others without a secret, or a file cannot be used.

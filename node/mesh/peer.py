@@ -1,4 +1,4 @@
-"""What a node knows of one peer, and how long it waits while the peer is silent."""
+"""What a node knows about one peer, and how long it waits while the peer is silent."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,42 +10,42 @@ from shared.events import NodeState, PeerState
 ROUND_SECONDS: Final = 1.0
 """The shortest round."""
 SUSPECT_SECONDS: Final = 0.5
-"""Silent for so much longer than a round, a peer is suspect."""
+"""A peer that is silent for a round and this long becomes suspect."""
 DEAD_SECONDS: Final = 1.3
 LOST_SECONDS: Final = 1.0
-"""A peer whose connection broke gets so long to be there again."""
+"""How long a peer whose connection broke has to reconnect."""
 FORGET_SECONDS: Final[dict[PeerState, float]] = {"dead": 600.0, "left": 60.0, "incompatible": 30.0}
-"""A dead peer is dialed for so long; after that a seed or another peer has to name it."""
+"""How long a dead peer is dialed. After that, a seed or another peer has to name it."""
 NEWS_ROUNDS: Final = 3.0
-"""A new peer is told of in surveys for so long."""
+"""How long surveys name a new peer."""
 _PATIENCE_SECONDS: Final = 15.0
 """The longest extra wait, however late a loop is."""
 
 
 def patience(lag_seconds: float) -> float:
-    """Return how much longer to wait where one of the two loops is late: an answer is as late."""
+    """Return how much longer to wait if either loop is late, which delays the answer as much."""
     return min(_PATIENCE_SECONDS, lag_seconds)
 
 
 @dataclass(frozen=True)
 class PeerView:
-    """A copy of what is known of a peer."""
+    """A copy of what is known about a peer."""
 
     node_id: str
     state: PeerState
     incarnation: int
     software: str
     address: str
-    """Where its mesh was last reached; empty for one that never was."""
+    """The address at which its mesh was last reached; empty if it never was."""
     silent_seconds: float
     round_trip_seconds: float
     advert: Advert | None
-    """The last one heard; None for a node that speaks another protocol."""
+    """The last advert; None for a node that uses another protocol."""
 
 
 @dataclass
 class Peer:
-    """What is known of one peer."""
+    """What is known about one peer."""
 
     node_id: str
     state: PeerState
@@ -53,16 +53,16 @@ class Peer:
     """When that state began."""
     heard_at: float
     round_seconds: float = ROUND_SECONDS
-    """The round in which it was heard: how soon it should be heard again."""
+    """The round in which it was heard: how soon the next message is due."""
     known: bool = False
     """Whether its state was ever reported."""
     incarnation: int = 0
     session: int = 0
     software: str = ""
     link: str = ""
-    """The address that it is dialed at."""
+    """The address at which it is dialed."""
     lost_at: float | None = None
-    """When the connection there broke, unless it has been heard since."""
+    """When the connection there broke, unless the peer has been heard since."""
     joined_at: float = 0.0
     round_trip: float = 0.0
     advert: Advert | None = None
@@ -74,21 +74,21 @@ class Peer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has answered lately."""
+        """Whether it has answered recently."""
         return self.state == "alive"
 
     @property
     def status(self) -> NodeState:
-        """What it says of itself."""
+        """Its own report of its state."""
         return self.advert.status if self.advert else "unknown"
 
     @property
     def lag(self) -> float:
-        """How late it says that its loop is."""
+        """The lag of its event loop, as it reports."""
         return self.advert.lag_seconds if self.advert else 0.0
 
     def judge(self, now: float, own_lag: float) -> PeerState | None:
-        """Return the state that follows from its silence; None for forgotten."""
+        """Return the state that follows from its silence; None if it is forgotten."""
         waited = patience(max(own_lag, self.lag))
         silence = now - self.heard_at - waited - self.round_seconds
         lost = 0.0 if self.lost_at is None else now - self.lost_at - waited
@@ -102,11 +102,11 @@ class Peer:
         return None if now - gone_at > FORGET_SECONDS[self.state] else self.state
 
     def contact(self) -> Contact:
-        """Return what others need to ask it themselves."""
+        """Return the contact that others need to ask it directly."""
         return Contact(self.node_id, self.incarnation, tuple(self._everywhere()[:2]))
 
     def addresses(self) -> list[str]:
-        """Return where to dial it: where it answers, or else wherever it might."""
+        """Return the addresses to dial: the one at which it answers, else every possible one."""
         if self.state in ("left", "incompatible"):
             return []
         if self.state == "alive" and self.link:

@@ -1,4 +1,4 @@
-"""The peers that a node knows, each in its state; no I/O and no clock."""
+"""The known peers, each with its state; no I/O and no clock."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from shared.events import NetworkFault, PeerState
 
 _COMPLAINT_SECONDS: Final = 60.0
 _PEERS_PER_SECOND: Final = 32
-"""With more peers than this a round is longer, so that its cost to a node stays the same."""
+"""With more peers than this, a round gets longer, so that its cost per node stays the same."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A peer's state or status has changed; `after` is None where the peer was forgotten."""
+    """A change of a peer's state or status; `after` is None if the peer was forgotten."""
 
     node_id: str
     before: PeerState | None
@@ -27,43 +27,43 @@ class Change:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that an operator should mend."""
+    """A problem that an operator should fix."""
 
     reason: NetworkFault
     text: str
 
 
 class PeerTable:
-    """Peers by name, bounded in number.
+    """Peers by name, up to a limit.
 
     Args:
-        me: Who this node is.
-        own_addresses: Where it listens.
-        limit: The most peers that the table holds.
+        me: This node's identity.
+        own_addresses: The addresses on which it listens.
+        limit: Limit of peers in the table.
     """
 
     def __init__(self, me: Identity, own_addresses: Iterable[str], limit: int) -> None:
         self.book: Final = AddressBook(own_addresses)
         self.happened: list[Change | Trouble] = []
-        """What the caller has to report and take away."""
+        """Changes for the caller to report and remove."""
         self.has_new_suspect = False
-        """Whether a peer has become suspect; for the caller to reset."""
+        """Whether a peer has become suspect; the caller resets it."""
         self.round_seconds = ROUND_SECONDS
-        """From one survey to the next."""
+        """The time between two surveys."""
         self._own_mark = _mark(me.node_id, me.incarnation)
         self.view = self._own_mark
-        """Stands for the set of living nodes, this one included."""
+        """Identifies the set of living nodes, this one included."""
         self._limit = limit
         self._peers: dict[str, Peer] = {}
         self._complained: dict[str, float] = {}
 
     def judge(self, now: float, late_seconds: float, lag_seconds: float) -> None:
-        """Turn each peer to the state that follows from its silence.
+        """Update each peer's state from its silence.
 
         Args:
-            now: The time on the caller's monotonic clock, seconds.
-            late_seconds: For how long the caller could hear nobody: not the peers' silence.
-            lag_seconds: How late the caller's loop has been lately.
+            now: The time on the caller's monotonic clock, in seconds.
+            late_seconds: How long the caller could hear nothing; peers are not blamed for it.
+            lag_seconds: How late the caller's loop has been recently.
         """
         for peer in list(self._peers.values()):
             peer.heard_at = min(now, peer.heard_at + late_seconds)
@@ -78,35 +78,37 @@ class PeerTable:
         self.book.expire(now)
 
     def lose(self, address: str, now: float) -> None:
-        """Suspect the peers whose connection to an address broke."""
+        """Mark the peers whose connection to an address broke as suspect."""
         for peer in self.living():
             if peer.link == address:
                 peer.lost_at = now
                 self.turn(peer, "suspect", now, "connection lost")
 
     def find(self, node_id: str) -> Peer | None:
-        """Return what is known of a peer, for the caller to change."""
+        """Return the record of a peer, which the caller may change."""
         return self._peers.get(node_id)
 
     def enter(self, node_id: str, now: float) -> Peer | None:
-        """Add a peer, in the place of one that has gone where the table is full.
+        """Add a peer; in a full table it replaces one that has gone.
 
         Returns:
-            The peer, without a state yet; None where there is no room.
+            The peer, without a state yet; None if there is no room.
         """
         if len(self._peers) >= self._limit:
             gone = [peer for peer in self._peers.values() if not peer.is_living]
             if not gone:
-                text = f"{self._limit} peers are known: a mesh holds no more nodes than that"
+                text = (
+                    f"{self._limit} peers are known, which is the limit: further nodes are ignored"
+                )
                 self.complain("overflow", "", text, now)
                 return None
             self._forget(min(gone, key=lambda peer: peer.since))
-        peer = Peer(node_id, "dead", now, now)  # until the caller turns it
+        peer = Peer(node_id, "dead", now, now)  # until the caller sets it
         self._peers[node_id] = peer
         return peer
 
     def turn(self, peer: Peer, state: PeerState, now: float, why: str) -> None:
-        """Put a peer into a state, where it is not in it already."""
+        """Set a peer's state, if it differs."""
         before = peer.state if peer.known else None
         if before == state and peer.joined_at != now:
             return
@@ -119,7 +121,7 @@ class PeerTable:
         self.happened.append(Change(peer.node_id, before, state, why))
 
     def complain(self, reason: NetworkFault, about: str, text: str, now: float) -> None:
-        """Report a trouble, once a minute as long as it lasts."""
+        """Report a problem, at most once a minute while it lasts."""
         recent = {a: at for a, at in self._complained.items() if now - at < _COMPLAINT_SECONDS}
         self._complained = recent
         if about not in recent and len(recent) < self._limit:
@@ -131,7 +133,7 @@ class PeerTable:
         return [peer for peer in self._peers.values() if peer.is_living]
 
     def views(self, now: float) -> list[PeerView]:
-        """Return a copy of the table, by name."""
+        """Return a copy of the table by name."""
         return [self._peers[node_id].view(now) for node_id in sorted(self._peers)]
 
     def count(self, state: PeerState) -> int:
@@ -139,12 +141,12 @@ class PeerTable:
         return sum(peer.state == state for peer in self._peers.values())
 
     def wanted(self) -> set[str]:
-        """Return the addresses that should be dialed."""
+        """Return the addresses to dial."""
         peers = self._peers.values()
         return self.book.wanted(address for peer in peers for address in peer.addresses())
 
     def answering(self) -> set[str]:
-        """Return the addresses at which a peer has lately answered."""
+        """Return the addresses at which a peer has recently answered."""
         return {peer.link for peer in self.living()}
 
     def _forget(self, peer: Peer) -> None:
@@ -154,8 +156,8 @@ class PeerTable:
         self.happened.append(Change(peer.node_id, peer.state, None))
 
     def _count_again(self) -> None:
-        # The dead count: they may be back, and where it is load that makes peers seem dead, more
-        # messages would be more of it.
+        # The dead count, because they may return. If load only makes peers look dead, more messages
+        # would add to the load.
         asked = sum(peer.state not in ("left", "incompatible") for peer in self._peers.values())
         self.round_seconds = max(ROUND_SECONDS, asked / _PEERS_PER_SECOND)
         self.view = self._own_mark
@@ -164,6 +166,6 @@ class PeerTable:
 
 
 def _mark(node_id: str, incarnation: int) -> int:
-    """Return 63 bits that stand for one run of a node."""
+    """Return 63 bits that identify one run of a node."""
     text = f"{node_id}\0{incarnation}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Turns what the mesh notices into events and log lines.
+    """Turns what the mesh observes into events and log lines.
 
     Args:
         table: The peers.
-        emit: Takes events.
+        emit: Receives events.
     """
 
     def __init__(self, table: PeerTable, emit: Callable[[Event], None]) -> None:
@@ -40,13 +40,13 @@ class Reporter:
         self._repeats = Repeats(_log, trio.current_time)
 
     def report(self) -> None:
-        """Emit what was counted since the last report."""
+        """Emit the counts since the last report."""
         for event in self.traffic.report():
             self._emit(event)
         self._emit(self._count())
 
     def levels(self, peers: Iterable[PeerView]) -> Iterator[Event]:
-        """Yield every level as it is now."""
+        """Yield the current value of every level."""
         for peer in peers:
             status = peer.advert.status if peer.advert else "unknown"
             yield events.PeerChanged(peer.node_id, peer.state, status)
@@ -57,7 +57,7 @@ class Reporter:
         self._emit(events.PeerAnswered(node_id, "survey", seconds))
 
     def report_changes(self) -> None:
-        """Emit and log what happened to the peers since the last call."""
+        """Emit and log the changes of peers since the last call."""
         happened, self._table.happened = self._table.happened, []
         for each in happened:
             if isinstance(each, Trouble):
@@ -65,7 +65,7 @@ class Reporter:
                 _log.error(each.text)
             elif each.after is None:
                 self._emit(events.PeerForgotten(each.node_id))
-                _log.info("peer %s is forgotten", each.node_id)
+                _log.info("peer %s was forgotten", each.node_id)
             else:
                 self._report_change(each)
 
@@ -83,10 +83,10 @@ class Reporter:
         """Log that a message was signed with another secret.
 
         Args:
-            where: The host that it came from, or the address that was dialed.
+            where: The sender's host, or the address that was dialed.
         """
         self._repeats.note(
-            "messages from %s are refused, for they are signed with another mesh secret, or with "
+            "messages from %s are refused: they are signed with another mesh secret, or with "
             "none: give both nodes the same --mesh-secret-file",
             where,
             kind=f"secret {_origin(where)}",
@@ -95,16 +95,16 @@ class Reporter:
     def refused_by(self, address: str) -> None:
         """Log that the node at an address does not accept this node's secret."""
         self._repeats.note(
-            "the node at %s refuses this node's messages, for it has another mesh secret, or none: "
+            "the node at %s refuses this node's messages: it has another mesh secret, or none: "
             "give both nodes the same --mesh-secret-file",
             address,
             kind=f"secret {address}",
         )
 
     def other_time(self, head: Head, where: str, now: float) -> None:
-        """Log that a node's clock is too far from this one's, or that a message was repeated."""
+        """Log that a node's clock is too far from this node's, or that a message was repeated."""
         self._repeats.note(
-            "messages of node %s from %s are refused, for its clock is %+.0f s from this node's: "
+            "messages of node %s from %s are refused: its clock is %+.0f s from this node's: "
             "set both clocks (NTP); up to 30 s are accepted",
             head.node_id,
             where,
@@ -118,10 +118,10 @@ class Reporter:
         self._repeats.note("%s", error, kind=str(error))
 
     def not_sent(self, size_bytes: int, limit_bytes: int) -> None:
-        """Count and log an advert's payload that is too long to be sent."""
+        """Count and log an advert payload that is too long to send."""
         self.traffic.fail("oversize")
         self._repeats.note(
-            "this node's advert goes out without its payload of %d bytes: %d are accepted",
+            "this node's advert is sent without its payload of %d bytes: the limit is %d",
             size_bytes,
             limit_bytes,
             kind="payload",
@@ -132,7 +132,7 @@ class Reporter:
 
 
 def _origin(where: str) -> str:
-    """Return what counts as one sender: with IPv6 a network, whose addresses a host can all use."""
+    """Return what counts as one sender; with IPv6 a network, as one host can use all of it."""
     try:
         ip = ipaddress.ip_address(where)
     except ValueError:
@@ -141,7 +141,7 @@ def _origin(where: str) -> str:
 
 
 def _line(change: Change) -> tuple[int, str] | None:
-    """Return what to log of a change, and how; nothing where only the peer's status changed."""
+    """Return a change's log line and level; None if only the peer's status changed."""
     if change.after == "alive":
         words = "is here" if change.before == "alive" else "is back"
         if change.before == "alive" and not change.why:

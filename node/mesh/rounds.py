@@ -1,4 +1,4 @@
-"""Runs a node's part in the mesh: surveys in rounds, answers, dials, and gives its own advert."""
+"""Runs a node's part in the mesh: surveys in rounds, answers, dials, and its own advert."""
 
 import random
 import secrets
@@ -28,28 +28,28 @@ from shared.events import Event, NodeState
 
 TICK_SECONDS: Final = 0.1
 _SOONER_ROUNDS: Final = 0.2
-"""Between two surveys when one is wanted at once."""
+"""The time between two surveys when one is wanted at once."""
 _CONNECT_SECONDS: Final = 0.5
-"""Between two looks at what to dial, where nothing has changed."""
+"""The time between two checks of what to dial, if nothing has changed."""
 _REDIAL_SECONDS: Final = 2.0
-"""An address where nobody answers is dialed again so often."""
+"""How often an address where nothing answers is dialed again."""
 _ADVERT_SECONDS: Final = 0.1
-"""An older advert is written again."""
+"""An older advert is rebuilt."""
 _REPORT_SECONDS: Final = 1.0
-"""Between two reports of what was counted."""
+"""The time between two reports of the counts."""
 
 Describe = Callable[[], tuple[NodeState, bytes]]
-"""Returns the node's status, and the payload of its advert, as they are now."""
+"""Returns the node's current status and the payload of its advert."""
 
 
 class Rounds:
     """One node's part in the mesh.
 
     Args:
-        options: How it takes part.
-        transport: Carries what it says.
+        options: How the node takes part.
+        transport: Carries its messages.
         describe: Describes the node.
-        emit: Takes events.
+        emit: Receives events.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Rounds:
         transport.on_disconnect = self._lose
 
     async def run(self) -> None:
-        """Judge ten times a second, survey once in a round. Runs until cancelled."""
-        # Two nodes that started together must not ask at the same moments for ever.
-        due = trio.current_time() + random.uniform(0, TICK_SECONDS)  # noqa: S311 - no secret
+        """Judge the peers ten times a second, and survey once in a round. Runs until cancelled."""
+        # Two nodes that started together must not keep asking at the same moments.
+        due = trio.current_time() + random.uniform(0, TICK_SECONDS)  # noqa: S311 - not for secrets
         round_due = due + random.uniform(0, ROUND_SECONDS)  # noqa: S311
         report_due = connect_due = due
         table = self.membership.table
@@ -105,7 +105,7 @@ class Rounds:
             due = now + TICK_SECONDS
 
     async def leave(self) -> None:
-        """Say goodbye. Ends when all who are alive have heard it."""
+        """Say goodbye. Ends when all living peers have received it."""
         self._leaving = True
         now = trio.current_time()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
@@ -117,7 +117,7 @@ class Rounds:
         self._report()
 
     def advert(self) -> Advert:
-        """Return what the node says of itself, at most a moment old."""
+        """Return the node's own advert, at most a moment old."""
         now = trio.current_time()
         if self._advert is None or now - self._advert_at > _ADVERT_SECONDS:
             status, payload = self._describe()
@@ -130,15 +130,15 @@ class Rounds:
         return self._advert
 
     def note_failed_lookup(self) -> None:
-        """Count a seed that stands for no address."""
+        """Count a seed that resolves to no address."""
         self._traffic.fail("lookup")
 
     def take_survey(self, sealed: bytes, host: str) -> Reply:
-        """Learn from a survey and return the answer.
+        """Process a survey and return the answer.
 
         Args:
-            sealed: What came.
-            host: Where it came from, an IP address.
+            sealed: The received bytes.
+            host: The sender's IP address.
         """
         wall, now = time.time(), trio.current_time()
         opened = self._seal.open_survey(sealed, wall)
@@ -154,11 +154,11 @@ class Rounds:
         return Reply(self._sign(answer, 1), "repeated" if opened.repeated else "believed")
 
     def take_answer(self, sealed: bytes, address: str) -> None:
-        """Learn from what came in the place of an answer.
+        """Process the reply to a survey.
 
         Args:
-            sealed: What came.
-            address: Where it was asked.
+            sealed: The received bytes.
+            address: The address that was asked.
         """
         now = trio.current_time()
         if sealed == NOT_AUTHENTIC:
@@ -185,13 +185,13 @@ class Rounds:
         self._ask(message, now)
 
     def _refuse_survey(self, refused: Refused, host: str, wall: float, now: float) -> Reply:
-        """Count a survey that is not believed; its sender is told why where it is a node's."""
+        """Count a refused survey; answer the reason if the sender is a node."""
         self._note_refused(refused, host, wall, now)
         if refused.reason == "unauthenticated":
             return Reply(NOT_AUTHENTIC, "refused")
         if refused.head is None:
             return Reply(None, "refused")
-        # It shows the other node this one's protocol and time.
+        # The answer reveals this node's protocol and time to the other node.
         answer = self._sign(self.membership.reply(self.advert(), wall), 1)
         return Reply(answer, "believed" if refused.reason == "incompatible" else "refused")
 
@@ -217,14 +217,14 @@ class Rounds:
         return sealed
 
     def _connect(self) -> None:
-        """Dial the addresses that the membership wants dialed, and no others."""
+        """Dial exactly the addresses that the membership wants."""
         table = self.membership.table
         wanted, dialed = table.wanted(), self.transport.dialed
-        if not self._has_secret:  # nothing of an unguarded mesh leaves this machine
+        if not self._has_secret:  # nothing of an open mesh leaves this machine
             wanted = set(filter(is_loopback, wanted))
         silent = (dialed & wanted) - table.answering()
-        # After a network was gone for a while TCP retries ever more rarely; a new dial does not
-        # wait for that.
+        # While a network is down, TCP retries less and less often; a new dial does not wait for
+        # that.
         late = {a for a in silent if self.transport.seconds_dialed(a) > _REDIAL_SECONDS}
         for address in (dialed - wanted) | late:
             self.transport.hang_up(address)

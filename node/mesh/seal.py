@@ -1,9 +1,8 @@
-"""Signs messages with the cluster's secret, and finds out which are authentic and fresh.
+"""Signs messages with the cluster's secret, and checks which are authentic and fresh.
 
-An attacker on the network can read, drop, delay and repeat what nodes say. A message that the
-attacker made fails its HMAC. As to repeated ones: an answer is bound to the random nonce of the one
-survey it answers; a survey is taken once, by its rising sequence number, and not at all when it
-was sent too long ago. No I/O and no clock.
+An attacker on the network can read, drop, delay and repeat messages. A forged message fails its
+HMAC. Replays are refused as well: an answer is bound to the random nonce of its survey; a survey is
+accepted once, by its rising sequence number, and only while it is recent. No I/O and no clock.
 """
 
 import hashlib
@@ -18,12 +17,12 @@ from node.mesh.messages import PROTOCOL, Head, Message
 from shared.events import NetworkFault
 
 WINDOW_SECONDS: Final = 30.0
-"""How far the clocks of two nodes may be apart, message included."""
+"""How much the clocks of two nodes may differ, the message's travel time included."""
 SENDERS: Final = 4096
-"""Runs of nodes whose last sequence numbers are remembered."""
+"""How many runs of nodes have their last sequence number remembered."""
 _MAC_BYTES: Final = 32
 _PURPOSE: Final = b"distributed-llm mesh\0"
-"""Keeps the key apart from whatever else the secret may be used for."""
+"""Separates the key from other uses of the secret."""
 
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(Message)
@@ -33,45 +32,46 @@ _DAMAGED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 @dataclass(frozen=True)
 class Opened:
-    """A message that may be believed."""
+    """A message that can be trusted."""
 
     message: Message
     repeated: bool = False
-    """Whether it is the sender's last survey once more, as it comes over a second connection."""
+    """Whether it repeats the sender's last survey, as when it arrives over a second connection."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A message that may not."""
+    """A message that cannot be trusted."""
 
     reason: NetworkFault
     head: Head | None = None
-    """Who sent it, where it is authentic, but of another protocol or time."""
+    """The sender, if the message is authentic but has another protocol or time."""
 
 
 class Seal:
-    """One node's key and its memory of what it has taken.
+    """One node's key, and its record of accepted messages.
 
     Args:
-        secrets: The first signs, each is accepted; none where the mesh is only on loopback.
+        secrets: The first one signs, each is accepted; empty if the mesh is on loopback only.
     """
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         texts = secrets or ("",)
         self._keys = [hashlib.sha256(_PURPOSE + text.encode()).digest() for text in texts]
         self._taken: dict[tuple[str, int], tuple[int, float]] = {}
-        """By sender and session, the highest sequence and when it came, the latest last."""
+        """The highest sequence number and its arrival time by sender and session, the latest last.
+        """
 
     def sign(self, message: Message) -> bytes:
-        """Return a packed message behind its HMAC."""
+        """Return a packed message with its HMAC in front."""
         packed = _encoder.encode(message)
         return hmac.digest(self._keys[0], packed, "sha256") + packed
 
     def open_survey(self, sealed: bytes, now: float) -> Opened | Refused:
-        """Read a survey or a leave. Never raises.
+        """Read a survey or a goodbye. Never raises.
 
         Args:
-            sealed: What came, perhaps not from a node at all.
+            sealed: The received bytes, perhaps not from a node at all.
             now: Unix time in seconds.
         """
         found = self._open(sealed, now)
@@ -120,12 +120,12 @@ class Seal:
         )
 
     def _has_room(self, now: float) -> bool:
-        """Whether one more sender can be remembered; forgets the oldest if that does no harm."""
+        """Return whether there is room for a sender; forget the oldest one if that is safe."""
         if len(self._taken) < SENDERS:
             return True
         oldest = next(iter(self._taken))
         _, came_at = self._taken[oldest]
-        # A message may be a window ahead of its time, and is refused for its age a window after it.
+        # A message's time may be a window ahead. It is too old one window after its time.
         if abs(now - came_at) <= 2 * WINDOW_SECONDS:
             return False
         del self._taken[oldest]
@@ -137,7 +137,7 @@ def _is_of_another_time(sent_at: float, now: float) -> bool:
 
 
 def _refuse_other(packed: bytes, now: float) -> Refused:
-    """Find out why an authentic message is not taken: its protocol, its time or its form."""
+    """Return why an authentic message is refused: its protocol, its time or its form."""
     try:
         head = _head_decoder.decode(packed)
     except _DAMAGED:

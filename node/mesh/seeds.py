@@ -1,4 +1,4 @@
-"""Looks up the seeds, again and again: a name may stand for other addresses later."""
+"""Resolves the seeds again and again, because a name's addresses may change."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from shared.repeats import Repeats
 
 LOOKUP_SECONDS: Final = 5.0
 _ADDRESSES: Final = 256
-"""Of one name; a headless service of Kubernetes has as many as it has pods."""
+"""Limit per name; a headless service of Kubernetes has as many addresses as pods."""
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses that a name stands for now; an IP address stands for itself.
+    """Return the current addresses of a name; an IP address resolves to itself.
 
     Raises:
-        OSError: It stands for none.
+        OSError: The name has no address.
     """
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    # An address of the link alone has a scope, with which no peer can be dialed.
+    # A link-local address has a scope, with which no peer can be dialed.
     usable = [address for *_, address in found if "%" not in str(address[0])]
     return [address_of(str(address[0]), int(address[1])) for address in usable]
 
@@ -36,13 +36,14 @@ async def watch_seed(
     found: Callable[[str, list[str]], None],
     failed: Callable[[], None],
 ) -> None:
-    """Look a seed up every few seconds. Runs until cancelled.
+    """Resolve a seed every few seconds. Runs until cancelled.
 
     Args:
         seed: A name or an IP address with a port.
         look_up: Returns a name's addresses.
-        found: Takes the seed and its addresses; after a failure the last ones stay.
-        failed: Called at each failure.
+        found: Called with the seed and its addresses. After a failure the last addresses stay
+            valid.
+        failed: Called on each failure.
     """
     repeats = Repeats(_log, trio.current_time)
     while True:
@@ -52,7 +53,7 @@ async def watch_seed(
         except (OSError, ValueError, trio.TooSlowError) as error:
             failed()
             why = error if str(error) else f"no answer within {LOOKUP_SECONDS:g} s"
-            repeats.note("the seed %s cannot be looked up: %s", seed, why, kind=seed)
+            repeats.note("cannot resolve the seed %s: %s", seed, why, kind=seed)
         await trio.sleep(LOOKUP_SECONDS)
 
 
@@ -62,5 +63,5 @@ async def _look_up(seed: str, look_up: Resolve) -> list[str]:
         named = await look_up(host.strip("[]"), int(port))
     usable = list(filter(is_address, named))[:_ADDRESSES]
     if not usable:
-        raise ValueError("it stands for no address that can be dialed")
+        raise ValueError("it has no address that can be dialed")
     return usable

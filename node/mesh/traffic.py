@@ -1,4 +1,4 @@
-"""Counts messages and failures of the mesh, so that one event a second stands for many."""
+"""Counts messages and failures of the mesh, so that one event a second covers many."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from shared.events import (
 
 
 class Traffic:
-    """What happened since the last report."""
+    """The counts since the last report."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[Direction, MessageType]] = Counter()
@@ -27,11 +27,11 @@ class Traffic:
         self._bytes[direction, kind] += copies * size
 
     def fail(self, reason: NetworkFault, count: int = 1) -> None:
-        """Count what went wrong."""
+        """Count failures."""
         self._failed[reason] += count
 
     def report(self) -> Iterator[Event]:
-        """Yield what was counted and start from zero."""
+        """Yield the counts and reset them."""
         counts, sizes, failed = self._counts, self._bytes, self._failed
         self._counts, self._bytes, self._failed = Counter(), Counter(), Counter()
         for (direction, kind), count in counts.items():

@@ -1,7 +1,7 @@
-"""Carries surveys and answers over nng: one socket that dials all peers, one that listens.
+"""Carries surveys and answers over nng: one socket dials all peers, one listens.
 
-nng's threads fill its queues. They are emptied here when the socket's descriptor says so, many
-messages at a wake-up, which costs less than a callback for each.
+nng's threads fill its queues. This module empties them when the socket's descriptor is readable,
+many messages per wake-up, which costs less than a callback per message.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from node.mesh.messages import MESSAGE_BYTES
 
 _RECONNECT_MILLISECONDS: Final = (20, 1000)
 _SURVEY_MILLISECONDS: Final = 5000
-"""Answers to a survey are taken until the next one, at the most for so long."""
+"""Answers to a survey are accepted until the next survey, at most this long."""
 _SEND_MILLISECONDS: Final = 20
-"""An answer that cannot leave at once is dropped: its asker will ask again."""
+"""An answer that cannot be sent at once is dropped: its receiver asks again."""
 _QUEUE: Final = 512
 _BURST: Final = 64
-"""Messages taken before other tasks run."""
+"""Messages to process before other tasks run."""
 _NOTHING: Final = (pynng.TryAgain, pynng.BadState, pynng.Timeout)
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Files for TLS on both sides; every node's certificate carries the one name."""
+    """TLS files for both sides; every node's certificate carries the same name."""
 
     certificate: Path
     key: Path
@@ -42,7 +42,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a node has to say to a survey, and what it makes of the sender."""
+    """A node's reply to a survey, and its judgement of the sender."""
 
     sealed: bytes | None
     """None for no answer."""
@@ -53,11 +53,11 @@ class Transport:
     """The node's two sockets; `open_transport` yields one.
 
     Args:
-        surveyor: Dials.
-        respondent: Listens already.
+        surveyor: The socket that dials.
+        respondent: The socket that listens already.
         scheme: `tcp` or `tls+tcp`.
-        address: Where it listens, an IP address and a port.
-        members: Connections of nodes of the mesh that others may have open to this one.
+        address: The IP address and port on which it listens.
+        members: Limit of open connections from nodes of the mesh.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Transport:
         self.on_disconnect: Callable[[str], None] = lambda _: None
         """Called in the event loop with the address that was dialed."""
         self.contain: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
-        """Around what nng's threads bring about: what that raises would end the event loop."""
+        """Guards the callbacks of nng's threads: their errors would end the event loop."""
         self._excess = 0
         self._surveyor = surveyor
         self._respondent = respondent
         self._scheme = scheme
         self._dialers: dict[str, tuple[Any, float]] = {}
-        """Each with the time at which it was dialed."""
+        """Each with the time at which dialing began."""
         self._pipes: dict[int, str] = {}
         self._answered_pipes: set[int] = set()
-        """Those over which the last survey was answered: a second answer would be one too many."""
+        """Connections over which the last survey was answered; a second answer would be excess."""
         self._guests: Guests[pynng.Pipe] = Guests(members)
-        # nng looks a descriptor up at each question for it.
+        # nng looks the descriptor up on each access.
         self._answers_fd: int = surveyor.recv_fd
         self._surveys_fd: int = respondent.recv_fd
         self._answered = _poll(self._answers_fd)
@@ -97,7 +97,7 @@ class Transport:
 
     @property
     def dialed(self) -> set[str]:
-        """The addresses that are dialed now, whether or not anybody is there."""
+        """The addresses that are dialed now, connected or not."""
         return set(self._dialers)
 
     @property
@@ -106,12 +106,12 @@ class Transport:
         return len(self._pipes)
 
     def take_excess(self) -> int:
-        """Return how many messages and connections were past their limits since the last call."""
+        """Return how many messages and connections exceeded their limits since the last call."""
         excess, self._excess = self._excess, 0
         return excess
 
     def dial(self, address: str) -> None:
-        """Connect to an address, again and again until it is hung up.
+        """Connect to an address and reconnect until it is hung up.
 
         Raises:
             ValueError: nng cannot dial it.
@@ -129,22 +129,22 @@ class Transport:
         dialer.close()
 
     def seconds_dialed(self, address: str) -> float:
-        """Return for how long an address has been dialed."""
+        """Return for how many seconds an address has been dialed."""
         _, since = self._dialers[address]
         return trio.current_time() - since
 
     def send_survey(self, sealed: bytes) -> int:
-        """Ask all who are connected; return how many that is. Ends the survey before."""
+        """Send a survey to all connected peers and return their number. Ends the survey before."""
         self._answered_pipes.clear()
         self._surveyor.send(sealed)
         return len(self._pipes)
 
     async def receive_answers(self, take: Callable[[bytes, str], None]) -> None:
-        """Hand on each answer with the address that was dialed for it. Runs until cancelled."""
+        """Pass on each answer with the address that was dialed for it. Runs until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._answers_fd)
             for _ in range(_BURST):
-                if not self._answered.poll(0):  # without waiting nng would wait for the survey
+                if not self._answered.poll(0):  # even a non-blocking receive would wait here
                     break
                 try:
                     message = self._surveyor.recv_msg(block=False)
@@ -159,7 +159,7 @@ class Transport:
             await trio.lowlevel.checkpoint()
 
     async def receive_surveys(self, answer: Callable[[bytes, str], Reply]) -> None:
-        """Answer surveys; `answer` takes each with its sender's host. Runs until cancelled."""
+        """Answer surveys; `answer` gets each one with its sender's host. Runs until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._surveys_fd)
             for _ in range(_BURST):
@@ -167,7 +167,7 @@ class Transport:
                     message = self._respondent.recv_msg(block=False)
                 except _NOTHING:
                     break
-                # pynng's `recv`, which returns bytes at once, breaks at an empty message.
+                # pynng's `recv`, which returns bytes directly, fails on an empty message.
                 if message.pipe is not None:
                     self._take_survey(message.pipe, message.bytes, answer)
             await trio.lowlevel.checkpoint()
@@ -187,7 +187,7 @@ class Transport:
             self._send_answer(reply.sealed)
 
     def _admit(self, pipe: pynng.Pipe) -> Guest[pynng.Pipe]:
-        """Return what is known of a connection; it may be new."""
+        """Return the record of a connection, which may be new."""
         number = pipe.id
         guest = self._guests.find(number)
         if guest is None:
@@ -202,8 +202,8 @@ class Transport:
                 guest.connection.close()
 
     def _send_answer(self, sealed: bytes) -> None:
-        # Where the asker does not read, the descriptor is not ready; nng's own send without
-        # waiting always fails here, and one that may wait then does not have to.
+        # If the receiver does not read, the descriptor is not ready. nng's non-blocking send always
+        # fails here, and a blocking one does not have to wait then.
         if self._answerable.poll(0):
             with contextlib.suppress(pynng.NNGException):
                 self._respondent.send(sealed)
@@ -211,7 +211,7 @@ class Transport:
     # On nng's threads:
 
     def _note_connected(self, pipe: pynng.Pipe) -> None:
-        with contextlib.suppress(pynng.NNGException):  # it may be closed again already
+        with contextlib.suppress(pynng.NNGException):  # it may be closed already
             address = str(pipe.remote_address)
             self._pipes[pipe.id] = address
             self._tell(lambda: self.on_connect(address))
@@ -238,10 +238,10 @@ class Transport:
 
 @contextlib.contextmanager
 def open_transport(host: str, port: int, tls: Tls | None, members: int) -> Iterator[Transport]:
-    """Listen for surveys and get ready to ask.
+    """Listen for surveys and prepare to send them.
 
     Raises:
-        StartupError: The port cannot be used, or a TLS file cannot.
+        StartupError: The port or a TLS file cannot be used.
     """
     scheme = "tls+tcp" if tls else "tcp"
     shown = f"[{host}]" if ":" in host else host
@@ -295,7 +295,7 @@ def _host_of(pipe: pynng.Pipe) -> str:
 
 
 def _poll(descriptor: int) -> select.poll:
-    """Watch one descriptor; `select.select` knows only the first 1024."""
+    """Wait for one descriptor; `select.select` supports only the first 1024."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return poll
