@@ -12,7 +12,7 @@ from shared.command import guard, run_command
 
 
 def main() -> None:
-    """Run the node, or the command beside it that was named, and exit with its code."""
+    """Run the node, or the subcommand that was given, and exit with its code."""
     if sys.argv[1:2] == ["plan"]:
         sys.exit(guard(explain.PROGRAM, lambda: explain.main(sys.argv[2:]), StartupError))
     sys.exit(

@@ -1,11 +1,11 @@
-"""What can go wrong in a node, by whose fault it is; each request error knows its HTTP status."""
+"""The errors of a node, ordered by whose fault they are; each request error has an HTTP status."""
 
 import math
 from typing import ClassVar, Self
 
 
 class NodeError(Exception):
-    """Base of everything that the node raises on purpose; the text is one line for a person."""
+    """Base of all errors that the node raises on purpose; the text is one line for a person."""
 
 
 class StartupError(NodeError):
@@ -13,9 +13,9 @@ class StartupError(NodeError):
 
 
 class RequestError(NodeError):
-    """A request that ends without its answer.
+    """A request ended without its answer.
 
-    `kind` and `code` are OpenAI's words for its error object, `parameter` is the field at fault.
+    `kind` and `code` are the values of OpenAI's error object; `parameter` is the field at fault.
     """
 
     status: ClassVar[int] = 500
@@ -34,18 +34,18 @@ class RequestError(NodeError):
         self.parameter = parameter
         self.code = code or self.code
         self.retry_after_seconds = retry_after_seconds
-        """When to retry, where that may help."""
+        """Seconds after which a retry may succeed; None if a retry does not help."""
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers that belong to the error."""
+        """Return the HTTP headers for the error."""
         if self.retry_after_seconds is None:
             return {}
         return {"Retry-After": str(math.ceil(self.retry_after_seconds))}
 
     def fresh(self) -> Self:
-        """Return the same error for another request.
+        """Return a new error like this one, for another request.
 
-        Raised a second time, an error would keep the frames of the first request alive.
+        An error that is raised a second time would keep the frames of the first request alive.
         """
         copy = type(self).__new__(type(self), *self.args)
         copy.__dict__.update(self.__dict__)
@@ -53,12 +53,12 @@ class RequestError(NodeError):
 
     @property
     def others_may_answer(self) -> bool:
-        """Return whether another node may still answer: the fault is this one's, and passing."""
+        """Whether another node may still answer: the fault lies in this node and is temporary."""
         return self.status in (429, 503)
 
 
 class InvalidRequestError(RequestError):
-    """The caller asked for something malformed or not supported."""
+    """The request is malformed or asks for something unsupported."""
 
     status = 400
     kind = "invalid_request_error"
@@ -71,7 +71,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class UnauthorizedError(RequestError):
-    """The caller sent no credentials, or wrong ones."""
+    """The caller sent no credentials, or invalid ones."""
 
     status = 401
     kind = "invalid_request_error"
@@ -92,7 +92,7 @@ class MissingKeyError(UnauthorizedError):
 
 
 class WrongKeyError(UnauthorizedError):
-    """The caller sent an API key that is not one of the node's."""
+    """The caller sent an API key that this node does not accept."""
 
     code = "invalid_api_key"
 
@@ -100,7 +100,7 @@ class WrongKeyError(UnauthorizedError):
         super().__init__("the API key is wrong: it is not, or no longer, a key of this node")
 
     def headers(self) -> dict[str, str]:
-        """Return the challenge, which says that there was a key."""
+        """Return the challenge, which says that a key was sent."""
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
@@ -113,7 +113,7 @@ class ModelNotFoundError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """The model's queue holds as many requests as it may."""
+    """The model's queue is full."""
 
     status = 429
     kind = "rate_limit_error"
@@ -121,7 +121,7 @@ class QueueFullError(RequestError):
 
 
 class DeadlineExceededError(RequestError):
-    """The request was not done in time."""
+    """The request was not completed in time."""
 
     status = 504
     kind = "server_error"
@@ -129,7 +129,7 @@ class DeadlineExceededError(RequestError):
 
 
 class InsufficientMemoryError(RequestError):
-    """The model does not fit into the memory that loaded models leave."""
+    """The model does not fit in the memory that loaded models leave."""
 
     status = 503
     kind = "server_error"
@@ -137,7 +137,7 @@ class InsufficientMemoryError(RequestError):
 
 
 class EngineFailedError(RequestError):
-    """The engine died or was stopped while it had the request."""
+    """The engine died or was stopped during the request."""
 
     status = 500
     kind = "server_error"
@@ -153,7 +153,7 @@ class UnavailableError(RequestError):
 
 
 class OtherModelError(RequestError):
-    """Another node began the answer with other weights than the model has here."""
+    """Another node began the answer with other weights than this node has for the model."""
 
     status = 503
     kind = "server_error"

@@ -1,7 +1,7 @@
-"""What this machine grants the process: cores and memory, limited by affinity and cgroups.
+"""The cores and memory that this machine grants the process, by affinity and cgroups.
 
-Sources: sched_getaffinity(2) and the kernel's cgroup v2 documentation (`cpu.max`, `memory.max`),
-where the tightest limit on the way up to the root holds.
+Sources: sched_getaffinity(2) and the kernel's cgroup v2 documentation (`cpu.max`, `memory.max`).
+The tightest limit on the way up to the root applies.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def usable_cores(root: Path = _CGROUPS) -> float:
-    """Return how many cores this process may use, a fraction under a quota."""
+    """Return how many cores this process may use; fractional under a quota."""
     cores = float(len(os.sched_getaffinity(0)))
     for directory in _own_cgroups(root):
         quota, _, period = _read(directory / "cpu.max").partition(" ")
@@ -27,13 +27,13 @@ def usable_cores(root: Path = _CGROUPS) -> float:
 
 
 def usable_memory_bytes(root: Path = _CGROUPS) -> int:
-    """Return how much memory this process may use at most, in bytes."""
+    """Return the limit of this process's memory, in bytes."""
     limits = [_read(directory / "memory.max") for directory in _own_cgroups(root)]
     return min([psutil.virtual_memory().total, *map(int, filter(str.isdecimal, limits))])
 
 
 def available_memory_bytes(root: Path = _CGROUPS) -> int:
-    """Return the bytes available without swapping, counting cached files as free.
+    """Return the memory available without swapping, in bytes; cached files count as free.
 
     A cgroup's `memory.current` includes cached files; `inactive_file` of its `memory.stat` is the
     part that the kernel reclaims first.
@@ -51,16 +51,16 @@ def available_memory_bytes(root: Path = _CGROUPS) -> int:
 
 
 def engine_threads(cores: float) -> int:
-    """Return how many threads an engine uses: one per whole core, less one.
+    """Return the number of threads of an engine: one per whole core, minus one.
 
     Threads spin while they wait for each other, so one core too few costs more than one thread too
-    few; the spare core is for the node, its clients and the exporter.
+    few. The spare core is for the node, its clients and the exporter.
     """
     return max(1, int(cores) - 1)
 
 
 def addresses() -> list[str]:
-    """Return the IP addresses by which other machines may reach this one, IPv4 first."""
+    """Return the IP addresses at which other machines may reach this one, IPv4 first."""
     kinds = (socket.AF_INET, socket.AF_INET6)
     found = [
         (kinds.index(address.family), address.address)
@@ -68,7 +68,7 @@ def addresses() -> list[str]:
         for address in interface
         if address.family in kinds
     ]
-    # A link-local address means nothing elsewhere.
+    # A link-local address is not valid on other machines.
     usable = [(kind, ip) for kind, ip in sorted(found) if _is_reachable(ip)]
     return [ip for _, ip in usable]
 

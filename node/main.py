@@ -1,6 +1,6 @@
 """The node's composition root: opens everything in order; its nested blocks are the lifetimes.
 
-What is opened is built in `node.parts`.
+`node.parts` builds the parts.
 """
 
 import itertools
@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 async def run(settings: NodeSettings) -> None:
     """Run the node until SIGTERM, SIGINT or SIGHUP, then drain and end.
 
-    Telemetry is the outermost block, so that the last event of every part is still carried. The
-    API opens before the model is loaded, and says so when it is asked.
+    Telemetry is the outermost block, so that the last event of every part is still sent. The API
+    opens before the model is loaded, and reports that state when asked.
 
     Raises:
         StartupError: The node cannot start here (in a group).
@@ -89,10 +89,10 @@ async def run(settings: NodeSettings) -> None:
 
 
 async def _load(scheduler: Scheduler, models: list[Model]) -> None:
-    """Load what is to be there from the start, one after the other.
+    """Load the models that must be in memory from the start, one after the other.
 
     Raises:
-        StartupError: One cannot be loaded.
+        StartupError: A model cannot be loaded.
     """
     for model in models:
         if model.resident:
@@ -120,7 +120,7 @@ async def _open_api(
     except* OSError as group:
         cause = leaves(group)[0]
         message = (
-            f"port {settings.api_port} on {settings.host} cannot be had ({cause}): "
+            f"cannot listen on port {settings.api_port} of {settings.host} ({cause}): "
             "choose another with --api-port"
         )
         raise StartupError(message) from group
@@ -144,11 +144,11 @@ async def _stop_on_signal(
         draining.cancel_scope.cancel()
     router.end()
     stop_serving.set()
-    # Also ends a load that is still under way.
+    # This also ends a load that is still running.
     serving.cancel_scope.deadline = trio.current_time() + _CLOSING_SECONDS
 
 
 async def _hurry(signals: AsyncIterator[int], draining: trio.Nursery) -> None:
     async for number in signals:
-        if number != signal.SIGHUP:  # a terminal that closes sends it more than once
+        if number != signal.SIGHUP:  # a closing terminal sends it more than once
             draining.cancel_scope.cancel()

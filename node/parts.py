@@ -49,16 +49,16 @@ from shared.settings.base import APPLICATION
 
 _PROMPT_CHUNK_TOKENS: Final = 32
 _OTHER_DESCRIPTORS: Final = 64
-"""Standard streams, the event loop, nng's own, files that are read; a guess with room."""
+"""Standard streams, the event loop, nng's own, files that are read; a guess with some margin."""
 _MODEL_DESCRIPTORS: Final = 8
-"""An engine's pipes and its process, twice while one is replaced."""
+"""An engine's pipes and its process, twice because a replacement may overlap."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a node is made of, before anything of it runs."""
+    """The parts of a node before anything runs."""
 
     settings: NodeSettings
     outbox: Outbox
@@ -71,17 +71,17 @@ class Parts:
     peer_offers: PeerOffers
     layer_levels: LayerLevels
     signer: Signer | None
-    """None where requests stay on this node."""
+    """None if this node does not exchange requests with other nodes."""
     router: Router
     connections: int
-    """To the API, at most."""
+    """Limit of connections to the API."""
 
 
 def build_parts(settings: NodeSettings) -> Parts:
-    """Build a node. Reads the files that the settings name, and opens nothing.
+    """Build a node. Reads the files that the settings name, but opens nothing.
 
     Raises:
-        StartupError: A file cannot be used, or the settings do not go together.
+        StartupError: A file cannot be used, or the settings contradict each other.
     """
     version = importlib.metadata.version(APPLICATION)
     mesh_options = read_options(settings, version)
@@ -117,9 +117,9 @@ def build_parts(settings: NodeSettings) -> Parts:
 
 
 def _fit_connections(settings: NodeSettings, models: int) -> int:
-    """Return how many connections the API may have beside everything else that takes descriptors.
+    """Return how many API connections the remaining descriptors allow.
 
-    Half of what is left is for the mesh and for requests that peers answer.
+    Half of the remaining descriptors are reserved for the mesh and for requests to peers.
     """
     limit = raise_descriptor_limit()
     others = _OTHER_DESCRIPTORS + models * _MODEL_DESCRIPTORS
@@ -127,10 +127,10 @@ def _fit_connections(settings: NodeSettings, models: int) -> int:
 
 
 def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
-    """Build what answers HTTP and gRPC, behind what it asks of its clients.
+    """Build the HTTP and gRPC API behind its access checks.
 
     Args:
-        parts: Of the node.
+        parts: The node's parts.
         stop_serving: Set when the API is about to close.
 
     Raises:
@@ -156,7 +156,7 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
 
 
 def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:
-    """Give each model its engine and its lane; the composition root runs them."""
+    """Build each model's engine and lane; the composition root runs them."""
     limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
     scheduler = Scheduler(emit, limits)
 
@@ -165,7 +165,7 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         return find_shortage(described, loaded, machine.available_memory_bytes())
 
     def note_engine() -> None:
-        # The levels of a model go when its engine does; requests may wait for the next one.
+        # The levels of a model end with its engine; requests may wait for the next engine.
         for lane in scheduler.lanes:
             lane.tell_load()
         scheduler.note_change()
@@ -185,15 +185,15 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
 
 
 def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None:
-    """Give what proves to other nodes who asks; None where requests stay on this node.
+    """Return the signer that authenticates nodes; None if requests stay on this node.
 
-    Without a secret anybody on this machine could ask in a node's name, which is as much as the
-    API allows if it asks for no key, and a way around the key if it does.
+    Without a secret, any process on this machine could send requests as a node. If the API requires
+    no key, that grants nothing new; if it does, that would bypass the key.
     """
     if options.secrets or not (settings.api_key_file or settings.tls_client_ca_file):
         return Signer(options.secrets or ("",))
     if options.seeds:
-        _log.warning("no request is sent to another node or taken from one: set --mesh-secret-file")
+        _log.warning("requests are not exchanged with other nodes: set --mesh-secret-file")
     return None
 
 

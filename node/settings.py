@@ -25,7 +25,7 @@ from shared.settings.kinds import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSettings(Settings):
-    """What the node is told."""
+    """The node's settings."""
 
     table: ClassVar[str] = "node"
 
@@ -37,7 +37,7 @@ class NodeSettings(Settings):
         shown="the demo model",
     )
     models_dir: Path | None = setting(
-        Topic.MODELS, None, DIRECTORY, "Directory of further GGUF files, loaded on request."
+        Topic.MODELS, None, DIRECTORY, "Directory of more GGUF files, loaded on request."
     )
     context_length: int = setting(
         Topic.MODELS, 0, COUNT_OR_NONE, "Tokens of context.", shown="as trained"
@@ -77,11 +77,11 @@ class NodeSettings(Settings):
         shown="the system's",
     )
     max_output_tokens: int = setting(
-        Topic.LIMITS, 0, COUNT_OR_NONE, "Tokens per answer.", shown="what the context has room for"
+        Topic.LIMITS, 0, COUNT_OR_NONE, "Tokens per answer.", shown="what fits in the context"
     )
     queue: int = setting(Topic.LIMITS, 64, COUNT, "Requests that may wait for a model.")
     request_seconds: float = setting(
-        Topic.LIMITS, 600.0, POSITIVE, "Time limit for a request, including its wait."
+        Topic.LIMITS, 600.0, POSITIVE, "Time limit for a request, including its wait in the queue."
     )
     drain_seconds: float = setting(
         Topic.LIMITS, 20.0, NOT_NEGATIVE, "Time that running requests get when the node stops."
@@ -122,14 +122,14 @@ class NodeSettings(Settings):
         Topic.MESH, None, FILE, "CA that signed every node's certificate, PEM."
     )
     replicas: int = setting(
-        Topic.MESH, 2, COUNT, "Nodes that the plan gives to a model that fits on one."
+        Topic.MESH, 2, COUNT, "Nodes on which the plan places a model that fits on one."
     )
 
     def check(self) -> None:
-        """Check also that the files of TLS are complete.
+        """Also check that the TLS files are complete.
 
         Raises:
-            UsageError: The settings do not go together.
+            UsageError: The settings contradict each other.
         """
         super().check()
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -138,5 +138,5 @@ class NodeSettings(Settings):
             raise UsageError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")
 
     def with_node_id(self) -> Self:
-        """Return the settings with the node's name: the given one, else the one that it keeps."""
+        """Return the settings with the node's name: the given one, else the one that it kept."""
         return dataclasses.replace(self, node_id=kept_node_id(self.node_id, self.state_dir))
