@@ -1,1 +1,1 @@
-"""What the node reports: events on their way to the exporter, and the levels that go with them."""
+"""Reports the node's state: sends events to the exporter, with the levels that belong to them."""

@@ -1,8 +1,8 @@
 """Carries the outbox's batches to the exporter over nng REQ/REP, one in flight.
 
-Request and reply, because nng's other patterns drop silently when the receiver dies. REQ sends
-again by itself after a lost connection, so a batch may arrive twice: the exporter skips by
-sequence number.
+REQ/REP is used because nng's other patterns drop messages silently when the receiver dies. REQ
+resends by itself after a lost connection, so a batch may arrive twice: the exporter skips repeats
+by sequence number.
 """
 
 import logging
@@ -22,7 +22,8 @@ from shared.repeats import Repeats
 from shared.runtime.guard import Guard
 
 FLUSH_SECONDS: Final = 0.2
-"""Events gather this long: five batches a second cost next to nothing, and a metric is no older."""
+"""How long events are collected: five batches a second cost next to nothing, and metrics stay
+fresh."""
 GOODBYE_SECONDS: Final = 2.0
 LEVELS_SECONDS: Final = 10.0
 _RECONNECT_MILLISECONDS: Final = (20, 200)
@@ -43,15 +44,15 @@ async def open_carrier(
     levels: Callable[[], Iterable[Event]],
     guard: Guard[NodePart],
 ) -> AsyncIterator[None]:
-    """Carry for as long as the block runs; at its end send the rest and say goodbye.
+    """Carry batches while the block runs; at its end, send the rest and say goodbye.
 
-    A block that fails says no goodbye; but what came last, such as a load that failed, is sent.
+    If the block fails, it says no goodbye but still sends the last events, such as a failed load.
 
     Args:
-        outbox: What to carry.
+        outbox: The source of the batches.
         socket_path: Where the exporter listens, now or later.
-        levels: Returns every level as it is now, for an exporter that lacks them.
-        guard: Runs what carries.
+        levels: Returns the current value of every level, for an exporter that lacks them.
+        guard: Runs the tasks.
     """
     socket = pynng.Req0(
         resend_time=_RESEND_MILLISECONDS,
@@ -79,7 +80,9 @@ async def open_carrier(
             ):
                 await carrier.finish(goodbye=well)
             if grace.cancelled_caught:
-                _log.warning("no exporter took the last metric events within %s s", GOODBYE_SECONDS)
+                _log.warning(
+                    "no exporter accepted the last metric events within %s s", GOODBYE_SECONDS
+                )
 
 
 class _Carrier:
@@ -96,7 +99,7 @@ class _Carrier:
         self._repeats = Repeats(_log, trio.current_time)
 
     async def run(self) -> None:
-        """Send what gathers, and a heartbeat when nothing does. Runs until cancelled."""
+        """Send the collected events, or a heartbeat without any. Runs until cancelled."""
         beat = 0.0
         while True:
             if trio.current_time() >= self._levels_due:
@@ -108,16 +111,16 @@ class _Carrier:
                 await trio.sleep(FLUSH_SECONDS)
 
     async def pack(self) -> None:
-        """Pack what gathers while a batch is under way or nobody is there. Runs until cancelled.
+        """Pack events while a batch is in flight or no exporter runs. Runs until cancelled.
 
-        Packed events are bounded by their bytes, and far more of them fit than of unpacked ones.
+        Packed events have a size limit, and many more of them fit in memory than of unpacked ones.
         """
         while True:
             self._outbox.collect(trio.current_time())
             await trio.sleep(FLUSH_SECONDS)
 
     async def finish(self, *, goodbye: bool) -> None:
-        """Send what is left, with or without a goodbye. Ends when the exporter has taken it."""
+        """Send the rest, with or without a goodbye. Ends when the exporter has accepted it."""
         while not self._outbox.empty:
             await self._exchange(self._outbox.next_batch(trio.current_time()))
         if goodbye:
@@ -129,7 +132,7 @@ class _Carrier:
             try:
                 reply = _reply_decoder.decode(await self._socket.arecv())
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._repeats.note("the exporter's answer is not one of the telemetry protocol")
+                self._repeats.note("the exporter's reply is not a telemetry message")
                 await trio.sleep(wire.HEARTBEAT_SECONDS)
             else:
                 if self._settle(reply):
@@ -137,24 +140,24 @@ class _Carrier:
                 await trio.sleep(_CONFLICT_SECONDS)
 
     async def _send(self, batch: bytes) -> None:
-        # Never asend: pynng leaks the message when it is cancelled.
+        # Do not use asend: pynng leaks the message when it is cancelled.
         while True:
             try:
                 self._socket.send(batch, block=False)
-            except pynng.TryAgain:  # nobody listens yet
+            except pynng.TryAgain:  # no exporter is listening yet
                 await trio.sleep(_RETRY_SECONDS)
             else:
                 return
 
     def _settle(self, reply: wire.Reply) -> bool:
-        """Act on a reply; false where the batch has to be sent again."""
+        """Process a reply. Return False if the batch must be sent again."""
         if reply.error:
             text = "the exporter refused a batch of metric events: %.100r"
             self._repeats.note(text, reply.error, kind=_REFUSED)
         else:
             self._repeats.settle(_REFUSED)
         if reply.error == "conflict":
-            return False  # the other node of this name may be on its way out
+            return False  # the other node of this name may be leaving
         self._outbox.acknowledge(rejected=bool(reply.error))
         if reply.levels_wanted:
             self._emit_levels()

@@ -1,8 +1,8 @@
 """The node's end of the telemetry: events wait here, numbered and packed, until they are counted.
 
-No I/O and no clock: the carrier (`node.telemetry.carrier`) moves the batches. Two bounds keep a
-missing exporter from costing the node its memory: a count of events not packed yet, and bytes of
-packed ones. Past either the newest event is dropped and counted by reason.
+No I/O and no clock: the carrier (`node.telemetry.carrier`) moves the batches. Two limits bound the
+node's memory while the exporter is missing: the number of events not packed yet, and the bytes of
+packed events. Beyond either limit, the newest event is dropped and counted by reason.
 """
 
 import logging
@@ -19,9 +19,9 @@ from shared import wire
 from shared.events import Event
 
 EVENTS_LIMIT: Final = 65_536
-"""Bound on events that are not packed yet; they are packed several times a second."""
+"""Limit of events that are not packed yet; they are packed several times a second."""
 BACKLOG_BYTES: Final = 16 * 2**20
-"""Bound on packed events while no exporter takes them: several hundred thousand events."""
+"""Limit of packed events while no exporter accepts them: several hundred thousand events."""
 
 BUFFER_FULL: Final = "buffer_full"
 BACKLOG_FULL: Final = "backlog_full"
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Chunk:
-    """Consecutive packed events that travel together; `sent` is set once they have."""
+    """Consecutive packed events that are sent together; `sent` is set once they were sent."""
 
     first_sequence: int
     since: float
@@ -44,14 +44,14 @@ class _Chunk:
 
 
 class Outbox:
-    """Bounded buffer between the tasks that emit and the one task that carries.
+    """A bounded buffer between the tasks that emit and the one task that carries.
 
     Args:
-        node_id: Name of the node.
-        session: Name of this run of the node.
-        now: The time on the clock that `collect` and `next_batch` are called with, seconds.
-        events_limit: Events that wait to be packed, at most.
-        backlog_bytes: Bytes of packed events that wait for the exporter, at most.
+        node_id: The node's name.
+        session: The name of this run of the node.
+        now: The time on the clock of `collect` and `next_batch`, in seconds.
+        events_limit: Limit of events that wait to be packed.
+        backlog_bytes: Limit of packed events that wait for the exporter, in bytes.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Outbox:
         _disable_after_fork(self)
 
     def emit(self, event: Event) -> None:
-        """Take one event. Never blocks, never raises; safe from any thread.
+        """Add one event. Never blocks, never raises; safe from any thread.
 
-        The whole cost on the way of a request is this one append; `list.append` is atomic.
+        This append is the whole cost on a request's path; `list.append` is atomic.
         """
         if len(self._pending) < self._events_limit:
             self._pending.append(event)
@@ -90,29 +90,29 @@ class Outbox:
 
     @property
     def empty(self) -> bool:
-        """Whether every event that was taken has been acknowledged."""
+        """Whether every added event was acknowledged."""
         return not self._pending and not self._chunks
 
     def collect(self, now: float) -> None:
-        """Number and pack what was emitted until now."""
+        """Number and pack the events that were emitted until now."""
         count = len(self._pending)
         events = self._pending[:count]
-        del self._pending[:count]  # what other threads append meanwhile stays behind the slice
+        del self._pending[:count]  # the slice excludes what other threads append meanwhile
         for event in events:
             self._put(event)
         self._collected_at = now
 
     @property
     def is_behind(self) -> bool:
-        """Whether more waits than the one batch that gathers."""
+        """Whether more events wait than fit in one batch."""
         return len(self._chunks) > 1
 
     def next_batch(self, now: float, *, goodbye: bool = False) -> bytes:
-        """Give the bytes of the oldest batch not yet acknowledged, the same until it is.
+        """Return the bytes of the oldest batch not yet acknowledged; the same until it is.
 
-        With nothing to send it is an empty batch, the heartbeat. `goodbye` marks the last batch
-        of the session; it is built anew, for a batch that was sent without the mark has to stay
-        what it was.
+        Without events it is an empty batch, the heartbeat. `goodbye` marks the last batch of the
+        session. That batch is always rebuilt, because a batch that was sent without the mark must
+        not change.
         """
         self.collect(now)
         if not self._chunks:
@@ -123,7 +123,7 @@ class Outbox:
         return chunk.sent
 
     def acknowledge(self, *, rejected: bool = False) -> None:
-        """Let go of the batch that `next_batch` gave: it is counted, or will never be."""
+        """Remove the batch that `next_batch` returned: it is counted, or never will be."""
         if not self._chunks or self._chunks[0].sent is None:
             return  # a heartbeat
         chunk = self._chunks.popleft()
@@ -151,7 +151,8 @@ class Outbox:
     def _open_chunk(self, room: int) -> _Chunk:
         tail = self._chunks[-1] if self._chunks else None
         if tail is None or tail.sent or len(tail.packed) + room > wire.BATCH_BYTES:
-            # Emitted since the last collection at the earliest: an upper bound of the age.
+            # The events were emitted after the last collection, so this is an upper bound of their
+            # age.
             tail = _Chunk(self._sequence + 1, self._collected_at)
             self._chunks.append(tail)
         return tail
@@ -167,7 +168,7 @@ class Outbox:
             node_id=self._node_id,
             session=self._session,
             first_sequence=chunk.first_sequence,
-            # As of the last event here: later ones are on their way, not lost.
+            # As of the last event here: later events are in flight, not lost.
             emitted=chunk.first_sequence + chunk.count - 1 + self._refused,
             dropped=dict(self._dropped),
             age_seconds=max(0.0, now - chunk.since),
@@ -177,9 +178,10 @@ class Outbox:
         return self._encoder.encode(batch)
 
     def disable(self) -> None:
-        """Take no more events: in a forked process nobody carries them, and the parent has these.
+        """Drop all further events in a forked process: it has no carrier.
 
-        The lock is replaced, for a thread that is not here any more may have held it.
+        The parent keeps its events. The lock is replaced because a thread that the fork did not
+        copy may have held it.
         """
         self._refuse_lock = threading.Lock()
         self._events_limit = 0
@@ -194,7 +196,7 @@ def _disable_after_fork(outbox: Outbox) -> None:
         if (found := remembered()) is not None:
             found.disable()
             _log.error(
-                "process %d was forked from a node: its metric events go nowhere", os.getpid()
+                "process %d was forked from a node: its metric events are dropped", os.getpid()
             )
 
     os.register_at_fork(after_in_child=disable)

@@ -1,4 +1,4 @@
-"""Tells how far a model's download or load is: an event, and for people a bar or a line."""
+"""Reports the progress of a model's download or load: as events, and as a bar or log lines."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from shared.events import Event, LoadStage, ModelLoadProgressed
 
 _QUIET_SECONDS: Final = 1.0
-"""What is done sooner needs no bar and no line."""
+"""Anything faster needs neither a bar nor a line."""
 _LINE_SECONDS: Final = 10.0
 _EVENT_SECONDS: Final = 0.2
 _WORDS: Final = {"download": "downloading", "read": "loading"}
@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """One model's way through one stage.
+    """The progress of one model in one stage.
 
     Args:
         model_id: The model.
-        stage: What is being done with it.
-        emit: Takes events.
+        stage: The stage, such as its download.
+        emit: Receives events.
     """
 
     def __init__(self, model_id: str, stage: LoadStage, emit: Callable[[Event], None]) -> None:
@@ -38,7 +38,7 @@ class Progress:
         self._bar: tqdm[NoReturn] | None = None
 
     def note(self, done_bytes: int, total_bytes: int) -> None:
-        """Take note of how far it is; cheap enough for every block of a file."""
+        """Record the progress; cheap enough to call for every block of a file."""
         now = trio.current_time()
         is_done = done_bytes >= total_bytes
         if now >= self._event_at or is_done:
@@ -51,7 +51,7 @@ class Progress:
             _log.info("%s: %.0f %%", self._what, 100 * done_bytes / max(1, total_bytes))
 
     def close(self) -> None:
-        """Leave the terminal's line, however far it came."""
+        """Finish the progress bar, whether or not it is complete."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

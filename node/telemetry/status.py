@@ -1,4 +1,4 @@
-"""What the node says of itself: its state, and every level that an exporter may ask for anew."""
+"""The node's own state, and every level that an exporter may request."""
 
 import platform
 import time
@@ -24,13 +24,13 @@ class NodeStatus:
 
     Args:
         version: The project's version.
-        scheduler: Whose lanes say how busy the node is.
-        emit: Takes events.
+        scheduler: The source of how busy the node is.
+        emit: Receives events.
     """
 
     def __init__(self, version: str, scheduler: Scheduler, emit: Callable[[Event], None]) -> None:
         self.api_url = ""
-        """Where the API answers; the exporter's health check asks there."""
+        """The URL of the API, for the exporter's health check."""
         self._version = version
         self._scheduler = scheduler
         self._emit = emit
@@ -49,12 +49,12 @@ class NodeStatus:
 
     @property
     def serving(self) -> bool:
-        """Whether requests are taken and every model that must be loaded is."""
+        """Whether requests are accepted and every model that must be loaded is loaded."""
         lanes = self._scheduler.lanes
         return not self._scheduler.draining and all(lane.engine.healthy for lane in lanes)
 
     def note_change(self) -> None:
-        """Emit the state if it is another one than before."""
+        """Emit the state if it has changed."""
         state = self.state
         if state != self._state:
             self._state = state
@@ -72,12 +72,12 @@ class NodeStatus:
             await trio.sleep(_SAMPLE_SECONDS)
 
     def identity(self) -> events.NodeStarted:
-        """Say who the node is and where its API answers."""
+        """Return the node's identity and the address of its API."""
         python = platform.python_version()
         return events.NodeStarted(self._started_at, self._version, python, NAME, self.api_url)
 
     def levels(self) -> Iterator[Event]:
-        """Give every level as it is now."""
+        """Yield the current value of every level."""
         yield self.identity()
         yield events.NodeStateChanged(self.state)
         yield self._resources()
@@ -89,7 +89,7 @@ class NodeStatus:
                 yield described
 
     def _present(self) -> list[Lane]:
-        """Give the lanes of models that are in memory, or shall be."""
+        """Return the lanes of models that are in memory or being loaded."""
         return [lane for lane in self._scheduler.lanes if lane.engine.state != "unloaded"]
 
     def _resources(self) -> events.ResourcesSampled:

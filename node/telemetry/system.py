@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class SystemSampler:
-    """Takes one `SystemSampled` at a time.
+    """Takes `SystemSampled` samples.
 
     Args:
-        children: Gives the ids of the engine children that live now.
+        children: Returns the process ids of the running engine children.
     """
 
     def __init__(self, children: Callable[[], Iterable[int]]) -> None:
@@ -32,11 +32,11 @@ class SystemSampler:
         self._last_cpu_seconds: dict[int, float] = {}
         self._last_major_faults: dict[int, int] = {}
         self._began = time.monotonic()
-        self._node.cpu_percent()  # the first call only sets the mark to measure from
+        self._node.cpu_percent()  # the first call only sets the reference for the next
         psutil.cpu_percent()
 
     def sample(self) -> SystemSampled:
-        """Read everything once; a few dozen microseconds a process."""
+        """Take a sample; costs a few dozen microseconds per process."""
         self._follow_children()
         memory = psutil.virtual_memory()
         node_times = self._node.cpu_times()
@@ -73,7 +73,7 @@ class SystemSampler:
                 self._engines[pid].cpu_percent()
 
     def _read_engine(self, process: psutil.Process) -> tuple[int, float]:
-        """Note a child's totals; give resident bytes and CPU percent, zeros for one that ended."""
+        """Record a child's totals; return resident bytes and CPU percent, or zeros if it ended."""
         try:
             with process.oneshot():
                 times = process.cpu_times()
@@ -85,7 +85,7 @@ class SystemSampler:
 
 
 def _major_faults(process: psutil.Process) -> int:
-    """Read field 12 of /proc/PID/stat (proc(5)), which psutil does not give."""
+    """Read field 12 of /proc/PID/stat (proc(5)), which psutil does not offer."""
     try:
         with open(f"/proc/{process.pid}/stat", "rb") as stat:  # noqa: PTH123 - once a second
             return int(stat.read().rpartition(b")")[2].split()[9])
