@@ -1,1 +1,1 @@
-"""The agent: starts node and exporter on one machine and keeps both alive."""
+"""The agent: starts a node and an exporter on one machine and keeps both alive."""

@@ -1,4 +1,4 @@
-"""The agent's composition root: the exporter around the node, so that it outlives it."""
+"""The agent's composition root: the exporter starts first and ends last, around the node."""
 
 import logging
 import signal
@@ -20,7 +20,7 @@ from shared.runtime.signals import stop_signals, watch_terminal
 from shared.settings.exporter import MetricsSettings
 
 _MARGIN_SECONDS: Final = 10.0
-"""What a process needs to end, beyond the time for its running requests."""
+"""How long a process needs to end, in addition to the time for its running requests."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ async def _stop_on_signal(
 ) -> None:
     """Stop at the first signal, hurry the node at each further one. Runs until cancelled.
 
-    A terminal that closes sends SIGHUP more than once, which is not meant to hurry anybody.
+    A closing terminal sends SIGHUP more than once, so SIGHUP does not hurry the node.
     """
     number = await anext(signals)
     _log.info("%s: stopping the node, then the exporter", signal.Signals(number).name)
@@ -86,11 +86,11 @@ async def _stop_on_signal(
 
 
 def _greet(welcome: str) -> None:
-    """Print the welcome where somebody can read it: serving does not depend on that."""
+    """Print the welcome text if possible; serving does not depend on it."""
     try:
         streams.write_nowait(welcome)
     except streams.UnwritableError as error:
-        _log.warning("%s; the agent serves on", error)
+        _log.warning("%s; the agent continues", error)
 
 
 def _welcome(api_url: str, metrics_url: str) -> str:

@@ -1,4 +1,4 @@
-"""The socket on which a process says that it is ready and alive, as to systemd (sd_notify(3))."""
+"""The socket on which a process reports that it is ready and alive (sd_notify(3))."""
 
 import contextlib
 import fcntl
@@ -17,10 +17,10 @@ from node.errors import StartupError
 from shared.wire import SOCKET_PATH_BYTES
 
 _PREFIX: Final = "distributed-llm-agent-"
-_FALLBACKS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - private directories are made in them
-"""Where `TMPDIR` is too long for a socket's path, or cannot be written."""
+_FALLBACKS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - only private directories are made there
+"""Used if `TMPDIR` is too long for a socket's path or cannot be written."""
 _STALE_SECONDS: Final = 60.0
-"""A directory younger than that may be about to be locked; a guess."""
+"""A younger directory may be about to be locked; a guess."""
 
 
 class Notifications(NamedTuple):
@@ -32,10 +32,10 @@ class Notifications(NamedTuple):
 
 @contextlib.contextmanager
 def open_notifications() -> Iterator[Notifications]:
-    """Listen in a directory of its own, for this user only.
+    """Listen in a new private directory, for this user only.
 
     Raises:
-        OSError: There is no place for a socket.
+        OSError: No socket can be created.
     """
     with _make_directory() as directory, _locked(directory):
         path = Path(directory, "notify")
@@ -45,10 +45,10 @@ def open_notifications() -> Iterator[Notifications]:
 
 
 def prepare() -> None:
-    """Remove what agents left that were killed, and try whether there is a place for sockets.
+    """Remove the leftovers of killed agents, and check that sockets can be created.
 
     Raises:
-        StartupError: There is none.
+        StartupError: No socket can be created.
     """
     for parent in _parents():
         for directory in Path(parent).glob(f"{_PREFIX}*"):
@@ -58,14 +58,14 @@ def prepare() -> None:
         with open_notifications():
             pass
     except OSError as error:
-        message = f"no socket can be made in {_parents()[0]} ({error}): set TMPDIR to a directory"
+        message = f"cannot create a socket in {_parents()[0]} ({error}): set TMPDIR to a directory"
         raise StartupError(message) from error
 
 
 def _parents() -> list[str]:
     try:
         return [tempfile.gettempdir(), *_FALLBACKS]
-    except FileNotFoundError:  # it looks for one that can be written
+    except FileNotFoundError:  # it requires a writable directory
         return [os.environ.get("TMPDIR", _FALLBACKS[0]), *_FALLBACKS]
 
 
@@ -87,10 +87,10 @@ def _make_directory() -> "tempfile.TemporaryDirectory[str]":
 
 @contextlib.contextmanager
 def _locked(directory: str | Path) -> Iterator[None]:
-    """Lock a directory, which says that its agent lives.
+    """Lock a directory, which marks its agent as alive.
 
     Raises:
-        BlockingIOError: Another process holds it.
+        BlockingIOError: Another process holds the lock.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

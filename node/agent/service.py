@@ -18,9 +18,9 @@ from shared.watchdog import PROCESS_VARIABLE, SECONDS_VARIABLE
 
 _BACKOFF_SECONDS: Final = (0.5, 30.0)
 _STEADY_SECONDS: Final = 60.0
-"""A process that lived this long did not end in a crash loop."""
+"""A process that ran this long did not end in a crash loop."""
 SILENCE_SECONDS: Final = 30.0
-"""A process whose event loop says nothing for so long hangs."""
+"""A process whose event loop sends nothing for this long is hanging."""
 _USAGE: Final = (1, 2)
 """Exit codes of a process that cannot run with its settings."""
 _NOT_STARTED: Final = 127
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class CannotStartError(Exception):
-    """The process refused its first start and has said why; carries its exit code."""
+    """The process refused its first start and has reported why; carries its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -40,10 +40,9 @@ class CannotStartError(Exception):
 class Service:
     """A process with its restarts.
 
-    The process reports that it is ready as systemd's services do: it sends a datagram with
-    `READY=1` and, as `X_URL=`, its address to the socket named in `NOTIFY_SOCKET` (sd_notify(3)).
-    There it also reports that it is alive, and is killed when it stops doing so
-    (sd_watchdog_enabled(3)).
+    The process reports that it is ready like a systemd service: it sends a datagram with `READY=1`
+    and, as `X_URL=`, its address to the socket named in `NOTIFY_SOCKET` (sd_notify(3)). It also
+    reports there that it is alive. If it stops doing so, it is killed (sd_watchdog_enabled(3)).
 
     Args:
         name: Its name in the log.
@@ -66,12 +65,12 @@ class Service:
         self._silence_seconds = silence_seconds
         self._process: trio.Process | None = None
         self._words = 0
-        """How often this process has spoken."""
+        """How many notifications this process has sent."""
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the process alive; started with its URL once it is ready. Runs until cancelled.
 
-        When cancelled it stops the process with SIGTERM and waits for its end.
+        When cancelled, it stops the process with SIGTERM and waits for its end.
 
         Raises:
             CannotStartError: The process refused its first start.
@@ -89,8 +88,8 @@ class Service:
             born = trio.current_time()
             try:
                 code = await self._live(started)
-            except OSError as error:  # no process or memory to be had now
-                _log.error("the %s cannot be started: %s", self.name, error)
+            except OSError as error:  # no process or memory available now
+                _log.error("cannot start the %s: %s", self.name, error)
                 code = _NOT_STARTED
             if not ready and code in _USAGE:
                 raise CannotStartError(code)
@@ -101,18 +100,18 @@ class Service:
             backoff = min(2 * backoff, _BACKOFF_SECONDS[1])
 
     def hurry(self) -> None:
-        """Send SIGTERM once more, on which a process that is ending drops what it waits for."""
+        """Send SIGTERM again, which makes an ending process drop what it waits for."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     async def _live(self, started: Callable[[str], None]) -> int:
         """Run the process once and return its exit code."""
-        # A socket for each life: the last words of an earlier process are not this one's.
+        # A new socket per run: an earlier process's last messages must not count for this one.
         with open_notifications() as notifications:
             environment = _environment() | {
                 "NOTIFY_SOCKET": str(notifications.path),
                 SECONDS_VARIABLE: str(int(self._silence_seconds * 1e6)),
-                PROCESS_VARIABLE: "",  # not the one that systemd may have named to the agent
+                PROCESS_VARIABLE: "",  # not the process that systemd may have named to the agent
             }
             async with open_process(
                 self._command, stdin=subprocess.DEVNULL, environment=environment
@@ -125,7 +124,7 @@ class Service:
         receiver: trio.socket.SocketType,
         started: Callable[[str], None],
     ) -> int:
-        """Wait for the end of the process, which is stopped when this is cancelled."""
+        """Wait for the end of the process. If cancelled, stop the process."""
         self._process = process
         _log.info("the %s is process %d", self.name, process.pid)
         try:
@@ -145,12 +144,12 @@ class Service:
         receiver: trio.socket.SocketType,
         started: Callable[[str], None],
     ) -> None:
-        """Pass on that it is ready, and kill it when it falls silent. Runs until cancelled."""
+        """Report that it is ready, and kill it when it falls silent. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
             for count in itertools.count(1):
                 message = (await receiver.recv(_MESSAGE_BYTES)).decode(errors="replace")
                 self._words = count
-                if count == 1:  # until it first speaks it may take its time: models load
+                if count == 1:  # the start may take any time, because models load
                     nursery.start_soon(self._watch, process, name=f"watchdog of {self.name}")
                 fields = dict(line.partition("=")[::2] for line in message.splitlines())
                 if fields.get("READY") == "1":
@@ -159,7 +158,9 @@ class Service:
     async def _watch(self, process: trio.Process) -> None:
         """Kill the process when it falls silent. Runs until then or until cancelled."""
         await wait_silence(lambda: self._words, self._silence_seconds)
-        _log.error("the %s hangs: no word for %s s, killing it", self.name, self._silence_seconds)
+        _log.error(
+            "the %s hangs: no sign of life for %s s, killing it", self.name, self._silence_seconds
+        )
         process.kill()
 
     async def _stop(self, process: trio.Process) -> None:
@@ -179,7 +180,7 @@ class Service:
 
 
 def _environment() -> dict[str, str]:
-    """Return what a process inherits: without the settings, which it gets as flags."""
+    """Return the environment for a process: without the settings, which it gets as flags."""
     return {n: text for n, text in os.environ.items() if not n.startswith(ENVIRONMENT_PREFIX)}
 
 

@@ -8,4 +8,4 @@ from shared.settings.exporter import MetricsSettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentSettings(NodeSettings, MetricsSettings):
-    """The agent's options; it passes each on to the process that has it too."""
+    """The agent's settings; it passes each one on to the processes that also have it."""
