@@ -1,1 +1,1 @@
-"""Which node answers a request, how a peer is asked, and what happens when it is lost."""
+"""Routing: which node answers a request, how peers are asked, and what happens if one is lost."""

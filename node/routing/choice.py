@@ -5,60 +5,61 @@ from dataclasses import dataclass
 from typing import Final
 
 HERE: Final = ""
-"""Stands for this node in the place of a peer's id."""
+"""This node, in place of a peer's id."""
 
 
 @dataclass(frozen=True)
 class PeerModel:
-    """A model that a peer has, as the peer's last advert says."""
+    """A model on a peer, as in the peer's last advert."""
 
     node_id: str
     model_id: str
     url: str
-    """Of the peer's API."""
+    """URL of the peer's API."""
     loaded: bool
     in_flight: int
     slots: int
     fingerprint: str = ""
-    """Of its file; empty while it is not known."""
+    """Fingerprint of its file; empty while unknown."""
     age_seconds: float = 0.0
-    """How long ago the advert came."""
+    """Age of the advert."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node that could answer, as it looked last."""
+    """A node that could answer, as last known."""
 
     node_id: str
-    """`HERE` for this one."""
+    """`HERE` for this node."""
     loaded: bool
-    """Whether it has the model in memory; else it would load it first."""
+    """Whether the model is in memory; otherwise the node would load it first."""
     in_flight: int
     slots: int
     full: bool = False
-    """Whether its queue is known to have no room."""
+    """Whether its queue is known to be full."""
     peer: PeerModel | None = None
     """How to ask it; None for this node."""
 
     @property
     def is_free(self) -> bool:
-        """Whether the request would be served at once."""
+        """Whether it would start the request at once."""
         return self.loaded and self.in_flight < self.slots
 
     @property
     def load(self) -> float:
-        """Requests for each slot."""
+        """Requests per slot."""
         return self.in_flight / max(1, self.slots)
 
 
 def choose(
     candidates: Iterable[Candidate], excluded: Collection[str] = frozenset()
 ) -> Candidate | None:
-    """Return the node that is to answer; None where none can.
+    """Return the node that should answer; None if none can.
 
-    This node while it is free; else a free one; else the one with the fewest requests for a slot,
-    where a peer has to be better by a whole request to be worth the way. One that has the model in
-    memory comes before one that would have to load it, and one with room before one without.
+    This node comes first while it is free, then a free peer, then the node with the fewest requests
+    per slot. A busy peer must be better by a whole request to be worth the network hop. A node with
+    the model in memory comes before one that would have to load it, and one with room in its queue
+    before one without.
     """
     usable = [each for each in candidates if each.node_id not in excluded]
     return min(usable, key=_rank, default=None)

@@ -17,21 +17,22 @@ from node.routing import wire
 from node.routing.signature import Signer
 
 _CONNECT_SECONDS: Final = 2.0
-"""A peer is on a network nearby; past this another one is the better choice."""
+"""A peer is on a nearby network; if it takes longer to connect, another one is the better choice.
+"""
 _CLOSING_SECONDS: Final = 1.0
 _REFUSAL_BYTES: Final = 64 * 1024
 _RETRY_DIGITS: Final = 5
-"""A longer `Retry-After` is not believed."""
+"""A longer `Retry-After` is ignored."""
 
 _log = logging.getLogger(__name__)
 
 
 class PeerLostError(Exception):
-    """The peer cannot be reached, or broke off in the middle."""
+    """The peer cannot be reached, or broke off the answer."""
 
 
 class PeerRefusedError(RequestError):
-    """The peer answered with an error; `status` is the one that it gave, from 400 to 599."""
+    """The peer answered with an error; `status` is its HTTP status, from 400 to 599."""
 
     def __init__(self, status: int, message: str, code: str | None, retry: float | None) -> None:
         super().__init__(message, code=code, retry_after_seconds=retry)
@@ -40,12 +41,11 @@ class PeerRefusedError(RequestError):
 
 
 class PeerClient:
-    """Connections to other nodes, kept for the next question.
+    """Connections to other nodes, kept for later requests.
 
     Args:
-        signer: Proves who asks.
-        authorities: A file of the authorities that sign the nodes' certificates; those of the
-            system if not given.
+        signer: Authenticates this node.
+        authorities: File of the CAs that sign the nodes' certificates; default: the system's CAs.
 
     Raises:
         OSError: The file cannot be read.
@@ -57,12 +57,12 @@ class PeerClient:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Keep connections for as long as the block runs; peers can be asked inside it."""
+        """Keep connections open while the block runs; peers can only be asked inside it."""
         self._client = httpx2.AsyncClient(
             verify=self._tls,
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=None),
-            trust_env=False,  # a proxy for the world outside is none for peers
+            trust_env=False,  # proxies are for the outside world, not for peers
         )
         try:
             yield
@@ -74,17 +74,17 @@ class PeerClient:
     async def ask(
         self, url: str, body: bytes, request_id: str
     ) -> AsyncIterator[AsyncIterator[wire.Frame]]:
-        """Ask the node whose API is at `url`; yields the frames of its answer.
+        """Ask the node whose API is at `url`. Yields the frames of its answer.
 
         Args:
-            url: Of the node's API.
-            body: The question.
-            request_id: Names the request in the peer's answer and exemplars too.
+            url: URL of the node's API.
+            body: The packed request.
+            request_id: The request's id, also used in the peer's answer and exemplars.
 
         Raises:
-            PeerLostError: It cannot be reached, broke off or made no sense; also while frames are
-                read.
-            PeerRefusedError: It does not take the request.
+            PeerLostError: The peer cannot be reached, broke off or sent nonsense; also raised while
+                frames are read.
+            PeerRefusedError: The peer does not accept the request.
         """
         headers = {
             wire.SIGNATURE: self._signer.sign(body, time.time()),
@@ -102,10 +102,10 @@ class PeerClient:
 
 @contextmanager
 def _lost(url: str) -> Iterator[None]:
-    """Translate whatever a peer's address or answer brings the HTTP client to raise.
+    """Translate any error that a peer's address or answer causes in the HTTP client.
 
     Raises:
-        PeerLostError: In the place of it.
+        PeerLostError: In place of that error.
     """
     try:
         yield
@@ -114,7 +114,7 @@ def _lost(url: str) -> Iterator[None]:
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
         raise PeerLostError(f"{url}: {error or type(error).__name__}") from error
     except Exception as error:
-        _log.warning("asking %s failed in an unexpected way", url, exc_info=error)
+        _log.warning("asking %s failed unexpectedly", url, exc_info=error)
         raise PeerLostError(f"{url}: {type(error).__name__}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""The command `distributed-llm-node plan`: which nodes would hold which layers of a model."""
+"""The command `distributed-llm-node plan`: shows which nodes would hold which layers of a model."""
 
 import sys
 import urllib.error
@@ -23,11 +23,11 @@ _ANSWER_BYTES: Final = 64 * 2**20
 
 
 class CannotPlanError(Exception):
-    """No plan can be made; the text is one line for the user."""
+    """No plan can be made. The text is one line for the user."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code: 0, 1 where no plan can be made, 2 for misuse."""
+    """Run the command and return its exit code: 0, 1 without a plan, 2 for incorrect usage."""
     try:
         _plan.main(list(arguments), PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     "--api-url",
     default="http://127.0.0.1:8080",
     show_default=True,
-    help="API of a node of the mesh, whose view is used.",
+    help="API of a node, whose view of the mesh is used.",
 )
 @click.option("--api-key-file", type=FILE, help="File with an API key of that node.")
 @click.option("--replicas", type=click.IntRange(min=1), default=2, show_default=True)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     "--context-length",
     type=click.IntRange(min=0),
     default=0,
-    help="Tokens of context; 0 for what the model was trained with.",
+    help="Tokens of context; 0 for the model's training context.",
 )
 def _plan(
     model: Path,
@@ -74,10 +74,10 @@ def _plan(
 
 
 def holders(cluster: Any, model_id: str) -> list[Holder]:
-    """Read the nodes from what `GET /cluster` answered.
+    """Read the nodes from the response of `GET /cluster`.
 
     Raises:
-        CannotPlanError: It is not the answer of a node of this version.
+        CannotPlanError: It is not the response of a node of this version.
     """
     try:
         own = cluster["advert"]
@@ -89,7 +89,7 @@ def holders(cluster: Any, model_id: str) -> list[Holder]:
             else:
                 found.append(holder(node_id, _offer(advert), advert["status"], model_id, barred))
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        message = f"the answer is not that of a node of this version: {error}"
+        message = f"the response is not from a node of this version: {error}"
         raise CannotPlanError(message) from error
     return found
 
@@ -129,7 +129,7 @@ def _ask(api_url: str, key_file: Path | None) -> Any:
     if not api_url.startswith(("http://", "https://")):
         raise click.UsageError(f"--api-url {api_url} is not a URL with http or https")
     url = f"{api_url.rstrip('/')}/cluster"
-    request = urllib.request.Request(url)  # noqa: S310 - the scheme was looked at
+    request = urllib.request.Request(url)  # noqa: S310 - the scheme was checked
     if key_file is not None:
         request.add_header("Authorization", f"Bearer {_read_key(key_file)}")
     try:

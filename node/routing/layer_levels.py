@@ -1,4 +1,4 @@
-"""Reports what the plan over the whole mesh could do for each of this node's models."""
+"""Reports what the plan for the whole mesh achieves for each of this node's models."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ from shared.events import LayersPlanned
 
 
 class LayerLevels:
-    """The levels of the plan.
+    """Yields the levels of the plan.
 
     Args:
         mesh: Knows this node.
-        peers: Know what this node and the others offer.
-        replicas: How many nodes a model gets that fits one of them.
+        peers: Knows what this node and the others offer.
+        replicas: On how many nodes to place a model that fits on one.
     """
 
     def __init__(self, mesh: Mesh, peers: PeerOffers, replicas: int) -> None:

@@ -1,7 +1,7 @@
-"""What a node offers the mesh: its API, its machine and its models, as its adverts carry it.
+"""What a node offers the mesh in its adverts: its API, its machine and its models.
 
-A msgpack array in the payload of each advert. Fields are only ever added at the end with a
-default, so that nodes of two versions can read each other.
+A msgpack array in the payload of each advert. Fields are only added at the end, with a default, so
+that nodes of different versions can read each other.
 """
 
 from typing import Annotated, Final, Literal
@@ -10,38 +10,38 @@ import msgspec
 from msgspec import Meta
 
 MODELS: Final = 64
-"""Models that one offer may name; with as many the offer still fits an advert's payload."""
+"""Limit of models in an offer. With as many, it still fits in an advert's payload."""
 LARGEST_COUNT: Final = 2**53 - 1
 LARGEST_AMOUNT: Final = 1e18
 
 ModelState = Literal["unloaded", "loading", "ready", "failed"]
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z"
-"""Nothing that breaks or turns a line around where the text is logged or shown."""
+"""Text without characters that break or reverse a line in logs or on screens."""
 
 Name = Annotated[str, Meta(max_length=64, pattern=_PLAIN)]
 Text = Annotated[str, Meta(max_length=256, pattern=_PLAIN)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST_COUNT)]
-Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]  # NaN is not within a range
+Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]  # this range excludes NaN
 
 
 class OfferedModel(msgspec.Struct, frozen=True, array_like=True):
-    """A model that a node has, in memory or as a file that it can load."""
+    """A model of a node, in memory or as a file that the node can load."""
 
     model_id: Name
     state: ModelState
     layers: Count
-    """0 while the node has not read the file's header yet, as with the size."""
+    """0 until the node has read the file's header; the same for the size."""
     size_bytes: Count
     position_bytes: Count
-    """Memory that each position of the context takes."""
+    """Memory per position of the context."""
     context_length: Count
     queued: Count
     in_flight: Count
     slots_busy: Count
     slots_total: Count
     fingerprint: Name = ""
-    """Tells models of one name apart: the same for the same file; empty while it is not known."""
+    """Distinguishes models of the same name: equal for the same file; empty while unknown."""
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True):
@@ -51,7 +51,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     engine: Name
     cpu_cores: Amount
     memory_bytes: Count
-    """What the process may use at the most, models included."""
+    """Limit of the process's memory, loaded models included."""
     max_layers: Count
     bytes_per_second: Amount
     """Weights read per second of decoding, as measured; 0 before the first answer."""
@@ -59,7 +59,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnreadableOfferError(ValueError):
-    """A payload that is not an offer; the text says what is wrong and where."""
+    """A payload is not an offer. The text says what is wrong and where."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -72,7 +72,7 @@ def check_model(model: OfferedModel) -> None:
     """Check that peers can read a model's entry.
 
     Raises:
-        ValueError: They would refuse it.
+        ValueError: Peers would refuse it.
     """
     try:
         _model_decoder.decode(_encoder.encode(model))
@@ -81,7 +81,7 @@ def check_model(model: OfferedModel) -> None:
 
 
 def pack_offer(offer: Offer) -> bytes:
-    """Return the payload that carries an offer."""
+    """Return an offer's payload."""
     return _encoder.encode(offer)
 
 
@@ -89,7 +89,7 @@ def read_offer(payload: bytes) -> Offer:
     """Read a peer's payload.
 
     Raises:
-        UnreadableOfferError: It is not an offer, or a value in it is out of bounds.
+        UnreadableOfferError: It is not an offer, or one of its values is out of range.
     """
     try:
         return _decoder.decode(payload)

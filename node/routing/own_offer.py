@@ -1,4 +1,4 @@
-"""Writes this node's own offer from what the node knows of itself."""
+"""Builds this node's own offer."""
 
 import logging
 from collections.abc import Iterator
@@ -25,17 +25,17 @@ from shared.events import NodeState
 from shared.repeats import Repeats
 
 _MACHINE_SECONDS: Final = 5.0
-"""The machine's limits are read again so often; those of a cgroup may change."""
+"""How often the machine's limits are read again; a cgroup's limits may change."""
 
 _log = logging.getLogger(__name__)
 
 
 class OwnOffer:
-    """The node's status and its packed offer, as its adverts carry them.
+    """Builds the node's status and packed offer for its adverts.
 
     Args:
-        status: Knows how the node is and where its API answers.
-        scheduler: Knows the models and who waits for them.
+        status: Knows the node's state and the address of its API.
+        scheduler: Knows the models and the waiting requests.
         speed: Knows how fast the machine decodes.
     """
 
@@ -49,11 +49,11 @@ class OwnOffer:
         self._repeats = Repeats(_log)
 
     def __call__(self) -> tuple[NodeState, bytes]:
-        """Return the status and the packed offer as they are now."""
+        """Return the current status and packed offer."""
         return self._status.state, pack_offer(self.current())
 
     def current(self) -> Offer:
-        """Return the offer as it is now."""
+        """Return the current offer."""
         self._look_at_machine()
         return Offer(
             api_url=self._status.api_url,
@@ -73,7 +73,7 @@ class OwnOffer:
             self._cores = _amount(machine.usable_cores())
             self._memory_bytes = machine.usable_memory_bytes()
         except OSError as error:  # /proc cannot be read without a free descriptor
-            self._repeats.note("the machine's limits cannot be read: %s", error, kind="machine")
+            self._repeats.note("cannot read the machine's limits: %s", error, kind="machine")
 
     def _max_layers(self) -> int:
         for lane in self._scheduler.lanes:
@@ -110,9 +110,9 @@ def _offered(lane: Lane) -> OfferedModel:
 
 
 def _count(number: int) -> int:
-    """Bound what a model's file or the machine says to what peers accept."""
+    """Limit a value from a model's file or the machine to what peers accept."""
     return min(max(0, number), LARGEST_COUNT)
 
 
 def _amount(number: float) -> float:
-    return min(max(0.0, number), LARGEST_AMOUNT)  # NaN compares as false: it becomes 0
+    return min(max(0.0, number), LARGEST_AMOUNT)  # NaN compares as false, so it becomes 0

@@ -1,4 +1,4 @@
-"""Reads what the peers offer: for the router, for the plan and for the API."""
+"""Reads the peers' offers for the router, the plan and the API."""
 
 import ipaddress
 import logging
@@ -26,20 +26,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownPeer:
-    """A peer with what it offers."""
+    """A peer with its offer."""
 
     view: PeerView
     offer: Offer | None
-    """None where it has sent none, or one that cannot be read."""
+    """None if it has sent no offer, or an unreadable one."""
 
     @property
     def status(self) -> NodeState:
-        """What the peer says of itself."""
+        """The peer's own report of its state."""
         return self.view.advert.status if self.view.advert else "unknown"
 
     @property
     def api_url(self) -> str:
-        """Where the peer says that its API listens; empty where that is not known."""
+        """The URL of the peer's API, as the peer reports it; empty while unknown."""
         return self.offer.api_url if self.offer else ""
 
     @property
@@ -49,46 +49,46 @@ class KnownPeer:
 
     @property
     def can_be_asked(self) -> bool:
-        """Whether it takes requests: it is alive and neither draining nor ending."""
+        """Whether it accepts requests: it is alive and neither draining nor ending."""
         return self.view.state == "alive" and self.status in _SERVING
 
 
 class PeerOffers(Peers):
-    """The peers with their offers, each read once as long as it stays the same.
+    """The peers with their offers; an unchanged offer is read only once.
 
     Args:
         mesh: Knows the peers.
-        emit: Takes events.
+        emit: Receives events.
     """
 
     def __init__(self, mesh: Mesh, emit: Callable[[Event], None]) -> None:
         self._mesh = mesh
         self._emit = emit
         self._read: dict[str, tuple[bytes, Offer | None]] = {}
-        """By peer, the last payload and what it says."""
+        """The last payload and its content by peer."""
         self._repeats = Repeats(_log)
 
     def known(self) -> list[KnownPeer]:
-        """Return all peers that are remembered, by name."""
+        """Return all known peers by name."""
         views = self._mesh.peers()
         self._read = {view.node_id: self._look_at(view) for view in views}
         return [KnownPeer(view, self._read[view.node_id][1]) for view in views]
 
     def own(self) -> Offer | None:
-        """Return what this node offers, as its peers read it."""
+        """Return this node's own offer, as its peers read it."""
         payload = self._mesh.advert().payload
         return self._read_offer(self._mesh.node_id, payload) if payload else None
 
     def find(self, model_id: str) -> list[PeerModel]:
-        """Return the peers that have a model, take requests and can be reached."""
+        """Return the peers that have a model, accept requests and can be reached."""
         return [peer for peer in self._usable() if peer.model_id == model_id]
 
     def models(self) -> set[str]:
-        """Return the names of the models that peers have."""
+        """Return the names of the peers' models."""
         return {peer.model_id for peer in self._usable()}
 
     def is_living(self, node_id: str) -> bool:
-        """Whether a peer is still believed to be there."""
+        """Return whether a peer is still considered a member."""
         return self._mesh.state_of(node_id) in _LIVING
 
     def _look_at(self, view: PeerView) -> tuple[bytes, Offer | None]:
@@ -104,7 +104,7 @@ class PeerOffers(Peers):
         except UnreadableOfferError as error:
             self._emit(NetworkFailed("malformed", 1))
             self._repeats.note(
-                "what peer %s offers cannot be read, so that it is not asked: %s",
+                "the offer of peer %s cannot be read, so it gets no requests: %s",
                 node_id,
                 error,
                 kind=node_id,
@@ -130,14 +130,14 @@ class PeerOffers(Peers):
 
 
 def reachable_url(api_url: str, mesh_address: str) -> str:
-    """Return where a peer's API can be reached from here; empty where it cannot.
+    """Return the URL at which a peer's API can be reached from here; empty if it cannot.
 
-    An API that listens on every address is where the peer's mesh is. One that listens on loopback
-    is for nodes of the same machine.
+    An API that listens on all addresses is reached at the address of the peer's mesh. One that
+    listens on loopback is only for nodes on the same machine.
 
     Args:
-        api_url: What the peer says, perhaps nonsense.
-        mesh_address: Where its mesh was reached; empty for nowhere yet.
+        api_url: The URL that the peer reports, perhaps nonsense.
+        mesh_address: The address at which its mesh was reached; empty if it never was.
     """
     try:
         url = urlsplit(api_url)

@@ -1,8 +1,8 @@
-"""Decides which node holds which layers of a model: the same decision on every node.
+"""Decides which node holds which layers of a model; every node makes the same decision.
 
-A pure function of the model's shape and the nodes' adverts. A model that fits one node is placed
-whole, with further nodes as replicas. One that fits none is cut into contiguous ranges over as
-few nodes as hold it, each given as much as its memory and its measured speed allow.
+A pure function of the model's shape and the nodes' adverts. A model that fits on one node is placed
+whole, with further nodes as replicas. A model that fits on none is split into contiguous ranges
+over as few nodes as can hold it. Each node gets as much as its memory and its measured speed allow.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,16 @@ from node.routing.offer import Offer
 from shared.events import NodeState
 
 _SPARE: Final = 1 / 8
-"""Of a node's memory, what is left to the rest of its machine; a guess."""
+"""The share of a node's memory that stays free for the rest of its machine; a guess."""
 _ENGINE_BYTES: Final = 128 * 2**20
-"""What an engine takes beside weights and context (`node.serving.catalogue` reckons the same)."""
+"""Memory of an engine besides weights and context (`node.serving.catalogue` uses the same)."""
 _STEPS: Final = 40
-"""Halvings in the search for the best balance: finer than any clock could tell."""
+"""Halvings in the search for the best balance: finer than any clock can measure."""
 _LAYERS: Final = 1024
-"""The largest models have an eighth of that; more is a damaged header, and would take minutes."""
+"""The largest models have an eighth of that. More means a damaged header, and would take minutes.
+"""
 _SPEEDS: Final = (1.0, 1e15)
-"""Bytes a second that a node may be as slow or as fast as, whatever it measured or says."""
+"""Limits for a node's speed in bytes per second, whatever it measured or reports."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Holder:
     free_bytes: int
     """Memory for this model: engine, weights and context."""
     speed: float
-    """Bytes of weights read per second, as measured; 0 where nothing was."""
+    """Bytes of weights read per second, as measured; 0 if not measured."""
     cores: float
     has_model: bool = False
     barred: str = ""
-    """Why it cannot take part, if so."""
+    """Why it cannot take part; empty if it can."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Share:
     node_id: str
     first: int
     last: int
-    """Both included, counted from 0."""
+    """Both inclusive, counted from 0."""
     memory_bytes: int
-    """What that takes there, engine and context included."""
+    """The memory that they need there, engine and context included."""
     free_bytes: int
 
 
@@ -63,11 +64,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who holds what."""
+    """Which nodes hold what."""
 
     layers: int
     whole: bool
-    """Whether each share is the whole model; else they are its parts, in their order."""
+    """Whether each share is the whole model; otherwise the shares are its parts, in order."""
     shares: tuple[Share, ...]
     left_out: tuple[LeftOut, ...]
     unserved: int
@@ -75,14 +76,14 @@ class Plan:
 
 
 def can_be_planned(layers: int) -> bool:
-    """Whether a count of layers, as a model's file or a peer says it, is one to plan with."""
+    """Return whether a number of layers, from a model's file or a peer, can be planned."""
     return 0 < layers <= _LAYERS
 
 
 def holder(
     node_id: str, offer: Offer, status: NodeState, model_id: str, barred: str = ""
 ) -> Holder:
-    """Return what a node that offers this is for the plan of one model."""
+    """Return a node's offer as a holder in the plan of one model."""
     others = sum(
         model.size_bytes + _ENGINE_BYTES
         for model in offer.models
@@ -103,10 +104,10 @@ def holder(
 def make_plan(
     shape: Shape, holders: Iterable[Holder], replicas: int, context_length: int = 0
 ) -> Plan:
-    """Place a model.
+    """Place a model on nodes.
 
     Args:
-        shape: The model's parts.
+        shape: The sizes of the model's parts.
         holders: All nodes, in any order.
         replicas: On how many nodes to place a model that fits on one.
         context_length: Positions of context; 0 for the model's own.
@@ -131,18 +132,18 @@ def make_plan(
 
 
 class _Parts:
-    """The layers with what goes with the first and the last of them."""
+    """The layers, with the model's parts that belong to the first and the last of them."""
 
     def __init__(self, shape: Shape, context_length: int) -> None:
         self.count: Final = len(shape.layer_bytes)
-        cache = -(-shape.position_bytes * context_length // self.count)  # of one layer, rounded up
+        cache = -(-shape.position_bytes * context_length // self.count)  # per layer, rounded up
         self._sums = [0]
         for weights in shape.layer_bytes:
             self._sums.append(self._sums[-1] + weights + cache)
         self._shape = shape
 
     def weight(self, first: int, end: int) -> int:
-        """Return the bytes of layers from `first` up to, not including, `end`."""
+        """Return the bytes of the layers from `first` up to but not including `end`."""
         total = self._sums[end] - self._sums[first]
         if first == 0:
             total += self._shape.embedding_bytes
@@ -163,9 +164,9 @@ class _Parts:
 
 
 def _split(parts: _Parts, able: Sequence[Holder]) -> list[Share]:
-    """Cut the model over as few nodes as hold it, so that the slowest part is as fast as can be.
+    """Split the model over as few nodes as can hold it, so that the slowest part is fastest.
 
-    Where all of them do not hold it, over all of them, from the first layer on.
+    If all nodes together cannot hold it, split it over all of them, from the first layer on.
     """
     largest = sorted(able, key=lambda n: (-n.free_bytes, -n.speed, n.node_id))
     cuts = _fill(parts, largest, [float("inf")] * len(largest))
@@ -180,7 +181,7 @@ def _split(parts: _Parts, able: Sequence[Holder]) -> list[Share]:
 
 
 def _balance(parts: _Parts, nodes: Sequence[Holder], cuts: list[int]) -> list[int]:
-    """Find the cuts with the least time in the slowest part; `cuts` are some that hold all."""
+    """Return the cuts with the least time in the slowest part; `cuts` are valid ones."""
     speeds = _speeds(nodes)
     low, high = 0.0, parts.weight(0, parts.count) / min(speeds)
     for _ in range(_STEPS):
@@ -194,10 +195,10 @@ def _balance(parts: _Parts, nodes: Sequence[Holder], cuts: list[int]) -> list[in
 
 
 def _fill(parts: _Parts, nodes: Sequence[Holder], budgets: Sequence[float]) -> list[int]:
-    """Give each node as many of the next layers as its memory and its budget of bytes take.
+    """Give each node as many of the next layers as its memory and its budget of bytes allow.
 
     Returns:
-        For each node, the layer behind its last one.
+        For each node, the layer after its last one.
     """
     ends, end = [], 0
     for node, budget in zip(nodes, budgets, strict=True):
@@ -210,7 +211,7 @@ def _fill(parts: _Parts, nodes: Sequence[Holder], budgets: Sequence[float]) -> l
 
 
 def _speeds(nodes: Sequence[Holder]) -> list[float]:
-    """Return each node's speed; one that measured none gets the others' speed per core."""
+    """Return each node's speed; a node without a measurement gets the others' speed per core."""
     known = [(node.speed, node.cores) for node in nodes if node.speed > 0 and node.cores > 0]
     per_core = sum(s for s, _ in known) / sum(c for _, c in known) if known else 1.0
     speeds = [node.speed or per_core * max(node.cores, 0.1) for node in nodes]
@@ -232,7 +233,7 @@ def _explain(
             why = node.barred
         elif node.free_bytes < needed:
             what = "the model" if fits_one else "one layer"
-            why = f"{what} takes {mebibytes(needed)}, it has {mebibytes(node.free_bytes)} free"
+            why = f"{what} needs {mebibytes(needed)}, it has {mebibytes(node.free_bytes)} free"
         else:
             why = "there are enough replicas" if fits_one else "the others hold all layers"
         reasons.append(LeftOut(node.node_id, why))
@@ -240,5 +241,5 @@ def _explain(
 
 
 def mebibytes(count: int) -> str:
-    """Write a size for a person."""
+    """Format a size for a person."""
     return f"{count / 2**20:,.0f} MiB"

@@ -1,7 +1,8 @@
-"""Proves to a node that a request comes from a node of its mesh, and was not sent before.
+"""Proves that a request comes from a node of this mesh and was not sent before.
 
-HMAC-SHA256 over the time and the request, with a key made of the cluster's secret. A signature
-that is older than the window is refused, and within it each is accepted once. No I/O and no clock.
+HMAC-SHA256 over the time and the request, with a key derived from the cluster's secret. A signature
+older than the window is refused. Within the window each signature is accepted once. No I/O and no
+clock.
 """
 
 import hashlib
@@ -10,18 +11,18 @@ from collections.abc import Sequence
 from typing import Final
 
 WINDOW_SECONDS: Final = 30
-"""How far the clocks of two nodes may be apart, the way included."""
+"""How much the clocks of two nodes may differ, the request's travel time included."""
 _REMEMBERED: Final = 100_000
-"""Signatures, 32 bytes each and about as much again for their set: 10 MB at the most."""
+"""Limit of remembered signatures, 32 bytes each and about as much for their set: at most 10 MB."""
 _PURPOSE: Final = b"distributed-llm forward\0"
-"""Keeps the key apart from whatever else the secret may be used for."""
+"""Separates the key from other uses of the secret."""
 
 
 class Signer:
     """Signs requests and checks them.
 
     Args:
-        secrets: The first signs, each is accepted.
+        secrets: The first one signs, each is accepted.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class Signer:
         return f"{int(now)}.{_sign(self._keys[0], int(now), body).hex()}"
 
     def check(self, value: str, body: bytes, now: float) -> bool:
-        """Whether a header's value proves the request; true once for each signature."""
+        """Return whether a header's value proves the request; True only once per signature."""
         written, _, given = value.partition(".")
         if not written.isascii() or not written.isdecimal() or len(written) > len(str(2**40)):
             return False
@@ -63,7 +64,7 @@ class _Taken:
         self._count = 0
 
     def add(self, signature: bytes, at: int, now: float) -> bool:
-        """Remember a signature; false where it is known already, or there is no room."""
+        """Remember a signature. Return False if it is known already, or there is no room."""
         if at not in self._by_second:
             self._forget_old(now)
         known = self._by_second.setdefault(at, set())
@@ -74,7 +75,7 @@ class _Taken:
         return True
 
     def _forget_old(self, now: float) -> None:
-        """Forget whole seconds: there are never more of them than two windows have."""
+        """Forget whole seconds, so that at most two windows of them are kept."""
         for at in [at for at in self._by_second if now - at > WINDOW_SECONDS]:
             self._count -= len(self._by_second.pop(at))
 

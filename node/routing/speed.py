@@ -1,4 +1,4 @@
-"""Measures how fast this machine decodes, in the one unit that holds for every model."""
+"""Measures how fast this machine decodes, in a unit that is valid for every model."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,19 +7,19 @@ from shared.events import Event, InferenceFinished, ModelDescribed
 
 _TELLING: Final = (InferenceFinished, ModelDescribed)
 _KEPT: Final = 0.8
-"""Of the last estimate, at each new answer."""
+"""The weight of the last estimate at each new answer."""
 _TOKENS: Final = 8
-"""A shorter answer says too little."""
+"""Shorter answers are too inaccurate."""
 
 
 class SpeedMeter:
-    """Stands in the way of events, and reads the speed off each answer.
+    """Passes events on and measures the speed from each answer.
 
-    A token costs one reading of all weights, so that weights read per second is what a machine
-    gives to any model (roughly: a long context costs more).
+    A token requires one reading of all weights, so weights read per second is a machine's speed for
+    any model (roughly: a long context costs more).
 
     Args:
-        emit: Where the events go on.
+        emit: Receives the events.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
@@ -29,7 +29,7 @@ class SpeedMeter:
         self._sizes: dict[str, int] = {}
 
     def emit(self, event: Event) -> None:
-        """Pass an event on; one look more for those that say nothing of speed."""
+        """Pass an event on, and measure the speed if the event contains it."""
         self._emit(event)
         if isinstance(event, _TELLING):
             self._note(event)

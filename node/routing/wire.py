@@ -1,8 +1,8 @@
-"""What a node asks of another in a caller's place, and what it is told.
+"""The protocol between nodes: the request that one node forwards to another, and the answer.
 
-The question is an `InferenceRequest` as a msgpack map. The answer is a stream of frames, each its
-length in 4 bytes, big-endian, then one tagged msgpack array; one of the last two ends it. A refusal
-is an HTTP status with OpenAI's error object, as any client of the API gets it.
+The request is an `InferenceRequest` as a msgpack map. The answer is a stream of frames; each is its
+length in 4 bytes, big-endian, then one tagged msgpack array. `Ended` or `Failed` ends the stream. A
+refusal is an HTTP status with OpenAI's error object, as for any client of the API.
 """
 
 import math
@@ -24,7 +24,7 @@ _FRAME_BYTES: Final = 2**20
 
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 TEXT: Final = 2000
-"""Characters of an error's text."""
+"""Limit of an error's text, in characters."""
 Text = Annotated[str, Meta(max_length=TEXT)]
 
 
@@ -36,7 +36,7 @@ class Drawn(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Vector(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The prompt's vector, where that was asked for."""
+    """The prompt's vector, if it was requested."""
 
     numbers: tuple[float, ...]
 
@@ -46,11 +46,11 @@ class Admitted(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """An engine has the request: it is in this node's account now."""
+    """An engine has the request; from now on this node counts it."""
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """An engine works on the prompt: from here on an answer comes."""
+    """An engine works on the prompt: an answer follows."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -62,7 +62,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """The answer ended in an error, of which the code says which it is."""
+    """The answer ended in an error, which the code identifies."""
 
     status: Annotated[int, Meta(ge=400, le=599)]
     code: Text
@@ -77,15 +77,15 @@ _request_decoder = msgspec.msgpack.Decoder(InferenceRequest)
 
 
 def pack_request(request: InferenceRequest) -> bytes:
-    """Write a question."""
+    """Pack a request."""
     return _encoder.encode(request)
 
 
 def read_request(body: bytes) -> InferenceRequest:
-    """Read a question.
+    """Read a request.
 
     Raises:
-        ValueError: It is none, or has a time that is none.
+        ValueError: It is not a request, or has an invalid time.
     """
     request = _request_decoder.decode(body)
     for seconds in (request.waited_seconds, request.deadline_seconds or 0.0):
@@ -95,12 +95,12 @@ def read_request(body: bytes) -> InferenceRequest:
 
 
 def failed(error: RequestError) -> Failed:
-    """Return the frame that says how an answer failed."""
+    """Return the frame that reports how an answer failed."""
     return Failed(error.status, (error.code or "")[:TEXT], str(error)[:TEXT])
 
 
 def pack(frame: Frame) -> bytes:
-    """Write one frame."""
+    """Pack one frame."""
     packed = _encoder.encode(frame)
     return len(packed).to_bytes(4, "big") + packed
 
@@ -112,13 +112,13 @@ class FrameDecoder:
         self._reader = FrameReader(_FRAME_BYTES)
 
     def feed(self, received: bytes) -> list[Frame]:
-        """Take what arrived and return the frames that are now whole.
+        """Add received bytes and return the frames that are now complete.
 
         Raises:
-            ValueError: The stream holds no frames, or one that makes no sense.
+            ValueError: The stream contains no frames, or an invalid one.
         """
         frames = [_decoder.decode(frame) for frame in self._reader.feed(received)]
         for frame in frames:
             if isinstance(frame, Vector) and not all(map(math.isfinite, frame.numbers)):
-                raise ValueError("a vector holds what is not a number")
+                raise ValueError("a vector contains a value that is not a number")
         return frames

@@ -109,7 +109,7 @@ def test_model_that_fits_is_whole_with_replicas() -> None:
     assert {left.node_id: left.why for left in plan.left_out} == {
         "gone": "it is draining",
         "slow": "there are enough replicas",
-        "small": "the model takes 1,128 MiB, it has 500 MiB free",
+        "small": "the model needs 1,128 MiB, it has 500 MiB free",
     }
 
 
@@ -130,7 +130,7 @@ def test_split_takes_no_more_nodes_than_it_needs() -> None:
     assert {share.node_id for share in plan.shares} == {"a", "b"}
     assert {left.node_id: left.why for left in plan.left_out} == {
         "c": "the others hold all layers",
-        "d": "one layer takes 228 MiB, it has 100 MiB free",
+        "d": "one layer needs 228 MiB, it has 100 MiB free",
     }
 
 

@@ -97,7 +97,7 @@ def test_unreadable_offer_is_that_peers_failure(caplog: pytest.LogCaptureFixture
     for _ in range(3):
         assert [peer.node_id for peer in peers.find("m")] == ["n3"]
     assert told == [NetworkFailed("malformed", 1)] * 2
-    assert caplog.text.count("cannot be read, so that it is not asked") == 2
+    assert caplog.text.count("cannot be read, so it gets no requests") == 2
     assert "`$[3]`" in caplog.text
     mesh.hear("n1", pack_offer(offer()))
     assert [peer.node_id for peer in peers.find("m")] == ["n1", "n3"]
