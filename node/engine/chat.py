@@ -1,9 +1,9 @@
-"""Writes a chat as the prompt that its model was trained on, by the model file's own template.
+"""Renders a chat as the prompt that its model was trained on, with the model file's own template.
 
-The template is a Jinja program that came with the model: it runs in Jinja's immutable sandbox, and
-in the engine child, where one that does not end is a hang like any other. It finds the same names,
-filter, statements and rules for whitespace as in `apply_chat_template` of Hugging Face's
-transformers (its `chat_template_utils`).
+The template is a Jinja program from the model file. It runs in Jinja's immutable sandbox and in the
+engine child, so a template that does not end is handled like any hang. It has the same names,
+filters, statements and whitespace rules as in `apply_chat_template` of Hugging Face's transformers
+(its `chat_template_utils`).
 """
 
 import json
@@ -26,11 +26,11 @@ _NONE: Final[Mapping[str, str]] = {}
 
 
 class ChatRefusedError(Exception):
-    """The model's template does not take these messages; the text says why."""
+    """The model's template does not accept these messages; the text says why."""
 
 
 class NoTemplateError(ChatRefusedError):
-    """The model has no template: nobody knows its form of a chat."""
+    """The model has no template, so its chat format is unknown."""
 
 
 def render_chat(
@@ -44,15 +44,15 @@ def render_chat(
 ) -> str:
     """Return the prompt text for a chat, open for the assistant's next words.
 
-    A chat whose last turn is the assistant's is open at the end of that turn; after any other, the
-    template begins a turn of the assistant's.
+    If the last turn is the assistant's, the text is open at the end of that turn. Otherwise the
+    template begins a new assistant turn.
 
     Args:
-        template: The model's, which also decides whether `bos` begins the text.
+        template: The model's template, which also decides whether `bos` begins the text.
         turns: The chat.
         bos: The token that begins a text.
-        eos: The token that ends one.
-        special: Further tokens, by the names that templates have for them.
+        eos: The token that ends a text.
+        special: Further tokens, by their names in templates.
         marker: Marks what looks like a control token in the turns.
 
     Raises:
@@ -60,7 +60,7 @@ def render_chat(
         ChatRefusedError: Its template refuses these turns.
     """
     if not template:
-        raise NoTemplateError("this model has no chat template: ask for a completion")
+        raise NoTemplateError("this model has no chat template: use /v1/completions")
     continued = bool(turns) and turns[-1]["role"] == "assistant"
     names = {"bos_token": bos, "eos_token": eos, **special}
     try:
@@ -74,7 +74,7 @@ def render_chat(
     except _TEMPLATE_FAULTS as error:
         message = f"the model's chat template refuses these messages: {error}"
         raise ChatRefusedError(message) from error
-    if "\0" in prompt:  # the library would end the text there, without a word
+    if "\0" in prompt:  # the library would silently end the text there
         raise ChatRefusedError("the model's chat template wrote a NUL character")
     return _open_end(prompt) if continued else prompt
 
@@ -89,11 +89,12 @@ _TEMPLATE_FAULTS: Final = (
     TypeError,
     ValueError,
 )
-"""What a program that came with a model raises when it meets messages it was not written for."""
+"""What a model's template raises on messages for which it was not written."""
 _SPACE: Final = "\N{OGHAM SPACE MARK}"
-"""White space that no template writes itself."""
+"""Whitespace that no template writes itself."""
 _OPEN: Final = END + _SPACE
-"""Put behind the message to go on from: where the space is gone, the template trims messages."""
+"""Appended to the message that the answer continues: if the whitespace is gone, the template trims.
+"""
 _NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
 
 
@@ -108,7 +109,7 @@ def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list
 
 
 def _open_end(prompt: str) -> str:
-    """Cut the prompt where the last message ends."""
+    """Cut the prompt off where the last message ends."""
     written, mark, rest = prompt.rpartition(END)
     if not mark:
         message = "the model's chat template leaves out the last message: end with the user's"
@@ -117,12 +118,12 @@ def _open_end(prompt: str) -> str:
 
 
 class _GenerationBlock(Extension):
-    """The statement `{% generation %}`: in training it marks the assistant's words."""
+    """The statement `{% generation %}`, which marks the assistant's words in training."""
 
     tags: Final = {"generation"}  # type: ignore[misc]  # Jinja wants a set
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Read the block; it writes its body and is a scope of its own, as a call block is."""
+        """Parse the block. It writes its body and has its own scope, like a call block."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -143,16 +144,16 @@ def _compiled(template: str) -> jinja2.Template:
 
 def _write_json(
     value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates give it by place too
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates also pass it by position
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,  # noqa: FBT001, FBT002
 ) -> str:
-    """Write a value as JSON, without Jinja's escapes for HTML."""
+    """Format a value as JSON, without Jinja's HTML escapes."""
     text = json.dumps(
         value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    # Marks stay as they are, to be found again.
+    # Marks must stay intact, to be found later.
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text) if ensure_ascii else text
 
 

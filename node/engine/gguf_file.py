@@ -1,8 +1,8 @@
-"""Reads the head of a GGUF file, which is its fields and the list of its tensors, but no weights.
+"""Reads the head of a GGUF file: its fields and the list of its tensors, but no weights.
 
 Format: the GGUF specification of the ggml project. The file is not trusted: each count and length
-is compared with what is left of the file before it is used. (The project's own reader, the `gguf`
-package, takes memory without end for a file of 50 bytes.)
+is compared with the rest of the file before it is used. (The project's own reader, the `gguf`
+package, allocates unlimited memory for a file of 50 bytes.)
 """
 
 import array
@@ -28,7 +28,7 @@ _LEAST_TENSOR_BYTES: Final = 8 + 4 + 8 + 4 + 8
 _LENGTH_BYTES: Final = 8
 
 _NUMBERS: Final = dict(enumerate("BbHhIif")) | {7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Value types that are numbers, by their `struct` letter; letters of `array` too, except `?`."""
+"""Numeric value types by their `struct` letter; also letters of `array`, except `?`."""
 _STRING: Final = 8
 _ARRAY: Final = 9
 
@@ -37,32 +37,32 @@ Value = Scalar | list[bytes] | array.array  # type: ignore[type-arg]  # of any k
 
 
 class DamagedFileError(Exception):
-    """The bytes are no GGUF file, or not a whole one; the text says what is wrong."""
+    """The bytes are not a GGUF file, or not a complete one; the text says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor is and how its weights are written."""
+    """Where one tensor is and how its weights are stored."""
 
     name: str
     kind: str
-    """Name of the type of weights, or `type N` for one that is not known."""
+    """The weight type's name; `type N` for an unknown type."""
     size_bytes: int
-    """0 for a type that is not known."""
+    """0 for an unknown type."""
     offset: int
     dimensions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before the weights."""
+    """The part of the file before the weights."""
 
     fields: dict[str, Value]
     tensors: tuple[Tensor, ...]
     data_offset: int
 
     def number(self, key: str, default: int = 0, most: int = 2**31 - 1) -> int:
-        """Return a count that the file names.
+        """Return a whole number from a field.
 
         Raises:
             DamagedFileError: It is not a whole number from 0 to `most`.
@@ -73,10 +73,10 @@ class Head:
         return value
 
     def text(self, key: str, default: str = "") -> str:
-        """Return a text that the file holds.
+        """Return a text from a field.
 
         Raises:
-            DamagedFileError: It is not text in UTF-8.
+            DamagedFileError: It is not UTF-8 text.
         """
         value = self.fields.get(key, default.encode())
         if not isinstance(value, bytes):
@@ -84,10 +84,10 @@ class Head:
         return _decode(value, key)
 
     def texts(self, key: str) -> list[bytes]:
-        """Return a list of texts as the bytes that they are; empty where there is none.
+        """Return a list of texts as bytes; empty if the field is missing.
 
         Raises:
-            DamagedFileError: It is a list of something else.
+            DamagedFileError: It is a list of another type.
         """
         value = self.fields.get(key, [])
         if not isinstance(value, list):
@@ -95,10 +95,10 @@ class Head:
         return value
 
     def numbers(self, key: str) -> list[int]:
-        """Return a list of whole numbers; empty where there is none.
+        """Return a list of whole numbers; empty if the field is missing.
 
         Raises:
-            DamagedFileError: It is a list of something else.
+            DamagedFileError: It is a list of another type.
         """
         value = self.fields.get(key, array.array("i"))
         if not isinstance(value, array.array) or value.typecode in "fd":
@@ -110,7 +110,7 @@ def read_head(file: BufferedReader, size_bytes: int) -> Head:
     """Read a file from its start.
 
     Raises:
-        DamagedFileError: It is not a whole GGUF file.
+        DamagedFileError: It is not a complete GGUF file.
         OSError: It cannot be read.
     """
     reader = _Reader(file, size_bytes)
@@ -119,10 +119,10 @@ def read_head(file: BufferedReader, size_bytes: int) -> Head:
     fields = reader.count("fields", reader.integer("Q"), _LEAST_FIELD_BYTES)
     values = dict(_read_field(reader) for _ in range(fields))
     if len(values) < fields:
-        raise DamagedFileError("it names a field twice")
+        raise DamagedFileError("it contains a field twice")
     found = tuple(_read_tensor(reader) for _ in range(tensors))
     if len({tensor.name for tensor in found}) < tensors:
-        raise DamagedFileError("it names a tensor twice")
+        raise DamagedFileError("it contains a tensor twice")
     head = Head(values, found, 0)
     alignment = head.number("general.alignment", _ALIGNMENT, _ALIGNMENT_AT_MOST)
     if alignment.bit_count() != 1:
@@ -133,7 +133,7 @@ def read_head(file: BufferedReader, size_bytes: int) -> Head:
 
 
 class _Reader:
-    """Takes values off a file, none of them larger than what is left of it."""
+    """Reads values from a file; a value is never larger than the rest of the file."""
 
     def __init__(self, file: BufferedReader, size_bytes: int) -> None:
         self._file = file
@@ -144,12 +144,12 @@ class _Reader:
         if not self._size:
             raise DamagedFileError("it is empty")
         if count > (left := self._size - self.position):
-            raise DamagedFileError(f"it claims {count} bytes where {left} are left")
+            raise DamagedFileError(f"it claims {count} bytes but {left} are left")
         if self.position + count > HEAD_BYTES:
             raise DamagedFileError(f"its header is longer than {HEAD_BYTES // 2**20} MiB")
         taken = self._file.read(count)
         if len(taken) < count:
-            raise DamagedFileError("it became shorter while it was read")
+            raise DamagedFileError("it was truncated while it was read")
         self.position += count
         return taken
 
@@ -161,9 +161,9 @@ class _Reader:
         return int(self.number(letter))
 
     def count(self, what: str, claimed: int, least_bytes: int) -> int:
-        """Return the count unless so many things of their least size cannot be in the file."""
+        """Return the count; raise if that many things of their least size do not fit."""
         if claimed * least_bytes > self._size - self.position:
-            raise DamagedFileError(f"it claims {claimed} {what} and has no room for them")
+            raise DamagedFileError(f"it claims {claimed} {what} but is too small for them")
         return claimed
 
     def string(self) -> bytes:
@@ -205,7 +205,7 @@ def _read_array(reader: _Reader, key: str) -> Value:
     kind, length = reader.integer("I"), reader.integer("Q")
     if kind == _STRING:
         return [reader.string() for _ in range(reader.count("texts", length, _LENGTH_BYTES))]
-    if kind not in _NUMBERS:  # lists of lists are allowed, and no model has one
+    if kind not in _NUMBERS:  # lists of lists are allowed, but no model has one
         raise DamagedFileError(f"{key[:100]!r} is a list of type {kind}")
     letter = _NUMBERS[kind].replace("?", "B")
     numbers = array.array(letter, reader.take(length * struct.calcsize(f"<{letter}")))
@@ -226,13 +226,15 @@ def _read_tensor(reader: _Reader) -> Tensor:
     if kind is None:
         return Tensor(name, f"type {number}", 0, offset, dimensions)
     if dimensions[0] % kind.block_weights:
-        raise DamagedFileError(f"a row of tensor {shown} is not whole blocks of {kind.name}")
+        raise DamagedFileError(
+            f"a row of tensor {shown} does not consist of whole blocks of {kind.name}"
+        )
     size = math.prod(dimensions) // kind.block_weights * kind.block_bytes
     return Tensor(name, kind.name, size, offset, dimensions)
 
 
 def _check_places(tensors: tuple[Tensor, ...], data_bytes: int) -> None:
-    """Raise DamagedFileError unless the weights are all in the file, none of them twice."""
+    """Raise DamagedFileError unless all weights are in the file and none overlap."""
     for tensor in tensors:
         if not tensor.size_bytes and not tensor.kind.startswith("type"):
             raise DamagedFileError(f"tensor {tensor.name[:100]!r} is empty")

@@ -1,6 +1,6 @@
-"""Reads what a GGUF file says of itself and decides whether the engine can run it.
+"""Reads a GGUF file's description of itself and decides whether the engine can run it.
 
-Runs in the engine child or in a process of its own, within limits: the file may be hostile.
+It runs in the engine child or in its own process, within limits, because the file may be hostile.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ QUANTIZATIONS: Final = frozenset(
 _LAYER: Final = re.compile(r"blk\.([0-9]{1,6})\.")
 _PARTS_AT_MOST: Final = 2**16
 _MEMORY_BYTES: Final = 2 * 2**30
-"""For the process that reads a header, the interpreter included."""
+"""For the process that reads a header, including the interpreter."""
 _SECONDS: Final = 30.0
 _LAYERS_AT_MOST: Final = 4096
 """The deepest known model has 126."""
 _WIDTH_AT_MOST: Final = 2**20
-"""Numbers in one position of one layer; the widest known model has 2**15."""
+"""Numbers per position and layer; the widest known model has 2**15."""
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 4096
 _BLOCK_BYTES: Final = 2**20
@@ -49,27 +49,27 @@ _BLOCK_BYTES: Final = 2**20
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself."""
+    """A model file's description of itself."""
 
     described: Described
     vocabulary: Vocabulary
 
 
 def read_header(path: Path) -> Header:
-    """Describe the model at `path`, of whose weights only samples are read.
+    """Describe the model at `path`; of its weights, only samples are read.
 
     Raises:
-        UnusableModelError: There is no such file, it is damaged, or the engine cannot run it.
+        UnusableModelError: The file does not exist, is damaged, or the engine cannot run it.
     """
     with open_model(path) as file:
         return read_open_header(file, path)
 
 
 def read_open_header(file: BufferedReader, path: Path) -> Header:
-    """Describe the model in an open file, which is called `path`.
+    """Describe the model in an open file, named `path`.
 
     Raises:
-        UnusableModelError: It is damaged, or the engine cannot run it.
+        UnusableModelError: The file is damaged, or the engine cannot run it.
     """
     with _translated(path):
         head = _read_usable(file, path)
@@ -78,7 +78,7 @@ def read_open_header(file: BufferedReader, path: Path) -> Header:
 
 
 def read_shape(path: Path) -> Shape:
-    """Return how many bytes each part of the model at `path` has.
+    """Return the size in bytes of each part of the model at `path`.
 
     Raises:
         UnusableModelError: As for `read_header`.
@@ -89,7 +89,7 @@ def read_shape(path: Path) -> Shape:
 
 
 def main(path: Path) -> int:
-    """Write a model's shape on stdout, or why there is none on stderr; return the exit code."""
+    """Write a model's shape to stdout, or an error to stderr; return the exit code."""
     try:
         shape = read_shape(path)
     except UnusableModelError as error:
@@ -101,20 +101,20 @@ def main(path: Path) -> int:
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Read within limits; whatever is wrong with the file becomes an UnusableModelError."""
+    """Read within limits; any fault of the file becomes an UnusableModelError."""
     name = readable(path)
     try:
         with bounded(_SECONDS, _MEMORY_BYTES):
             yield
     except DamagedFileError as error:
-        message = f"{name} is damaged or no GGUF file ({error}): download or convert it again"
+        message = f"{name} is damaged or not a GGUF file ({error}): download or convert it again"
         raise UnusableModelError(message) from error
     except TimeoutError as error:
         message = f"the header of {name} was not read within {_SECONDS:g} s: try another disk"
         raise UnusableModelError(message) from error
     except MemoryError as error:
         limit = f"{_MEMORY_BYTES // 2**20} MiB of memory"
-        message = f"the header of {name} takes more than {limit}: choose another model file"
+        message = f"the header of {name} needs more than {limit}: choose another model file"
         raise UnusableModelError(message) from error
     except OSError as error:
         message = f"the model file {name} cannot be read ({error.strerror}): check the disk"
@@ -132,14 +132,14 @@ def _read_usable(file: BufferedReader, path: Path) -> Head:
 
 
 def _find_fault(head: Head) -> str:
-    """Return why the engine cannot run the model, or nothing."""
+    """Return why the engine cannot run the model; empty if it can."""
     architecture = head.text("general.architecture")
     tokenizer = head.text("tokenizer.ggml.model", "none")
     unknown = {tensor.kind for tensor in head.tensors} - QUANTIZATIONS
     if architecture not in ARCHITECTURES:
         return f"architecture {architecture[:100]!r} is not among {', '.join(ARCHITECTURES)}"
     if tokenizer not in TOKENIZERS:
-        return f"tokenizer {tokenizer[:100]!r} is not of the SentencePiece kind ('llama')"
+        return f"tokenizer {tokenizer[:100]!r} is not SentencePiece ('llama')"
     if unknown:
         return f"quantization {', '.join(sorted(unknown)[:5])} is not supported"
     layers, held = (
@@ -147,9 +147,9 @@ def _find_fault(head: Head) -> str:
         _layers_held(head),
     )
     if not layers or not held:
-        return "it holds no layers"
+        return "it contains no layers"
     if layers != held:
-        return f"it claims {layers} layers and holds {held}"
+        return f"it claims {layers} layers but contains {held}"
     return ""
 
 
@@ -159,7 +159,7 @@ def _layers_held(head: Head) -> int:
 
 
 def _check_whole(head: Head, path: Path) -> None:
-    """Raise UnusableModelError where the file is a part of a model."""
+    """Raise UnusableModelError if the file is only a part of a model."""
     count = head.number("split.count", 1, _PARTS_AT_MOST)
     if count < 2:
         return
@@ -168,7 +168,7 @@ def _check_whole(head: Head, path: Path) -> None:
     message = (
         f"{readable(path)} is part {head.number('split.no', 0, _PARTS_AT_MOST) + 1} of {count} of "
         f"a model, and {NAME} loads whole files only: merge the parts into one file with "
-        f"llama-gguf-split --merge{f' (not there: {missing})' if missing else ''}"
+        f"llama-gguf-split --merge{f' (missing: {missing})' if missing else ''}"
     )
     raise UnusableModelError(message)
 
@@ -188,10 +188,10 @@ def _describe(head: Head, fingerprint: str) -> Described:
 
 
 def _fingerprint(file: BufferedReader, data_offset: int) -> str:
-    """Return what tells the file from others: its header and samples from all over its weights.
+    """Return the file's fingerprint: a digest of its header and samples from all its weights.
 
-    Any training moves nearly every weight, so that samples suffice; a whole file would take as long
-    as loading it.
+    Training changes nearly every weight, so samples are enough. Reading the whole file would take
+    as long as loading it.
     """
     digest = hashlib.blake2b(digest_size=8)
     end = file.seek(0, io.SEEK_END)
@@ -207,7 +207,7 @@ def _fingerprint(file: BufferedReader, data_offset: int) -> str:
 
 
 def _measure(head: Head, described: Described) -> Shape:
-    """Add the tensors up by where they stand: before, in or behind the layers."""
+    """Sum the tensors by their place: before, in or after the layers."""
     layers = [0] * described.layers
     embedding = output = 0
     for tensor in head.tensors:
@@ -229,7 +229,7 @@ def _measure(head: Head, described: Described) -> Shape:
 
 
 def _position_bytes(head: Head, architecture: str) -> int:
-    """Return what one position takes: a key and a value of 16-bit floats in each layer."""
+    """Return the memory of one position: a key and a value of 16-bit floats in each layer."""
     layers = head.number(f"{architecture}.block_count", 0, _LAYERS_AT_MOST)
     width = head.number(f"{architecture}.embedding_length", 0, _WIDTH_AT_MOST)
     heads = head.number(f"{architecture}.attention.head_count", 0, _WIDTH_AT_MOST) or 1
@@ -238,7 +238,7 @@ def _position_bytes(head: Head, architecture: str) -> int:
 
 
 def _quantization(head: Head) -> str:
-    """Return the type that holds most of the weights, which is what people call the file by."""
+    """Return the type of most of the weights, by which people name the file."""
     by_type: dict[str, int] = {}
     for tensor in head.tensors:
         by_type[tensor.kind] = by_type.get(tensor.kind, 0) + tensor.size_bytes

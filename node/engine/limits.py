@@ -1,4 +1,4 @@
-"""Bounds what reading a stranger's file may take."""
+"""Limits the time and memory for reading an untrusted file."""
 
 import contextlib
 import resource
@@ -12,11 +12,11 @@ from typing import NoReturn
 def bounded(seconds: float, memory_bytes: int) -> Iterator[None]:
     """Run the block within limits on time and on the memory of the whole process.
 
-    For the main thread of a process of its own: the timer and the limit are the process's.
+    Only for the main thread of a dedicated process: the timer and the limit apply to the process.
 
     Raises:
         TimeoutError: The block takes longer.
-        MemoryError: It takes more.
+        MemoryError: The block needs more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)

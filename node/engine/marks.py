@@ -1,12 +1,12 @@
 """Keeps text that spells a control token from becoming one.
 
-A prompt that a template wrote holds the template's control tokens beside what people said. Marks
-are put into what they said before the template sees it, so that afterwards a control token is found
-only where the template wrote it. The marks go before the text is turned into tokens.
+A prompt from a template contains the template's control tokens and what people said. What people
+said is marked before the template sees it. Afterwards a control token is recognized only where the
+template wrote it. The marks are removed before the text is turned into tokens.
 
-What a template does to the text in between (trim, upper, split, join, JSON) leaves the marks where
-they are. A template that takes characters out of the middle of a text, or that completes a control
-token by writing both its ends around one, can still build one.
+What a template does to the text (trim, upper, split, join, JSON) preserves the marks. A template
+can still build a control token if it removes characters from the middle of a text, or writes both
+ends of a control token around one.
 """
 
 import re
@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 BREAK: Final = "\ufdd0"
-"""Behind the first character of what looks like a control token."""
+"""After the first character of what looks like a control token."""
 END: Final = "\ufdd1"
-"""Behind the message that the answer goes on from."""
+"""After the message that the answer continues."""
 MARKS: Final = BREAK + END
-"""Unicode keeps these code points for a program's own use: no text is meant to hold them."""
+"""Unicode reserves these code points for a program's own use, so no text should contain them."""
 _NO_MARKS: Final = str.maketrans("", "", MARKS)
 
 
@@ -26,7 +26,7 @@ class Marker:
     """Marks the control tokens of one vocabulary.
 
     Args:
-        tokens: Their texts.
+        tokens: The control tokens' texts.
     """
 
     def __init__(self, tokens: Collection[str] = ()) -> None:
@@ -36,7 +36,7 @@ class Marker:
         self._longest = max(map(len, tokens), default=0)
 
     def mark(self, text: str) -> str:
-        """Return the text with a mark in whatever is, begins or ends a control token."""
+        """Return the text with a mark in everything that is, begins or ends a control token."""
         text = text.translate(_NO_MARKS)
         if self._whole is None:
             return text
@@ -45,14 +45,14 @@ class Marker:
         return BREAK.join(pieces)
 
     def _inside(self, text: str) -> Iterator[int]:
-        """Yield a place in each control token, also in those that overlap."""
+        """Yield a place in each control token, also in overlapping ones."""
         found = self._whole.search(text) if self._whole else None
         while found and self._whole:
             yield found.start() + 1
             found = self._whole.search(text, found.start() + 1)
 
     def _at_the_ends(self, text: str) -> Iterator[int]:
-        """Yield places in what the text around could complete, at the ends that a trim leaves."""
+        """Yield places near the ends, also after a trim, that the context could complete."""
         body = text.strip()
         first = len(text) - len(text.lstrip())
         last = first + len(body)
@@ -64,9 +64,10 @@ class Marker:
 
 
 def either(tokens: Collection[str], flags: int = 0) -> re.Pattern[str] | None:
-    """Return a pattern for any of the tokens; None where there are none.
+    """Return a pattern for any of the tokens; None without tokens.
 
-    A mark in a token hides it. One of a single character has no inside: a mark behind it does.
+    A mark inside a token hides it. A token of a single character has no inside, so a mark follows
+    it.
     """
     # The longest first, so that no token hides one that begins with it.
     names = sorted(filter(None, tokens), key=len, reverse=True)
@@ -75,7 +76,7 @@ def either(tokens: Collection[str], flags: int = 0) -> re.Pattern[str] | None:
 
 
 def without_marks(text: str) -> str:
-    """Return a text as people said it."""
+    """Return a text as people wrote it."""
     return text.translate(_NO_MARKS)
 
 

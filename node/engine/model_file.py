@@ -1,4 +1,4 @@
-"""Opens a model's file, which may be anything: a path is the word of whoever gave it."""
+"""Opens a model's file; a path from a user may lead to anything."""
 
 import contextlib
 import os
@@ -11,15 +11,15 @@ from shared.paths import readable
 
 
 class UnusableModelError(Exception):
-    """The file is no model that the engine runs; the text names cause and remedy in one line."""
+    """The file is not a model that the engine runs; the text is one line with cause and remedy."""
 
 
 @contextlib.contextmanager
 def open_model(path: Path) -> Iterator[BufferedReader]:
-    """Open a model's file for the block; a pipe or a device is not opened.
+    """Open a model's file for the block; refuse pipes and devices.
 
     Raises:
-        UnusableModelError: There is no such file, or it cannot be read.
+        UnusableModelError: The file does not exist or cannot be read.
     """
     with _open(path) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -29,8 +29,8 @@ def open_model(path: Path) -> Iterator[BufferedReader]:
 
 def _open(path: Path) -> BufferedReader:
     try:
-        # Looked at before it is opened, which is not nothing to a device. Whoever exchanges it
-        # meanwhile for a pipe does not make this wait for a writer.
+        # Checked before opening, because opening a device may have effects. O_NONBLOCK avoids a
+        # wait for a writer if a pipe replaces the file meanwhile.
         if stat.S_ISREG(path.stat().st_mode):
             return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except PermissionError as error:

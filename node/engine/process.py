@@ -1,4 +1,4 @@
-"""Starts one engine child and speaks with it; what it says means is the supervisor's business."""
+"""Starts one engine child and exchanges messages with it; the supervisor interprets them."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class ChildProcess:
-    """A running child: its process, its pipes and the last lines that it wrote to stderr."""
+    """A running child: its process, its pipes and the last lines of its stderr."""
 
     def __init__(
         self,
@@ -42,24 +42,24 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """The process id."""
         return self._process.pid
 
     def kill(self, *, stalled: bool = False) -> None:
-        """End the child at once."""
+        """Kill the child at once."""
         self.stalled = self.stalled or stalled
         self._process.kill()
 
     async def send(self, command: protocol.Command) -> None:
-        """Write one command; a child that is gone is noticed by `receive`."""
+        """Write one command; `receive` notices a child that is gone."""
         try:
             async with self._sending:
                 await self._commands.send_all(protocol.frame(command))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            _log.debug("engine child %d took no command: it is gone", self.pid)
+            _log.debug("engine child %d is gone: it accepts no command", self.pid)
 
     async def receive(self) -> list[protocol.Result]:
-        """Wait for results; an empty list when the child is gone."""
+        """Wait for results. Return an empty list when the child is gone."""
         while True:
             received = await self._results.receive_some(_READ_BYTES)
             if not received:
@@ -68,12 +68,12 @@ class ChildProcess:
                 if frames := self._reader.feed(received):
                     return [protocol.result_decoder.decode(frame) for frame in frames]
             except (ValueError, msgspec.DecodeError) as error:
-                _log.error("engine child %d speaks nonsense: %s", self.pid, error)
+                _log.error("engine child %d sent an invalid message: %s", self.pid, error)
                 return []
 
     async def wait_epitaph(self) -> str:
-        """Wait for the end of a child whose pipe has closed and say how it ended, in one line."""
-        self._process.kill()  # a child without its pipe is of no use
+        """Wait for the end of a child whose pipe is closed. Return in one line how it ended."""
+        self._process.kill()  # a child without its pipe is useless
         code = await self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return f"engine child {self.pid} {how}"
@@ -92,10 +92,10 @@ class ChildProcess:
 
 @asynccontextmanager
 async def open_child() -> AsyncIterator[ChildProcess]:
-    """Run a child for as long as the block does.
+    """Run a child while the block runs.
 
     Raises:
-        OSError: No descriptor, process or memory is to be had now; nothing is left open.
+        OSError: No descriptor, process or memory is available now; nothing is left open.
     """
     async with AsyncExitStack() as streams:
         with ExitStack() as of_child:

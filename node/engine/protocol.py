@@ -1,7 +1,7 @@
-"""What the node and an engine child say to each other: framed msgpack over two pipes.
+"""The messages between the node and an engine child: framed msgpack over two pipes.
 
-The child reads commands on its standard input and writes results on a pipe of their own, never
-on standard output, which libraries print to. A frame is its length in 4 bytes, big-endian, then
+The child reads commands on its standard input and writes results to a separate pipe, never to
+standard output, because libraries print there. A frame is its length in 4 bytes, big-endian, then
 one tagged msgpack array.
 """
 
@@ -13,38 +13,39 @@ from node.requests.request import EndReason, Prompt, Sampling
 
 HEADER_BYTES: Final = 4
 FRAME_BYTES: Final = 64 * 2**20
-"""A longer frame is a broken pipe's garbage, not a message."""
+"""A longer frame is garbage from a broken pipe, not a message."""
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Describe the model at `path`, the first command; load it once `Proceed` comes."""
+    """Describe the model at `path`; the first command. Load it once `Proceed` arrives."""
 
     path: bytes
-    """As the system has it: the name of a file need not be UTF-8."""
+    """As the system has it: a file name need not be UTF-8."""
     context_length: int
     """Positions to keep; 0 for as many as the model was trained with."""
     threads: int
     batch_tokens: int
-    """Prompt tokens per evaluation: progress is seen and a cancel heard between two."""
+    """Prompt tokens per evaluation. Progress is reported and cancels are read between two
+    evaluations."""
 
 
 class Proceed(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """There is memory for the model that was described: load it."""
+    """There is memory for the described model: load it."""
 
 
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Continue `prompt`. One at a time: the next is read when this one has finished."""
+    """Continue `prompt`. One at a time: the next is read after this one has finished."""
 
     request: int
     prompt: Prompt
     max_tokens: int
-    """0 for as many as the context holds; those in `prior` count."""
+    """0 for as many as fit in the context; those in `prior` count."""
     sampling: Sampling
     prior: tuple[int, ...] = ()
-    """Tokens of the answer that an earlier child drew: evaluated after the prompt, so that the
-    next one is what it would have been there."""
+    """Tokens of the answer that an earlier child drew. They are evaluated after the prompt, so that
+    the next token is the same as it would have been there."""
     embed: bool = False
-    """Whether the vector of the prompt is wanted, not a text."""
+    """Whether to return the prompt's vector instead of a text."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -54,7 +55,7 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """What the header of the model file says; sent before the weights are read."""
+    """What the model file's header says; sent before the weights are read."""
 
     engine: str
     architecture: str
@@ -63,13 +64,13 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     layers: int
     context_length: int
     position_bytes: int
-    """Memory that each position of the context takes."""
+    """Memory per position of the context."""
     fingerprint: str = ""
-    """The same for the same file, another one for other weights."""
+    """Equal for the same file, different for other weights."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """So much of the model's file has been read into memory."""
+    """This much of the model's file was read into memory."""
 
     done_bytes: int
     total_bytes: int
@@ -82,13 +83,13 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """The model cannot be used: the cause and the remedy in one line. The child ends."""
+    """The model cannot be used; the text is one line with cause and remedy. The child ends."""
 
     message: str
 
 
 class Evaluated(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """A prompt chunk was evaluated, `done` of `total` tokens; `cached` of them needed no work."""
+    """`done` of `total` tokens of the prompt are evaluated; `cached` of them needed no work."""
 
     request: int
     done: int
@@ -105,14 +106,14 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """What the model made of the whole prompt, as a vector of length 1."""
+    """The model's vector for the whole prompt, of length 1."""
 
     request: int
     vector: tuple[float, ...]
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The request is over and the engine free."""
+    """The request has ended and the engine is free."""
 
     request: int
     reason: EndReason
@@ -129,16 +130,16 @@ result_decoder = msgspec.msgpack.Decoder(Result)
 
 
 def frame(message: Command | Result) -> bytes:
-    """Encode one message with its length before it."""
+    """Encode one message with its length in front."""
     packed = _encoder.encode(message)
     return len(packed).to_bytes(HEADER_BYTES, "big") + packed
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames.
+    """Splits a stream of bytes into frames.
 
     Args:
-        limit_bytes: A longer frame is none.
+        limit_bytes: A longer frame is invalid.
     """
 
     def __init__(self, limit_bytes: int = FRAME_BYTES) -> None:
@@ -146,10 +147,10 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, received: bytes | bytearray) -> list[bytes]:
-        """Take what arrived and return the frames that are now whole.
+        """Add received bytes and return the frames that are now complete.
 
         Raises:
-            ValueError: The stream holds no frames.
+            ValueError: The stream contains no frames.
         """
         self._buffer += received
         frames = []

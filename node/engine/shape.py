@@ -1,4 +1,4 @@
-"""What a model takes where, layer by layer; asked of a child, for a file may be hostile."""
+"""The sizes of a model's parts, read by a child process because files may be hostile."""
 
 import subprocess
 import sys
@@ -10,41 +10,41 @@ _READ_SECONDS: Final = 60.0
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """Bytes of a model's parts."""
+    """Sizes of a model's parts, in bytes."""
 
     layer_bytes: tuple[int, ...]
-    """Weights of each layer, in their order."""
+    """Weights of each layer, in order."""
     embedding_bytes: int
-    """What stands before the first layer."""
+    """The weights before the first layer."""
     output_bytes: int
-    """What stands behind the last one."""
+    """The weights after the last layer."""
     is_tied: bool
-    """Whether what stands behind the last layer uses the embedding too."""
+    """Whether the output after the last layer uses the embedding too."""
     position_bytes: int
-    """Memory that each position of the context takes, in all layers together."""
+    """Memory per position of the context, for all layers together."""
     context_length: int
 
     @property
     def size_bytes(self) -> int:
-        """All weights together."""
+        """The size of all weights together."""
         return self.embedding_bytes + sum(self.layer_bytes) + self.output_bytes
 
 
 def even_shape(size_bytes: int, layers: int, position_bytes: int, context_length: int) -> Shape:
-    """Return the shape of a model of which only the whole is known: layers of one size."""
+    """Return a shape from a model's total size, with layers of equal size."""
     each = (size_bytes // layers,) * layers
     return Shape(each, 0, size_bytes % layers, False, position_bytes, context_length)
 
 
 class UnreadableModelError(Exception):
-    """The file's header says nothing of use; the text is one line for a person."""
+    """The file's header is unusable; the text is one line for a person."""
 
 
 def read_shape(path: str) -> Shape:
-    """Read a model's shape from its file's header, in a child that may die of it.
+    """Read a model's shape from its file's header, in a child that may die from it.
 
     Raises:
-        UnreadableModelError: There is no such file, or it is no model that an engine runs.
+        UnreadableModelError: The file does not exist, or is not a model that an engine runs.
     """
     command = [sys.executable, "-m", "node.engine.header", path]
     try:
@@ -56,6 +56,6 @@ def read_shape(path: str) -> Shape:
         raise UnreadableModelError(message) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        message = lines[-1] if lines else f"reading the header of {path} ended a process"
+        message = lines[-1] if lines else f"the process that read the header of {path} died"
         raise UnreadableModelError(message)
     return msgspec.json.decode(done.stdout, type=Shape)

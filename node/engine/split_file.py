@@ -1,4 +1,4 @@
-"""How the parts of a split GGUF file are named: as llama.cpp's `llama-gguf-split` writes them."""
+"""The file names of a split GGUF model, as llama.cpp's `llama-gguf-split` writes them."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NAME: Final = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a model that is written as several."""
+    """One file of a model that is split into several."""
 
     stem: str
     number: int
@@ -23,7 +23,7 @@ class Part:
 
     @classmethod
     def read(cls, name: str) -> Self | None:
-        """Read a file's name; None where it is not that of a part."""
+        """Read a file's name; None if it is not the name of a part."""
         found = _NAME.fullmatch(name)
         if not found or not 1 <= int(found["number"]) <= int(found["count"]):
             return None
@@ -31,10 +31,10 @@ class Part:
 
     @property
     def names(self) -> list[str]:
-        """The names of all parts, in their order."""
+        """The names of all parts, in order."""
         numbers = range(1, self.count + 1)
         return [f"{self.stem}-{n:05}-of-{self.count:05}{self.ending}" for n in numbers]
 
     def missing(self, directory: Path) -> list[str]:
-        """Name the parts of the model that are not in the directory."""
+        """Return the names of the parts that are not in the directory."""
         return [name for name in self.names if not (directory / name).exists()]

@@ -1,7 +1,7 @@
-"""Keeps one model's engine child alive and passes requests to it and results back.
+"""Keeps one model's engine child alive, and passes requests to it and results back.
 
-A crash, a hang or an out-of-memory kill of the child is an event here: the request that it had is
-interrupted, a new child is started, and the model's lane hands the request over again.
+A crash, a hang or an out-of-memory kill of the child is handled here: the current request is
+interrupted, a new child is started, and the model's lane sends the request again.
 """
 
 import logging
@@ -28,22 +28,22 @@ EngineState = Literal["unloaded", "loading", "ready", "failed"]
 
 _BACKOFF_SECONDS: Final = (0.1, 30.0)
 _LOADS: Final = 10
-"""A model that was served before and is lost in so many loads in a row is given up, after about
-50 s: until then its requests wait."""
+"""A model that was served before is given up after this many failed loads in a row, which takes
+about 50 s. Until then its requests wait."""
 
 _log = logging.getLogger(__name__)
 
 
 class CannotLoadError(UnavailableError):
-    """The model cannot be loaded as it is: another try would end the same."""
+    """The model cannot be loaded as it is: a retry would fail in the same way."""
 
 
 class Job(Protocol):
-    """What the engine tells of the one request that it has."""
+    """Callbacks of the engine for its current request."""
 
     @property
     def identity(self) -> int:
-        """Name of the request between node and child."""
+        """The request's name between node and child."""
 
     def evaluated(self, done: int, total: int, cached: int) -> None:
         """`done` of `total` prompt tokens are evaluated."""
@@ -52,56 +52,56 @@ class Job(Protocol):
         """One token was drawn."""
 
     def embedded(self, vector: tuple[float, ...]) -> None:
-        """The prompt's vector, where that was asked for."""
+        """The prompt's vector, if it was requested."""
 
     def finished(self, reason: EndReason, message: str) -> None:
-        """The engine is done with it."""
+        """The engine has finished the request."""
 
     def interrupted(self, reason: events.RestartReason) -> None:
-        """The engine ended while it had it."""
+        """The engine ended during the request."""
 
     def failed(self, error: RequestError) -> None:
-        """There will be no engine for it."""
+        """There will be no engine for the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How a child is to hold its model; see `node.engine.protocol.Load`."""
+    """How a child must hold its model; see `node.engine.protocol.Load`."""
 
     path: str
     context_length: int
     threads: int
     batch_tokens: int
     load_seconds: float
-    """A child that takes longer to load counts as hung."""
+    """A child that takes longer to load counts as hanging."""
     stall_seconds: float
-    """With a request in work and no progress for so long, the child counts as hung."""
+    """A child whose request makes no progress for this long counts as hanging."""
     locate: Callable[[], Awaitable[Path]] | None = None
-    """Gives the path of a model that may have to be fetched first, or raises `StartupError`."""
+    """Returns the path of a model, which may be downloaded first, or raises `StartupError`."""
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told of what happens to an engine, and asked before it takes memory."""
+    """Is notified of an engine's events, and decides whether it may use memory."""
 
     emit: Callable[[Event], None]
     find_room: Callable[[protocol.Described], str] = lambda _: ""
-    """Says why there is no memory for a model, or nothing."""
+    """Returns why there is no memory for a model; empty if there is."""
     changed: Callable[[], None] = lambda: None
     """Called when the engine's state has changed."""
 
 
 class Engine:
-    """One model's engine. The model's lane gives it one job at a time.
+    """One model's engine. The model's lane passes it one job at a time.
 
-    It has a child while the model is wanted: from `want` until `unload`, with a new child
-    whenever one ends. A model that is `resident` is tried again until it loads; one that is not
-    is tried again when it is next wanted.
+    It has a child while the model is wanted: from `want` until `unload`, with a new child whenever
+    one ends. A `resident` model is retried until it loads; any other is retried when it is next
+    wanted.
 
     Args:
         model_id: The model's name in events.
         options: How to load it.
-        watcher: Who is told.
+        watcher: Is notified of the engine's events.
     """
 
     def __init__(self, model_id: str, options: EngineOptions, watcher: Watcher) -> None:
@@ -116,34 +116,35 @@ class Engine:
         self._emit = watcher.emit
         self._wanted = False
         self._called = trio.Event()
-        """Set when `want` or `unload` has something to say."""
+        """Set when `want` or `unload` has changed something."""
         self._dismissed = trio.Event()
-        """Set when this child is to end, which holds even if the model is wanted again at once."""
+        """Set when this child must end, even if the model is wanted again at once."""
         self._unload_reason: events.UnloadReason = "requested"
         self._child: ChildProcess | None = None
         self._has_room = False
-        """Whether memory was found for the child's model: no other can have it."""
+        """Whether memory is reserved for the child's model: no other model can use it."""
         self._loaded = False
         self._was_loaded = False
         """Whether it was ever loaded."""
         self._failed_loads = 0
-        """In a row."""
+        """Failed loads in a row."""
         self._failure: RequestError | None = None
-        """Why there is no engine to wait for; raised as a fresh one each time."""
+        """Why waiting for an engine is useless; a fresh copy is raised each time."""
         self._settled = trio.Event()
         """Set while the model is loaded, could not be loaded, or is not wanted."""
         self._gone = trio.Event()
         """Set while there is no child."""
         self._gone.set()
         self._worked = False
-        """Whether this child has got any work done: then its end was no part of a crash loop."""
+        """Whether this child has completed any work: then its end does not count as part of a crash
+        loop."""
         self._job: Job | None = None
         self._freed = trio.Event()
         self._progress = 0.0
 
     @property
     def state(self) -> EngineState:
-        """How the model is."""
+        """The model's state."""
         if self._loaded:
             return "ready"
         if not self._wanted:
@@ -157,7 +158,7 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """Whether it is as it should be: a model that must be in memory is."""
+        """Whether its state is as required: a model that must be in memory is."""
         return self._loaded or not self.resident
 
     @property
@@ -167,21 +168,21 @@ class Engine:
 
     @property
     def weights_bytes(self) -> int:
-        """How large the weights are that are in memory, or on their way there; 0 for none."""
+        """The size of the weights that are in memory or being loaded; 0 for none."""
         return self.described.size_bytes if self.described and self._has_room else 0
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the file that the newest child has read; empty before the first has."""
+        """The fingerprint of the file that the newest child has read; empty before the first."""
         return self.described.fingerprint if self.described else ""
 
     @property
     def silent_seconds(self) -> float:
-        """How long the job in hand has been without progress; 0 while there is none."""
+        """Seconds that the current job has made no progress; 0 without a job."""
         return 0.0 if self._job is None else trio.current_time() - self._progress
 
     def describe(self) -> events.ModelDescribed | None:
-        """Return the level that says what the loaded model is; None while none is loaded."""
+        """Return the level that describes the loaded model; None while none is loaded."""
         described = self.described
         if described is None or not self._loaded:
             return None
@@ -214,7 +215,7 @@ class Engine:
 
     def want(self) -> None:
         """Load the model, if it is not loaded."""
-        if self._wanted:  # one that fails to load is tried again in its own time
+        if self._wanted:  # a model that fails to load is retried on its own schedule
             return
         self._wanted = True
         self._failure = None
@@ -224,10 +225,10 @@ class Engine:
         self._watcher.changed()
 
     async def wait_ready(self) -> None:
-        """Wait until a child has the model, which has to be wanted.
+        """Wait until a child has the model, which must be wanted.
 
         Raises:
-            UnavailableError: The model cannot be loaded, or is not wanted any more.
+            UnavailableError: The model cannot be loaded, or is no longer wanted.
         """
         while not self._loaded:
             if self._failure:
@@ -237,7 +238,7 @@ class Engine:
             await self._settled.wait()
 
     async def unload(self, reason: Literal["requested", "idle"]) -> None:
-        """Let the model go. Ends when its child is gone; a job that it has is lost."""
+        """Unload the model. Ends when its child is gone; its current job is lost."""
         self.resident = False
         self._wanted = False
         self._unload_reason = reason
@@ -248,7 +249,7 @@ class Engine:
         self._watcher.changed()
 
     async def begin(self, job: Job, command: protocol.Generate) -> None:
-        """Hand a job to the child, whose one job it then is until `release` returns."""
+        """Pass a job to the child, which has no other job until `release` returns."""
         if self._child is None or not self._loaded:
             job.interrupted("crashed")
             return
@@ -258,7 +259,7 @@ class Engine:
         await self._child.send(command)
 
     async def release(self, job: Job) -> None:
-        """Have the child stop the job unless it is done. Ends when the engine is free."""
+        """Stop the job unless it is done. Ends when the engine is free."""
         if self._child is not None and self._job is job:
             await self._child.send(protocol.Cancel(job.identity))
             await self._freed.wait()
@@ -268,14 +269,14 @@ class Engine:
         self._called = trio.Event()
 
     def _fail(self, failure: RequestError) -> None:
-        """Note a failed load; once that is for good, those who wait are told."""
+        """Record a failed load; if it is final, fail those who wait for the model."""
         self._failed_loads += 1
         if self._can_recover(failure):
             _log.warning("model %s is not back yet: %s", self.model_id, failure)
             return
-        # Who asked for its first load is told; a later one happens by itself.
+        # The caller of its first load gets the error; later loads happen in the background.
         level = logging.ERROR if self.described else logging.DEBUG
-        _log.log(level, "model %s cannot be loaded: %s", self.model_id, failure)
+        _log.log(level, "cannot load model %s: %s", self.model_id, failure)
         self._failure = failure
         if not self.resident:
             self._wanted = False
@@ -287,14 +288,16 @@ class Engine:
         return self._was_loaded and not is_definite and self._failed_loads < _LOADS
 
     async def _live(self) -> RequestError | None:
-        """Run one child from its start to its end; give why it could not load, if so."""
+        """Run one child from its start to its end; return why it could not load, if so."""
         self._gone = trio.Event()
         self._called = trio.Event()
         self._dismissed = trio.Event()
         try:
             return await self._live_child()
-        except OSError as error:  # no process, pipe or memory to be had: as bad, and as passing
-            return UnavailableError(f"no engine child can be started: {error}")
+        except (
+            OSError
+        ) as error:  # no process, pipe or memory is available: as bad, and as temporary
+            return UnavailableError(f"cannot start an engine child: {error}")
         finally:
             self._gone.set()
 
@@ -377,7 +380,7 @@ class Engine:
         epitaph = await child.wait_epitaph()
         return UnavailableError(
             f"{epitaph} while it loaded {self._options.path}: "
-            "is there memory for it, and is the file whole?"
+            "is there memory for it, and is the file complete?"
         )
 
     def _take(self, results: list[protocol.Result]) -> None:
@@ -407,17 +410,17 @@ class Engine:
         child.kill(stalled=True)
 
     def _lose(self, reason: events.UnloadReason) -> None:
-        """Note that the child is gone, or about to be."""
+        """Record that the child is gone, or about to be."""
         was_loaded = self._loaded
         self._child = None
         self._has_room = False
         self._loaded = False
         self.context_length = 0
         if not was_loaded:
-            if not self._wanted:  # its load was given up, which is no failure
+            if not self._wanted:  # its load was abandoned, which is not a failure
                 self._emit(events.ModelUnloaded(self.model_id, reason))
             return
-        self._settled.set()  # who waits looks again
+        self._settled.set()  # waiters check again
         self._settled = trio.Event()
         self._emit(events.ModelUnloaded(self.model_id, reason))
         job = self._job

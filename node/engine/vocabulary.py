@@ -1,4 +1,4 @@
-"""What a model file says of its tokens, as far as prompts and the ends of answers go."""
+"""A model file's tokens, as far as they matter for prompts and the ends of answers."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _CONTROL: Final = 3
 _USER_DEFINED: Final = 4
 """Token types of GGUF (`gguf.TokenType`)."""
 _BOS, _EOS = 1, 2
-"""Tokens that begin and end a text in SentencePiece, where the file names no others."""
+"""SentencePiece's tokens that begin and end a text, used if the file names none."""
 _ENDS: Final = (
     "<|eot_id|>",
     "<|eom_id|>",
@@ -27,10 +27,10 @@ _ENDS: Final = (
     "_<EOT>",
     "[EOT]",
 )
-"""What chat models end a turn with. llama.cpp knows them by these names too, whatever their type,
-for many files name only the token that ends a document."""
+"""Tokens with which chat models end a turn. llama.cpp also recognizes them by name, whatever their
+type, because many files name only the token that ends a document."""
 _ENDS_IF_CONTROL: Final = ("</s>", "[EOS]")
-"""These also end a turn, but a text on markup may hold them as ordinary tokens."""
+"""These also end a turn, but a text about markup may contain them as ordinary tokens."""
 _SPECIAL: Final = (
     ("bos_token", "bos_token_id"),
     ("eos_token", "eos_token_id"),
@@ -42,24 +42,24 @@ _SPECIAL: Final = (
     ("eot_token", "eot_token_id"),
     ("eom_token", "eom_token_id"),
 )
-"""Tokens with a use, by the names that templates have for them, and the fields that name them."""
+"""Tokens with a purpose, by their names in templates, and the fields that name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The tokens that have a meaning beyond their text. Without arguments, SentencePiece's."""
+    """The tokens with a special meaning. Without arguments, SentencePiece's."""
 
     template: str = ""
-    """The chat template; empty where the file has none."""
+    """The chat template; empty if the file has none."""
     control: Mapping[str, int] = field(default_factory=dict)
     """Tokens that only a template may write."""
     defined: Mapping[str, int] = field(default_factory=dict)
-    """Tokens that any text may write: those that the model's makers added (user-defined)."""
+    """Tokens that any text may contain: those that the model's makers added (user-defined)."""
     special: Mapping[str, str] = field(default_factory=dict)
-    """Text of the tokens that a template knows by name, such as `bos_token`."""
+    """Text of the tokens that templates know by name, such as `bos_token`."""
     bos: int = _BOS
     adds_bos: bool = True
-    """Whether a text begins with `bos` even if no template writes it."""
+    """Whether a text begins with `bos` even if the template does not write it."""
     ends: frozenset[int] = frozenset((_EOS,))
     """Tokens that end an answer."""
     characters: Mapping[str, int] = field(default_factory=dict)
@@ -67,10 +67,10 @@ class Vocabulary:
 
 
 def read_vocabulary(head: Head) -> Vocabulary:
-    """Read the tokens out of a file's head.
+    """Read the tokens from a file's head.
 
     Raises:
-        DamagedFileError: A field is not what it has to be.
+        DamagedFileError: A field has an invalid value.
     """
     tokens = head.texts("tokenizer.ggml.tokens")
     kinds = head.numbers("tokenizer.ggml.token_type")
@@ -93,7 +93,7 @@ def read_vocabulary(head: Head) -> Vocabulary:
 
 
 def _special(head: Head, count: int) -> dict[str, int]:
-    """Return the tokens that the file names by their use; some write -1 for none."""
+    """Return the tokens that the file names by their purpose; some files write -1 for none."""
     named = {name: head.fields.get(f"tokenizer.ggml.{key}") for name, key in _SPECIAL}
     return {name: i for name, i in named.items() if isinstance(i, int) and 0 <= i < count}
 

@@ -1,14 +1,14 @@
-"""The types of weights in GGUF files: their names, and how many weights take how many bytes.
+"""The weight types in GGUF files: their names, and the bytes per block of weights.
 
 Source: `ggml_type` and the block structures of the ggml project, as of version 0.19 of its `gguf`
-package, which a test compares. Importing the package would add a quarter to an engine's start.
+package, which a test compares. Importing the package would add a quarter to an engine's start time.
 """
 
 from typing import Final, NamedTuple
 
 
 class WeightType(NamedTuple):
-    """Weights are written in blocks."""
+    """Weights are stored in blocks."""
 
     name: str
     block_weights: int

@@ -191,7 +191,7 @@ def test_model_that_claims_other_layers_than_it_holds_is_refused(
 ) -> None:
     """The number of layers sizes what other parts keep: it is what the tensors say."""
     message = refusal(write_model(tmp_path / "m.gguf", layers=claimed, held=2))
-    assert f"claims {claimed} layers and holds 2" in message or "whole number" in message
+    assert f"claims {claimed} layers but contains 2" in message or "whole number" in message
 
 
 @contextlib.contextmanager

@@ -216,7 +216,7 @@ def test_reading_ends_at_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     path = tmp_path / "m.gguf"
     path.touch()
     monkeypatch.setattr(header, "_SECONDS", 0.05)
-    for fault, says in ((hang, "was not read within"), (grow, "takes more than")):
+    for fault, says in ((hang, "was not read within"), (grow, "needs more than")):
         monkeypatch.setattr(header, "read_head", fault)
         with pytest.raises(UnusableModelError, match=says):
             read_header(path)
@@ -239,7 +239,7 @@ def test_part_of_a_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "big-00003-of-00003.gguf").touch()
     with pytest.raises(UnusableModelError) as refused:
         read_header(path)
-    for part in ("part 1 of 3", "llama-gguf-split --merge", "not there: big-00002-of-00003.gguf)"):
+    for part in ("part 1 of 3", "llama-gguf-split --merge", "missing: big-00002-of-00003.gguf)"):
         assert part in str(refused.value)
 
 

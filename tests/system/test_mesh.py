@@ -120,7 +120,7 @@ def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
     ("arguments", "code", "says"),
     [
         (["/no/such.gguf"], 1, "no model file"),
-        (["/etc/passwd"], 1, "no GGUF file"),
+        (["/etc/passwd"], 1, "not a GGUF file"),
         ([str(MODEL_PATH), "--api-url=ftp://x"], 2, "--api-url"),
         ([str(MODEL_PATH), "--api-url=http://127.0.0.1:1"], 1, "does not answer"),
         ([str(MODEL_PATH), "--api-key-file=/no/such"], 1, "/no/such"),

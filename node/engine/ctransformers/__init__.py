@@ -1,1 +1,1 @@
-"""The engine on ctransformers: its child process and what runs in it."""
+"""The engine on ctransformers: its child process and the code in it."""

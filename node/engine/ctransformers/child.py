@@ -1,7 +1,7 @@
 """The engine child: reads commands, drives the engine, writes results. No Trio, one thread.
 
-Ends when its standard input ends, at once when its results go nowhere, and is killed when the node
-is gone (`shared.runtime.lifeline`), whatever it is at.
+It ends when its standard input ends, and at once when its results cannot be delivered. When the
+node is gone, the kernel kills it (`shared.runtime.lifeline`), whatever it is doing.
 """
 
 import os
@@ -40,7 +40,7 @@ _COMMANDS: Final = 0
 _READ_BYTES: Final = 64 * 1024
 _FILE_READ_BYTES: Final = 16 * 2**20
 _UNKNOWN_CONTEXT: Final = 2048
-"""Positions where neither the settings nor the file say how many."""
+"""Used if neither the settings nor the file specify the positions."""
 
 
 class Link:
@@ -62,7 +62,7 @@ class Link:
         return self._waiting.popleft()
 
     def send(self, result: protocol.Result) -> None:
-        """Write one result, waiting while the pipe is full.
+        """Write one result. Waits while the pipe is full.
 
         Raises:
             BrokenPipeError: The node is gone.
@@ -72,13 +72,13 @@ class Link:
             unsent = unsent[os.write(self._results, unsent) :]
 
     def cancelled(self, request: int) -> bool:
-        """Look, without waiting, whether the node has cancelled the request."""
+        """Return, without waiting, whether the node has cancelled the request."""
         while select.select([_COMMANDS], [], [], 0)[0]:
             self._read()
         return any(isinstance(c, Cancel) and c.request == request for c in self._waiting)
 
     def forget_cancels(self) -> None:
-        """Drop cancels of requests that are over."""
+        """Drop cancels of requests that have ended."""
         self._waiting = deque(c for c in self._waiting if not isinstance(c, Cancel))
 
     def _read(self) -> None:
@@ -119,11 +119,11 @@ class Child:
         if room < 1:
             message = (
                 f"the prompt has {len(tokens)} tokens; the model's context holds "
-                f"{self._engine.context_length}, the answer included"
+                f"{self._engine.context_length}, including the answer"
             )
             return Finished(command.request, "too_long", message)
         wanted = min(command.max_tokens or room, room) - len(command.prior)
-        if wanted < 1:  # an earlier child drew the last one and died before it said so
+        if wanted < 1:  # an earlier child drew the last one but died before it reported the end
             return Finished(command.request, "length", "")
         tokens += command.prior
         if not self._evaluate(command.request, tokens):
@@ -137,7 +137,7 @@ class Child:
         """Return the tokens of a prompt.
 
         Raises:
-            ChatRefusedError: The model's template does not take it, or there are none.
+            ChatRefusedError: The model's template refuses it, or it has no tokens.
         """
         if isinstance(prompt, str):
             tokens = self._engine.tokenize(prompt, control_tokens=False)
@@ -146,11 +146,11 @@ class Child:
             text = render_chat(known.template, prompt, special=known.special, marker=self._marker)
             tokens = self._engine.tokenize(text, control_tokens=True)
         if not tokens:
-            raise ChatRefusedError("the prompt is empty: this model needs a text to go on from")
+            raise ChatRefusedError("the prompt is empty: this model needs a text to continue")
         return tokens
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
-        """Evaluate the prompt in chunks; False when it was cancelled between two."""
+        """Evaluate the prompt in chunks. Return False if it was cancelled between two."""
         total = len(tokens)
         done = cached = total - len(self._engine.rewind(tokens))
         while done < total:
@@ -169,7 +169,7 @@ class Child:
             token = self._engine.sample(command.sampling, position)
             if self._engine.is_end(token):
                 return "stop"
-            # Sent before the token is evaluated: nobody waits a step longer than needed.
+            # Sent before the token is evaluated, so that the client does not wait a step longer.
             self._link.send(Sampled(command.request, token, self._engine.text(token)))
             if generated < limit:
                 self._engine.evaluate([token])
@@ -178,7 +178,7 @@ class Child:
 
 
 def load(link: Link, command: Load) -> Child | None:
-    """Check the model's header, load it and say so; None when it cannot be used."""
+    """Check the model's header, load the model and report it; None if it cannot be used."""
     path = Path(os.fsdecode(command.path))
     try:
         with open_model(path) as file:
@@ -198,7 +198,8 @@ def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> C
     if not isinstance(link.receive(), Proceed):
         return None
     read_through(link, file)
-    # By its descriptor: the file that was checked, whatever its name is or is given to meanwhile.
+    # By its descriptor, so that it is the file that was checked, even if its name changes
+    # meanwhile.
     opened = f"/dev/fd/{file.fileno()}"
     engine = CTransformersEngine(opened, length, command.threads, found.vocabulary)
     link.send(protocol.Loaded(engine.context_length))
@@ -206,9 +207,9 @@ def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> C
 
 
 def read_through(link: Link, file: BufferedReader) -> None:
-    """Read the model's file once, so that it is in memory, and report how far that is.
+    """Read the model's file once, so that it is in memory, and report the progress.
 
-    The library maps the file and would wait for the disk page by page, without a word.
+    Otherwise the library maps the file and waits silently for each page from the disk.
     """
     total = os.fstat(file.fileno()).st_size
     buffer = bytearray(_FILE_READ_BYTES)
@@ -217,12 +218,13 @@ def read_through(link: Link, file: BufferedReader) -> None:
     while count := file.readinto(buffer):
         done += count
         link.send(Read(done, total))
-    os.lseek(file.fileno(), 0, os.SEEK_SET)  # where a descriptor that is opened again shares it
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # where reopening a descriptor shares its position
 
 
 def main() -> None:
     """Serve the node on the pipe whose number is the argument, until the node is gone."""
-    # The node decides when the child ends; a signal to the whole group must not cut its drain.
+    # The node decides when the child ends: a signal to the whole group must not interrupt its
+    # drain.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     link = Link(int(sys.argv[1]))

@@ -15,7 +15,7 @@ from node.requests.request import Sampling
 _CPU: Final = Path("/proc/cpuinfo")
 _PENALTY_WINDOW: Final = 64
 _SUM_BLOCK: Final = 32
-"""Positions that the library's attention sums at once; the rest of a sum it adds one by one."""
+"""Positions that the library's attention sums as a block; it adds the rest of a sum one by one."""
 _SPACE_BYTES: Final = len("\N{LOWER ONE EIGHTH BLOCK}".encode())
 
 
@@ -25,8 +25,8 @@ class CTransformersEngine:
     Args:
         path: A GGUF file that `node.engine.header` found usable.
         context_length: Positions to keep.
-        threads: Threads that evaluate; they spin, so more than the free cores is ruinous.
-        vocabulary: What the file says of its tokens.
+        threads: Threads that evaluate. They spin, so more threads than free cores are ruinous.
+        vocabulary: The file's tokens.
 
     Raises:
         RuntimeError: The library cannot load the file.
@@ -43,34 +43,34 @@ class CTransformersEngine:
 
     @property
     def context_length(self) -> int:
-        """How many positions the sequence can have."""
+        """The number of positions in the sequence."""
         return int(self._llm.context_length)
 
     def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
-        """Return the tokens of a prompt, which may name control tokens only if a template wrote it.
+        """Return the tokens of a prompt; only a template's text may name control tokens.
 
-        The token that begins a text is the first where the model wants one.
+        The first is the token that begins a text, if the model wants one.
         """
         return self._tokenizer.tokenize(text, control_tokens=control_tokens)
 
     def rewind(self, tokens: Sequence[int]) -> list[int]:
-        """Keep what `tokens` shares with the evaluated sequence and return the rest to evaluate."""
+        """Keep what `tokens` shares with the evaluated sequence; return the rest to evaluate."""
         return list(self._llm.prepare_inputs_for_generation(tokens, reset=True))
 
     @staticmethod
     def chunk_end(position: int, total: int, most: int) -> int:
-        """Return how far to evaluate at once from a position, for results that do not depend on it.
+        """Return where the chunk from a position must end, so that chunks do not affect results.
 
-        The library sums a position's attention in blocks, over all positions that the sequence
-        has after the evaluation. A chunk that completes a block gives its positions other rounding
-        errors than tokens evaluated one by one, and a token drawn from nearly equal ones may then
-        be another. Each block's last position is therefore evaluated alone: then a text is the
-        same whether it was a prompt, was cached, or was drawn.
+        The library sums a position's attention in blocks, over all positions that the sequence has
+        after the evaluation. A chunk that completes a block gives its positions other rounding
+        errors than tokens evaluated one by one, which may change a token drawn from nearly equal
+        ones. Each block's last position is therefore evaluated alone. A text then has the same
+        result whether it was a prompt, was cached, or was drawn.
 
         Args:
-            position: The first to evaluate.
-            total: Positions that there are to evaluate in all.
-            most: Positions to evaluate at once at the most.
+            position: The first position to evaluate.
+            total: Positions to evaluate in all.
+            most: Limit of positions to evaluate at once.
         """
         block_end = position - position % _SUM_BLOCK + _SUM_BLOCK
         return min(max(block_end - 1, position + 1), position + most, total)
@@ -84,7 +84,7 @@ class CTransformersEngine:
         self._llm.eval(tokens, batch_size=max(1, len(tokens)))
 
     def sample(self, sampling: Sampling, position: int) -> int:
-        """Draw the next token; the same for the same sequence, settings, seed and position."""
+        """Draw the next token; deterministic for the same sequence, settings, seed and position."""
         greedy = sampling.temperature <= 0
         return int(
             self._llm.sample(
@@ -98,25 +98,26 @@ class CTransformersEngine:
         )
 
     def vector(self) -> tuple[float, ...]:
-        """Return the model's last hidden state of the last token evaluated, at length 1."""
+        """Return the model's hidden state for the last evaluated token, scaled to length 1."""
         state = self._llm.embeddings
         length = math.hypot(*state) or 1.0
         return tuple(value / length for value in state)
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends the text, or the assistant's turn in it."""
+        """Return whether the token ends the text, or the assistant's turn in it."""
         return token in self._ends
 
     def text(self, token: int) -> bytes:
-        """Return the bytes that the token stands for."""
-        if token in self._defined:  # the library has none for these
+        """Return the bytes for which the token stands."""
+        if token in self._defined:  # the library has no bytes for these
             return self._defined[token]
         return bytes(self._llm.detokenize([token], decode=False))
 
     def _tokenize_text(self, text: str) -> list[int]:
-        # The library's own tokenize() gives room for one token a character, and text outside the
-        # vocabulary takes one a byte: it writes past the end of its buffer. A space becomes a
-        # three-byte mark and one is put before the text, which is the worst case counted here.
+        # The library's own tokenize() allocates one token per character. Text outside the
+        # vocabulary needs one per byte, and then the library writes past the end of its buffer. A
+        # space becomes a three-byte mark and one is added in front of the text; this is the worst
+        # case.
         encoded = text.encode()
         room = len(encoded) + (_SPACE_BYTES - 1) * encoded.count(b" ") + _SPACE_BYTES + 1
         buffer = (ctypes.c_int * room)()
@@ -125,9 +126,9 @@ class CTransformersEngine:
 
 
 def _build() -> str | None:
-    """Choose among the library's builds as it would itself, which takes it a second.
+    """Choose among the library's builds as the library does, which takes it a second.
 
-    It starts a Python program that measures the processor; the kernel knows.
+    The library starts a Python program that measures the processor. The kernel already knows.
     """
     try:
         told = _CPU.read_text()
@@ -140,7 +141,7 @@ def _build() -> str | None:
 
 
 def _mix(seed: int, position: int) -> int:
-    """Give each position of a seed a draw of its own (the finaliser of SplitMix64, Steele 2014)."""
+    """Mix a seed and a position into their own draw (the finaliser of SplitMix64, Steele 2014)."""
     mixed = (seed + (position + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

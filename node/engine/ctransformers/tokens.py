@@ -1,4 +1,4 @@
-"""Turns prompts into tokens: the model's named tokens by their names, text by its library."""
+"""Turns prompts into tokens: the model's named tokens by name, other text with its library."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -8,12 +8,12 @@ from node.engine.vocabulary import Vocabulary
 
 
 class Tokenizer:
-    """Writes text in the tokens of one vocabulary.
+    """Encodes text in the tokens of one vocabulary.
 
     Args:
-        vocabulary: The model's.
-        encode: Turns text that names no token into tokens; what it makes of the text of a control
-            token is not relied upon.
+        vocabulary: The model's vocabulary.
+        encode: Encodes text that names no token. Its result for a control token's text is not
+            relied on.
     """
 
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
@@ -25,7 +25,7 @@ class Tokenizer:
         self._defined_name = either(vocabulary.defined)
 
     def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
-        """Return the tokens of a prompt, with one that begins a text where the model wants it.
+        """Return the tokens of a prompt, with the token that begins a text if the model wants it.
 
         Args:
             text: The prompt, with the marks of a `Marker` if a template wrote it.
@@ -39,13 +39,13 @@ class Tokenizer:
         names = self._any_name if control_tokens else self._defined_name
         parts = names.split(text) if names else [text]
         for place, part in enumerate(parts):
-            if place % 2:  # what the pattern found
+            if place % 2:  # the pattern's match
                 yield self._names[part]
             elif plain := without_marks(part):
                 yield from self._plain(plain)
 
     def _plain(self, text: str) -> Iterator[int]:
-        """Yield the tokens of text; the library may find a control token in it, which is spelt."""
+        """Yield the tokens of text; a control token that the library finds in it is spelled out."""
         for token in self._encode(text):
             if token in self._control:
                 yield from self._spell(self._control[token])
@@ -53,7 +53,7 @@ class Tokenizer:
                 yield token
 
     def _spell(self, text: str) -> Iterator[int]:
-        """Yield tokens that stand for the characters of a text, one by one."""
+        """Yield tokens for the characters of a text, one by one."""
         known = self._vocabulary.characters
         for character in text:
             if character in known:
