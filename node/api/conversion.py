@@ -1,6 +1,7 @@
-"""Turns a caller's request into the scheduler's, whichever protocol it came by.
+"""Converts a caller's request, from either protocol, into the scheduler's request.
 
-`client` is whose turn in the queue the request takes: an API key's digest, else an address.
+`client` identifies the client that takes turns in the queue: the digest of its API key, else its
+address.
 """
 
 from typing import Final
@@ -13,10 +14,10 @@ from node.requests.request import InferenceRequest, Sampling, Turn
 def completion_request(
     asked: CompletionRequest, model_id: str, request_id: str, client: str = ""
 ) -> InferenceRequest:
-    """Convert a request for a completion.
+    """Convert a completion request.
 
     Raises:
-        InvalidRequestError: The engine cannot take the prompt.
+        InvalidRequestError: The engine cannot process the prompt.
     """
     return InferenceRequest(
         model_id=model_id,
@@ -33,12 +34,12 @@ def completion_request(
 def chat_request(
     asked: ChatRequest, model_id: str, request_id: str, client: str = ""
 ) -> InferenceRequest:
-    """Convert a chat; the model's own template writes it as a prompt, where the model is.
+    """Convert a chat. The node that has the model renders it with the model's template.
 
-    A last turn of the assistant's stays the last: the answer continues it.
+    A final assistant message stays last, and the answer continues it.
 
     Raises:
-        InvalidRequestError: The engine cannot take a message.
+        InvalidRequestError: The engine cannot process a message.
     """
     return InferenceRequest(
         model_id=model_id,
@@ -55,10 +56,10 @@ def chat_request(
 def embedding_requests(
     asked: EmbeddingRequest, model_id: str, request_id: str, client: str = ""
 ) -> list[InferenceRequest]:
-    """Convert a request for vectors into one request for each of its texts.
+    """Convert an embedding request into one request per text.
 
     Raises:
-        InvalidRequestError: The engine cannot take a text.
+        InvalidRequestError: The engine cannot process a text.
     """
     return [
         InferenceRequest(
@@ -78,7 +79,7 @@ _UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1,
 
 
 def _turn(message: Message, number: int) -> Turn:
-    """Return a message as templates know it: OpenAI's `developer` is their `system`."""
+    """Return a message as templates know it: OpenAI's `developer` role is their `system`."""
     role = "system" if message.role == "developer" else message.role
     where = f"messages[{number}]"
     turn = {"role": role, "content": without_nul(message.text, f"{where}.content")}
@@ -88,12 +89,12 @@ def _turn(message: Message, number: int) -> Turn:
 
 
 def without_nul(text: str, parameter: str) -> str:
-    """Return the text.
+    """Return the text unchanged.
 
     Raises:
-        InvalidRequestError: It holds a NUL, where the engine's library would end it, silently.
+        InvalidRequestError: It contains a NUL, at which the engine's library would silently end it.
     """
     if "\0" in text:
-        message = f"`{parameter}` holds a NUL character, which no prompt can: take it out"
+        message = f"`{parameter}` contains a NUL character: remove it"
         raise InvalidRequestError(message, parameter=parameter)
     return text

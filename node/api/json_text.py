@@ -1,7 +1,7 @@
-"""Parses JSON strictly: what RFC 8259 leaves open, or parsers read differently, is refused.
+"""Parses JSON strictly: refuses what RFC 8259 leaves open or parsers read differently.
 
-msgspec reads most bodies. This is for those that it refuses, to find out why, and for keys that
-occur twice, of which it would take the last without a word.
+msgspec reads most bodies. This parser reads those that msgspec refuses, to find out why. It also
+finds repeated keys, of which msgspec would silently take the last.
 """
 
 import codecs
@@ -14,14 +14,14 @@ from node.errors import InvalidRequestError
 
 _NAME_CHARACTERS: Final = 64
 _MOST_DIGITS: Final = 400
-"""More than any number that a field takes; Python refuses to read 4301 digits."""
+"""More digits than any field's number has; Python refuses to read 4301 digits."""
 _BYTE_ORDER_MARKS: Final = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 def parse(body: bytes) -> Any:
-    """Return what the body holds.
+    """Return the parsed body.
 
     Raises:
         InvalidRequestError: It is not JSON in UTF-8; the text says what is wrong and where.
@@ -34,23 +34,23 @@ def parse(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
     except RecursionError as error:
-        raise InvalidRequestError("the body is not usable: it is nested too deeply") from error
+        raise InvalidRequestError("the body is nested too deeply") from error
     if _SURROGATE.search(text):
         _refuse_lone_surrogates(text)
     return document
 
 
 def refuse_repeated_keys(text: str) -> None:
-    """Look through valid JSON once more.
+    """Check valid JSON for repeated keys.
 
     Raises:
-        InvalidRequestError: An object has a key twice.
+        InvalidRequestError: An object contains a key twice.
     """
     _KEY_CHECKER.decode(text)
 
 
 def decode_utf8(body: bytes) -> str:
-    """Return the body's text, without the byte order mark that some clients put before it.
+    """Return the body's text without the byte order mark that some clients add.
 
     Raises:
         InvalidRequestError: It is not UTF-8.
@@ -64,7 +64,7 @@ def decode_utf8(body: bytes) -> str:
 
 
 def shown(name: str) -> str:
-    """Return a key as an error may show it: on one line and short, whatever it is."""
+    """Return a key as an error may show it: on one line and short."""
     cut = name[:_NAME_CHARACTERS]
     kept = cut if cut.isprintable() else repr(cut)[1:-1]
     return kept if cut == name else f"{kept}…"
@@ -89,7 +89,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    return int(digits[:_MOST_DIGITS])  # cut, a number is still out of every range
+    return int(digits[:_MOST_DIGITS])  # a truncated number is still out of every range
 
 
 _PARSER: Final = json.JSONDecoder(
@@ -99,7 +99,7 @@ _KEY_CHECKER: Final = json.JSONDecoder(object_pairs_hook=_check_keys, parse_int=
 
 
 def _refuse_lone_surrogates(text: str) -> None:
-    """Raise for half of a surrogate pair, which is no character and has no form in UTF-8."""
+    """Raise for half of a surrogate pair, which is not a character and has no UTF-8 form."""
     high = None
     for escape in _ESCAPE.finditer(text):
         unit = int(escape[1], 16) if escape[1] else 0
@@ -114,4 +114,4 @@ def _refuse_lone_surrogates(text: str) -> None:
 
 def _refuse_surrogate(escape: "re.Match[str]") -> NoReturn:
     place = f"{escape[0]} at character {escape.start()}"
-    raise InvalidRequestError(f"a text holds half of a surrogate pair: {place}")
+    raise InvalidRequestError(f"a text contains half of a surrogate pair: {place}")

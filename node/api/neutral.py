@@ -1,9 +1,9 @@
-"""Values that say what happens anyway, which clients send for fields that are not supported.
+"""Values with no effect that clients send for unsupported fields.
 
-Each table belongs to one struct of `node.api.schema`. A field listed there may hold one of its
-values, or null, and then counts as not given; with any other value it is refused by its name,
-unless the struct has the field as well. Sources: the API references of OpenAI, vLLM, llama.cpp's
-server, Ollama and Hugging Face's text-generation-inference.
+Each table belongs to one struct of `node.api.schema`. A listed field may have one of its values, or
+null; it then counts as not given. Any other value is refused by the field's name, unless the struct
+has the field as well. Sources: the API references of OpenAI, vLLM, llama.cpp's server, Ollama and
+Hugging Face's text-generation-inference.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""Reads a request into its struct, or names everything that is wrong with it at once.
+"""Reads a request into its struct, or reports everything that is wrong with it at once.
 
-msgspec alone reads a body that has only supported fields, in a few microseconds, and stops at the
-first fault of any other. Those are read again here, field by field: neutral values are left out,
-and each fault is noted under its full path.
+msgspec alone reads a body that has only supported fields, in a few microseconds, but stops at the
+first fault of any other. Such a body is read again here, field by field: neutral values are left
+out, and each fault is recorded with its full path.
 """
 
 import functools
@@ -26,9 +26,9 @@ from node.api.schema import (
 from node.errors import InvalidRequestError
 
 MOST_FAULTS: Final = 10
-"""So many are named; a body can have a million."""
+"""How many faults are reported; a body may have a million."""
 
-_NO_TOOLS: Final = "this API has no tools yet"
+_NO_TOOLS: Final = "this API does not support tools yet"
 _JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 
@@ -43,11 +43,11 @@ _FIELDS: Final = {
 
 
 def decode(body: bytes, kind: type[_Kind]) -> _Kind:
-    """Read a body of JSON.
+    """Read a JSON body.
 
     Raises:
         InvalidRequestError: It is not JSON, or a field is unknown, missing, of a wrong type, or
-            asks for what is not supported.
+            asks for something unsupported.
     """
     try:
         asked: _Kind = _DECODERS[kind].decode(body)
@@ -59,11 +59,11 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
 
 
 def convert(document: object, kind: type[_Kind]) -> _Kind:
-    """Read what was parsed before, or came in another form than JSON, with the same limits.
+    """Convert a document that is already parsed, or is not JSON, with the same limits.
 
     Raises:
-        InvalidRequestError: A field is unknown, missing, of a wrong type, or asks for what is not
-            supported.
+        InvalidRequestError: A field is unknown, missing, of a wrong type, or asks for something
+            unsupported.
     """
     faults = _Faults()
     asked: _Kind = _read_struct(document, kind, None, faults)
@@ -80,7 +80,7 @@ class _Fault:
 
 
 class _Faults:
-    """What is wrong with one request."""
+    """The faults of one request."""
 
     def __init__(self) -> None:
         self._found: list[_Fault] = []
@@ -89,7 +89,7 @@ class _Faults:
         return len(self._found)
 
     def add(self, path: str | None, problem: str) -> None:
-        """Note a fault, and stop reading at one too many."""
+        """Record a fault. Stop reading after too many."""
         subject = "the body" if path is None else f"`{path}`"
         self._found.append(_Fault(path, f"{subject} {problem}"))
         if len(self._found) > MOST_FAULTS:
@@ -107,7 +107,7 @@ class _Faults:
 
 
 def _read_struct(document: object, kind: type[Any], path: str | None, faults: _Faults) -> Any:
-    """Return the struct, or None where it has a fault."""
+    """Return the struct; None if it has a fault."""
     if not isinstance(document, dict):
         faults.add(path, "must be a JSON object")
         return None
@@ -123,7 +123,7 @@ def _read_struct(document: object, kind: type[Any], path: str | None, faults: _F
 def _read_fields(
     document: dict[str, Any], kind: type[Any], path: str | None, faults: _Faults
 ) -> dict[str, Any]:
-    """Return what was given for the struct's fields; neutral values are left out."""
+    """Return the given values of the struct's fields, without neutral values."""
     neutral = NEUTRAL[kind]
     fields = _FIELDS[kind]
     given = {}
@@ -146,7 +146,7 @@ def _joined(path: str | None, name: str) -> str:
 
 
 def _read_value(value: object, annotation: Any, where: str, faults: _Faults) -> Any:
-    """Return the value as its type has it, or None where it has a fault."""
+    """Return the value in its type; None if it has a fault."""
     try:
         return msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
@@ -156,7 +156,7 @@ def _read_value(value: object, annotation: Any, where: str, faults: _Faults) -> 
 def _read_parts(
     value: object, annotation: Any, where: str, faults: _Faults, error: msgspec.ValidationError
 ) -> Any:
-    """Read a value that is not taken as it is, because of the error, part by part."""
+    """Read a value part by part after the error, because it is not valid as a whole."""
     choices = _choices(annotation)
     if isinstance(value, float) and value.is_integer() and int in choices:
         return _read_value(int(value), annotation, where, faults)  # JSON has one kind of number
@@ -181,7 +181,7 @@ def _read_list(
         return None
     try:
         converted: list[Any] = msgspec.convert(read, annotation)
-    except msgspec.ValidationError as error:  # of its length
+    except msgspec.ValidationError as error:  # the tuple's length
         faults.add(where, _problem(error))
         return None
     return converted
@@ -199,9 +199,9 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def _refused_as_a_whole(document: dict[str, Any], kind: type[Any]) -> tuple[str, str] | None:
-    """Return the field by which an object is of a kind that is not supported, and the reason.
+    """Return the field that makes an object unsupported as a whole, and the reason.
 
-    What else is wrong with it does not matter then.
+    Other faults of the object do not matter then.
     """
     if kind is TextPart and document.get("type", "text") != "text":
         return "type", "a message's parts can only be text"
@@ -216,18 +216,18 @@ def _refused_as_a_whole(document: dict[str, Any], kind: type[Any]) -> tuple[str,
 
 def _refusal(values: Values | None) -> str:
     if values is None:
-        return "is not a field of this API: leave it out"
+        return "is not a field of this API: remove it"
     if not values:
-        return "is not supported: leave it out"
+        return "is not supported: remove it"
     taken = " or ".join(msgspec.json.encode(value).decode() for value in values)
-    return f"is not supported beyond its default ({taken}): leave it out"
+    return f"is not supported beyond its default ({taken}): remove it"
 
 
 def _problem(error: msgspec.ValidationError) -> str:
-    """Return what is wrong in JSON's words; where it is, is known better here."""
+    """Return the problem in JSON's terms, without msgspec's path: the full one is known here."""
     text = str(error).partition(" - at `$")[0]
     text = re.sub(r"`[^`]*`", lambda types: _WORD.sub(_in_json, types[0]), text)
-    return f"is wrong: {text[:1].lower()}{text[1:]}"
+    return f"is invalid: {text[:1].lower()}{text[1:]}"
 
 
 def _in_json(word: "re.Match[str]") -> str:

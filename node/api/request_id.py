@@ -1,4 +1,4 @@
-"""What every protocol does with a request, around its conversion and its answer."""
+"""What every protocol does with a request, before its conversion and after its answer."""
 
 import re
 import secrets
@@ -7,18 +7,18 @@ from typing import Final
 from node.requests.answer import Answer, Delta, Ending
 
 REQUEST_ID: Final = "X-Request-ID"
-"""The header, or key of metadata, that names a request."""
+"""The header or metadata key of a request's id."""
 _REQUEST_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""An id that a caller may give; for any other one is made up."""
+"""A valid request id; any other is replaced."""
 
 
 def choose_request_id(given: str) -> str:
-    """Take the caller's id for a request if it is a good one, else make one up."""
+    """Return the caller's request id if it is valid, else a new one."""
     return given if _REQUEST_IDS.fullmatch(given) else secrets.token_hex(16)
 
 
 async def read_whole(answer: Answer) -> tuple[str, Ending]:
-    """Wait for an answer's end; return its text and how it ended.
+    """Wait for an answer's end. Return its text and its ending.
 
     Raises:
         RequestError: The answer ended in an error.

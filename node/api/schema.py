@@ -1,6 +1,6 @@
 """The bodies of the OpenAI-compatible API: the fields that it supports, and its error object.
 
-Source of names and forms: OpenAI's API reference. `node.api.neutral` lists what else may be sent.
+Source of names and formats: OpenAI's API reference. `node.api.neutral` lists other accepted fields.
 """
 
 import secrets
@@ -13,11 +13,11 @@ from node.requests.request import Sampling
 
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 1000
-"""A guess: the search for a stop holds back as much text as the longest one has."""
+"""A guess: the search for a stop sequence holds back as much text as the longest one has."""
 MAX_INPUTS: Final = 2048
-"""Texts in one request for embeddings, as at OpenAI."""
+"""Texts in one embedding request, as at OpenAI."""
 EVERY_TOKEN: Final = 2**31 - 1
-"""A `top_k` that leaves none out."""
+"""A `top_k` that excludes no token."""
 
 _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -31,7 +31,7 @@ _Input = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries besides text."""
+    """What a stream contains besides text."""
 
     include_usage: bool | None = None
 
@@ -41,18 +41,18 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     model: str | None = None
     user: str | None = None
-    """The caller's own user; no answer depends on it."""
+    """The caller's own user id; it does not affect the answer."""
 
     def check(self) -> None:
-        """Check what no single field shows.
+        """Check what involves more than one field.
 
         Raises:
-            InvalidRequestError: The fields do not go together.
+            InvalidRequestError: The fields contradict each other.
         """
 
 
 class _TextRequest(_Body, frozen=True, kw_only=True):
-    """Fields of both requests for text: how to generate."""
+    """Fields of completion and chat requests: how to generate text."""
 
     max_tokens: _Count | None = None
     temperature: _NonNegative | None = None
@@ -69,11 +69,11 @@ class _TextRequest(_Body, frozen=True, kw_only=True):
 
     @property
     def output_limit(self) -> int:
-        """The most tokens that the caller wants; 0 for as many as the context holds."""
+        """The caller's limit of tokens; 0 for as many as fit in the context."""
         return self.max_tokens or 0
 
     def sampling(self) -> Sampling:
-        """Return the sampling settings, with defaults for those that were not given."""
+        """Return the sampling settings, with defaults for missing ones."""
         top_k = 40 if self.top_k is None else self.top_k
         return Sampling(
             temperature=0.8 if self.temperature is None else self.temperature,
@@ -92,10 +92,10 @@ class _TextRequest(_Body, frozen=True, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
-        """Check that what is said of a stream comes with a stream, and of penalties that it is one.
+        """Check that stream options come with a stream, and that only one penalty is given.
 
         Raises:
-            InvalidRequestError: The fields do not go together.
+            InvalidRequestError: The fields contradict each other.
         """
         if self.wants_usage() and not self.stream:
             message = "`stream_options.include_usage` needs `stream`: set stream to true as well"
@@ -118,23 +118,23 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of a message's text, the only kind of piece that is supported."""
+    """A text part of a message, the only kind of part that is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of a chat. The message of an answer can be sent back as it came."""
+    """One message of a chat. An answer's message can be sent back unchanged."""
 
     role: Literal["developer", "system", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
-    """For the chat template, which may write it."""
+    """For the chat template, which may use it."""
 
     @property
     def text(self) -> str:
-        """The content; parts are put on lines of their own, as vLLM and llama.cpp do."""
+        """The content; parts are joined with line breaks, as in vLLM and llama.cpp."""
         if isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content)
@@ -143,32 +143,32 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChatRequest(_TextRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/chat/completions`.
 
-    Where the last message is the assistant's, the answer continues that message.
+    If the last message is the assistant's, the answer continues that message.
     """
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     max_completion_tokens: _Count | None = None
     safety_identifier: str | None = None
-    """As `user`, which it replaces at OpenAI."""
+    """Like `user`, which it replaces at OpenAI."""
     prompt_cache_key: str | None = None
-    """A hint for routing at OpenAI; no answer depends on it."""
+    """A routing hint at OpenAI; it does not affect the answer."""
     prompt_cache_retention: str | None = None
-    """As `prompt_cache_key`."""
+    """Like `prompt_cache_key`."""
     continue_final_message: bool | None = None
-    """vLLM's word; taken where it says what happens."""
+    """vLLM's field; accepted if it matches what happens anyway."""
     add_generation_prompt: bool | None = None
-    """As `continue_final_message`, of which it is the opposite."""
+    """Like `continue_final_message`, with the opposite meaning."""
 
     @property
     def output_limit(self) -> int:
-        """The most tokens that the caller wants; the tighter of two limits holds."""
+        """The caller's limit of tokens; the lower of two limits applies."""
         return min(filter(None, (self.max_completion_tokens, self.max_tokens)), default=0)
 
     def check(self) -> None:
-        """Check also that vLLM's switches say which message the answer continues.
+        """Also check that vLLM's switches match the message that the answer continues.
 
         Raises:
-            InvalidRequestError: The fields do not go together.
+            InvalidRequestError: The fields contradict each other.
         """
         super().check()
         continues = self.messages[-1].role == "assistant"
@@ -195,7 +195,7 @@ class EmbeddingRequest(_Body, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
 
     def texts(self) -> list[str]:
-        """Return the texts, one or many."""
+        """Return the texts as a list, also for a single one."""
         return [self.input] if isinstance(self.input, str) else self.input
 
 
@@ -203,7 +203,7 @@ Request = CompletionRequest | ChatRequest | EmbeddingRequest
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong, in OpenAI's words."""
+    """The error, in OpenAI's terms."""
 
     message: str
     type: str
@@ -212,7 +212,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of every answer whose status is 400 or more."""
+    """The body of every response with a status of 400 or more."""
 
     error: ErrorDetail
 

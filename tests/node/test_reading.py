@@ -188,7 +188,7 @@ def test_tool_history_is_refused_by_name(message: dict[str, Any], parameter: str
     """One fault a message, which says that tools are not supported and nothing beside it."""
     error = refusal({"messages": [USER, message]})
     assert error.parameter == f"messages[1].{parameter}"
-    assert "no tools yet" in str(error)
+    assert "does not support tools yet" in str(error)
     assert "fields are refused" not in str(error)
 
 

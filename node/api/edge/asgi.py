@@ -1,4 +1,4 @@
-"""ASGI wrappers in front of the application: access, limits, and the event of each request."""
+"""ASGI wrappers around the application: access, limits, and one event per request."""
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,23 +30,23 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROUTE: Final = "distributed_llm.route"
-"""Key of the ASGI scope where the application notes which route's template matched."""
+"""ASGI scope key: the application stores the template of the matched route here."""
 CLIENT: Final = "distributed_llm.client"
-"""Key of the ASGI scope: the client whose turn in the queue a request takes. A digest of its API
-key, else of its client certificate, else its address; never the key itself."""
+"""ASGI scope key: the client that takes turns in the queue. A digest of its API key, else of its
+client certificate, else its address; never the key itself."""
 CUT: Final = "distributed_llm.cut"
-"""Key of the ASGI scope: set where the response was cut because its client did not read."""
+"""ASGI scope key: set if the response was cut off because its client did not read."""
 REFUSED: Final = "distributed_llm.refused"
-"""Key of the ASGI scope: the error that refuses a call over gRPC, which its service sends."""
+"""ASGI scope key: the error that refuses a gRPC call; the gRPC service sends it."""
 CALLS: Final = (
     "/distributed_llm.v1.Inference/",
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 )
-"""How the paths of calls over gRPC begin."""
+"""Path prefixes of gRPC calls."""
 COUNTED_ELSEWHERE: Final = ""
-"""Noted as the route of a request that has an event of its own, as a call over gRPC."""
+"""The route of a request that has its own event, such as a gRPC call."""
 OPEN_PATHS: Final = frozenset(
     {
         "/health",
@@ -56,8 +56,8 @@ OPEN_PATHS: Final = frozenset(
         wire.PATH,
     }
 )
-"""The paths of probes, which cannot carry a key or a certificate everywhere, and the one by which
-nodes ask each other, signed."""
+"""The paths of probes, some of which cannot send a key or a certificate, and the path of signed
+requests between nodes."""
 HEADERS_LIMIT: Final = 100
 HEADER_BYTES: Final = 16 * 2**10
 
@@ -67,7 +67,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _CLIENT_LEFT: Final = 499
 """nginx's status for a client that closed the connection before the response was sent."""
 _CLIENT_STALLED: Final = 408
-"""What nginx logs for a client that did not read its response in time."""
+"""nginx's status for a client that did not read its response in time."""
 
 
 class HeadersTooLargeError(InvalidRequestError):
@@ -78,13 +78,13 @@ class HeadersTooLargeError(InvalidRequestError):
 
 
 def connection_of(scope: Scope) -> Connection | None:
-    """Return the connection that a request came by; None in a test without a server."""
+    """Return a request's connection; None in a test without a server."""
     found = scope.get("state", {}).get(CONNECTION)
     return found if isinstance(found, Connection) else None
 
 
 def note_client(application: Application) -> Application:
-    """Note in the scope which client a request is from, until its key names it better."""
+    """Record a request's client in the scope, until its key identifies it better."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
@@ -98,10 +98,10 @@ def note_client(application: Application) -> Application:
 
 
 def require_certificate(application: Application) -> Application:
-    """Answer 401 to a client without a certificate, except on the paths of probes.
+    """Answer 401 to a client without a certificate, except on the probes' paths.
 
-    The handshake has verified a certificate that was shown. It cannot demand one, because a probe
-    has none, and the path is known only afterwards.
+    The handshake has verified the certificate, if the client sent one. It cannot require one,
+    because probes have none and the path is known only afterwards.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +110,7 @@ def require_certificate(application: Application) -> Application:
         if shown or scope["path"] in OPEN_PATHS:
             await application(scope, receive, send)
         else:
-            message = "this API requires a client certificate that its CA has signed"
+            message = "this API requires a client certificate signed by its CA"
             error = UnauthorizedError(message, code="client_certificate_required")
             await _refuse(application, error, scope, receive, send)
 
@@ -118,14 +118,14 @@ def require_certificate(application: Application) -> Application:
 
 
 def require_key(application: Application, keys: BearerTokens) -> Application:
-    """Answer 401 to a request without a valid key, except on the open paths and for the page."""
+    """Answer 401 to a request without a valid key, except on the open paths and on the page's."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         name = keys.find(given)
         if name is not None:
             scope[CLIENT] = f"key:{name}"
-        # The page holds no secret: its requests carry the key that the user types into it.
+        # The page contains no secret: its requests carry the key that the user types into it.
         if name is not None or scope["path"] in OPEN_PATHS or scope["path"] in PAGE_PATHS:
             await application(scope, receive, send)
         else:
@@ -138,7 +138,7 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
 async def _refuse(
     application: Application, error: RequestError, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Send the error; a call over gRPC is left to its service, which has a form of its own."""
+    """Send the error. The gRPC service sends its own form of it for a gRPC call."""
     if scope["path"].startswith(CALLS):
         scope[REFUSED] = error
         await application(scope, receive, send)
@@ -149,8 +149,8 @@ async def _refuse(
 def check_head(application: Application) -> Application:
     """Answer 431 to too many or too large headers, and 400 to a target that is not a path.
 
-    A target in absolute form is served by its path (RFC 9112, section 3.2.2). h11 bounds the size
-    over HTTP/1 by itself; Quart fails on a target that is empty.
+    A target in absolute form is served by its path (RFC 9112, section 3.2.2). h11 itself limits the
+    size over HTTP/1. Quart fails on an empty target.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +158,7 @@ def check_head(application: Application) -> Application:
         size = len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in headers)
         _drop_authority(scope)
         if len(headers) > HEADERS_LIMIT or size > HEADER_BYTES:
-            message = f"a request has at most {HEADERS_LIMIT} headers of {HEADER_BYTES} bytes"
+            message = f"a request may have at most {HEADERS_LIMIT} headers of {HEADER_BYTES} bytes"
             await send_error(scope, send, HeadersTooLargeError(message))
         elif scope["path"] == "*" and scope["method"] == "OPTIONS":
             await _answer_options(send)
@@ -171,7 +171,7 @@ def check_head(application: Application) -> Application:
 
 
 def _drop_authority(scope: Scope) -> None:
-    """Replace a target in absolute form by its path."""
+    """Replace a target in absolute form with its path."""
     found = _ABSOLUTE.match(scope["raw_path"])
     if found is not None:
         scope["raw_path"] = found[1] or b"/"
@@ -186,7 +186,7 @@ async def _answer_options(send: Send) -> None:
 
 
 def refuse_websockets(application: Application) -> Application:
-    """Close WebSockets: the API has none, and so nothing behind this has to know of them."""
+    """Close WebSockets, which the API does not support, so that the application never sees one."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -198,7 +198,7 @@ def refuse_websockets(application: Application) -> Application:
 
 
 async def send_error(scope: Scope, send: Send, error: RequestError) -> None:
-    """Send a whole response that is OpenAI's error object."""
+    """Send a complete response with OpenAI's error object."""
     given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
     body = msgspec.json.encode(error_body(error))
     headers = {

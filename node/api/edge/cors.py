@@ -1,4 +1,4 @@
-"""Lets the browser pages of other origins use the API, if the operator listed them.
+"""Lets browser pages of other origins use the API, if the operator listed them.
 
 The protocol is that of the Fetch Standard, section "CORS protocol". The API has no cookies,
 so no credentials are allowed.
@@ -18,7 +18,7 @@ def allow_origins(application: Application, origins: tuple[str, ...]) -> Applica
     """Answer preflights from these origins, and let their pages read the responses.
 
     Args:
-        application: Answers everything else, including errors of authentication.
+        application: Answers everything else, including authentication errors.
         origins: As browsers send them (`https://chat.example`), or `*` for all.
     """
     allowed = frozenset(origin.encode() for origin in origins)

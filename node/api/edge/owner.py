@@ -1,8 +1,8 @@
-"""Every request to the API has an owner: the block around its whole answer, response included.
+"""Every API request has an owner: a block around the whole request, including its response.
 
-What a handler takes from the rest of the node for one request, it enters into the owner. The owner
-ends with the request, whatever ends it: a client that leaves before the response starts gives up
-what the handler had asked for, as one that leaves in the middle does.
+A handler enters everything that it takes from the node for a request into the owner. The owner ends
+with the request, for any reason: a client that disconnects before the response starts releases what
+the handler requested, like one that disconnects in the middle.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Final, cast
 from node.api.edge.asgi import Application, Receive, Scope, Send
 
 _OWNER: Final = "distributed_llm.owner"
-"""Key of the ASGI scope."""
+"""ASGI scope key."""
 
 
 def own(application: Application) -> Application:

@@ -1,4 +1,4 @@
-"""Holds a request to its time: its body must arrive, and its response be taken, or it is ended."""
+"""Ends requests that take too long: the body must arrive and the response be read in time."""
 
 import logging
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from node.api.edge.asgi import (
 from node.errors import InvalidRequestError
 
 BODY_SECONDS: Final = 60.0
-"""How long a request's body may take to arrive whole: 8 MiB at 1.1 Mbit/s."""
+"""Time limit for the whole body: 8 MiB at 1.1 Mbit/s."""
 _PIECE_BYTES: Final = 16 * 2**10
 _LEFTOVER_SECONDS: Final = 5.0
-"""How long the rest of a body is read that nobody wants, so that its sender reads the answer."""
+"""How long the unwanted rest of a body is read, so that its sender reads the response."""
 _LEFTOVER_BYTES: Final = 16 * 2**20
 _CLOSING_SECONDS: Final = 1.0
-"""How long the last send may take after its client has left."""
+"""Time limit for the last send after the client has disconnected."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class TooSlowError(InvalidRequestError):
 
 
 def keep_pace(application: Application, reader_seconds: float) -> Application:
-    """Bound how long a client may take.
+    """Limit how long a client may take.
 
     Args:
-        application: What answers.
-        reader_seconds: For each piece of the response to be taken.
+        application: Answers the requests.
+        reader_seconds: Time limit for the client to read each piece of the response.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +80,7 @@ class _Exchange:
         self._last_scope = trio.CancelScope(shield=True)
 
     async def run(self, application: Application) -> None:
-        """Have the application answer, then put right what it left undone."""
+        """Run the application, then complete what it left undone."""
         with self._application_scope:
             await application(self._scope, self._receive_in_time, self._send_in_time)
         if self._late and not self._started:
@@ -97,7 +97,7 @@ class _Exchange:
         if stalled or (self._cut and not self._left):
             self._scope[CUT] = True
             _log.warning(
-                "%s read nothing for %s s: its response was cut",
+                "%s read nothing for %s s: its response was cut off",
                 "a client" if connection is None else connection.address,
                 self._reader_seconds,
             )
@@ -154,11 +154,12 @@ class _Exchange:
             await trio.lowlevel.checkpoint()
 
     async def _send_last(self, message: Message) -> None:
-        """Send what ends the response.
+        """Send the end of the response.
 
-        Shielded, for Quart-Trio cancels a request while hypercorn is still inside that send, which
-        then neither closes a `Connection: close` connection nor starts the keep-alive timer. The
-        rest of an unread body is taken meanwhile: hypercorn would wait for ever to hand it over.
+        The send is shielded: Quart-Trio cancels a request while hypercorn is still inside that
+        send, and then hypercorn neither closes a `Connection: close` connection nor starts the
+        keep-alive timer. The rest of an unread body is read at the same time, because hypercorn
+        would wait forever to deliver it.
         """
         with self._last_scope:
             if not self._body_read:
@@ -185,17 +186,17 @@ class _Exchange:
         taken = 0
         self._leftover_scope.deadline = trio.current_time() + _LEFTOVER_SECONDS
         with self._leftover_scope:
-            while taken < _LEFTOVER_BYTES:  # until the body's end, where the scope is cancelled
+            while taken < _LEFTOVER_BYTES:  # until the body's end, which cancels the scope
                 taken += len(self._noted(await self._receive()).get("body", b""))
 
     async def _discard(self) -> None:
-        """Read on until the client has left."""
+        """Keep reading until the client has disconnected."""
         while not self._left:
             self._noted(await self._receive())
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    """Cut a message with a long body into ones that a slow reader can take one by one."""
+    """Split a message with a long body into pieces that a slow client can read one by one."""
     body: Any = message.get("body", b"")
     if len(body) <= _PIECE_BYTES:
         yield message

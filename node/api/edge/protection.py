@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class Protection:
-    """An application behind the credentials that the settings require.
+    """An application behind the authentication that the settings require.
 
     Args:
-        application: Answers the requests that are let in.
-        settings: The node's.
+        application: Answers the admitted requests.
+        settings: The node's settings.
 
     Raises:
         StartupError: A file cannot be used.
@@ -49,7 +49,7 @@ class Protection:
         return application
 
     async def watch(self, guard: Guard[NodePart]) -> None:
-        """Follow the files. Runs until cancelled."""
+        """Reload the files after changes. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._keys is not None:
                 nursery.start_soon(guard, "api_keys", self._keys.follow, name="API keys")

@@ -1,4 +1,4 @@
-"""Puts the API behind its limits and protections, and serves it."""
+"""Wraps the API in its limits and protections, and serves it."""
 
 from collections.abc import Callable
 from typing import Final
@@ -31,7 +31,7 @@ from shared.runtime.http.server import serve as serve_http
 _PROBES: Final = OPEN_PATHS - {wire.PATH}
 
 
-async def serve(  # noqa: PLR0913 - what the composition root has built
+async def serve(  # noqa: PLR0913 - the composition root's objects
     protection: Protection,
     settings: NodeSettings,
     connections: int,
@@ -44,16 +44,16 @@ async def serve(  # noqa: PLR0913 - what the composition root has built
     """Answer requests; started with the URL once the port is bound. Runs until `stop` is set.
 
     Args:
-        protection: The application behind what is required of its clients.
-        settings: The node's.
-        connections: How many may be open at once.
-        emit: Takes events.
-        stop: Set when the API is to close.
-        guard: Runs the parts.
-        task_status: Of the API.
+        protection: The application behind its authentication.
+        settings: The node's settings.
+        connections: Limit of open connections.
+        emit: Receives events.
+        stop: Set when the API must close.
+        guard: Runs the tasks.
+        task_status: Set by `nursery.start`.
 
     Raises:
-        OSError: The port cannot be had (in a group).
+        OSError: The port cannot be bound (in a group).
     """
     tls = protection.tls
     endpoint = Endpoint(
@@ -85,7 +85,7 @@ def keep_reserve(application: Application) -> Application:
         if connection is None or not connection.is_reserved or scope["path"] in _PROBES:
             await application(scope, receive, send)
             return
-        message = "every connection that this node allows (--connections) is busy: try again later"
+        message = "all connections of this node (--connections) are busy: try again later"
         error = UnavailableError(message, code="too_many_connections", retry_after_seconds=1)
         await send_error(scope, send, error)
 

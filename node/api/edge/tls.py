@@ -1,4 +1,4 @@
-"""The API's TLS: its certificate, and the CAs that it trusts."""
+"""The API's TLS: its certificate and the CAs that it trusts."""
 
 import logging
 import ssl
@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """The files of the certificate.
+    """The certificate files.
 
     Attributes:
-        certificate: The chain, the server's own certificate first, in PEM.
-        key: Its private key in PEM, not encrypted.
-        client_authorities: In PEM, the CAs that may have signed a client's certificate; None if
-            clients need none.
+        certificate: The chain, PEM; the server's own certificate comes first.
+        key: The private key, PEM, unencrypted.
+        client_authorities: CAs that may sign client certificates, PEM; None if clients need no
+            certificate.
     """
 
     certificate: Path
@@ -30,13 +30,13 @@ class CertificateFiles:
     client_authorities: Path | None
 
     def paths(self) -> tuple[Path, ...]:
-        """List the files."""
+        """Return the paths of the files."""
         own = (self.certificate, self.key)
         return own if self.client_authorities is None else (*own, self.client_authorities)
 
 
 class ServerTls:
-    """The TLS settings for new connections, read from files that may be renewed.
+    """TLS settings for new connections, from files that may be renewed.
 
     Raises:
         StartupError: The files cannot be used.
@@ -46,18 +46,18 @@ class ServerTls:
         self.files = files
         self._followed = FollowedFiles(files.paths())
         self.context = _load(files)
-        """Replaced at each renewal: a connection keeps the context that it began with."""
+        """Replaced at each renewal; a connection keeps the context with which it began."""
 
     async def follow(self) -> None:
-        """Read the files again after each change. Runs until cancelled."""
+        """Reload the files after each change. Runs until cancelled."""
         await self._followed.run(self._reload)
 
     def _reload(self) -> None:
-        """Read the files again; if they cannot be used, the certificate read before stays."""
+        """Reload the files; if they cannot be used, the previous certificate stays."""
         try:
             self.context = _load(self.files)
         except StartupError as error:
-            _log.error("%s; the certificate read before stays in use", error)
+            _log.error("%s; the previous certificate stays in use", error)
         else:
             _log.info("reloaded the certificate from %s", self.files.certificate)
 
@@ -68,7 +68,7 @@ def _load(files: CertificateFiles) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(_PROTOCOLS)
     try:
-        # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+        # Without a password, OpenSSL would ask the terminal for the one of an encrypted key.
         context.load_cert_chain(files.certificate, files.key, password=lambda: "")
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         message = (

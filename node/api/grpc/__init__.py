@@ -1,1 +1,1 @@
-"""The node's API over gRPC, gRPC-Web and Connect, as `shared/proto` describes it."""
+"""The node's API over gRPC, gRPC-Web and Connect, as `shared/proto` defines it."""

@@ -24,10 +24,10 @@ from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20
-"""The largest request, as that of an HTTP body."""
+"""The largest request, the same as for an HTTP body."""
 
 _CODECS: Final = (proto_binary_codec(), proto_json_codec(ignore_unknown_fields=False))
-"""JSON has names, so an unknown field can be refused."""
+"""JSON has field names, so unknown fields can be refused."""
 
 Service = ConnectASGIApplication[Any]
 
@@ -41,8 +41,8 @@ def build_services(
 
     Args:
         inference: The node's own methods.
-        health: Whether the node serves.
-        emit: Takes events.
+        health: Reports whether the node serves.
+        emit: Receives events.
     """
     each: list[Interceptor] = [AccountForCalls(emit), Refuse()]
     described = (Inference.desc(), Health.desc())
@@ -80,10 +80,10 @@ def beside(application: Application, services: Iterable[Service]) -> Application
 
 
 async def _call(service: Application, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a call, and cancel it when its client leaves.
+    """Answer a call, and cancel it when its client disconnects.
 
-    On Trio the library notices that only when the handler sends something, which a request that
-    waits in the queue does not do for a long time.
+    On Trio the library notices a disconnect only when the handler sends something. A request that
+    waits in the queue does not send for a long time.
     """
     with trio.CancelScope() as presence:
 
@@ -97,7 +97,7 @@ async def _call(service: Application, scope: Scope, receive: Receive, send: Send
 
 
 def _fault(scope: Scope) -> tuple[int, bytes] | None:
-    """Return status and reason for a request that the library would fail on; None for any other."""
+    """Return status and reason for a request on which the library would fail, else None."""
     if not all(name.isascii() and value.isascii() for name, value in scope["headers"]):
         return 400, b"metadata is ASCII; other bytes go into keys that end in -bin, in base64\n"
     kind: bytes = dict(scope["headers"]).get(b"content-type", b"")

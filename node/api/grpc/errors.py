@@ -1,4 +1,4 @@
-"""Maps every error that the node raises to its status in gRPC."""
+"""Maps every node error to its gRPC status."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ _CODES: Final = {
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }
-"""By HTTP status, which every request error has: a new error has its code already."""
+"""By HTTP status, which every request error has, so that a new error needs no entry."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,18 +33,18 @@ def canonical(error: ConnectError | None) -> str:
 
 
 def as_connect_error(error: Exception) -> ConnectError:
-    """Return the error for the caller; the details of a fault of the node go only to its log."""
+    """Return the error for the caller. Details of internal errors go only to the log."""
     match error:
         case ConnectError():
             return error
         case RequestError():
             return ConnectError(_CODES.get(error.status, Code.INTERNAL), str(error))
-    _log.error("a call failed by a fault of the node", exc_info=error)
-    return ConnectError(Code.INTERNAL, "the node failed; its log says why")
+    _log.error("a call failed because of an internal error", exc_info=error)
+    return ConnectError(Code.INTERNAL, "internal error; see the node's log")
 
 
 def describe(error: Exception, trailers: Headers) -> None:
-    """Add to the trailers what a program may act on."""
+    """Add the details that programs can use to the trailers."""
     if isinstance(error, RequestError):
         if error.code:
             trailers["error-code"] = error.code

@@ -1,4 +1,4 @@
-"""The service `grpc.health.v1.Health`, by the same rule as `/health`."""
+"""The service `grpc.health.v1.Health`, with the same rule as `/health`."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -17,11 +17,11 @@ _Status = HealthCheckResponse.ServingStatus
 
 _SERVICES: Final = frozenset({"", Inference.desc().type_name})
 _LOOK_SECONDS: Final = 0.25
-"""How often a watch polls. Readiness has several sources, and few clients watch it."""
+"""The polling interval of a watch. Readiness has several sources, and few clients watch it."""
 
 
 class HealthService(Health):
-    """Answers whether the node serves.
+    """Reports whether the node serves.
 
     Args:
         status: Knows whether the node serves.
@@ -33,7 +33,7 @@ class HealthService(Health):
         self._stopping = stopping
 
     async def check(self, request: HealthCheckRequest, ctx: Context) -> HealthCheckResponse:
-        """Return the status once.
+        """Return the current status.
 
         Raises:
             ConnectError: The node has no such service.
@@ -46,10 +46,10 @@ class HealthService(Health):
     async def watch(
         self, request: HealthCheckRequest, ctx: Context
     ) -> AsyncIterator[HealthCheckResponse]:
-        """Yield the status now and after each change, until the API closes.
+        """Yield the current status and each change, until the API closes.
 
         Raises:
-            ConnectError: It closes.
+            ConnectError: The API closes.
         """
         del ctx
         sent: int | None = None

@@ -1,6 +1,6 @@
-"""The service `distributed_llm.v1.Inference`: translates its messages for the scheduler and back.
+"""The service `distributed_llm.v1.Inference`: converts messages for the scheduler and back.
 
-Validation and limits are those of the HTTP API, for both read a request into the same structs.
+Validation and limits are those of the HTTP API, because both use the same structs.
 """
 
 import time
@@ -44,15 +44,15 @@ _MODEL_STATES: Final = {
 
 
 class InferenceService(Inference):
-    """Serves what the scheduler serves.
+    """Serves the scheduler's models over gRPC.
 
     Args:
         scheduler: Knows this node's models.
-        router: Takes the requests.
-        status: Says how the node is.
-        peers: Know the other nodes and what they offer.
+        router: Accepts the requests.
+        status: Reports the node's state.
+        peers: Knows the other nodes and their offers.
         node_id: The node's name.
-        default_model: Served where a request names no model.
+        default_model: Served if a request names no model.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class InferenceService(Inference):
         self._default_model = default_model
 
     async def generate(self, request: pb.GenerateRequest, ctx: Context) -> pb.GenerateResponse:
-        """Answer whole."""
+        """Generate the complete answer."""
         answer = self._admit(request, ctx, streamed=False)
         text, ending = await read_whole(answer)
         return pb.GenerateResponse(text=text, ending=_ending(answer, ending))
@@ -81,7 +81,7 @@ class InferenceService(Inference):
     async def generate_stream(
         self, request: pb.GenerateRequest, ctx: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        """Answer in pieces, several tokens in one if many are there."""
+        """Generate the answer in pieces, with several tokens per piece if they are available."""
         answer = self._admit(request, ctx, streamed=True)
         while isinstance(received := await answer.receive(), Delta):
             more = answer.receive_more()
@@ -90,7 +90,7 @@ class InferenceService(Inference):
         yield pb.GenerateStreamResponse(part=_Ending("ending", _ending(answer, received)))
 
     async def list_models(self, _: pb.ListModelsRequest, ctx: Context) -> pb.ListModelsResponse:
-        """List every model of the node."""
+        """List all models of the node."""
         del ctx
         return pb.ListModelsResponse(models=[_model(lane) for lane in self._scheduler.lanes])
 
@@ -103,7 +103,7 @@ class InferenceService(Inference):
     async def unload_model(
         self, request: pb.UnloadModelRequest, ctx: Context
     ) -> pb.UnloadModelResponse:
-        """Let a model go when its requests are done."""
+        """Unload a model when its requests are done."""
         del ctx
         await self._scheduler.unload(request.model)
         return pb.UnloadModelResponse(model=_model(self._scheduler.find(request.model)))
@@ -111,7 +111,7 @@ class InferenceService(Inference):
     async def get_resources(
         self, _: pb.GetResourcesRequest, ctx: Context
     ) -> pb.GetResourcesResponse:
-        """Give the node's levels as telemetry has them."""
+        """Return the node's levels, as in telemetry."""
         del ctx
         response = pb.GetResourcesResponse(node_id=self._node_id)
         for level in self._status.levels():
@@ -163,7 +163,7 @@ class InferenceService(Inference):
             turns = reading.convert(fields, ChatRequest)
             return conversion.chat_request(turns, model_id, identity, client_of())
         if "prompt" not in fields:
-            raise InvalidRequestError("give a prompt or a chat", parameter="prompt")
+            raise InvalidRequestError("send a prompt or a chat", parameter="prompt")
         asked = reading.convert(fields, CompletionRequest)
         return conversion.completion_request(asked, model_id, identity, client_of())
 

@@ -1,4 +1,4 @@
-"""What happens to every call: its request id, its one event, and its refusal."""
+"""What every call needs: its request id, its one event, and its refusal."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,27 +18,27 @@ from shared.events import Event, RpcFinished
 Context = RequestContext[Any, Any]
 
 SCOPE: ContextVar[Scope] = ContextVar("scope")
-"""The ASGI scope of the call in hand."""
+"""The ASGI scope of the current call."""
 
 _DEADLINE_ROUNDING_MS: Final = 50.0
-"""gRPC's core rounds a deadline up when it sends it, and cancels by its own clock."""
+"""gRPC's core rounds deadlines up when it sends them, and cancels by its own clock."""
 
 _LEAD_SECONDS: Final = 0.01
-"""A generation's deadline is so much before its call's, so that it ends as a timeout."""
+"""A generation's deadline is this much before its call's, so that it ends as a timeout."""
 
 
 class AccountForCalls(MetadataInterceptor[float]):
-    """Gives a call its request id and emits its one `RpcFinished`, however it ends.
+    """Sets a call's request id and emits its one `RpcFinished`, however the call ends.
 
     Args:
-        emit: Takes the events.
+        emit: Receives the events.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit
 
     async def on_start(self, ctx: Context) -> float:
-        """Return the time at which the call began."""
+        """Return the start time of the call."""
         SCOPE.get()[ROUTE] = COUNTED_ELSEWHERE
         given = ctx.request_headers.get(REQUEST_ID, "")
         ctx.response_headers[REQUEST_ID] = choose_request_id(given)
@@ -68,14 +68,14 @@ def request_id(ctx: Context) -> str:
 
 
 def client_of() -> str:
-    """Return the client whose turn in the queue the call takes: its key, else its address."""
+    """Return the client that takes turns in the queue: its key, else its address."""
     scope = SCOPE.get()
     address, *_ = scope.get("client") or ("",)
     return str(scope.get(CLIENT) or address)
 
 
 def deadline_seconds(ctx: Context) -> float | None:
-    """Return how long the call's answer may take; None for no limit."""
+    """Return how long the call may take, in seconds; None for no limit."""
     if ctx.timeout_ms is None:
         return None
     return max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
@@ -88,7 +88,7 @@ class Refuse(MetadataInterceptor[None]):
         """Accept the call.
 
         Raises:
-            RequestError: It is refused.
+            RequestError: The call is refused.
         """
         del ctx
         if (error := SCOPE.get().get(REFUSED)) is not None:
@@ -96,5 +96,5 @@ class Refuse(MetadataInterceptor[None]):
 
 
 def _is_out_of_time(ctx: Context) -> bool:
-    """Return whether a caller that left did so because its deadline was over."""
+    """Return whether a caller disconnected because its deadline had passed."""
     return ctx.timeout_ms is not None and ctx.timeout_ms < _DEADLINE_ROUNDING_MS

@@ -1,1 +1,1 @@
-"""The HTTP API: routes, bodies and streams in OpenAI's form."""
+"""The HTTP API: routes, bodies and streams in OpenAI's format."""

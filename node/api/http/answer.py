@@ -1,4 +1,4 @@
-"""The bodies that the OpenAI-compatible API answers with, as OpenAI's API reference has them."""
+"""The response bodies of the OpenAI-compatible API, as in OpenAI's API reference."""
 
 import base64
 import secrets
@@ -28,7 +28,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
-    """A completion's text, or a piece of it."""
+    """A completion's text, or a part of it."""
 
     text: str
     finish_reason: str | None
@@ -37,7 +37,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion, whole or a chunk of its stream."""
+    """A completion, complete or as a chunk of its stream."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -50,7 +50,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
-    """The assistant's turn."""
+    """The assistant's message."""
 
     content: str
     role: Literal["assistant"] = "assistant"
@@ -58,7 +58,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
-    """A chat's whole answer."""
+    """A chat's complete answer."""
 
     message: ChatMessage
     finish_reason: str
@@ -78,14 +78,14 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatDelta(msgspec.Struct, frozen=True):
-    """What a chunk adds to the assistant's turn."""
+    """What a chunk adds to the assistant's message."""
 
     content: str | UnsetType = UNSET
     role: Literal["assistant"] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
-    """A piece of a chat's answer."""
+    """A part of a chat's answer."""
 
     delta: ChatDelta
     finish_reason: str | None
@@ -130,7 +130,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 def embedding(index: int, vector: tuple[float, ...], *, packed: bool) -> Embedding:
-    """Return one text as its vector."""
+    """Return the embedding object of one vector."""
     if not packed:
         return Embedding(index, list(vector))
     numbers = struct.pack(f"<{len(vector)}f", *vector)
@@ -138,14 +138,14 @@ def embedding(index: int, vector: tuple[float, ...], *, packed: bool) -> Embeddi
 
 
 class EmbeddingUsage(msgspec.Struct, frozen=True):
-    """Tokens of all the texts."""
+    """Tokens of all texts."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(msgspec.Struct, frozen=True):
-    """The vectors of the texts, in their order."""
+    """The vectors of the texts, in order."""
 
     model: str
     data: list[Embedding]
@@ -154,11 +154,11 @@ class EmbeddingList(msgspec.Struct, frozen=True):
 
 
 class AnswerWriter:
-    """Writes one answer: as one object, or as the chunks of a stream.
+    """Writes one answer, either as one object or as the chunks of a stream.
 
     Args:
         model: The model's id.
-        created: Unix time of the answer, whole seconds.
+        created: Unix time of the answer, in whole seconds.
         chat: Whether it is a chat completion.
         with_usage: Whether a stream ends with its usage.
     """
@@ -171,7 +171,7 @@ class AnswerWriter:
         self._chat = chat
 
     def whole(self, text: str, finish_reason: str, usage: Usage) -> Completion | ChatCompletion:
-        """Return the whole answer."""
+        """Return the complete answer."""
         if not self._chat:
             return self._completion([CompletionChoice(text, finish_reason)], usage)
         return ChatCompletion(
@@ -187,7 +187,7 @@ class AnswerWriter:
         return self._chunk(ChatDelta("", "assistant"), None) if self._chat else None
 
     def piece(self, text: str) -> Completion | ChatChunk:
-        """Return a chunk with a piece of the text."""
+        """Return a chunk with a part of the text."""
         if self._chat:
             return self._chunk(ChatDelta(text), None)
         return self._completion([CompletionChoice(text, None)], self._no_usage)

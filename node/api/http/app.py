@@ -46,13 +46,13 @@ def build_app(
 
     Args:
         scheduler: Knows this node's models.
-        router: Takes the requests.
-        status: Says how the node is.
-        default_model: Served where a request names no model.
+        router: Accepts the requests.
+        status: Reports the node's state.
+        default_model: Served if a request names no model.
     """
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
-    # Quart would cut a stream without a word after a minute.
+    # Quart would silently cut off a stream after a minute.
     app.config["RESPONSE_TIMEOUT"] = None
     routes = _Routes(scheduler, router, status, default_model)
     for path, method, view in (
@@ -87,7 +87,7 @@ class _Routes:
         self._openapi = openapi.describe()
 
     async def health(self) -> Response:
-        """Say whether the node serves: 200 while every model that must be loaded is, else 503."""
+        """Return 200 if every model that must be loaded is loaded, else 503."""
         engines = {lane.engine.model_id: lane.engine.state for lane in self._scheduler.lanes}
         state = self._status.state
         healthy = self._status.serving
@@ -95,19 +95,19 @@ class _Routes:
         return _json(body, 200 if healthy else 503)
 
     async def livez(self) -> Response:
-        """Say that the event loop turns, and no more: it answers, so it does."""
+        """Return 200, which shows that the event loop is running, and no more."""
         return Response("ok\n", content_type="text/plain; charset=utf-8")
 
     async def openapi(self) -> Response:
-        """Describe this API."""
+        """Return the description of this API."""
         return _json(self._openapi)
 
     async def models(self) -> Response:
-        """List the models served."""
+        """Return the list of served models."""
         return _json(ModelList([self._model(model_id) for model_id in self._router.models()]))
 
     async def model(self, model_id: str) -> Response:
-        """Describe one model."""
+        """Return one model."""
         if model_id not in self._router.models():
             self._scheduler.find(model_id)
         return _json(self._model(model_id))
@@ -120,14 +120,14 @@ class _Routes:
         return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
 
     async def chat(self) -> Response:
-        """Take the assistant's turn in a chat."""
+        """Write the assistant's next message in a chat."""
         asked = await read_body(ChatRequest)
         model_id = asked.model or self._default_model
         wanted = conversion.chat_request(asked, model_id, g.request_id, _client())
         return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
 
     async def embed(self) -> Response:
-        """Give texts as vectors, one after the other: the queue is fair to others between two."""
+        """Return the texts' vectors, computed one by one: other clients get turns in between."""
         asked = await read_body(EmbeddingRequest)
         model_id = asked.model or self._default_model
         packed = asked.encoding_format == "base64"
@@ -137,7 +137,9 @@ class _Routes:
             answer = self._router.admit(wanted, owner_of(request.scope))
             _, ending = await read_whole(answer)
             if not answer.vector:
-                raise InvalidRequestError(f"{model_id} gives no embeddings", parameter="model")
+                raise InvalidRequestError(
+                    f"{model_id} does not support embeddings", parameter="model"
+                )
             vectors.append(embedding(len(vectors), answer.vector, packed=packed))
             tokens += ending.prompt_tokens
         return _json(EmbeddingList(model_id, vectors, EmbeddingUsage(tokens, tokens)))
@@ -159,7 +161,7 @@ class _Routes:
 
 
 def _client() -> str:
-    """Say who asks: whom the key belongs to where one is asked for, else the address."""
+    """Return the client: the owner of the key if one is required, else the address."""
     return str(request.scope.get(CLIENT) or request.remote_addr or "")
 
 
@@ -199,7 +201,7 @@ def _reason(error: HTTPException) -> str:
         case 404:
             return explain(request.path)
         case 405 if isinstance(error, MethodNotAllowed):
-            return f"this path has only {_allowed(error)}"
+            return f"this path supports only {_allowed(error)}"
         case 413:
             return f"the body is larger than {BODY_BYTES} bytes"
     return str(error.description)
@@ -210,5 +212,5 @@ def _allowed(error: MethodNotAllowed) -> str:
 
 
 async def _answer_bug(error: Exception) -> Response:
-    _log.exception("a request failed by a fault of the node", exc_info=error)
-    return _json(schema.error_body(RequestError("the node failed; its log says why")), 500)
+    _log.exception("a request failed because of an internal error", exc_info=error)
+    return _json(schema.error_body(RequestError("internal error; see the node's log")), 500)

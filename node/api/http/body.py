@@ -1,7 +1,7 @@
-"""Reads the body of a request over HTTP: inflates it where it is compressed, and decodes its JSON.
+"""Reads a request's body over HTTP: decompresses it if needed, and decodes its JSON.
 
-Only what the standard library inflates is taken. The limit holds for the body as it is sent and
-for what comes out of it.
+Only encodings that the standard library can decompress are supported. The size limit applies both
+to the body as sent and to the decompressed body.
 """
 
 import zlib
@@ -16,34 +16,35 @@ from node.errors import InvalidRequestError
 
 BODY_BYTES: Final = 8 * 2**20
 _LONG_BYTES: Final = 64 * 2**10
-"""A longer body is decoded in a thread: one made for it takes a second and more."""
+"""A longer body is decoded in a thread, because a hostile one takes a second and more."""
 _INFLATED: Final = "gzip, deflate"
 
 _Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
 
 
 class UnsupportedEncodingError(InvalidRequestError):
-    """The body is compressed in a way that the node does not inflate."""
+    """The body is compressed with an encoding that the node does not support."""
 
     status = 415
     code = "unsupported_encoding"
 
     def headers(self) -> dict[str, str]:
-        """Return the header that names what is supported (RFC 9110, section 15.5.16)."""
+        """Return the header that names the supported encodings (RFC 9110, section 15.5.16)."""
         return {"Accept-Encoding": _INFLATED}
 
 
 class BodyTooLargeError(InvalidRequestError):
-    """The body is too large once it is inflated."""
+    """The body is too large after decompression."""
 
     status = 413
 
 
 async def read_body(kind: type[_Kind]) -> _Kind:
-    """Read the body of the request in hand.
+    """Read the current request's body.
 
     Raises:
-        InvalidRequestError: It cannot be inflated, is not JSON, or asks for what is not supported.
+        InvalidRequestError: It cannot be decompressed, is not JSON, or asks for something
+            unsupported.
     """
     body: bytes = await request.body
     encoding = ",".join(request.headers.getlist("Content-Encoding")).strip().lower()
@@ -55,12 +56,12 @@ async def read_body(kind: type[_Kind]) -> _Kind:
 
 
 def inflate(body: bytes, encoding: str) -> bytes:
-    """Return the body inflated.
+    """Return the decompressed body.
 
     Raises:
         UnsupportedEncodingError: The encoding is not supported.
-        BodyTooLargeError: The result is larger than a body may be.
-        InvalidRequestError: The body is not in that encoding, or is cut short.
+        BodyTooLargeError: The result exceeds the limit of a body.
+        InvalidRequestError: The body is not in that encoding, or is truncated.
     """
     inflater = zlib.decompressobj(_window_bits(encoding, body))
     try:
@@ -68,16 +69,16 @@ def inflate(body: bytes, encoding: str) -> bytes:
     except zlib.error as error:
         raise InvalidRequestError(f"the body is not {encoding}: {error}") from error
     if len(inflated) > BODY_BYTES:
-        raise BodyTooLargeError(f"the body is larger than {BODY_BYTES} bytes when inflated")
+        raise BodyTooLargeError(f"the body is larger than {BODY_BYTES} bytes when decompressed")
     if not inflater.eof:
-        raise InvalidRequestError(f"the body is cut short: its {encoding} stream does not end")
+        raise InvalidRequestError(f"the body is truncated: its {encoding} stream does not end")
     if inflater.unused_data:
-        raise InvalidRequestError(f"the body goes on after the end of its {encoding} stream")
+        raise InvalidRequestError(f"the body continues after the end of its {encoding} stream")
     return inflated
 
 
 def _window_bits(encoding: str, body: bytes) -> int:
-    """Return the format in zlib's terms (zlib's manual, inflateInit2)."""
+    """Return the encoding as zlib's window bits (zlib's manual, inflateInit2)."""
     if encoding in ("gzip", "x-gzip"):
         return 31
     if encoding != "deflate":

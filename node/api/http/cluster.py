@@ -13,7 +13,7 @@ from node.routing.peer_offers import KnownPeer, PeerOffers
 
 
 def cluster_body(mesh: Mesh, peers: PeerOffers) -> dict[str, Any]:
-    """Return the answer as plain values."""
+    """Return the response as plain values."""
     return {
         "node_id": mesh.node_id,
         "incarnation": mesh.incarnation,
@@ -48,7 +48,7 @@ def _peer(peer: KnownPeer) -> dict[str, Any]:
 
 
 def _advert(advert: Advert | None, offer: Offer | None, software: str) -> dict[str, Any] | None:
-    """Return an advert and what its payload offers as one object."""
+    """Return an advert and its payload's offer as one object."""
     if advert is None or offer is None:
         return None
     said = {

@@ -1,4 +1,4 @@
-"""Answers other nodes: the route by which one of them asks in a caller's place."""
+"""Answers other nodes: the route by which a node forwards a caller's request."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -28,25 +28,27 @@ def add_forwarded(
 
     Args:
         app: The application.
-        router: Takes the requests: one that was forwarded is answered here.
-        signer: Knows whether a node of the mesh asks.
-        emit: Takes events.
+        router: Accepts the requests; a forwarded one is always answered here.
+        signer: Knows whether a request comes from a node of the mesh.
+        emit: Receives events.
     """
 
     async def generate() -> Response:
-        # What nodes say to each other is in the account of the network.
+        # Traffic between nodes counts as the mesh's.
         request.scope[ROUTE] = COUNTED_ELSEWHERE  # type: ignore[typeddict-unknown-key]
         body: bytes = await request.body
         emit(MessagesMoved("received", "forward", 1, len(body)))
         if not signer.check(request.headers.get(wire.SIGNATURE, ""), body, time.time()):
             emit(NetworkFailed("unauthenticated", 1))
-            raise UnauthorizedError("this question is not signed by a node of the mesh, or is old")
+            raise UnauthorizedError(
+                "this request is not signed by a node of the mesh, or is too old"
+            )
         try:
             asked = wire.read_request(body)
         except ValueError as error:
-            raise InvalidRequestError(f"the body is no question of a node: {error}") from error
+            raise InvalidRequestError(f"the body is not a request from a node: {error}") from error
         if not asked.forwarded:
-            raise InvalidRequestError("a node asks with forwarded set", parameter="forwarded")
+            raise InvalidRequestError("a node must set forwarded", parameter="forwarded")
         answer = router.admit(asked, owner_of(request.scope))
         response = Response(FrameBody(answer), content_type=_TYPE)
         response.timeout = None
@@ -56,7 +58,7 @@ def add_forwarded(
 
 
 class FrameBody(ResponseBody):
-    """A response body that reads an answer; the request's owner leaves it."""
+    """A response body that reads an answer; the request's owner releases the answer."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -78,7 +80,7 @@ class _Frames(AsyncIterator[bytes]):
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._told = 0
-        """How many frames were sent: admitted, begun, accepted, then its tokens."""
+        """How many frames were sent: admitted, begun, accepted, then the tokens."""
         self._ended = False
 
     async def __anext__(self) -> bytes:
@@ -112,7 +114,7 @@ class _Frames(AsyncIterator[bytes]):
 
 
 def _drawn(delta: Delta) -> bytes:
-    """Write a token; the rest of a text that has no token of its own is the asker's to find."""
+    """Pack a token. The asking node reconstructs the rest of a text that has no token."""
     if delta.token is None:
         return b""
     return wire.pack(wire.Drawn(delta.token.identity, delta.token.piece))

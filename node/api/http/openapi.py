@@ -1,4 +1,4 @@
-"""Describes the HTTP API in OpenAPI's words, out of the structs that read and write its bodies."""
+"""Describes the HTTP API in OpenAPI, generated from the structs that read and write its bodies."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _BODIES: Final = (
 
 
 def describe() -> dict[str, Any]:
-    """Return the description, of version 3.1 of the OpenAPI Specification."""
+    """Return the description in version 3.1 of the OpenAPI Specification."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REFERENCE)
     for kind, fields in NEUTRAL.items():
         _add_neutral(schemas[kind.__name__]["properties"], fields)
@@ -74,7 +74,7 @@ _CHUNKS: Final[dict[type, type]] = {
     answer.Completion: answer.Completion,
     answer.ChatCompletion: answer.ChatChunk,
 }
-"""The content of a stream's events, errors apart; the specification has no word for it."""
+"""The content of a stream's events, except errors; the specification has no term for it."""
 
 
 def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _reference(kind: type) -> dict[str, str]:
 
 
 def _add_neutral(properties: dict[str, Any], fields: Mapping[str, Values]) -> None:
-    """Describe the values that a field may hold though it is not supported, or not for these."""
+    """Add the neutral values of fields that are unsupported, or unsupported beyond these values."""
     for name, values in fields.items():
         neutral = {"enum": [*values, None], "description": "As if the field were not given."}
         if name in properties:

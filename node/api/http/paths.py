@@ -1,4 +1,4 @@
-"""What a path that the API does not have is answered: which API this is, and what was meant."""
+"""Answers paths that the API does not have: names this API, and the path that was meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ SERVED: Final = (
     "/v1/embeddings",
     "/v1/models",
 )
-"""What an error names; `/openapi.json` describes them."""
+"""Listed in the error; `/openapi.json` describes them."""
 
 _OTHERS: Final = {
     "/metrics": "the exporter serves /metrics, on port 9090 by default",
@@ -43,21 +43,21 @@ _OTHERS: Final = {
     "/docs": "use /openapi.json",
     "/swagger.json": "use /openapi.json",
 }
-"""Paths that clients of other servers ask for, and where each leads here. What begins with one of
-them is meant too."""
+"""Paths that clients of other servers request, and the hint for each. Paths below them are
+included."""
 
 
 def explain(path: str) -> str:
-    """Return what an error says of a path that is not served."""
+    """Return the error text for a path that does not exist."""
     known = _hint(path.lower())
     listed = ", ".join(SERVED)
     return f"no such path{known}. This is an OpenAI-compatible API: it serves {listed}"
 
 
 def tidy_paths(application: Application) -> Application:
-    """Serve a path with doubled or trailing slashes, as a base URL that ends in one makes them.
+    """Serve paths with doubled or trailing slashes, which base URLs that end in a slash cause.
 
-    Behind whatever decides by the path who may ask: that decides by the path as it was sent.
+    Runs after the access checks, which use the path as it was sent.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +70,7 @@ def tidy_paths(application: Application) -> Application:
 
 
 def tidy(path: str) -> str:
-    """Return a path without its doubled and trailing slashes."""
+    """Return a path without doubled and trailing slashes."""
     return "/" + "/".join(part for part in path.split("/") if part)
 
 
@@ -83,7 +83,7 @@ def _hint(path: str) -> str:
 
 
 def _nearest(path: str, served: Iterable[str]) -> str | None:
-    """Return the served path that ends alike, as without `/v1` or with it twice, or is near."""
+    """Return the served path with the same end (`/v1` missing or doubled), or a similar one."""
     for candidate in served:
         if path.endswith((candidate, candidate.removeprefix("/v1"))):
             return candidate

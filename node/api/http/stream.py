@@ -1,4 +1,4 @@
-"""Server-sent events of an answer, in OpenAI's form."""
+"""Server-sent events of an answer, in OpenAI's format."""
 
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -17,7 +17,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class AnswerBody(ResponseBody):
-    """A response body that reads an answer; the request's owner leaves it."""
+    """A response body that reads an answer; the request's owner releases the answer."""
 
     def __init__(self, answer: Answer, writer: AnswerWriter) -> None:
         self._answer = answer
@@ -37,7 +37,7 @@ class AnswerBody(ResponseBody):
 
 
 class _Events(AsyncIterator[bytes]):
-    """What is written for each time that something happened, several tokens at once if many."""
+    """Yields the bytes to write at each step; several tokens at once if they are available."""
 
     def __init__(self, answer: Answer, writer: AnswerWriter) -> None:
         self._answer = answer
@@ -74,7 +74,7 @@ class _Events(AsyncIterator[bytes]):
 
 
 def usage_of(ending: Ending) -> Usage:
-    """Account for the tokens of an answer."""
+    """Return an answer's token usage."""
     return Usage(
         ending.prompt_tokens,
         ending.generated_tokens,

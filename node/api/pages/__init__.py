@@ -1,1 +1,1 @@
-"""The page to try the node at `/`."""
+"""The page at `/` for trying out the node."""

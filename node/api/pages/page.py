@@ -1,4 +1,4 @@
-"""The page at `/` on which to try the node: static files without secrets, so they need no key."""
+"""The page at `/` for trying out the node: static files without secrets, so they need no key."""
 
 import hashlib
 import importlib.resources
@@ -19,10 +19,10 @@ _FILES: Final = {
 PAGE_PATHS: Final = frozenset(_FILES)
 
 _HEADERS: Final = {
-    # Requested each time, and answered 304 while unchanged: a new version of the node never meets
-    # the page of an old one.
+    # Requested each time, and answered 304 while unchanged, so that a new version of the node never
+    # gets the page of an old one.
     "Cache-Control": "no-cache",
-    # Forms submit nothing by themselves: if the script does not run, a typed key stays in the page.
+    # The browser must not submit forms: if the script does not run, a typed key stays in the page.
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -32,7 +32,7 @@ _HEADERS: Final = {
 
 
 def add_page(app: QuartTrio) -> None:
-    """Serve the page and its parts, read once, at `PAGE_PATHS`."""
+    """Add the routes of the page and its parts, at `PAGE_PATHS`; the files are read once."""
     directory = importlib.resources.files(__package__)
     contents = {path: (directory / name).read_bytes() for path, (name, _) in _FILES.items()}
 
