@@ -1,6 +1,6 @@
-"""The demo model, MIT licensed: a storyteller small enough to live in the repository.
+"""The demo model, MIT licensed: a storyteller small enough for the repository.
 
-`deployments/demo_model` says what it can do and how it was trained.
+`deployments/demo_model` describes its abilities and its training.
 """
 
 from pathlib import Path

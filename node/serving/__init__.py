@@ -1,1 +1,1 @@
-"""Which request is answered when: models, queues, lanes, admission and drain."""
+"""Serves requests: models, queues, lanes, admission and drain."""

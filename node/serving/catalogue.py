@@ -1,4 +1,4 @@
-"""Which models the node has, by what the settings name, and whether there is memory for one."""
+"""The node's models, from its settings, and the memory check for loading one."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ from shared.paths import readable
 
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 _OTHER: Final = re.compile(r"[^\w.-]")
-"""What no model's name has; letters and digits of any script stay."""
+"""Characters that model names exclude; letters and digits of any script stay."""
 _NAME_CHARACTERS: Final = 64
-"""What a name may have in an advert (`node.mesh.messages`)."""
+"""The longest name that fits in an advert (`node.mesh.messages`)."""
 _DIGEST_BYTES: Final = 4
 _ENGINE_BYTES: Final = 128 * 2**20
-"""What an engine takes beside weights and context: the interpreter, its libraries and the buffers
-of an evaluation. Measured 54 MB for the interpreter and its libraries; the rest is a guess that
+"""Memory of an engine besides weights and context: the interpreter, its libraries and the buffers
+of an evaluation. Measured: 54 MB for the interpreter and its libraries. The rest is a guess that
 leaves room for the buffers of a large model."""
 
 
@@ -35,24 +35,24 @@ class Model:
     model_id: str
     source: Source
     resident: bool
-    """Whether it is loaded at the start and kept; else it is loaded when asked for."""
+    """Whether it is loaded at the start and kept; otherwise it is loaded on request."""
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Its location, for people."""
         return readable(self.source) if isinstance(self.source, Path) else str(self.source)
 
 
 def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
-    """Return the models that are named, then those in the directory that are not.
+    """Return the named models, then the other models in the directory.
 
     Args:
-        wanted: Paths or files of a hub, each perhaps with the name to serve it by before it, as
-            `name=path`.
-        directory: Where further GGUF files are, looked for once, also in its folders.
+        wanted: Paths or hub files, each optionally with its name in front, as `name=path`.
+        directory: A directory of more GGUF files, searched once, including its folders.
 
     Raises:
-        StartupError: Two are of one name, one names no file, or the directory cannot be read.
+        StartupError: Two models have the same name, a name refers to no file, or the directory
+            cannot be read.
     """
     models: dict[str, Model] = {}
     for model in map(_named, wanted):
@@ -71,10 +71,10 @@ def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
 
 
 def name_model(source: Source) -> str:
-    """Return what a model is called after its file.
+    """Return a model's name, derived from its file.
 
-    The name goes into metrics, messages and addresses: it has letters, digits, dots, dashes and
-    underscores only, and a length that adverts hold.
+    The name goes into metrics, messages and addresses. It contains only letters, digits, dots,
+    dashes and underscores, and its length fits in an advert.
     """
     part = Part.read(source.name)
     stem = part.stem if part and part.number == 1 else source.stem
@@ -82,13 +82,13 @@ def name_model(source: Source) -> str:
 
 
 def find_shortage(described: Described, loaded_bytes: int, available_bytes: int) -> str:
-    """Return why there is no room for a model, or nothing.
+    """Return why there is no room for a model; empty if there is.
 
     Args:
-        described: The model, with the context length to be used.
-        loaded_bytes: Weights of the models that are loaded. Their files are in the cache, which
-            the system counts as available although they are in use.
-        available_bytes: What could be had without swapping.
+        described: The model, with the context length to use.
+        loaded_bytes: Weights of the loaded models. Their files are in the page cache, which the
+            system counts as available although they are in use.
+        available_bytes: Memory that is available without swapping.
     """
     context_bytes = described.context_length * described.position_bytes
     needed = described.size_bytes + context_bytes + _ENGINE_BYTES
@@ -96,7 +96,7 @@ def find_shortage(described: Described, loaded_bytes: int, available_bytes: int)
     if needed <= room:
         return ""
     return (
-        f"it takes {_mebibytes(described.size_bytes)} of weights and {_mebibytes(context_bytes)} "
+        f"it needs {_mebibytes(described.size_bytes)} of weights and {_mebibytes(context_bytes)} "
         f"for {described.context_length} positions of context, {_mebibytes(needed)} in all, and "
         f"{_mebibytes(room)} are free: unload a model, or give a smaller --context-length"
     )
@@ -112,7 +112,7 @@ def _named(text: str) -> Model:
 
 
 def _add_found(models: dict[str, Model], directory: Path) -> None:
-    """Add the directory's files, each by the first of its names that no other file has."""
+    """Add the directory's files, each under the first of its names that is unused."""
     try:
         files = find_models(directory)
     except OSError as error:
@@ -126,7 +126,7 @@ def _add_found(models: dict[str, Model], directory: Path) -> None:
 
 
 def _names(file: Path, relative: Path) -> Iterator[str]:
-    """Yield the names that a file may have: its own, with its folders', with a digest's."""
+    """Yield the possible names of a file: its own, with its folders', with a digest."""
     name = name_model(file)
     yield name
     for folder in reversed(relative.parts[:-1]):
@@ -136,7 +136,7 @@ def _names(file: Path, relative: Path) -> Iterator[str]:
 
 
 def _is_same(source: Source, file: Path) -> bool:
-    """Whether a model is this file, or a hub's file of its name, which is taken to be the same."""
+    """Return whether a model is this file; a hub file of the same name counts as the same."""
     try:
         return isinstance(source, HubFile) or source.samefile(file)
     except OSError:
@@ -144,7 +144,7 @@ def _is_same(source: Source, file: Path) -> bool:
 
 
 def _plain(stem: str) -> str:
-    """Write a file's name as a model's; one that is too long ends in a digest of the whole."""
+    """Convert a file name to a model name; a long one is cut and ends in a digest of the whole."""
     text = unicodedata.normalize("NFC", readable(stem))
     name = _OTHER.sub("-", text) or "model"
     return name if len(name) <= _NAME_CHARACTERS else _with_digest(name, os.fsencode(stem))

@@ -13,16 +13,16 @@ from shared.paths import readable
 _ENDING: Final = ".gguf"
 _DEPTH_AT_MOST: Final = 16
 _FOLDERS_AT_MOST: Final = 10_000
-"""A directory that holds more is not one of models; a start should not take minutes."""
+"""A directory with more folders is not a model directory; a start should not take minutes."""
 
 _log = logging.getLogger(__name__)
 
 
 def find_models(directory: Path) -> list[Path]:
-    """Return the model files in a directory, those that are less deep first.
+    """Return the model files in a directory, in order of depth.
 
-    Names that begin with a dot are skipped; links are followed, each folder is entered once. Of a
-    split model the first part stands for all. What cannot be used is logged, a line each.
+    Names that begin with a dot are skipped. Links are followed, and each folder is entered once.
+    The first part stands for a whole split model. Unusable files are logged, one line each.
 
     Raises:
         OSError: The directory itself cannot be read.
@@ -34,7 +34,11 @@ def find_models(directory: Path) -> list[Path]:
         below: list[Path] = []
         for folder in level:
             if len(entered) >= _FOLDERS_AT_MOST:
-                _log.warning("%s holds more than %d folders", readable(directory), len(entered))
+                _log.warning(
+                    "%s contains more than %d folders: the rest is not searched",
+                    readable(directory),
+                    len(entered),
+                )
                 return found
             try:
                 files, folders = _look_into(folder, entered)
@@ -50,7 +54,7 @@ def find_models(directory: Path) -> list[Path]:
 
 
 def _look_into(folder: Path, entered: set[tuple[int, int]]) -> tuple[list[Path], list[Path]]:
-    """Return the model files of a folder and the folders in it; neither if it was seen before."""
+    """Return a folder's model files and subfolders; neither if it was visited before."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in entered:
         return [], []
@@ -64,7 +68,7 @@ def _look_into(folder: Path, entered: set[tuple[int, int]]) -> tuple[list[Path],
 
 
 def _usable(folder: Path, files: dict[Path, str]) -> Iterator[Path]:
-    """Yield what is a file and stands for a model."""
+    """Yield the files that stand for a model."""
     lost: set[str] = set()
     for file, kind in files.items():
         part = Part.read(file.name)
@@ -79,11 +83,11 @@ def _usable(folder: Path, files: dict[Path, str]) -> Iterator[Path]:
 
 
 def _look_at(entry: Path) -> str:
-    """Return what an entry is, or what is wrong with it."""
+    """Return an entry's kind, or what is wrong with it."""
     try:
         mode = entry.stat().st_mode
     except FileNotFoundError:
-        return "is a link to nothing"
+        return "is a broken link"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if stat.S_ISDIR(mode):

@@ -8,32 +8,32 @@ ItemT = TypeVar("ItemT")
 
 
 class FairQueue(Generic[ItemT]):
-    """Items of clients; the clients are served in turn, the items of one in their order.
+    """Items of clients. The clients are served in turn, the items of one client in order.
 
     Args:
-        limit: Items that it holds at the most.
+        limit: Limit of items in the queue.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._turns: dict[str, deque[ItemT]] = {}
-        """By client, the one whose turn it is first."""
+        """By client; the client whose turn is next comes first."""
 
     def __len__(self) -> int:
         """Return the number of items."""
         return sum(map(len, self._turns.values()))
 
     def __iter__(self) -> Iterator[ItemT]:
-        """Yield the items in the order in which they are served."""
+        """Yield the items in serving order."""
         for turn in range(max(map(len, self._turns.values()), default=0)):
             for items in self._turns.values():
                 if turn < len(items):
                     yield items[turn]
 
     def put(self, client: str, item: ItemT) -> ItemT | None:
-        """Add an item; return the one that has to leave for it, perhaps itself.
+        """Add an item. Return the item that has to leave for it, which may be the item itself.
 
-        A full queue has room for the client that asks less: the newest item of the client that has
+        A full queue still has room for a client with few items: the newest item of the client with
         the most leaves, unless the newcomer's client would then have as many.
         """
         displaced: ItemT | None = None
@@ -46,13 +46,13 @@ class FairQueue(Generic[ItemT]):
         return displaced
 
     def put_back(self, client: str, item: ItemT) -> None:
-        """Make an item that was taken the next one again, also where the queue is full."""
+        """Return a taken item to the front, even if the queue is full."""
         items = self._turns.pop(client, deque())
         items.appendleft(item)
         self._turns = {client: items, **self._turns}
 
     def take(self, is_due: Callable[[ItemT], bool] = lambda _: True) -> ItemT | None:
-        """Return the oldest item that is due of the client whose turn it is; None for none."""
+        """Remove and return the next client's oldest item that is due; None if there is none."""
         for item in self:
             if is_due(item):
                 client = next(c for c, items in self._turns.items() if item in items)
@@ -61,12 +61,12 @@ class FairQueue(Generic[ItemT]):
         return None
 
     def remove(self, client: str, item: ItemT, *, served: bool = False) -> bool:
-        """Remove an item; return whether it was there.
+        """Remove an item. Return whether it was there.
 
         Args:
-            client: Whose item it is.
+            client: The item's client.
             item: The item.
-            served: It was served, so that its client has had its turn.
+            served: Whether it was served, so that its client has had its turn.
         """
         items = self._turns.get(client)
         if not items or item not in items:
@@ -74,6 +74,6 @@ class FairQueue(Generic[ItemT]):
         items.remove(item)
         if served or not items:
             del self._turns[client]
-        if served and items:  # to the end of the line
+        if served and items:  # to the end of the order
             self._turns[client] = items
         return True

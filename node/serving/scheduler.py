@@ -17,28 +17,28 @@ from node.serving.lane import Lane
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for."""
+    """Limits of a request."""
 
     output_tokens: int = 0
-    """0 for as many as the context holds."""
+    """0 for as many as fit in the context."""
     seconds: float = math.inf
-    """From its admission to its end."""
+    """From the admission to the end."""
 
 
 _NO_LIMITS: Final = Limits()
 
 
 class Scheduler:
-    """The node's models by name, and whether it takes requests.
+    """The node's models by name, and whether it accepts requests.
 
     Args:
-        emit: Takes events.
-        limits: What a request may ask for.
+        emit: Receives events.
+        limits: Limits of a request.
     """
 
     def __init__(self, emit: Emit, limits: Limits = _NO_LIMITS) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        """Called when what the node can take has changed."""
+        """Called when the node's capacity for requests has changed."""
         self._emit = emit
         self._limits = limits
         self._lanes: dict[str, Lane] = {}
@@ -46,7 +46,7 @@ class Scheduler:
         self.draining = False
 
     def add(self, lane: Lane) -> None:
-        """Serve a model; the caller runs its lane and its engine."""
+        """Add a model; the caller runs its lane and its engine."""
         self._lanes[lane.engine.model_id] = lane
 
     @property
@@ -58,7 +58,7 @@ class Scheduler:
         """Return a model's lane.
 
         Raises:
-            ModelNotFoundError: No such model is here.
+            ModelNotFoundError: This node does not have the model.
         """
         try:
             return self._lanes[model_id]
@@ -68,16 +68,16 @@ class Scheduler:
             raise ModelNotFoundError(message, parameter="model") from None
 
     def attempt(self, answer: Answer) -> Attempt:
-        """Return an attempt at an answer, to be counted by this node."""
+        """Return a new attempt at an answer, which this node counts."""
         return Attempt(answer, Account(answer.request, self._emit))
 
     def admit(self, request: InferenceRequest) -> Attempt:
-        """Check a request against the limits and put it in the queue of its model here.
+        """Check a request against the limits and add it to its model's queue.
 
         Raises:
-            ModelNotFoundError: No such model is served here; this is not counted.
-            InvalidRequestError: It asks for a longer answer than is allowed.
-            UnavailableError: The node is stopping, or the model was unloaded on purpose.
+            ModelNotFoundError: This node does not serve the model; this is not counted.
+            InvalidRequestError: It asks for a longer answer than allowed.
+            UnavailableError: The node is stopping, or the model was unloaded on request.
             QueueFullError: The model's queue is full.
         """
         lane = self.find(request.model_id)
@@ -90,7 +90,7 @@ class Scheduler:
         return attempt
 
     def begin(self, request: InferenceRequest) -> Attempt:
-        """Check a request against the limits and open its account; raises as `admit` does."""
+        """Check a request against the limits and start counting it; raises like `admit`."""
         try:
             return self.attempt(Answer(self._bound(request)))
         except RequestError as error:
@@ -98,10 +98,10 @@ class Scheduler:
             raise
 
     def queue(self, attempt: Attempt) -> None:
-        """Put a request in the queue of its model that was begun before, or elsewhere.
+        """Add a request that was begun earlier, or elsewhere, to its model's queue.
 
         Raises:
-            RequestError: There is no place for it here either.
+            RequestError: This node has no place for it either.
         """
         lane = self.find(attempt.answer.request.model_id)
         if self.draining:
@@ -112,7 +112,7 @@ class Scheduler:
         """Load a model and keep it loaded. Ends when it is ready.
 
         Raises:
-            ModelNotFoundError: No such model is here.
+            ModelNotFoundError: This node does not have the model.
             RequestError: It could not be loaded.
         """
         lane = self.find(model_id)
@@ -125,20 +125,20 @@ class Scheduler:
         lane.restart_idle_time()
 
     async def unload(self, model_id: str) -> None:
-        """Take no more requests for a model, finish those that it has, and let it go.
+        """Accept no more requests for a model, finish its current ones, and unload it.
 
-        Ends when its memory is free. Cancelled before those requests are done, it is off: the model
-        stays and takes requests again.
+        Ends when its memory is free. If cancelled before those requests are done, the model stays
+        and accepts requests again.
 
         Raises:
-            ModelNotFoundError: No such model is here.
+            ModelNotFoundError: This node does not have the model.
             UnavailableError: It was loaded again meanwhile.
         """
         lane = self.find(model_id)
         lane.closed = True
         try:
             await self._wait_idle(lane)
-        except BaseException:  # else it would stay in memory and answer nobody
+        except BaseException:  # otherwise it would stay in memory but answer nothing
             lane.closed = False
             raise
         await lane.engine.unload("requested")
@@ -150,7 +150,7 @@ class Scheduler:
                 raise UnavailableError(f"model {lane.engine.model_id} was loaded again meanwhile")
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take no more requests and wait for those in work, for as long as the grace."""
+        """Accept no more requests, and wait for the current ones during the grace period."""
         self.draining = True
         self.on_change()
         with trio.move_on_after(grace_seconds):
@@ -158,13 +158,13 @@ class Scheduler:
                 await self._moved.wait()
 
     def end(self) -> None:
-        """End whatever is left with an error that its caller sees."""
+        """End the remaining requests with an error for their callers."""
         error = UnavailableError("the node stopped before the answer was complete", code="stopped")
         for lane in self._lanes.values():
             lane.fail_all(error)
 
     def note_change(self) -> None:
-        """Note that a lane or an engine has changed."""
+        """Record that a lane or an engine has changed."""
         self._moved.set()
         self._moved = trio.Event()
         self.on_change()
@@ -178,9 +178,7 @@ class Scheduler:
             raise _stopping()
         most = self._limits.output_tokens
         if most and request.max_tokens > most:
-            message = (
-                f"max_tokens is {request.max_tokens}; an answer here has at most {most} tokens"
-            )
+            message = f"max_tokens is {request.max_tokens}; the limit of this node is {most}"
             raise InvalidRequestError(message, parameter="max_tokens")
         seconds = request.deadline_seconds
         return replace(

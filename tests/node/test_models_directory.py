@@ -131,7 +131,7 @@ ODD: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
     "a pipe": (make_pipe, "is not a file"),
     "a socket": (make_socket, "is not a file"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "is not a file"),
-    "a link to nothing": (lambda path: path.symlink_to("nothing"), "is a link to nothing"),
+    "a link to nothing": (lambda path: path.symlink_to("nothing"), "is a broken link"),
     "a link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
 }
 

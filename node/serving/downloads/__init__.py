@@ -1,1 +1,1 @@
-"""Models of the Hugging Face Hub: found, downloaded in a process of their own, and kept."""
+"""Models of the Hugging Face Hub: found, downloaded in a separate process, and kept."""

@@ -1,4 +1,4 @@
-"""Fetches a file in a process of its own, so that the node's event loop never feels it."""
+"""Downloads a file in a separate process, so that it never blocks the node's event loop."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from node.serving.downloads.source import HubFile
 from shared.runtime.processes import PYTHON, open_process
 
 Progress = Callable[[int, int], None]
-"""Takes the bytes that are here and those that there are."""
+"""Called with the received and the total bytes."""
 
 _READ_BYTES: Final = 64 * 1024
 
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 async def fetch(file: HubFile, progress: Progress) -> Path:
-    """Return the file's place on this machine, after fetching it if it is not here.
+    """Return the file's path on this machine; download it first if needed.
 
-    When cancelled it kills the process at once. What was fetched is kept, and the next fetch goes
-    on from there.
+    When cancelled, it kills the process at once. The received bytes are kept, and the next download
+    resumes from there.
 
     Raises:
-        StartupError: The file cannot be fetched.
+        StartupError: The file cannot be downloaded.
     """
     async with open_process(
         [*PYTHON, "-m", "node.serving.downloads.fetch", str(file)],
@@ -38,7 +38,7 @@ async def fetch(file: HubFile, progress: Progress) -> Path:
         stdout=subprocess.PIPE,
     ) as process:
         if process.stdout is None:
-            raise RuntimeError("a process without the pipe that it was given")
+            raise RuntimeError("the process has no pipe for its output")
         try:
             return await _follow(process, process.stdout, file, progress)
         finally:
@@ -56,7 +56,7 @@ async def _follow(
                 return path
     code = await process.wait()
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-    raise StartupError(f"the process that fetched {file} {how}: start again to go on")
+    raise StartupError(f"the process that downloaded {file} {how}: restart to resume")
 
 
 def _take(told: report.Report, file: HubFile, progress: Progress) -> Path | None:

@@ -1,11 +1,12 @@
-"""Fetches one file from the hub into its usual cache. A process of its own: it may hang or die.
+"""Downloads one file from the hub into its usual cache, in a process that may hang or die.
 
-`python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`report`) on its
+`python -m node.serving.downloads.fetch hf:owner/repo/file.gguf` writes reports (`report`) to its
 standard output.
 
-The hub's own client finds the file, knows the cache's layout and who may read it. The bytes are
-fetched here, because the client starts over after a process's death, and does not look at the
-hash: here they are appended to one `.incomplete` file, and checked before they are anybody's.
+The hub's own client finds the file and knows the cache's layout and the access rights. The bytes
+are downloaded here, because the client starts over after a process's death and does not check the
+hash. Here the bytes are appended to one `.incomplete` file and checked before anything can use
+them.
 """
 
 import errno
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-# Before the client is imported, which reads these once. Its other way to download (Xet) keeps
-# nothing that a later process could go on from.
+# Set before the client is imported, which reads these once. Its other download method (Xet) keeps
+# nothing from which a later process could resume.
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
 
@@ -44,26 +45,26 @@ from shared.paths import readable
 _CHUNK_BYTES: Final = 2**20
 _REPORT_SECONDS: Final = 0.25
 _ATTEMPTS: Final = 5
-"""Connections in a row that may bring nothing before it is given up; a guess."""
+"""Consecutive connections without progress before the download fails; a guess."""
 _PAUSE_SECONDS: Final = 0.5
-"""Before the second of them; twice as long before each further one."""
+"""The pause before the second attempt; doubled before each further one."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ENDPOINT: Final = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
 
 
 class FetchError(Exception):
-    """The file cannot be had; the text names cause and remedy in one line."""
+    """The file cannot be downloaded; the text is one line with cause and remedy."""
 
 
 class _Progress:
-    """Reports how far the file is, now and then."""
+    """Reports the progress at intervals."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._reported = 0.0
 
     def note(self, done: int) -> None:
-        """`done` bytes are here."""
+        """Report that `done` bytes are here."""
         now = time.monotonic()
         if done == self._total or now - self._reported > _REPORT_SECONDS:
             self._reported = now
@@ -71,10 +72,10 @@ class _Progress:
 
 
 def fetch(file: HubFile) -> Path:
-    """Return the file's place in the cache, where it is put if it is not there.
+    """Return the file's path in the cache; download it first if it is missing.
 
     Raises:
-        FetchError: It cannot be had.
+        FetchError: The file cannot be downloaded.
     """
     kept = try_to_load_from_cache(file.repository, file.path, revision=file.revision)
     if isinstance(kept, str):
@@ -91,18 +92,18 @@ def _fetch(file: HubFile) -> Path:
     url = hf_hub_url(file.repository, file.path, revision=file.revision)
     found = get_hf_file_metadata(url)
     if not found.commit_hash:
-        raise FetchError(f"{_ENDPOINT} is no hub (HF_ENDPOINT says to ask there)")
+        raise FetchError(f"{_ENDPOINT} is not a hub: check HF_ENDPOINT")
     if not found.size or not _SHA256.fullmatch(found.etag or ""):
-        raise FetchError(f"the hub gives no size and SHA-256 for {file}: fetch it by hand")
+        raise FetchError(f"the hub has no size and SHA-256 for {file}: download it by hand")
     folder = repo_folder_name(repo_id=file.repository, repo_type="model")
     blob = Path(constants.HF_HUB_CACHE, folder, "blobs", str(found.etag))
     lock = Path(constants.HF_HUB_CACHE, ".locks", folder, f"{found.etag}.lock")
     for directory in (blob.parent, lock.parent):
         directory.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):  # as the client does: two nodes may want it at once
+    with WeakFileLock(lock):  # like the client: two nodes may download it at once
         if not blob.exists():
             _fetch_blob(file, found, blob)
-    # Of this very commit: the branch may have moved on meanwhile.
+    # From exactly this commit: the branch may have moved meanwhile.
     path = hf_hub_download(file.repository, file.path, revision=found.commit_hash)
     if file.revision != found.commit_hash:
         _keep_revision(blob.parent.parent / "refs" / file.revision, found.commit_hash)
@@ -120,12 +121,12 @@ def _fetch_blob(file: HubFile, found: HfFileMetadata, blob: Path) -> None:
     _fetch_bytes(file, found, incomplete, _Progress(size))
     _send(Noted("checking its hash"))
     with incomplete.open("rb") as whole:
-        os.fsync(whole.fileno())  # what has its name by now is trusted for ever
+        os.fsync(whole.fileno())  # under its final name it is trusted forever
         got = hashlib.file_digest(whole, "sha256").hexdigest()
     if got != blob.name:
         incomplete.unlink()
         message = (
-            f"what came for {file} is not the file that the hub names (SHA-256 {got[:12]}… in the "
+            f"the downloaded {file} is not the file that the hub names (SHA-256 {got[:12]}… in the "
             f"place of {blob.name[:12]}…), and was deleted: start again, or see what is between "
             f"here and {_ENDPOINT}"
         )
@@ -152,17 +153,17 @@ def _fetch_bytes(
         if failures >= _ATTEMPTS:
             message = (
                 f"the connection to {_ENDPOINT} broke at {brought} of {size} bytes of {file} and "
-                f"does not come back ({cause}): start again to go on from there"
+                f"does not come back ({cause}): restart to resume from there"
             )
             raise FetchError(message)
-        _send(Noted(f"the connection broke at {brought} of {size} bytes ({cause}): going on"))
+        _send(Noted(f"the connection broke at {brought} of {size} bytes ({cause}): retrying"))
         time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
 
 
 def _append(url: str, incomplete: Path, size: int, progress: _Progress) -> None:
-    """Ask for what is not here yet and write it down until it is all here or the stream ends."""
+    """Request the missing bytes and append them, until all are here or the stream ends."""
     have = incomplete.stat().st_size
-    if have > size:  # not the file's beginning, whatever it is
+    if have > size:  # cannot be the file's beginning
         have = 0
     headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -183,7 +184,7 @@ def _append(url: str, incomplete: Path, size: int, progress: _Progress) -> None:
 
 
 def _keep_revision(reference: Path, commit: str) -> None:
-    """Note which commit a branch or tag was, as the cache's layout has it."""
+    """Record the commit of a branch or tag, in the cache's layout."""
     reference.parent.mkdir(parents=True, exist_ok=True)
     written = reference.with_name(f"{reference.name}.{os.getpid()}")
     written.write_text(commit)
@@ -204,7 +205,7 @@ _CAUSES: Final[tuple[tuple[_Kind, str], ...]] = (
     ),
     (
         errors.RevisionNotFoundError,
-        "{place} has no revision {file.revision!r}: leave it out or name another",
+        "{place} has no revision {file.revision!r}: omit it or name another",
     ),
     (
         errors.RemoteEntryNotFoundError,
@@ -212,14 +213,14 @@ _CAUSES: Final[tuple[tuple[_Kind, str], ...]] = (
     ),
     (
         errors.OfflineModeIsEnabled,
-        "{file} is not in the cache and HF_HUB_OFFLINE forbids to fetch it: unset it",
+        "{file} is not in the cache and HF_HUB_OFFLINE forbids downloads: unset it",
     ),
     (
         (httpx2.TransportError, errors.LocalEntryNotFoundError),
         "{file} is not in the cache and {hub} cannot be reached: check the network ({cause})",
     ),
 )
-"""What an error of the hub's client means and what to do; the first that fits is told."""
+"""What an error of the hub's client means, and the remedy; the first match is used."""
 
 
 def _explain(file: HubFile, error: Exception) -> str:
@@ -230,14 +231,14 @@ def _explain(file: HubFile, error: Exception) -> str:
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         if status in (401, 403):
-            return f"{place} does not let you in ({status}): check HF_TOKEN and what it may read"
+            return f"{place} denies access ({status}): check HF_TOKEN and its permissions"
         return f"{_ENDPOINT} answered {status} for {file}: try again later"
     if isinstance(error, OSError) and error.errno in _FULL:
         return _no_room(None, 0)
     if isinstance(error, OSError) and error.errno in _CLOSED:
         cache = readable(constants.HF_HUB_CACHE)
-        return f"the cache {cache} cannot be written: allow it, or set HF_HOME to another place"
-    return f"{file} cannot be fetched: {type(error).__name__}: {_one_line(error)}"
+        return f"the cache {cache} cannot be written: make it writable, or set HF_HOME"
+    return f"{file} cannot be downloaded: {type(error).__name__}: {_one_line(error)}"
 
 
 def _no_room(needed: int | None, free: int) -> str:
@@ -245,11 +246,11 @@ def _no_room(needed: int | None, free: int) -> str:
         "" if needed is None else f" ({needed / 1e9:.1f} GB more needed, {free / 1e9:.1f} free)"
     )
     cache = readable(constants.HF_HUB_CACHE)
-    return f"no room in {cache}{amount}: free some, or set HF_HOME to another disk"
+    return f"no room in {cache}{amount}: free some space, or set HF_HOME to another disk"
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error).encode(errors="backslashreplace").decode()  # it may name a file
+    text = str(error).encode(errors="backslashreplace").decode()  # it may contain a file name
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -261,15 +262,15 @@ def _send(report: Report) -> None:
 
 
 def main() -> None:
-    """Fetch the file that the argument names."""
-    # The node decides when this ends; a signal to the whole group is for the node.
+    """Download the file that the argument names."""
+    # The node decides when this process ends; a signal to the whole group is for the node.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.dup2(2, 1)  # whatever a library prints is no report
-    logging.disable()  # what the client says names addresses that hold a signature
+    os.dup2(2, 1)  # libraries' output must not mix with reports
+    logging.disable()  # the client's log lines contain URLs with signatures
     file = parse_source(sys.argv[1])
     if not isinstance(file, HubFile):
-        raise SystemExit(f"{file} is not on a hub")
+        raise SystemExit(f"{file} is not a hub file")
     try:
         _send(Fetched(os.fsencode(fetch(file))))
     except FetchError as error:

@@ -1,4 +1,4 @@
-"""How a model is named on the command line: a path, or `hf:owner/repo/file.gguf[@revision]`."""
+"""How the command line names a model: a path, or `hf:owner/repo/file.gguf[@revision]`."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _HUB_FILE: Final = re.compile(
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository on the hub; written as it was read."""
+    """A file of a repository on the hub; its text is the one that was parsed."""
 
     repository: str
     path: str
@@ -22,12 +22,12 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """The file's name, as a path has it."""
+        """The file's name, as in a path."""
         return PurePosixPath(self.path).name
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending, as a path has it."""
+        """The file's name without its suffix, as in a path."""
         return PurePosixPath(self.path).stem
 
     def __str__(self) -> str:
@@ -40,10 +40,10 @@ Source = Path | HubFile
 
 
 def parse_source(text: str) -> Source:
-    """Read where one model is.
+    """Parse the location of a model.
 
     Raises:
-        ValueError: It is neither a path nor a file of a hub; the text says what is.
+        ValueError: It is neither a path nor a hub file; the text says what is expected.
     """
     if not text.strip():
         raise ValueError("a model is a path or hf:owner/repo/file.gguf[@revision]")
@@ -56,5 +56,5 @@ def parse_source(text: str) -> Source:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether no part leads out of the directory that the path is put in."""
+    """Return whether no part leaves the directory in which the path is placed."""
     return all(part not in ("", ".", "..") for part in path.split("/"))
