@@ -1,4 +1,4 @@
-"""A real agent with its processes, on free ports, started and ended by its id."""
+"""Runs a real agent with its processes on free ports."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "node.agent"]
 
 
 def flags(directory: Path) -> list[str]:
-    """Return the flags of an agent that shares nothing with others."""
+    """Return the flags of an agent that shares nothing with other agents."""
     return [
         "--node-id=node1",
         "--api-port=0",
@@ -29,7 +29,7 @@ def flags(directory: Path) -> list[str]:
 
 @dataclass
 class Agent:
-    """A running agent with what it printed."""
+    """A running agent and its output."""
 
     process: "subprocess.Popen[str]"
     welcome: str
@@ -51,11 +51,11 @@ class Agent:
         return found[1]
 
     def pid_of(self, name: str) -> int:
-        """The newest process id that the agent logged for a process."""
+        """Return the newest process id that the agent logged for a process."""
         return int(re.findall(rf"the {name} is process (\d+)", self.log.read_text())[-1])
 
     def descendants(self) -> list[psutil.Process]:
-        """Node, exporter and engines."""
+        """Return the process ids of node, exporter and engines."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         assert len(found) >= 3
         return found
@@ -65,7 +65,7 @@ class Agent:
 def agent(
     directory: Path, *more: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Agent]:
-    """Run the agent on free ports until the block ends; entered when it has welcomed us."""
+    """Run the agent on free ports until the block ends; entered when it has printed its welcome."""
     log = directory / "agent.log"
     with log.open("a") as stderr:
         process = subprocess.Popen(

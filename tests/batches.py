@@ -10,12 +10,12 @@ from shared.events import Event
 
 
 class Emitter:
-    """A node as far as its exporter can tell: its outbox, and one batch at a time.
+    """Plays a node towards an exporter: an outbox, sent one batch at a time.
 
     Args:
-        directory: Of the `Pair`.
-        name: The node's.
-        session: New for each run of the node.
+        directory: The directory of the `Pair`.
+        name: The name of the node.
+        session: The session; each run of a node has a new one.
     """
 
     def __init__(self, directory: Path, name: str = "node1", session: str = "s1") -> None:
@@ -24,7 +24,7 @@ class Emitter:
         self._socket.dial(f"ipc://{directory / 'run' / wire.SOCKET_NAME}", block=True)
 
     def send(self, *happened: Event, goodbye: bool = False) -> None:
-        """Emit the events and have them counted; none are a heartbeat."""
+        """Emit the events and wait until they are counted; without events it sends a heartbeat."""
         for event in happened:
             self.outbox.emit(event)
         self._socket.send(self.outbox.next_batch(0.0, goodbye=goodbye))

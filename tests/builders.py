@@ -1,4 +1,4 @@
-"""Builds what several tests need: events of every kind, the bytes of a batch, what is shown."""
+"""Builds events of every kind and batches, and reads single values of a scrape."""
 
 import msgspec
 
@@ -13,7 +13,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def every_event(model_id: str = "m") -> list[Event]:
-    """Give one sound event of each kind, no number in it 0."""
+    """Return one valid event of each kind, with no number 0."""
     return [
         events.NodeStarted(1.5e9, "0.1.0", "3.11.7", "ctransformers", "http://127.0.0.1:8080"),
         events.NodeStateChanged("online"),
@@ -47,7 +47,7 @@ def every_event(model_id: str = "m") -> list[Event]:
 
 
 def finished(model_id: str = "m") -> events.InferenceFinished:
-    """Give the end of a request that went well."""
+    """Return the end of a successful request."""
     return events.InferenceFinished(
         model_id=model_id,
         status="ok",
@@ -75,7 +75,7 @@ def pack_batch(  # noqa: PLR0913 - a batch has as many fields
     goodbye: bool = False,
     protocol: int = wire.PROTOCOL,
 ) -> bytes:
-    """Write a batch as a node does; what is not given is as in a session that lost nothing."""
+    """Return the bytes of a batch; the defaults are those of a session without losses."""
     dropped = dropped or {}
     through = first - 1 + len(happened) + sum(dropped.values())
     packed = b"".join(map(_encoder.encode, happened))
@@ -94,10 +94,10 @@ def pack_batch(  # noqa: PLR0913 - a batch has as many fields
 
 
 def number(state: State, family: Family, *labels: str) -> float | None:
-    """Give what a scrape shows of a counter or gauge; None where there is no such series."""
+    """Return the scraped value of a counter or gauge; None if the series does not exist."""
     return take_cut(state).numbers[family].get(labels)
 
 
 def histogram(state: State, family: Family, *labels: str) -> Histogram:
-    """Give what a scrape shows of a histogram."""
+    """Return the scraped value of a histogram."""
     return take_cut(state).histograms[family][labels]

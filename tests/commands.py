@@ -1,6 +1,6 @@
-"""The project's commands run inside the test's process, to their end.
+"""Runs the project's commands to their end inside the test's process.
 
-For what a command refuses or prints: a process of its own would import the node for over a second.
+For tests of output and refusals: a separate process would import the node for over a second.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import pytest
 
 
 def run(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m PROGRAM ARGUMENTS` here, and return what it wrote and its exit code."""
+    """Run `python -m PROGRAM ARGUMENTS` here; return its output and exit code."""
     main = importlib.import_module(f"{program}.__main__").main
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -34,7 +34,7 @@ def run(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @contextlib.contextmanager
 def _kept_logging() -> Iterator[None]:
-    """Put back what a command configures for its own process."""
+    """Restore what a command configures for its process."""
     root, hypercorn = logging.getLogger(), logging.getLogger("hypercorn.error")
     handlers, levels = root.handlers[:], (root.level, hypercorn.level)
     try:

@@ -1,7 +1,7 @@
-"""A node or an exporter whose parts can be made to fail: `python -m tests.faulty node …`.
+"""Runs a node or an exporter whose parts can be made to fail: `python -m tests.faulty node …`.
 
-A file that appears in the directory named by `FAULTS`, with the name of a part, is a fault: it is
-taken away, and in the middle of its work the part raises what nobody expected.
+To make a part fail, create a file with its name in the directory that `FAULTS` names. The part
+deletes the file and raises an unexpected exception in the middle of its work.
 """
 
 import os
@@ -21,7 +21,7 @@ from shared.runtime.guard import Guard
 FAULTS = "FAULTS"
 _LOOK_SECONDS = 0.01
 _BRIEF = ("reaper", "terminal")
-"""Parts that have nothing to do but as process 1, or in a terminal: they last for the tests."""
+"""Parts that work only as process 1 or in a terminal; in tests they run until cancelled."""
 
 
 class PlantedError(Exception):
@@ -29,7 +29,7 @@ class PlantedError(Exception):
 
 
 class FaultyGuard(Guard[Any]):
-    """A guard whose parts fail when they are told to."""
+    """A guard whose parts fail on demand."""
 
     async def __call__(
         self,
@@ -38,7 +38,7 @@ class FaultyGuard(Guard[Any]):
         *arguments: Any,
         task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run a part as the guard does."""
+        """Run a part as the guard does, until it is made to fail."""
 
         async def run_until_fault(*given: Any, **named: Any) -> None:
             async with trio.open_nursery() as nursery:
@@ -59,7 +59,7 @@ async def _fail_when_told(part: str) -> None:
 
 
 if __name__ == "__main__":
-    setattr(node.parts, "Guard", FaultyGuard)  # noqa: B010 - mypy: a class is no variable
+    setattr(node.parts, "Guard", FaultyGuard)  # noqa: B010 - mypy does not let a class be assigned
     setattr(exporter.main, "Guard", FaultyGuard)  # noqa: B010
     program = sys.argv.pop(1)
     {"node": run_node, "exporter": run_exporter}[program]()

@@ -1,4 +1,4 @@
-"""Writes copies of the demo model whose file says something else of itself."""
+"""Writes copies of the demo model with changed metadata."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +13,13 @@ _ARRAY: Final = gguf.GGUFValueType.ARRAY
 
 
 def demo_value(key: str) -> Any:
-    """Return what the demo model's file says under a key."""
+    """Return the demo model's value of a metadata key."""
     field = gguf.GGUFReader(MODEL_PATH).fields[key]
     return field.contents()
 
 
 def copy_demo(path: Path, changes: dict[str, Any]) -> Path:
-    """Write a copy; a change to None leaves the field out, one to a new key is added."""
+    """Write a copy with changed metadata; None removes a key."""
     reader = gguf.GGUFReader(MODEL_PATH)
     writer = gguf.GGUFWriter(path, "llama")
     for key, field in reader.fields.items():
@@ -46,7 +46,7 @@ def copy_demo(path: Path, changes: dict[str, Any]) -> Path:
 
 
 def rename_tokens(names: dict[int, str], kinds: dict[int, int]) -> dict[str, Any]:
-    """Return the changes that give tokens another text and another type."""
+    """Return the changes that give tokens another text and type."""
     tokens, types = demo_value(TOKENS), demo_value(KINDS)
     for number, name in names.items():
         tokens[number] = name

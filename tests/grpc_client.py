@@ -1,4 +1,4 @@
-"""Real gRPC clients for tests: grpcio, with stubs made of `shared/proto` as any user makes them."""
+"""Real gRPC clients for tests: grpcio with stubs generated from `shared/proto`."""
 
 import contextlib
 import sys
@@ -19,7 +19,7 @@ sys.path.remove(str(PROTO))
 
 
 class Client:
-    """A channel to a node with a stub for each service."""
+    """A channel to a node, with a stub for each service."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
@@ -35,14 +35,14 @@ def connect(url: str) -> Iterator[Client]:
 
 
 def ask(**fields: Any) -> Any:
-    """Give a request, greedy and short unless it says otherwise."""
+    """Return a request; by default it is greedy and short."""
     return pb.GenerateRequest(
         **{"prompt": "Once upon a time", "temperature": 0, "max_tokens": 8} | fields
     )
 
 
 def chat(*contents: str) -> Any:
-    """Give a chat of the user's turns and the assistant's, in turn."""
+    """Return a chat in which user and assistant alternate."""
     roles = ("user", "assistant")
     turns = [
         pb.ChatMessage(role=roles[number % 2], content=content)

@@ -4,7 +4,7 @@ from shared.runtime.guard import Guard
 
 
 def strict_guard() -> Guard[str]:
-    """Give a guard for tests in which no part fails."""
+    """Return a guard for tests in which no part fails."""
 
     def count(part: str) -> None:
         raise AssertionError(f"{part} failed unexpectedly")

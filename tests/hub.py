@@ -1,4 +1,4 @@
-"""A hub on loopback: the part of Hugging Face's protocol that a download needs, and its faults."""
+"""A fake of the Hugging Face Hub on loopback: the protocol that downloads use, and its faults."""
 
 import contextlib
 import hashlib
@@ -15,45 +15,45 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Asked:
-    """A request that came."""
+    """A received request."""
 
     method: str
     path: str
     headers: dict[str, str]
-    """By their names in lower case."""
+    """The headers, by lower-case name."""
 
 
 @dataclass
 class Hub:
-    """What the hub has, how it fails, and what was asked of it.
+    """The hub's file, its faults, and the requests that it received.
 
-    Its files are stored elsewhere, as the real one's: `resolve` sends the client to another host.
+    As on the real hub, `resolve` redirects the client to another host for the bytes.
     """
 
     content: bytes
     url: str = ""
     sent: bytes | None = None
-    """What is sent in the place of the content."""
+    """The bytes to send instead of the content."""
     size: int | None = None
-    """What is said of its size."""
+    """The size to report instead of the true one."""
     etag: str | None = None
     refusal: tuple[int, str] | None = None
-    """Status and error code of every answer."""
+    """Status and error code to answer every request with."""
     cuts: list[int] = field(default_factory=list)
-    """After how many bytes each of the next answers ends."""
+    """The number of bytes after which each of the next responses breaks off."""
     hold: threading.Event | None = None
-    """Where an answer is cut, it hangs until this is set."""
+    """If given, a response that breaks off hangs until this is set."""
     ranges: bool = True
     extra: dict[str, str] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content, which is what names it."""
+        """The SHA-256 of the content, which is its name in the storage."""
         return hashlib.sha256(self.content).hexdigest()
 
     def of_storage(self) -> list[Asked]:
-        """Give the requests for bytes."""
+        """Return the requests for bytes."""
         return [asked for asked in self.asked if asked.path.startswith("/storage/")]
 
 
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base's name
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         hub = self.told

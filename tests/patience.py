@@ -1,6 +1,6 @@
-"""How slow the machine is just now, as tests feel it: every deadline of theirs is multiplied by it.
+"""Measures how slow the machine is, so that the tests can extend their timeouts.
 
-A test must not fail because other work shares its cores, nor wait for ever for what will not come.
+A test must not fail because other work shares its cores, but a hanging test must still end.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from typing import Final
 
 _WORK: Final = bytes(4 * 2**20)
 _WORK_SECONDS: Final = 0.0025
-"""What hashing it takes on an idle core of a modest machine (2026)."""
+"""Time to hash `_WORK` on an idle core of a modest machine (2026)."""
 _EVERY_SECONDS: Final = 0.25
 _REMEMBERED: Final = 20
 _MOST: Final = 10.0
-"""A deadline is not put off any further: what hangs has to fail at last."""
+"""Timeouts grow to at most this multiple, so that a hanging test fails in the end."""
 
 
 class Slowness:
-    """A running measurement: how late a small piece of work is done that is due now.
+    """A running measurement of how late a small piece of work is done.
 
     Args:
         clock: Seconds of wall clock.
@@ -42,18 +42,18 @@ class Slowness:
         self._measured: deque[float] = deque([1.0], maxlen=_REMEMBERED)
 
     def factor(self) -> float:
-        """Return how many times longer than on an idle machine things take, at least 1."""
+        """Return how many times slower the machine is than when idle, at least 1."""
         return min(max(1.0, statistics.fmean(self._measured)), _MOST)
 
     def measure(self) -> None:
-        """Sleep, work, and note how late that was done."""
+        """Sleep, work, and record how late the work was done."""
         due = self._clock() + _EVERY_SECONDS
         self._sleep(_EVERY_SECONDS)
         self._work()
         self._measured.append((self._clock() - due) / _WORK_SECONDS)
 
     def watch(self) -> None:
-        """Measure in a thread of its own until the process ends, beginning with a first value."""
+        """Measure once, then go on in a thread until the process ends."""
         self.measure()
         threading.Thread(target=self._run, name="slowness", daemon=True).start()
 
@@ -68,19 +68,19 @@ factor = _machine.factor
 
 
 def patient(seconds: float) -> float:
-    """Return a timeout for something that takes less than so many seconds on an idle machine."""
+    """Return a timeout for something that takes less than `seconds` on an idle machine."""
     return seconds * factor()
 
 
 class Allowance:
-    """A time limit that is spent more slowly while the machine is slow."""
+    """A time limit that runs slower while the machine is slow."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self._seen = time.monotonic()
 
     def is_spent(self) -> bool:
-        """Whether the time is over, by now."""
+        """Return whether the time is over."""
         now = time.monotonic()
         self._left -= (now - self._seen) / factor()
         self._seen = now

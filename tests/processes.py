@@ -1,4 +1,4 @@
-"""Real processes for tests: each is started here, and ended here by its id."""
+"""Starts real processes for tests and ends each of them by its process id."""
 
 import contextlib
 import dataclasses
@@ -29,20 +29,20 @@ PREFIX = "distributed_llm_"
 
 @dataclasses.dataclass
 class Running:
-    """A process of the project that said that it is ready."""
+    """A process of the project that has reported that it is ready."""
 
     process: "subprocess.Popen[str]"
     url: str
     log: Path
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, return the exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(patient(END_SECONDS))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Ask again and again until the answer is true, and return it.
+    """Call a function until its result is true, and return that result.
 
     Raises:
         AssertionError: That took longer than it may on an idle machine, this one's load allowed
@@ -56,10 +56,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that nobody else is given while the tests run.
+    """Return a free port, reserved for the caller while the tests run.
 
-    A socket stays bound to it. One that listens may share the port, as both set SO_REUSEADDR
-    (Linux), and so do the listeners of trio, nng and Go.
+    A socket stays bound to the port. A listener can still use it: all of them, including trio, nng
+    and Go, set SO_REUSEADDR, which lets them share the port on Linux.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,8 +75,8 @@ def start(
 ) -> Iterator[Running]:
     """Run `python -m …` until the block ends; entered when it is ready.
 
-    At the end it is killed: a test that is about a process's end uses `Running.end`, and a node
-    that is told to stop would wait two seconds for an exporter that is not there.
+    At the end it is killed. A test of a clean end uses `Running.end`: there, a node waits two
+    seconds for an exporter that is gone.
     """
     directory.mkdir(parents=True, exist_ok=True)
     notify = directory / f"notify-{time.monotonic_ns()}.sock"
@@ -98,9 +98,9 @@ def start(
 
 
 def _wait_ready(process: "subprocess.Popen[str]", receiver: socket.socket, log: Path) -> str:
-    """Wait until a process says that it is ready, and return the URL that it says with it."""
+    """Wait until a process reports that it is ready; return the URL that it reports."""
     message = ""
-    while "READY=1" not in message:  # it may say first that it is alive
+    while "READY=1" not in message:  # its first message may be that it is alive
         wait_for(lambda: _has_message(receiver) or process.poll() is not None, READY_SECONDS)
         assert process.poll() is None, log.read_text()
         message = receiver.recv(4096).decode()
@@ -113,7 +113,7 @@ def _has_message(receiver: socket.socket) -> bool:
 
 
 class Pair:
-    """Flags of a node and an exporter that share a runtime directory of their own."""
+    """Return flags for a node and an exporter that share a runtime directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -124,12 +124,12 @@ class Pair:
         ]
 
     def node(self, *flags: str) -> contextlib.AbstractContextManager[Running]:
-        """Start the node on a free port."""
+        """Start a node on a free port."""
         command = ["node", "--api-port=0", "--mesh-port=0", "--threads=1", *self.flags, *flags]
         return start(command, self.directory)
 
     def exporter(self, *flags: str) -> contextlib.AbstractContextManager[Running]:
-        """Start the exporter on a free port."""
+        """Start an exporter on a free port."""
         return start(["exporter", "--metrics-port=0", *self.flags, *flags], self.directory)
 
 
@@ -137,7 +137,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(url: str, headers: Mapping[str, str] | None = None) -> Samples:
-    """Read `/metrics` with the client library's own parser."""
+    """Read `/metrics` with the parser of prometheus_client."""
     response = httpx.get(f"{url}/metrics", headers=headers)
     response.raise_for_status()
     return {
@@ -148,14 +148,14 @@ def scrape(url: str, headers: Mapping[str, str] | None = None) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float | None:
-    """Add up the samples of a name that have these labels; None where there is none."""
+    """Return the sum of the samples of a name that have these labels; None if there are none."""
     wanted = set(labels.items())
     found = [v for (n, ls), v in samples.items() if n == PREFIX + name and wanted <= ls]
     return sum(found) if found else None
 
 
 def stream(url: str, **body: Any) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of a streamed completion as they come."""
+    """Yield the chunks of a streamed completion."""
     asked = {"prompt": "Once upon a time", "stream": True} | body
     with httpx.stream("POST", f"{url}/v1/completions", json=asked) as response:
         response.raise_for_status()
@@ -165,5 +165,5 @@ def stream(url: str, **body: Any) -> Iterator[dict[str, Any]]:
 
 
 def text_of(chunks: list[dict[str, Any]]) -> str:
-    """Join the text of a completion's chunks."""
+    """Return the text of a completion's chunks."""
     return "".join(choice["text"] for chunk in chunks for choice in chunk.get("choices", ()))

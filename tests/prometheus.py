@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: started here on a free port, asked here, ended here by its id."""
+"""Runs a real Prometheus on a free port and queries it."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.processes import free_port, wait_for
 
 @contextmanager
 def prometheus(directory: Path, target: str) -> Iterator[str]:
-    """Run a Prometheus that scrapes one target every second; gives its URL."""
+    """Run a Prometheus that scrapes one target every second; yield its URL."""
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [{"job_name": "llm", "static_configs": [{"targets": [target]}]}],
@@ -28,9 +28,9 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
 
 @contextmanager
 def configured_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Run a Prometheus with a configuration of one's own; gives its URL.
+    """Run a Prometheus with a custom configuration; yield its URL.
 
-    Paths of rule files in it are absolute, or below the directory.
+    Rule files must be given by absolute paths, or relative to the directory.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "prometheus.yml").write_text(json.dumps(config))
@@ -57,20 +57,20 @@ def configured_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[s
 
 
 def query(url: str, expression: str, at: float | None = None) -> list[dict[str, Any]]:
-    """Run a query for one moment, now or at a Unix time."""
+    """Run an instant query, for now or for a Unix time."""
     return _ask(url, "query", {"query": expression} | ({} if at is None else {"time": at}))
 
 
 def query_range(
     url: str, expression: str, start: float, end: float, step: float
 ) -> list[dict[str, Any]]:
-    """Run a query for every step between two Unix times."""
+    """Run a range query between two Unix times."""
     asked: dict[str, str | float] = {"query": expression, "start": start, "end": end, "step": step}
     return _ask(url, "query_range", asked)
 
 
 def _ask(url: str, path: str, asked: Mapping[str, str | float]) -> list[dict[str, Any]]:
-    # A dashboard asks a hundred times, and each new client of httpx reads all certificates.
+    # A dashboard makes a hundred queries, and each new client of httpx reads all certificates.
     try:
         with urllib.request.urlopen(
             f"{url}/api/v1/{path}?{urlencode(asked)}", timeout=30

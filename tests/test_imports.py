@@ -1,4 +1,4 @@
-"""Imports point one way, and each foreign library is imported in as few places as possible."""
+"""Imports point in one direction, and few modules import each foreign library."""
 
 import ast
 import functools
@@ -14,7 +14,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 OWN: Final = ("shared", "node", "exporter")
 EXCEPTED: Final = (Path("node/api/grpc/generated"),)
-"""Generated code is what it is."""
+"""Generated code is exempt."""
 
 FORBIDDEN: Final = {
     "shared": {"node", "exporter"},
@@ -23,10 +23,10 @@ FORBIDDEN: Final = {
 }
 FOREIGN_IN_SHARED: Final = {"click", "msgspec"}
 RUNTIME: Final = "shared/runtime/"
-"""The upper floor of `shared`, which runs on Trio."""
+"""The upper floor of `shared`, which uses Trio."""
 INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "urllib"}
-"""Of the standard library, what `shared`'s lower floor has no business with (`socket` gives the
-host's name)."""
+"""Modules of the standard library that the lower floor of `shared` must not import (`socket` is
+allowed: it provides the host name)."""
 ROOMS: Final[dict[str, set[str]]] = {
     "agent": set(),
     "api": {"requests"},
@@ -44,8 +44,8 @@ ROOMS: Final[dict[str, set[str]]] = {
     "serving": {"engine", "requests"},
     "telemetry": {"engine", "serving"},
 }
-"""The rooms of the node, each with those that it may import from. Modules beside the rooms are free
-to all, but for those that put the node together."""
+"""The rooms of the node and the rooms that each may import. Every room may import the modules
+beside the rooms, except those that compose the node."""
 COMPOSITION: Final = {"__main__", "main", "parts"}
 INFERENCE: Final = re.compile(r"\b(model|layer|token|prompt|slot|inference)s?\b", re.IGNORECASE)
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
@@ -85,7 +85,7 @@ def modules(package: str) -> Iterator[str]:
 
 @functools.cache
 def imported(module: str) -> set[str]:
-    """Give the top-level packages that a module imports, wherever in it."""
+    """Return the top-level packages that a module imports, at any place in it."""
     found: set[str] = set()
     for part in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(part, ast.Import):
@@ -104,7 +104,7 @@ everywhere = [module for package in OWN for module in modules(package)]
 
 @pytest.mark.parametrize("module", everywhere)
 def test_imports_point_one_way(module: str) -> None:
-    """Node and exporter know shared, and neither the other; shared knows neither."""
+    """Node and exporter import shared but not each other; shared imports neither."""
     assert not imported(module) & FORBIDDEN[module.partition("/")[0]]
 
 
@@ -120,7 +120,7 @@ def named(module: str) -> set[str]:
 
 
 def room_of(name: str) -> str:
-    """Return the smallest room that holds a module, or what it is called beside the rooms."""
+    """Return the innermost room of a module, or the module's own name if it is in none."""
     parts = name.split(".")
     inner = ".".join(parts[:2])
     return inner if inner in ROOMS else parts[0]
@@ -133,7 +133,7 @@ def modules_of(room: str) -> list[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_room_imports_from_its_neighbours_only(room: str) -> None:
-    """Who knows whom in the node is what the table says: the mesh knows no inference, and so on."""
+    """A room imports only the rooms that the table allows."""
     inside = modules_of(room)
     assert inside
     for module in inside:
@@ -144,13 +144,13 @@ def test_room_imports_from_its_neighbours_only(room: str) -> None:
 
 @pytest.mark.parametrize("module", modules_of("mesh"))
 def test_mesh_names_nothing_of_inference(module: str) -> None:
-    """What an advert's payload means is not for the mesh to know, nor to talk about."""
+    """The mesh does not mention inference: the payload of an advert is opaque to it."""
     assert not INFERENCE.findall((ROOT / module).read_text())
 
 
 @pytest.mark.parametrize("module", [m for m in modules("shared") if not m.startswith(RUNTIME)])
 def test_shared_does_no_io(module: str) -> None:
-    """What both sides agree on needs no event loop, no socket and few libraries."""
+    """The lower floor of shared needs no event loop, no sockets and few libraries."""
     names = imported(module)
     assert names - set(sys.stdlib_module_names) <= {*FOREIGN_IN_SHARED, "shared"}
     assert not names & INPUT_OUTPUT
@@ -159,7 +159,7 @@ def test_shared_does_no_io(module: str) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_library_is_imported_where_it_belongs(library: str) -> None:
-    """A foreign library can be replaced in the few modules that import it."""
+    """A foreign library is imported only in the few modules that wrap it."""
     assert {module for module in everywhere if library in imported(module)} == ONLY_IN[library]
 
 
@@ -173,7 +173,7 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
     ],
 )
 def test_process_does_not_load_the_others_libraries(module: str, absent: tuple[str, ...]) -> None:
-    """What a process must not depend on is not loaded by another way either."""
+    """A process does not load its forbidden libraries indirectly either."""
     program = (
         f"import sys, {module}; print(*[name for name in {absent!r} if name in sys.modules], 'end')"
     )

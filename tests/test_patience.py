@@ -1,4 +1,4 @@
-"""Deadlines of tests follow the machine."""
+"""The timeouts of tests follow the speed of the machine."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.processes import free_port
 
 
 class Machine:
-    """A clock that moves only by what is done, each thing as late as the machine is slow."""
+    """A clock that only work and sleep move, by more on a slow machine."""
 
     def __init__(self, slowness: float) -> None:
         self.now = 0.0
@@ -23,7 +23,7 @@ class Machine:
 
 @pytest.mark.parametrize(("slowness", "factor"), [(0.5, 1), (1, 1), (3, 3), (1000, 10)])
 def test_factor_is_the_slowness_within_bounds(slowness: float, factor: float) -> None:
-    """A quick machine shortens no deadline, and one that stands still puts none off for ever."""
+    """A fast machine does not shorten timeouts, and a stalled one extends them only so far."""
     machine = Machine(slowness)
     measuring = Slowness(lambda: machine.now, machine.sleep, machine.work)
     for _ in range(2 * patience._REMEMBERED):
@@ -32,6 +32,6 @@ def test_factor_is_the_slowness_within_bounds(slowness: float, factor: float) ->
 
 
 def test_free_ports_differ() -> None:
-    """A port that was given is given to nobody else."""
+    """A reserved port is never returned again."""
     ports = [free_port() for _ in range(50)]
     assert len(set(ports)) == len(ports)

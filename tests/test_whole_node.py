@@ -1,4 +1,4 @@
-"""The node that series are counted for is the one that there is."""
+"""The model of a whole node in `tests.whole_node` matches the real node."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from tests.whole_node import ROUTES, UNKNOWN
 
 
 def test_routes_are_those_of_the_node() -> None:
-    """Each route that the API serves is told of, and no other."""
-    unasked: Any = None  # what is given here is asked by requests only
+    """The routes of the model are the routes of the API."""
+    unasked: Any = None  # only requests use the arguments
     app = build_app(unasked, unasked, unasked, "demo")
     add_cluster(app, unasked, unasked)
     served = {

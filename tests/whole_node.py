@@ -1,4 +1,4 @@
-"""All that a node with two models and four peers tells: every event, status, route and method."""
+"""Every event, status, route and method that a node with two models and four peers can emit."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ MODELS: Final = ("first", "second")
 PEERS: Final = ("n2", "n3", "n4", "n5")
 _COMPLETIONS: Final = (200, 400, 429, 499, 503)
 UNKNOWN: Final = ("unknown", "GET")
-"""What the node calls a path that it does not have."""
+"""The route that the node records for an unknown path."""
 ROUTES: Final = {
     ("/", "GET"): (200, 304),
     ("/pages/<name>", "GET"): (200, 304),
@@ -52,7 +52,7 @@ _METHODS: Final = {
 
 
 def whole_node() -> list[Event]:
-    """Give the events, those that take a model or a peer away left out."""
+    """Yield the events, except those that remove a model or a peer."""
     kept = [
         event
         for model_id in MODELS

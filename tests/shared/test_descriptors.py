@@ -1,4 +1,4 @@
-"""Descriptors: as many as the system allows, and connections within them."""
+"""The limit of open files is raised, and connections are kept within it."""
 
 import logging
 import subprocess
@@ -16,7 +16,7 @@ print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
 def test_soft_limit_is_raised_to_the_hard_one() -> None:
-    """A process starts with the limit of a program that uses select(2), and may have more."""
+    """A process that starts with the limit of select(2) raises it."""
     limited = ["sh", "-c", 'ulimit -Sn 100; ulimit -Hn 500; exec "$@"', "sh"]
     done = subprocess.run(
         [*limited, sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
@@ -37,7 +37,7 @@ def test_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_connections_fit_beside_everything_else(
     wanted: int, limit: int, reserved: int, allowed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fewer than wanted is said in one line, with the limit that it comes from."""
+    """If the limit cannot be raised far enough, one log line says so and names the limit."""
     assert fit_connections(wanted, limit, reserved) == allowed
     lines = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(lines) == (allowed < wanted)

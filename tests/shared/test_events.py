@@ -1,4 +1,4 @@
-"""The vocabulary of events is whole, and old and new readers and writers understand each other."""
+"""The set of events is complete, and old and new versions understand each other."""
 
 from typing import Any, get_args
 
@@ -11,7 +11,7 @@ from shared.events import Event
 from tests.builders import every_event, finished
 
 EVENT_BYTES_AT_MOST = 160
-"""A few dozen bytes and a model's name: what a request costs on the wire stays small."""
+"""Limit for most events, so that a request costs little on the wire."""
 
 decoder = msgspec.msgpack.Decoder(events.AnyEvent)
 every = pytest.mark.parametrize("event", every_event(), ids=lambda e: type(e).__name__)
@@ -23,12 +23,12 @@ def as_list(event: Event) -> list[Any]:
 
 
 def test_any_event_names_every_event() -> None:
-    """A decoder knows every kind of event."""
+    """The decoder knows every kind of event."""
     assert set(get_args(events.AnyEvent)) == set(Event.__subclasses__())
 
 
 def test_builders_build_every_event() -> None:
-    """The tests that go through `every_event` leave no kind out."""
+    """`every_event` has one event of each kind."""
     assert {type(event) for event in every_event()} == set(Event.__subclasses__())
 
 
@@ -40,19 +40,19 @@ def test_tags_are_unique() -> None:
 
 
 def test_every_event_has_a_rule() -> None:
-    """The exporter knows what each event means in metrics."""
+    """The exporter has a rule for each kind of event."""
     assert set(RULES) == set(Event.__subclasses__())
 
 
 @every
 def test_event_is_read_back_the_same(event: Event) -> None:
-    """An event survives the wire."""
+    """An event is the same after encoding and decoding."""
     assert decoder.decode(msgspec.msgpack.encode(event)) == event
 
 
 @every
 def test_event_is_small(event: Event) -> None:
-    """An event is an array of a few dozen bytes, which the garbage collector skips."""
+    """An event is an array of a few dozen bytes that the garbage collector does not track."""
     assert len(msgspec.msgpack.encode(event)) <= EVENT_BYTES_AT_MOST
     config = type(event).__struct_config__
     assert config.array_like
@@ -62,20 +62,20 @@ def test_event_is_small(event: Event) -> None:
 
 @every
 def test_field_of_a_newer_writer_is_skipped(event: Event) -> None:
-    """An older reader reads an event that has grown."""
+    """An older reader ignores a field that a newer writer added."""
     assert decoder.decode(msgspec.msgpack.encode([*as_list(event), "new"])) == event
 
 
 @every
 def test_missing_field_is_refused(event: Event) -> None:
-    """A field without a default cannot be left out."""
+    """A field without a default is required."""
     needed = len(as_list(event)) - len(type(event).__struct_defaults__)
     with pytest.raises(msgspec.ValidationError):
         decoder.decode(msgspec.msgpack.encode(as_list(event)[: needed - 1]))
 
 
 def test_field_that_an_older_writer_left_out_is_filled_in() -> None:
-    """A newer reader fills in a field that was added with a default."""
+    """A newer reader uses the default of a field that an older writer does not send."""
 
     class Grown(msgspec.Struct, frozen=True, array_like=True, tag=5):
         seconds: float
@@ -86,25 +86,25 @@ def test_field_that_an_older_writer_left_out_is_filled_in() -> None:
 
 
 def test_unknown_tag_is_refused() -> None:
-    """A kind of event that is not known is no other kind."""
+    """An unknown kind of event is not decoded as another kind."""
     with pytest.raises(msgspec.ValidationError):
         decoder.decode(msgspec.msgpack.encode([999, 1.0]))
 
 
 def test_optional_field_may_be_none() -> None:
-    """A request without a first token says so."""
+    """A request without a first token has no time to the first token."""
     event = msgspec.structs.replace(finished(), first_token_seconds=None, finish_reason=None)
     assert decoder.decode(msgspec.msgpack.encode(event)) == event
 
 
 def test_word_outside_the_vocabulary_is_refused() -> None:
-    """Statuses and reasons are closed sets: they become labels."""
+    """Statuses and reasons are closed sets, because they become labels."""
     with pytest.raises(msgspec.ValidationError):
         decoder.decode(msgspec.msgpack.encode([2, "sleeping"]))
 
 
 def test_event_cannot_be_changed() -> None:
-    """An event that was emitted stays what it was."""
+    """An event is immutable."""
     event = events.EventLoopLagged(0.5)
     with pytest.raises(AttributeError):
         event.seconds = 1.0  # type: ignore[misc]

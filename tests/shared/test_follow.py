@@ -1,4 +1,4 @@
-"""Replaced files are noticed, whenever and however they are replaced."""
+"""Replaced files are noticed, no matter when and how they are replaced."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ LIMIT_SECONDS = 30.0
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often."""
+    """Shorten the polling interval."""
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
 
 
@@ -24,7 +24,7 @@ def rewrite(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """As an editor does."""
+    """Replace a file as an editor does."""
     new = path.with_suffix(".new")
     new.write_text("same")
     new.rename(path)
@@ -35,7 +35,7 @@ def remove(path: Path) -> None:
 
 
 async def wait_noticed(files: FollowedFiles, change: Callable[[], None] = lambda: None) -> None:
-    """Follow the files, change them, and wait until that is noticed once."""
+    """Follow the files, change them, and wait for one notification."""
     noticed = trio.Event()
     with trio.fail_after(LIMIT_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -48,7 +48,7 @@ async def wait_noticed(files: FollowedFiles, change: Callable[[], None] = lambda
 @pytest.mark.parametrize("change", [rewrite, replace, remove])
 @trio_test
 async def test_change_is_noticed(tmp_path: Path, change: Callable[[Path], None]) -> None:
-    """Whatever tool changes one of the files, and however, the follower hears of it."""
+    """The follower notices a change to any of the files, made by any tool."""
     followed, other = tmp_path / "followed", tmp_path / "other"
     for path in (followed, other):
         path.write_text("same")
@@ -57,14 +57,14 @@ async def test_change_is_noticed(tmp_path: Path, change: Callable[[Path], None])
 
 @trio_test
 async def test_file_that_appears_is_noticed(tmp_path: Path) -> None:
-    """A file that was missing may come later."""
+    """A file that is missing at first is noticed when it appears."""
     path = tmp_path / "late"
     await wait_noticed(FollowedFiles([path]), lambda: rewrite(path))
 
 
 @trio_test
 async def test_change_before_the_first_look_is_noticed(tmp_path: Path) -> None:
-    """What changes between the first reading and the start of the follower is not missed."""
+    """A change between the first reading and the start of the follower is noticed."""
     path = tmp_path / "key"
     path.write_text("same")
     files = FollowedFiles([path])
@@ -75,7 +75,7 @@ async def test_change_before_the_first_look_is_noticed(tmp_path: Path) -> None:
 
 @trio_test
 async def test_file_that_stays_is_not_reported(tmp_path: Path) -> None:
-    """Nobody reads again what did not change."""
+    """Unchanged files are not read again."""
     path = tmp_path / "key"
     path.write_text("same")
     calls: list[int] = []

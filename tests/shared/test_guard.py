@@ -1,4 +1,4 @@
-"""The guard: a part that raises is counted, logged once, and goes on."""
+"""The guard counts an exception in a part, logs it once, and restarts the part."""
 
 import itertools
 import logging
@@ -28,7 +28,7 @@ def guard(counted: Counter[str]) -> Guard[str]:
 async def test_part_that_raises_is_counted_and_runs_again(
     guard: Guard[str], counted: Counter[str], autojump_clock: MockClock
 ) -> None:
-    """An unexpected exception costs one run of the part, and the metric names the part."""
+    """An unexpected exception ends one run of the part, and the metric names the part."""
     del autojump_clock
     runs = []
 
@@ -45,7 +45,7 @@ async def test_part_that_raises_is_counted_and_runs_again(
 async def test_backoff_doubles_up_to_its_bound_and_recovers(
     guard: Guard[str], autojump_clock: MockClock
 ) -> None:
-    """A part that fails at once is tried ever more rarely; one that ran well, soon again."""
+    """A part that keeps failing is restarted at growing intervals; one that ran well, soon."""
     del autojump_clock
     began: list[float] = []
 
@@ -65,7 +65,7 @@ async def test_backoff_doubles_up_to_its_bound_and_recovers(
 
 @trio_test
 async def test_cancelled_part_ends(guard: Guard[str], counted: Counter[str]) -> None:
-    """Cancellation is not an error, even together with one."""
+    """Cancellation is not counted as an error, even if an error is raised with it."""
 
     async def part() -> None:
         try:
@@ -91,7 +91,7 @@ async def test_cancelled_part_ends(guard: Guard[str], counted: Counter[str]) -> 
 async def test_error_before_the_start_reaches_the_starter(
     guard: Guard[str], counted: Counter[str]
 ) -> None:
-    """What keeps a part from starting is for its starter to handle."""
+    """A part that fails to start raises in the task that starts it."""
 
     async def part(*, task_status: trio.TaskStatus[int]) -> None:
         del task_status
@@ -108,7 +108,7 @@ async def test_error_before_the_start_reaches_the_starter(
 async def test_started_part_starts_once_however_often_it_runs(
     guard: Guard[str], counted: Counter[str], autojump_clock: MockClock
 ) -> None:
-    """The starter gets the first value; a later run of the part starts nobody."""
+    """`started` returns the value of the first run; later runs do not report again."""
     del autojump_clock
     runs = []
 
@@ -125,7 +125,7 @@ async def test_started_part_starts_once_however_often_it_runs(
 
 @trio_test
 async def test_contained_work_fails_alone(guard: Guard[str], counted: Counter[str]) -> None:
-    """Work that must not be done twice ends with its error at hand, and its part goes on."""
+    """A piece of work that must not be repeated ends with its error, and its part continues."""
     error = ValueError()
 
     def work() -> None:
@@ -140,7 +140,7 @@ async def test_contained_work_fails_alone(guard: Guard[str], counted: Counter[st
 
 @trio_test
 async def test_contained_work_in_a_nursery_shows_its_one_error(guard: Guard[str]) -> None:
-    """The groups of nurseries do not hide what went wrong."""
+    """The error is the exception inside the nursery's group."""
 
     async def work() -> None:
         raise ValueError("deep")

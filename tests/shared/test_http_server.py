@@ -1,4 +1,4 @@
-"""The HTTP server of both processes: its accept loop, and who stays when there is no room."""
+"""The HTTP server of both processes: its accept loop and its limit of connections."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Application:
-    """Answers with its path; `/busy` only once it is released, and `/odd` with an error."""
+    """Answer with the path; `/busy` only once it is released, and `/odd` with an error."""
 
     def __init__(self) -> None:
         self.busy = 0
@@ -68,7 +68,7 @@ class Served:
         return trio.SocketStream(client)
 
     async def work(self, count: int) -> list[trio.SocketStream]:
-        """Open connections with a request in work each."""
+        """Open connections with one request in progress on each."""
         return [await self._work() for _ in range(count)]
 
     async def _work(self) -> trio.SocketStream:
@@ -98,7 +98,7 @@ async def served(connections: int = PLACES) -> AsyncIterator[Served]:
 
 
 async def ask(client: trio.SocketStream, path: bytes = b"") -> bytes:
-    """Send one request and read the whole answer; empty where the connection is closed."""
+    """Send one request and return the whole response; empty if the connection is closed."""
     try:
         await client.send_all(REQUEST % path)
         return await read(client)
@@ -124,7 +124,7 @@ async def wait_closed(client: trio.SocketStream) -> None:
 
 @trio_test
 async def test_idle_connection_makes_room_for_a_new_one() -> None:
-    """Idle connections cannot keep others out: the one that is idle for the longest goes."""
+    """A new connection takes the place of the one that has been idle for longest."""
     async with served() as server:
         clients = [await server.connect() for _ in range(PLACES)]
         for client in clients:
@@ -137,7 +137,7 @@ async def test_idle_connection_makes_room_for_a_new_one() -> None:
 
 @trio_test
 async def test_client_with_most_connections_loses_its_own_first() -> None:
-    """A flood from one address does not close the idle connection of another."""
+    """Many connections from one address do not close the idle connection of another."""
     async with served() as server:
         quiet = await server.connect("127.0.0.2")
         assert await ask(quiet) == b"ordinary"
@@ -149,10 +149,10 @@ async def test_client_with_most_connections_loses_its_own_first() -> None:
 
 @trio_test
 async def test_working_connections_are_not_closed_and_probes_get_in() -> None:
-    """Where every connection works, a new one gets a reserved place, where probes are answered."""
+    """If every connection is busy, a new one gets a reserved place, where probes are answered."""
     async with served() as server:
         working = await server.work(PLACES)
-        for _ in range(2 * room.RESERVE):  # the reserve itself is never used up by idle ones
+        for _ in range(2 * room.RESERVE):  # idle connections never use up the reserve
             probe = await server.connect()
             assert await ask(probe, b"livez") == b"reserved"
         server.application.release.set()
@@ -161,7 +161,7 @@ async def test_working_connections_are_not_closed_and_probes_get_in() -> None:
 
 @trio_test
 async def test_reserved_connection_becomes_ordinary_when_there_is_room() -> None:
-    """A client that came in a bad moment is not kept in the reserve."""
+    """A connection leaves the reserve as soon as there is an ordinary place."""
     async with served() as server:
         working = await server.work(PLACES)
         late = await server.connect()
@@ -174,7 +174,7 @@ async def test_reserved_connection_becomes_ordinary_when_there_is_room() -> None
 
 @trio_test
 async def test_new_connection_is_closed_where_even_the_reserve_works() -> None:
-    """Beyond the reserve there is no place, and nobody who works loses one."""
+    """Beyond the reserve connections are closed, and no busy connection is lost."""
     async with served() as server:
         working = await server.work(PLACES + room.RESERVE)
         await wait_closed(await server.connect())
@@ -185,7 +185,7 @@ async def test_new_connection_is_closed_where_even_the_reserve_works() -> None:
 
 @trio_test
 async def test_flood_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """However many connections are closed for want of room, the log stays readable."""
+    """The log stays short, however many connections are closed for lack of room."""
     async with served() as server:
         for _ in range(20 * PLACES):
             await ask(await server.connect())
@@ -200,7 +200,7 @@ async def test_flood_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) ->
 async def test_failed_accept_is_tried_again(
     code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A machine that has no descriptor now may have one later; the log has one line of it."""
+    """Accepting resumes after errors, which are logged in one line."""
     accept, failures = trio.SocketListener.accept, 5
 
     async def failing(listener: trio.SocketListener) -> trio.SocketStream:
@@ -221,7 +221,7 @@ async def test_failed_accept_is_tried_again(
 
 @trio_test
 async def test_stopped_server_closes_what_is_left() -> None:
-    """After the stop nobody gets in, and a request that does not end is cut off."""
+    """After the stop no connection is accepted, and a request that does not end is cut off."""
     async with served() as server:
         (working,) = await server.work(1)
         server.stop.set()

@@ -1,4 +1,4 @@
-"""What journald gets to read."""
+"""Log lines under systemd's journal, elsewhere, and as JSON."""
 
 import json
 import os
@@ -32,7 +32,7 @@ raise SystemExit(run_command("tool", "about", Settings, start, OSError))
 
 
 def log_lines(path: Path, *, journal: bool, form: str = "text", zone: str = "UTC") -> list[str]:
-    """Run a command whose standard error is a file, said to be the journal or not."""
+    """Run a command whose standard error is a file, declared to be the journal or not."""
     with path.open("w") as stderr:
         status = os.fstat(stderr.fileno())
         named = f"{status.st_dev}:{status.st_ino if journal else status.st_ino + 1}"
@@ -49,18 +49,18 @@ def log_lines(path: Path, *, journal: bool, form: str = "text", zone: str = "UTC
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_journald_gets_each_lines_priority(tmp_path: Path, form: str) -> None:
-    """Every line carries a priority, those of a traceback and the last complaint too."""
+    """Every line has a priority, including the lines of a traceback."""
     lines = log_lines(tmp_path / "log", journal=True, form=form)
     assert [line[:3] for line in lines[:3]] == ["<6>", "<4>", "<4>"]
     assert {line[:3] for line in lines[3:]} == {"<3>"}
     assert lines[-1] == "<3>tool: cannot start"
     if form == "text":
-        assert lines[0] == "<6>INFO    place: it goes"  # journald keeps the time itself
+        assert lines[0] == "<6>INFO    place: it goes"  # journald records the time itself
         assert "<3>ValueError: invalid literal for int() with base 10: 'many'" in lines
 
 
 def test_nobody_else_gets_priorities(tmp_path: Path) -> None:
-    """A process whose standard error was sent elsewhere writes plain lines with their time."""
+    """A process whose standard error was redirected writes plain lines with a time."""
     lines = log_lines(tmp_path / "log", journal=False)
     assert not [line for line in lines if line.startswith("<")]
     assert lines[0].endswith("INFO    place: it goes")
@@ -68,13 +68,13 @@ def test_nobody_else_gets_priorities(tmp_path: Path) -> None:
 
 
 def test_text_that_is_odd_stays_one_line(tmp_path: Path) -> None:
-    """Bytes that are not Unicode, line breaks and escape sequences in a name are escaped."""
+    """Undecodable bytes, line breaks and escape sequences in a name are escaped."""
     lines = log_lines(tmp_path / "log", journal=False)
     assert lines[2].endswith(r"place: the file caf\udce9\n<1>forged \x1b[2J is odd")
 
 
 def test_json_has_the_time_in_utc(tmp_path: Path) -> None:
-    """A line's time is RFC 3339 with milliseconds and offset, whatever the zone of the machine."""
+    """Times are RFC 3339 with milliseconds and offset, in every time zone."""
     before = datetime.now(UTC)
     lines = log_lines(tmp_path / "log", journal=False, form="json", zone="Asia/Kathmandu")
     for time in [json.loads(line)["time"] for line in lines[:-1]]:
@@ -84,7 +84,7 @@ def test_json_has_the_time_in_utc(tmp_path: Path) -> None:
 
 
 def test_json_holds_odd_text(tmp_path: Path) -> None:
-    """A line is JSON that every reader takes, whatever text is in it."""
+    """Every line is valid JSON, for any text."""
     lines = log_lines(tmp_path / "log", journal=False, form="json")
     message = json.loads(lines[2])["message"]
     assert message == "the file caf\\udce9\n<1>forged \x1b[2J is odd"

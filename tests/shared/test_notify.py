@@ -1,4 +1,4 @@
-"""Readiness and life are told without ever waiting for the listener."""
+"""Notifications of readiness and life never wait for the listener."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ Receiver = socket.socket
 
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """Listen as systemd does, and never block a test."""
+    """Listen as systemd does, without blocking the test."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -24,7 +24,7 @@ def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiv
 
 
 def fill(receiver: Receiver) -> int:
-    """Send until nothing more fits; give how much that was."""
+    """Send until the queue is full; return how many messages fit."""
     del receiver  # does not read
     count = 0
     while notify("WATCHDOG=1"):
@@ -33,13 +33,13 @@ def fill(receiver: Receiver) -> int:
 
 
 def test_assignments_are_one_message(receiver: Receiver) -> None:
-    """What belongs together arrives together."""
+    """The fields of one notification arrive in one message."""
     assert notify("READY=1", "X_URL=http://here")
     assert receiver.recv(100) == b"READY=1\nX_URL=http://here"
 
 
 def test_listener_that_does_not_read_stops_nobody(receiver: Receiver) -> None:
-    """A full queue drops the message at once, and takes messages again once it is read."""
+    """A full queue drops the message at once and accepts messages again once it is read."""
     assert fill(receiver) > 0
     assert not notify("WATCHDOG=1")
     receiver.recv(100)
@@ -50,7 +50,7 @@ def test_listener_that_does_not_read_stops_nobody(receiver: Receiver) -> None:
 async def test_readiness_arrives_however_late_it_is_read(
     receiver: Receiver, autojump_clock: MockClock
 ) -> None:
-    """A listener that was stopped when the process became ready hears of it when it goes on."""
+    """A listener that was stopped is notified of readiness when it resumes."""
     del autojump_clock
     stale = fill(receiver)
     async with trio.open_nursery() as nursery:
@@ -62,7 +62,7 @@ async def test_readiness_arrives_however_late_it_is_read(
 
 
 def test_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that begins with @ is one of Linux' abstract ones."""
+    """An address that begins with @ is an abstract socket of Linux."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
         receiver.bind(f"\0test-notify-{os.getpid()}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@test-notify-{os.getpid()}")
@@ -72,7 +72,7 @@ def test_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("path", ["", "/nowhere/notify", "/" + "long" * 100])
 def test_nobody_to_tell_is_fine(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a listener, or with one that cannot be reached, nothing happens."""
+    """A missing or unreachable listener is ignored."""
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     assert notify("READY=1")
 
@@ -81,7 +81,7 @@ def test_nobody_to_tell_is_fine(path: str, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_watchdog_is_pinged_as_often_as_it_wants(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """Twice in its time; and nobody is pinged where no watchdog waits."""
+    """The watchdog is pinged twice per interval, and not at all without a watchdog."""
     del autojump_clock
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     await ping_watchdog()

@@ -1,4 +1,4 @@
-"""The processes that a process starts, with real ones."""
+"""Child processes and their owners, with real processes."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from shared.runtime import lifeline
 from shared.runtime.processes import open_process
 from tests.processes import wait_for
 
-BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never gives the interpreter's lock away
+BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never releases the interpreter lock
 OWNER = f"""
 import subprocess, sys, trio
 from shared.runtime.processes import open_process
@@ -33,7 +33,7 @@ trio.run(own)
 
 
 def gone(process_id: int) -> bool:
-    """Return whether a process has ended, fetched by its parent or not."""
+    """Return whether a process has ended, reaped or not."""
     try:
         return psutil.Process(process_id).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -42,7 +42,7 @@ def gone(process_id: int) -> bool:
 
 @pytest.mark.parametrize("state", ["busy", "stopped"])
 def test_killed_owner_takes_its_process_with_it(state: str) -> None:
-    """A process that computes without a pause, or stands still, ends with its owner."""
+    """A child that computes without a pause, or is stopped, ends with its owner."""
     with subprocess.Popen(
         [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
     ) as owner:
@@ -63,7 +63,7 @@ def test_killed_owner_takes_its_process_with_it(state: str) -> None:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Let this process open more files than select(2) can count."""
+    """Let this process open more files than select(2) can handle."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -72,7 +72,7 @@ def many_descriptors() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_descriptors")
 def test_process_whose_owner_is_gone_already_does_not_start() -> None:
-    """An owner that dies while its process starts leaves none behind, however many files it had."""
+    """A program does not start if its owner is already gone, whatever the number of the pipe."""
     low, write_end = os.pipe()
     read_end = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
     os.close(low)
@@ -88,7 +88,7 @@ def test_process_whose_owner_is_gone_already_does_not_start() -> None:
 @pytest.mark.slow
 @trio_test
 async def test_process_outlives_the_threads_that_start_processes() -> None:
-    """It is tied to its owner, not to the thread that started it, which ends after a while."""
+    """A child belongs to the process that started it, not to the thread."""
     with trio.fail_after(60):
         command = [sys.executable, "-c", "import time; time.sleep(1000)"]
         async with open_process(command, stdin=subprocess.DEVNULL) as process:
@@ -118,7 +118,7 @@ async def test_missing_program_is_named() -> None:
 
 @trio_test
 async def test_exit_code_of_the_program_is_the_process() -> None:
-    """Nothing stands between a process and its owner."""
+    """There is no intermediate process between a child and its owner."""
     command = [sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid()); exit(7)"]
     async with open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout

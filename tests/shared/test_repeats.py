@@ -1,4 +1,4 @@
-"""Faults that repeat are summed up."""
+"""Repeated faults are summed up in the log."""
 
 import logging
 
@@ -10,7 +10,7 @@ _log = logging.getLogger("test")
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -20,7 +20,7 @@ class Clock:
 
 
 def test_fault_is_logged_once_then_summed_up(caplog: pytest.LogCaptureFixture) -> None:
-    """The first line comes at once, the next a minute later with the number between them."""
+    """The first fault is logged at once; a minute later, one line has the number of repeats."""
     clock = Clock()
     repeats = Repeats(_log, clock)
     for second in range(int(SUM_SECONDS) + 1):
@@ -33,7 +33,7 @@ def test_fault_is_logged_once_then_summed_up(caplog: pytest.LogCaptureFixture) -
 
 
 def test_kinds_are_counted_apart(caplog: pytest.LogCaptureFixture) -> None:
-    """One fault does not hide another that has the same text."""
+    """Each kind of fault is counted separately."""
     repeats = Repeats(_log, Clock())
     for peer in ("a", "b", "a"):
         repeats.note("%s does not answer", peer, kind=peer)
@@ -44,7 +44,7 @@ def test_kinds_are_counted_apart(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_fault_that_is_over_is_logged_when_it_comes_back(caplog: pytest.LogCaptureFixture) -> None:
-    """After a fault was settled it is news again."""
+    """A fault that comes back after it was resolved is logged at once."""
     repeats = Repeats(_log, Clock())
     repeats.note("down")
     repeats.note("down")
@@ -54,7 +54,7 @@ def test_fault_that_is_over_is_logged_when_it_comes_back(caplog: pytest.LogCaptu
 
 
 def test_kinds_are_remembered_within_bounds() -> None:
-    """Clients that bring about ever new kinds of fault take no memory for it."""
+    """Memory stays bounded when clients cause ever new kinds of fault."""
     repeats = Repeats(_log, Clock())
     for number in range(10_000):
         repeats.note("odd", kind=str(number), level=logging.DEBUG)

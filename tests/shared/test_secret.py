@@ -1,4 +1,4 @@
-"""Bearer tokens let in clients that have one of them, and no others."""
+"""Bearer tokens admit the clients that have one of them, and no others."""
 
 import codecs
 
@@ -15,7 +15,7 @@ from shared.secret import (
 
 
 def test_file_has_a_token_a_line() -> None:
-    """Empty lines and comments are no tokens."""
+    """Empty lines and comments are not tokens."""
     assert parse_tokens("# people\none\n\n  two  \n#three\n") == ["one", "two"]
 
 
@@ -31,7 +31,7 @@ def test_file_has_a_token_a_line() -> None:
     ],
 )
 def test_file_may_come_from_any_editor(content: bytes) -> None:
-    """Line ends, byte order marks, blanks and empty lines are no part of a token."""
+    """Line ends, byte order marks, spaces and empty lines are not part of a token."""
     assert parse_bearer_tokens(content) == ["one", "two"]
 
 
@@ -53,14 +53,14 @@ def test_file_may_come_from_any_editor(content: bytes) -> None:
     ],
 )
 def test_key_that_no_header_can_carry_is_refused(content: bytes, told: str) -> None:
-    """A client would be refused with a key that is in the file; the text shows none of it."""
+    """A malformed key is refused at the start, and the error does not show it."""
     with pytest.raises(ValueError, match=told) as refused:
         parse_bearer_tokens(content)
     assert "sk-" not in str(refused.value)
 
 
 def test_longest_key_is_taken() -> None:
-    """The limit is the last length that is accepted."""
+    """The longest allowed token is accepted, a longer one is not."""
     assert parse_bearer_tokens(b"x" * TOKEN_CHARACTERS) == ["x" * TOKEN_CHARACTERS]
 
 
@@ -75,23 +75,23 @@ def test_missing_token_is_told_apart_from_a_wrong_one(header: str, token: str) -
 
 @pytest.mark.parametrize("header", ["Bearer one", "bearer two", "BEARER  one "])
 def test_known_token_is_allowed(header: str) -> None:
-    """Any of the tokens will do, whatever the case of the scheme."""
+    """Each of the tokens is accepted, with the scheme in any case."""
     assert BearerTokens(["one", "two"]).allow(header)
 
 
 @pytest.mark.parametrize("header", ["", "one", "Bearer", "Bearer ", "Bearer on", "Basic one"])
 def test_anything_else_is_not(header: str) -> None:
-    """No header, another scheme, or a token that is not quite right does not let in."""
+    """A missing header, another scheme and a nearly correct token are refused."""
     assert not BearerTokens(["one", "two"]).allow(header)
 
 
 def test_no_token_lets_nobody_in() -> None:
-    """An empty set does not open the API."""
+    """An empty set of tokens admits no one."""
     assert not BearerTokens([]).allow("Bearer ")
 
 
 def test_replaced_tokens_count_at_once() -> None:
-    """After a replacement the old tokens are nothing and the new ones everything."""
+    """After a replacement only the new tokens are accepted."""
     tokens = BearerTokens(["one"])
     tokens.replace(["two"])
     assert not tokens.allow("Bearer one")
@@ -99,7 +99,7 @@ def test_replaced_tokens_count_at_once() -> None:
 
 
 def test_token_has_a_name_that_does_not_give_it_away() -> None:
-    """The same token has the same name, another one another, and neither is in it."""
+    """A token's name depends on the token only and does not reveal it."""
     tokens = BearerTokens(["one", "two"])
     assert tokens.find("Bearer one") == tokens.find("bearer  one")
     assert tokens.find("Bearer one") != tokens.find("Bearer two")

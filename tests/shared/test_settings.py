@@ -1,4 +1,4 @@
-"""Settings are read from flags and the environment, and what is wrong is said in one line."""
+"""Settings are read from flags and the environment, and each mistake is one line."""
 
 import dataclasses
 import json
@@ -61,12 +61,12 @@ MALFORMED = [
 
 
 class StartupRefusedError(Exception):
-    """What the commands of these tests raise where they cannot run."""
+    """The error that the commands of these tests raise."""
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Keep the machine's own settings out, and its logging as it was."""
+    """Isolate the test from the environment's settings, and restore the logging."""
     for name in declarations(AgentSettings):
         monkeypatch.delenv(variable_of(name), raising=False)
     for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
@@ -84,21 +84,21 @@ def read(*arguments: str) -> AgentSettings:
 
 
 def test_contracts_ports_are_the_defaults() -> None:
-    """Metrics on 9090, the API on 8080, the mesh on 7946, all on the loopback."""
+    """Metrics are on 9090, the API on 8080 and the mesh on 7946, all on loopback."""
     settings = read()
     assert (settings.metrics_port, settings.api_port, settings.mesh_port) == (9090, 8080, 7946)
     assert settings.host == "127.0.0.1"
 
 
 def test_flag_sets_its_setting() -> None:
-    """A flag is read with the type of its setting, written with `=` or without."""
+    """A flag has the type of its setting, and takes its value with `=` or without."""
     settings = read("--node-id=node1", "--metrics-port", "9191", "--seed-nodes=a:1,[::1]:2,")
     assert (settings.node_id, settings.metrics_port) == ("node1", 9191)
     assert settings.seed_nodes == ("a:1", "[::1]:2")
 
 
 def test_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each setting has a variable of its name."""
+    """Each setting has an environment variable."""
     monkeypatch.setenv("DISTRIBUTED_LLM_API_PORT", "1234")
     monkeypatch.setenv("DISTRIBUTED_LLM_SEED_NODES", "a:1,b:2")
     settings = read()
@@ -106,7 +106,7 @@ def test_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_flag_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flag wins over the variable."""
+    """A flag overrides the variable."""
     monkeypatch.setenv("DISTRIBUTED_LLM_API_PORT", "1234")
     assert read("--api-port=4321").api_port == 4321
 
@@ -122,7 +122,7 @@ def test_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
 
 @pytest.mark.parametrize("flag", ["--drain-seconds", "--stall-seconds", "--load-seconds"])
 def test_nan_is_refused(flag: str) -> None:
-    """A time that is no number is refused: no clock can be told to wait for it."""
+    """A duration that is not a number is refused."""
     with pytest.raises(UsageError, match=flag):
         read(f"{flag}=nan")
 
@@ -132,20 +132,20 @@ def test_nan_is_refused(flag: str) -> None:
     [("--series-budget", "0"), ("--node-timeout-seconds", "1.4"), ("--socket-group", "no such")],
 )
 def test_exporters_malformed_value_is_refused_by_flag(flag: str, value: str) -> None:
-    """The exporter's own settings are held to their ranges too."""
+    """The exporter's own settings are limited to their ranges."""
     with pytest.raises(UsageError, match=flag):
         ExporterSettings.read("exporter", [f"{flag}={value}"], "about")
 
 
 def test_socket_group_is_read_by_name_and_number() -> None:
-    """A group is given as the system calls it, or as a container numbers it."""
+    """A group is given by name or by number."""
     for group in ("root", "0"):
         settings = ExporterSettings.read("exporter", [f"--socket-group={group}"], "about")
         assert settings.socket_group == 0
 
 
 def test_malformed_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A malformed variable is named, for nobody wrote the flag."""
+    """A malformed variable is named in the error, not the flag."""
     monkeypatch.setenv("DISTRIBUTED_LLM_QUEUE", "many")
     with pytest.raises(UsageError, match="DISTRIBUTED_LLM_QUEUE"):
         read()
@@ -153,7 +153,7 @@ def test_malformed_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("argument", ["--metric-port=1", "--api-prt", "node1", "-p", "--queue"])
 def test_unknown_argument_is_refused_by_name(argument: str) -> None:
-    """What is no flag, a stray word or a flag without its value is refused by name."""
+    """An unknown flag, a stray word and a flag without a value are refused by name."""
     with pytest.raises(UsageError) as refused:
         read(argument)
     assert argument.partition("=")[0] in str(refused.value)
@@ -161,7 +161,7 @@ def test_unknown_argument_is_refused_by_name(argument: str) -> None:
 
 
 def test_too_long_runtime_dir_is_refused() -> None:
-    """A directory in which no socket can be made is refused, and the longest that works is not."""
+    """A directory that is too long for a socket is refused; the longest possible one is not."""
     longest = "/" + "d" * (107 - len("//telemetry.sock"))
     assert len(bytes(read(f"--runtime-dir={longest}").socket_path)) == 107
     with pytest.raises(UsageError, match="--runtime-dir is too long"):
@@ -169,13 +169,13 @@ def test_too_long_runtime_dir_is_refused() -> None:
 
 
 def test_length_of_runtime_dir_is_counted_in_bytes() -> None:
-    """The limit is the kernel's, which knows no characters."""
+    """The limit counts bytes, as the kernel does, not characters."""
     with pytest.raises(UsageError, match="--runtime-dir is too long"):
         read("--runtime-dir=/" + "ä" * 50)
 
 
 def test_systemd_directories_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under systemd the unit's own directories are used."""
+    """Under systemd the directories of the unit are the defaults."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/unit")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/unit")
     settings = read()
@@ -183,7 +183,7 @@ def test_systemd_directories_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_session_directory_gets_a_subdirectory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that the user's programs share is not used itself."""
+    """A directory that the user's programs share is not used itself, but a folder in it."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert read().runtime_dir == Path("/run/user/7/distributed-llm")
 
@@ -206,7 +206,7 @@ paths = st.text(
 def test_as_flags_reads_back_the_same(
     node_id: str, directory: Path, seeds: list[tuple[str, int]], port: int, wait: float
 ) -> None:
-    """What the agent passes on to a process is what it was told."""
+    """Settings that are written as flags are read back the same."""
     given_settings = AgentSettings(
         node_id=node_id,
         model=(node_id, f"{node_id}={node_id}.gguf"),
@@ -224,13 +224,13 @@ def test_as_flags_reads_back_the_same(
 
 
 def test_agent_has_every_setting_of_its_processes() -> None:
-    """Nothing that a node or an exporter can be told is missing from the agent."""
+    """The agent has every setting of the node and the exporter."""
     every = declarations(NodeSettings) | declarations(ExporterSettings)
     assert dict(declarations(AgentSettings)) == every
 
 
 def test_as_flags_gives_only_what_is_wanted() -> None:
-    """A process is not given flags that it does not have."""
+    """The agent passes a process only the flags that it has."""
     flags = read("--metrics-port=1").as_flags(MetricsSettings)
     assert "--metrics-port=1" in flags
     assert not [flag for flag in flags if flag.startswith(("--api-port", "--queue"))]
@@ -248,18 +248,18 @@ def run(*arguments: str, error: Exception | None = None, code: int | None = None
 
 
 def test_clean_stop_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that ends well says nothing and exits with 0."""
+    """A command that succeeds prints nothing and exits with 0."""
     assert run() == 0
     assert capsys.readouterr().err == ""
 
 
 def test_code_of_what_ran_is_passed_on() -> None:
-    """A command that runs another exits with its code."""
+    """A command that runs another exits with the other's code."""
     assert run(code=2) == 2
 
 
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` lists every setting and how variables are named, and starts nothing."""
+    """`--help` lists every setting, explains the variables, and starts nothing."""
     assert run("--help", error=AssertionError()) == 0
     shown = capsys.readouterr().out
     assert all(flag_of(name) in shown for name in declarations(Settings))
@@ -267,7 +267,7 @@ def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_is_grouped_by_topic_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    """Headings come in one order; a default is a value, or words where those say more."""
+    """Headings have a fixed order; a default is shown as a value, or in words if they say more."""
     with pytest.raises(HelpShownError):
         read("--help")
     shown = capsys.readouterr().out
@@ -283,7 +283,7 @@ def test_help_is_grouped_by_topic_and_shows_defaults(capsys: pytest.CaptureFixtu
 def test_log_of_the_settings_names_sources_and_hides_credentials(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line has what is not a default and where it came from; a URL's user part is starred."""
+    """One line lists the settings that are not defaults with their sources; URLs hide the user."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("DISTRIBUTED_LLM_QUEUE", "3")
     settings = read("--api-port=0", "--model=https://user:hidden@hub.example/a.gguf")
@@ -302,14 +302,14 @@ def test_log_of_the_settings_names_sources_and_hides_credentials(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkSettings(Settings):
-    """Those of a subcommand."""
+    """Settings of a subcommand."""
 
     files: tuple[str, ...] = argument(click.STRING, "What to work on.")
     quick: bool = setting(Topic.OPTIONS, False, bool, "Do it quickly.")
 
 
 def work(*arguments: str) -> tuple[int, list[WorkSettings]]:
-    """Run a command that has a subcommand; give its code and what that one was told."""
+    """Run a command that has a subcommand; return the exit code and the subcommand's settings."""
     told: list[WorkSettings] = []
     subcommands = {"work": Subcommand("Do the work. And well.", WorkSettings, told.append)}
     code = run_command(
@@ -325,7 +325,7 @@ def work(*arguments: str) -> tuple[int, list[WorkSettings]]:
 
 
 def test_subcommand_has_settings_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its name comes first; without it the command is as it was. Both list what they take."""
+    """A subcommand is chosen by its name, and both helps list their own settings."""
     assert work() == (7, [])
     assert work("--log-level=error") == (7, [])
     code, (told,) = work("work", "--quick", "--node-id=n1", "a", "b")
@@ -342,7 +342,7 @@ def test_subcommand_has_settings_of_its_own(capsys: pytest.CaptureFixture[str]) 
 def test_bad_usage_of_a_subcommand_exits_2(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    """No file, a value for a switch, no such subcommand: one line each, and nothing starts."""
+    """A missing file, a switch with a value and an unknown subcommand are one line each."""
     assert work(*arguments) == (2, [])
     complaint = capsys.readouterr().err
     assert complaint.startswith("tool")
@@ -351,14 +351,14 @@ def test_bad_usage_of_a_subcommand_exits_2(
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_switches_are_passed_on_and_files_are_not(*, quick: bool) -> None:
-    """A switch has no value in a command line; what is given without a flag cannot become one."""
+    """Switches are written as flags, arguments are not."""
     flags = WorkSettings(files=("a",), quick=quick).as_flags(WorkSettings)
     assert not [flag for flag in flags if "files" in flag]
     assert WorkSettings.read("tool", [*flags, "a"], "about").quick == quick
 
 
 def test_bad_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Bad usage is one line on stderr and exit code 2, and nothing starts."""
+    """Wrong usage is one line on stderr with exit code 2, and nothing starts."""
     assert run("--log-level=loud", error=AssertionError()) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("tool: ")
@@ -368,7 +368,7 @@ def test_bad_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_refused_start_exits_1(capsys: pytest.CaptureFixture[str], depth: int) -> None:
-    """What cannot run here is one line on stderr and exit code 1, from however deep it comes."""
+    """A start that fails is one line on stderr with exit code 1, wherever the error was raised."""
     error: Exception = StartupRefusedError("the port is taken: choose another")
     for _ in range(depth):
         error = ExceptionGroup("nursery", [error])
@@ -377,14 +377,14 @@ def test_refused_start_exits_1(capsys: pytest.CaptureFixture[str], depth: int) -
 
 
 def test_bug_is_not_swallowed() -> None:
-    """An error that is nobody's on purpose keeps its traceback."""
+    """An unexpected error keeps its traceback."""
     with pytest.raises(ExceptionGroup) as raised:
         run(error=ExceptionGroup("nursery", [StartupRefusedError("no"), ZeroDivisionError()]))
     assert raised.group_contains(ZeroDivisionError)
 
 
 def test_json_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """With `--log-format=json` each line is one object, its exception included."""
+    """With `--log-format=json` each line is one object, including its exception."""
 
     def start(settings: Settings) -> None:
         del settings

@@ -1,4 +1,4 @@
-"""The TOML file gives settings their values, and says in one line what is wrong with it."""
+"""The TOML file sets values, and each mistake in it is one line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ inference_latency_seconds = [1, 5.5, 30]
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own settings out."""
+    """Isolate the test from the environment's settings."""
     for name in declarations(AgentSettings):
         monkeypatch.delenv(variable_of(name), raising=False)
 
@@ -43,7 +43,7 @@ Read = Callable[..., Any]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Reads the settings of a process from the text of a file, and from flags."""
+    """Read the settings of a process from the text of a file and from flags."""
 
     def read(settings: type[Settings], text: str | bytes, *flags: str) -> Settings:
         file = tmp_path / "config.toml"
@@ -54,7 +54,7 @@ def read(tmp_path: Path) -> Read:
 
 
 def test_one_file_serves_every_process(read: Read) -> None:
-    """Each process takes what is common and its own table; the agent takes all."""
+    """Each process reads the common settings and its own table; the agent reads all."""
     agent, node, exporter, tail = (
         read(each, WHOLE) for each in (AgentSettings, NodeSettings, ExporterSettings, TailSettings)
     )
@@ -72,7 +72,7 @@ def test_one_file_serves_every_process(read: Read) -> None:
 def test_flag_beats_environment_beats_file_beats_default(
     read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The nearer to the start of the process, the stronger; each says where it came from."""
+    """Flags override the environment, which overrides the file; each value names its source."""
     monkeypatch.setenv("DISTRIBUTED_LLM_QUEUE", "2")
     monkeypatch.setenv("DISTRIBUTED_LLM_API_PORT", "2")
     text = "[node]\nqueue = 3\napi-port = 3\nmesh-port = 3\n"
@@ -87,14 +87,14 @@ def test_flag_beats_environment_beats_file_beats_default(
 def test_variable_names_the_file(
     read: Read, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where no command line can be changed, the environment names the file."""
+    """`DISTRIBUTED_LLM_CONFIG` names the file as well."""
     read(NodeSettings, "[node]\nqueue = 3\n")
     monkeypatch.setenv("DISTRIBUTED_LLM_CONFIG", str(tmp_path / "config.toml"))
     assert NodeSettings.read("node", [], "about").queue == 3
 
 
 def test_what_a_flag_sets_back_to_its_default_is_not_passed_on_from_the_file(read: Read) -> None:
-    """A process of the agent sees only flags, and has what the agent has."""
+    """A flag of the agent overrides the file in its processes, even if it sets the default."""
     agent = read(AgentSettings, "[node]\nqueue = 3\nmesh-port = 3\n", "--queue=64")
     node = NodeSettings.read("node", agent.as_flags(NodeSettings), "about")
     assert (node.queue, node.mesh_port, node.config) == (64, 3, None)
@@ -140,7 +140,7 @@ def test_what_a_flag_sets_back_to_its_default_is_not_passed_on_from_the_file(rea
 def test_fault_is_one_line_with_file_line_and_key(
     read: Read, tmp_path: Path, text: str | bytes, says: str
 ) -> None:
-    """Whatever is wrong, an operator learns where it stands and what is expected there."""
+    """Each mistake is reported with its place and with what is expected there."""
     with pytest.raises(UsageError) as refused:
         read(AgentSettings, text)
     assert str(tmp_path / "config.toml") in str(refused.value)
@@ -149,13 +149,13 @@ def test_fault_is_one_line_with_file_line_and_key(
 
 
 def test_key_of_the_other_process_belongs_in_its_table(read: Read) -> None:
-    """The exporter does not know the node's settings, and says where they belong."""
+    """A setting of the node in the exporter's table is refused, with the place where it belongs."""
     with pytest.raises(UsageError, match=r"line 1: api-port: unknown; .* \[node\] or \[exporter\]"):
         read(ExporterSettings, "api-port = 1")
 
 
 @pytest.mark.parametrize("path", ["missing.toml", "."])
 def test_unreadable_file_is_refused(tmp_path: Path, path: str) -> None:
-    """A file that is missing, or none, is named with the flag that named it."""
+    """A file that cannot be read is named together with the flag."""
     with pytest.raises(UsageError, match="--config"):
         AgentSettings.read("agent", [f"--config={tmp_path / path}"], "about")

@@ -1,4 +1,4 @@
-"""Silence is measured in the time in which the watcher itself was running."""
+"""Silence is measured in the watcher's own running time."""
 
 import trio
 from trio.testing import MockClock, trio_test
@@ -8,7 +8,7 @@ from shared.runtime.silence import sleep_awake, wait_silence
 
 @trio_test
 async def test_silence_ends_the_wait(autojump_clock: MockClock) -> None:
-    """Without a sign of life the wait ends after the time given."""
+    """Without a sign of life the wait ends after the given time."""
     del autojump_clock
     began = trio.current_time()
     await wait_silence(lambda: 0, 30)
@@ -17,7 +17,7 @@ async def test_silence_ends_the_wait(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_each_sign_of_life_renews_it(autojump_clock: MockClock) -> None:
-    """The time counts from the last sign of life."""
+    """Each sign of life restarts the time."""
     del autojump_clock
     began = trio.current_time()
     await wait_silence(lambda: min(trio.current_time(), began + 50), 30)
@@ -26,7 +26,7 @@ async def test_each_sign_of_life_renews_it(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_own_freeze_does_not_count(autojump_clock: MockClock) -> None:
-    """However long this process was frozen, it costs a step."""
+    """A freeze of this process counts as one step only, however long it is."""
     began = trio.current_time()
 
     async def freeze() -> None:
@@ -42,7 +42,7 @@ async def test_own_freeze_does_not_count(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_short_patience_survives_a_freeze(autojump_clock: MockClock) -> None:
-    """A freeze is also only a part of a patience of less than a second."""
+    """A freeze is recognised with timeouts of less than a second, too."""
     began = trio.current_time()
 
     async def freeze() -> None:

@@ -1,4 +1,4 @@
-"""Status lines of HTTP/1.1 have their reason phrases."""
+"""Status lines of HTTP/1.1 contain the reason phrase."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from shared.runtime.http.status_line import add_reason_phrases
 
 
 def protocol_of(connection: Any) -> Any:
-    """Return what hypercorn has for a connection, as far as it matters here."""
+    """Return the part of hypercorn's protocol state that matters here."""
     config = SimpleNamespace(h11_max_incomplete_size=2**16)
     return SimpleNamespace(connection=connection, config=config)
 
@@ -27,7 +27,7 @@ def protocol_of(connection: Any) -> Any:
     ],
 )
 def test_status_has_its_phrase(status: int, phrase: bytes) -> None:
-    """A response says its status in words too, and is otherwise as it was."""
+    """The reason phrase is added, and the rest of the response is unchanged."""
     protocol = protocol_of(h11.Connection(h11.SERVER))
     add_reason_phrases(protocol)
     protocol.connection.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

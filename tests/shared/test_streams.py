@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, stuck, gone or narrow cost a process nothing else."""
+"""A process survives standard streams that are closed, full, stuck or narrow."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def run_python(program: str, **options: object) -> "subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_stream_is_not_taken_by_the_next_file(closed: str, tmp_path: Path) -> None:
-    """What a library prints on a closed stream does not land in a file of ours."""
+    """Output of a library to a closed stream does not end up in a file of ours."""
     told = tmp_path / "told"
     program = (
         "import os, sys\nfrom shared import streams\nstreams.make_usable()\n"
@@ -36,7 +36,7 @@ def test_closed_stream_is_not_taken_by_the_next_file(closed: str, tmp_path: Path
 
 
 def test_log_that_nobody_reads_is_cut_not_waited_for() -> None:
-    """A pipe that is full loses lines, says how many, and keeps what was written."""
+    """Lines that do not fit into a full pipe are dropped and counted; written ones are kept."""
     read_end, write_end = os.pipe()
     program = (
         "streams.make_usable()\n"
@@ -64,14 +64,14 @@ def test_log_that_nobody_reads_is_cut_not_waited_for() -> None:
 
 @pytest.mark.parametrize("kind", ["full", "broken"])
 def test_log_that_cannot_be_written_is_no_error(kind: str) -> None:
-    """A full disk or a reader that left costs the lines, not the exit code."""
+    """A full disk or a reader that left loses the lines and does not change the exit code."""
     program = "streams.make_usable()\nfor _ in range(999): print('x' * 99, file=sys.stderr)"
     with _unusable(kind) as stream:
         assert run_python(program, stderr=stream).returncode == 0
 
 
 def test_any_character_can_be_written() -> None:
-    """An encoding without a character, or bytes that are none, are shown as escapes."""
+    """Characters that the encoding lacks, and undecodable bytes, are escaped."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     program = (
         "streams.make_usable()\nstreams.write('caf\\u00e9 \\udcff\\n')\n"
@@ -101,7 +101,7 @@ COMMANDS: list[list[str]] = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[2:]))
 def test_command_without_a_usable_output_is_one_line(command: list[str]) -> None:
-    """Output that cannot be written is one line; a reader that has left wants no more."""
+    """Output that cannot be written is one line and code 1; a reader that left is code 0."""
     with _unusable("full") as stream:
         full = subprocess.run(
             command, stdout=stream, stderr=subprocess.PIPE, text=True, check=False, timeout=60
@@ -118,14 +118,14 @@ def test_command_without_a_usable_output_is_one_line(command: list[str]) -> None
 
 @pytest.mark.parametrize("kind", ["full", "broken"])
 def test_complaint_that_cannot_be_written_leaves_the_exit_code(kind: str) -> None:
-    """Bad usage is code 2 wherever standard error leads to."""
+    """Wrong usage exits with 2, even if standard error cannot be written."""
     with _unusable(kind) as stream:
         done = subprocess.run([*AGENT, "--no-such-flag"], stderr=stream, check=False, timeout=60)
     assert done.returncode == 2
 
 
 def test_argument_that_is_no_text_is_one_line() -> None:
-    """Bytes of a command line that are no characters are shown, not stumbled over."""
+    """Undecodable bytes of a command line are shown escaped."""
     command: list[str | bytes] = [*AGENT, b"--api-port=\xff\xfe"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert done.returncode == 2

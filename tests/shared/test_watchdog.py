@@ -1,4 +1,4 @@
-"""When systemd's watchdog is to be pinged."""
+"""When to ping systemd's watchdog."""
 
 import pytest
 
@@ -21,5 +21,5 @@ from shared.watchdog import ping_seconds
 def test_watchdog_is_pinged_twice_as_often_as_it_wants(
     environment: dict[str, str], seconds: float | None
 ) -> None:
-    """Half of the time it waits, and only where it waits for this very process."""
+    """The interval is half of the timeout, and only if the watchdog waits for this process."""
     assert ping_seconds(environment, 7) == seconds

@@ -1,4 +1,4 @@
-"""The wire format: batches and replies survive it, and their sizes fit together."""
+"""The wire format: batches and replies are read as written, within their size limits."""
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ counts = st.integers(0, 2**63 - 1)
 def test_batch_is_read_back_the_same(
     count: int, sequence: int, emitted: int, dropped: dict[str, int], *, goodbye: bool
 ) -> None:
-    """A batch survives the wire, and its events are still there to decode."""
+    """A batch is read as written, and its events can still be decoded."""
     happened = [events.TokensGenerated("m", number) for number in range(count)]
     packed = b"".join(map(msgspec.msgpack.encode, happened))
     raw = msgspec.Raw(wire.pack_events(count, packed))
@@ -31,19 +31,19 @@ def test_batch_is_read_back_the_same(
 
 
 def test_reply_is_read_back_the_same() -> None:
-    """A reply survives the wire."""
+    """A reply is read as written."""
     reply = wire.Reply(1, 2**62, durable=True, levels_wanted=True, error="malformed")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=wire.Reply) == reply
 
 
 def test_field_of_a_newer_reply_is_skipped() -> None:
-    """An older node reads the reply of a newer exporter."""
+    """An older node can read the reply of a newer exporter."""
     newer = msgspec.msgpack.encode([1, 7, False, True, "", "new"])
     assert msgspec.msgpack.decode(newer, type=wire.Reply).applied == 7
 
 
 def test_packed_events_say_how_many_they_are() -> None:
-    """A header that promises more events than follow is no array."""
+    """A header that announces more events than follow is refused."""
     one = msgspec.msgpack.encode(events.EventLoopLagged(0.5))
     with pytest.raises(msgspec.DecodeError):
         msgspec.msgpack.decode(wire.pack_events(2, one))
@@ -51,8 +51,8 @@ def test_packed_events_say_how_many_they_are() -> None:
 
 
 def test_batch_stays_below_the_limit_of_a_message() -> None:
-    """A full batch of events and the largest event beside it fit a message with room to spare.
+    """A full batch and the largest event beside it fit into a message.
 
-    Over the limit nng closes the connection without a word and the sender tries for ever.
+    Above the limit nng closes the connection silently and the sender retries for ever.
     """
     assert 2 * (wire.BATCH_BYTES + wire.EVENT_BYTES) < wire.MESSAGE_BYTES
