@@ -1,4 +1,4 @@
-"""Runs the named benchmarks, all of them if none is named, and prints what each measured."""
+"""Runs the named benchmarks, by default all of them, and prints their results."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
 
 
 def main(names: Sequence[str]) -> int:
-    """Run benchmarks by name and give the exit code: 2 where a name is unknown."""
+    """Run benchmarks by name; return the exit code, 2 if a name is unknown."""
     if unknown := [name for name in names if name not in BENCHMARKS]:
         known = ", ".join(BENCHMARKS)
         sys.stderr.write(f"bench: no benchmark {', '.join(unknown)}; there are: {known}\n")

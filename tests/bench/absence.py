@@ -1,9 +1,9 @@
-"""Whether a request takes longer when the exporter hangs, or is not there at all.
+"""Measures whether requests take longer when the exporter hangs or is gone.
 
-One client asks one node over one connection, in blocks that take turns: with the exporter running,
-stopped by SIGSTOP and ended. The percentiles are the median of those of the blocks, so that one
-hiccup of the machine is not the 99th percentile of a thousand requests; those of all a state's
-requests together stand beside them.
+One client sends requests to one node over one connection, in alternating blocks: with the exporter
+running, stopped by SIGSTOP, and ended. Each percentile is the median over the blocks of a state, so
+that a single hiccup of the machine does not become the 99th percentile of a thousand requests. The
+percentiles over all requests of a state are shown as well.
 """
 
 import http.client
@@ -24,11 +24,11 @@ from tests.bench.processes import Service, run_exporter, run_node
 from tests.bench.table import Row
 
 _ROUNDS: Final = 6
-"""Each has two blocks in every state."""
+"""Each round has two blocks per state."""
 _BLOCK_REQUESTS: Final = 100
 _WARM_REQUESTS: Final = 50
 _SETTLE_SECONDS: Final = 1.2
-"""The carrier has found the exporter again, and what had gathered is counted."""
+"""Time for the carrier to find the exporter again and send what has gathered."""
 _TIMEOUT_SECONDS: Final = 30.0
 _AIM: Final = "<= 1.05"
 
@@ -38,11 +38,11 @@ _REQUEST: Final = json.dumps(
 _HEADERS: Final = {"Content-Type": "application/json"}
 
 Blocks = list[list[float]]
-"""Of each block the seconds of its requests."""
+"""The seconds of each request, by block."""
 
 
 def measure() -> list[Row]:
-    """Compare the exporter stopped, and none, with it running."""
+    """Compare a stopped exporter, and none, with a running one."""
     with tempfile.TemporaryDirectory() as name, run_node(Path(name), MODEL_PATH, threads=1) as node:
         client = _Client(node)
         client.ask(_WARM_REQUESTS)
@@ -56,7 +56,7 @@ def measure() -> list[Row]:
 
 
 class _Client:
-    """Asks a node one request after the other and keeps the seconds, by the exporter's state."""
+    """Sends requests to a node one by one, and records their seconds by state of the exporter."""
 
     def __init__(self, node: Service) -> None:
         self._connection = http.client.HTTPConnection(
@@ -65,7 +65,7 @@ class _Client:
         self.blocks: defaultdict[str, Blocks] = defaultdict(list)
 
     def measure_round(self, directory: Path) -> None:
-        """Ask in each state of the exporter, in an order that a steady drift does not favour."""
+        """Measure each state of the exporter, in an order that a steady drift does not favour."""
         with run_exporter(directory) as exporter:
             time.sleep(_SETTLE_SECONDS)
             self._measure("running")
@@ -78,7 +78,7 @@ class _Client:
         self._measure("absent")
 
     def ask(self, count: int) -> list[float]:
-        """Give the seconds that each of so many requests took."""
+        """Return the seconds of each of `count` requests."""
         return [self._ask() for _ in range(count)]
 
     def _measure(self, state: str) -> None:
@@ -96,7 +96,7 @@ class _Client:
 
 @contextmanager
 def _stopped(exporter: Service) -> Iterator[None]:
-    """Stop the exporter with SIGSTOP for as long as the block runs."""
+    """Stop the exporter with SIGSTOP until the block ends."""
     exporter.process.suspend()
     try:
         yield

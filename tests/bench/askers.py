@@ -1,4 +1,4 @@
-"""Clients that read one streamed answer as cheaply as can be: its time must not be theirs."""
+"""Clients that read one streamed answer at as little cost as possible."""
 
 import json
 import select
@@ -19,22 +19,22 @@ _DONE: Final = b"data: [DONE]"
 
 
 class Answer(NamedTuple):
-    """One answer as its reader saw it; a peer may end one sooner than it was asked to."""
+    """One answer as its reader received it; a peer may end it early."""
 
     tokens: int
     first_seconds: float
     seconds: float
     cpu_seconds: float = 0.0
-    """Work of the server's own process meanwhile, an engine child's not included."""
+    """CPU seconds of the server's own process meanwhile, without an engine child."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed after the first token."""
+        """Tokens per second after the first token."""
         return (self.tokens - 1) / (self.seconds - self.first_seconds)
 
 
 Ask = Callable[[str], Answer]
-"""Asks a prompt and waits for the whole answer."""
+"""Sends a prompt and waits for the whole answer."""
 
 
 def bare_asker(bare: "subprocess.Popen[str]", tokens: int) -> Ask:
@@ -43,12 +43,12 @@ def bare_asker(bare: "subprocess.Popen[str]", tokens: int) -> Ask:
 
 
 def http_asker(server: Service, tokens: int) -> Ask:
-    """Ask a server by OpenAI's API, on a new connection each time."""
+    """Ask a server over OpenAI's API, on a new connection each time."""
     return partial(_ask_http, server, tokens)
 
 
 def grpc_asker(server: Service, client: Client, tokens: int) -> Ask:
-    """Ask a node with grpcio, on a connection that is there already."""
+    """Ask a node with grpcio, on an open connection."""
     return partial(_ask_grpc, server, client, tokens)
 
 
@@ -89,7 +89,7 @@ def _ask_grpc(server: Service, client: Client, tokens: int, prompt: str) -> Answ
     came = 0
     for message in client.inference.GenerateStream(asked, timeout=_ANSWER_SECONDS):
         first_seconds = first_seconds or time.perf_counter() - began
-        came += message.ending.usage.generated_tokens  # told by the last one
+        came += message.ending.usage.generated_tokens  # only the last message has it
     seconds = time.perf_counter() - began
     return Answer(came, first_seconds, seconds, server.cpu_seconds() - cpu_before)
 
@@ -112,7 +112,7 @@ def _request(prompt: str, tokens: int) -> bytes:
 
 
 def _body(received: bytes) -> bytes:
-    """Take the head of a response, and where it came in chunks their lengths, off its body."""
+    """Remove the head of a response, and the chunk lengths if there are any, from its body."""
     head, _, rest = received.partition(b"\r\n\r\n")
     if b"chunked" not in head:
         return rest
@@ -126,7 +126,7 @@ def _body(received: bytes) -> bytes:
 
 
 def _count_tokens(received: bytes) -> int:
-    """Read from the stream how many tokens it had: by its account of itself, else by its events."""
+    """Return the number of tokens of a stream: its reported usage, or else its number of events."""
     chunks = [
         json.loads(line.removeprefix(_EVENT))
         for line in _body(received).splitlines()

@@ -1,7 +1,7 @@
-"""The engine alone in a process, driven as the node's engine child drives it.
+"""Runs the engine alone in a process, driven as the node's engine child drives it.
 
-Reads one JSON object a line on standard input, `prompt` and `max_tokens`, and answers with one
-line: how many tokens came, after how many seconds the first, and after how many the last.
+Standard input has one JSON object a line, with `prompt` and `max_tokens`. Each is answered with one
+line: the number of tokens and the seconds until the first and the last.
 """
 
 import json
@@ -14,7 +14,7 @@ from node.engine.vocabulary import Vocabulary
 from node.requests.request import Sampling
 
 CHUNK_TOKENS: Final = 32
-"""Of the prompt, evaluated at once: what `node.main` tells its engine child."""
+"""Prompt tokens that are evaluated at once, as `node.main` sets it for its engine child."""
 GREEDY: Final = Sampling(temperature=0.0, top_k=40, top_p=0.95, repetition_penalty=1.0, seed=1)
 
 
@@ -49,7 +49,7 @@ def _generate(engine: CTransformersEngine, prompt: str, max_tokens: int) -> dict
 
 
 def _evaluate(engine: CTransformersEngine, prompt: str) -> int:
-    """Evaluate the prompt and give its length in tokens."""
+    """Evaluate the prompt and return its length in tokens."""
     tokens = engine.tokenize(prompt, control_tokens=False)
     total = len(tokens)
     done = total - len(engine.rewind(tokens))

@@ -1,8 +1,8 @@
-"""What telemetry costs a request in the node, against prometheus_client in the same process.
+"""Measures what telemetry costs a request in the node, against prometheus_client in one process.
 
-The peer makes every update that the exporter's rules make of the same events, so that both sides
-end in the same metrics. What the node does later, packing a batch in its carrier, is off the
-request's way and shown apart.
+The peer makes the same updates that the exporter's rules make of the events, so that both sides end
+with the same metrics. The node packs batches later, in its carrier and off the path of requests;
+that cost is shown separately.
 """
 
 import statistics
@@ -24,7 +24,7 @@ Emit = Callable[[Event], None]
 Emitter = Callable[[Emit, int], None]
 
 _REQUESTS: Final = 200
-"""Of one round: well below the outbox's bound, as in a node whose carrier empties it."""
+"""Requests of one round: well below the outbox's bound, as in a node whose carrier keeps up."""
 _ROUNDS: Final = 31
 _TOKENS: Final = 100
 _MODEL: Final = "some-model"
@@ -63,7 +63,7 @@ def _emit_finished(emit: Emit, requests: int) -> None:
 
 
 def _emit_request(emit: Emit, requests: int) -> None:
-    """Emit what the lane, the node's status and the API's edge emit for a request."""
+    """Emit the events of one request: from the lane, the node's status and the API's edge."""
     for _ in repeat(None, requests):
         emit(events.LoadChanged(_MODEL, 1, 1, 0, 1))
         emit(events.LoadChanged(_MODEL, 1, 0, 1, 1))
@@ -107,7 +107,7 @@ def _microseconds(seconds: float) -> str:
 
 
 def _time_rounds(*variants: Callable[[int], float]) -> list[float]:
-    """Give each variant's median seconds a request; a noisy moment hits all of them alike."""
+    """Return the median seconds a request of each variant; noise affects all of them alike."""
     for variant in variants:
         variant(_REQUESTS)
     rounds = [[variant(_REQUESTS) for variant in variants] for _ in range(_ROUNDS)]
@@ -119,14 +119,14 @@ class _Node:
         self._emitter = emitter
 
     def emit(self, requests: int) -> float:
-        """Time emitting; the outbox is new, as empty as after a collection."""
+        """Time emitting into a new outbox, which is empty as after a collection."""
         outbox = Outbox("measured", "session", 0.0)
         began = time.perf_counter()
         self._emitter(outbox.emit, requests)
         return time.perf_counter() - began
 
     def emit_and_pack(self, requests: int) -> float:
-        """Time emitting and making batches of what was emitted."""
+        """Time emitting events and packing them into batches."""
         outbox = Outbox("measured", "session", 0.0)
         began = time.perf_counter()
         self._emitter(outbox.emit, requests)
@@ -137,7 +137,7 @@ class _Node:
 
 
 class _Client:
-    """The metrics that some events move, kept by prometheus_client in this process."""
+    """The metrics that the events move, kept by prometheus_client in this process."""
 
     def __init__(self, happened: list[Event]) -> None:
         registry = CollectorRegistry()
@@ -162,7 +162,7 @@ class _Client:
         return time.perf_counter() - began
 
     def looked_up(self, requests: int) -> float:
-        """Time the updates with the series looked up by its labels at each, as is usual."""
+        """Time the updates with a lookup by labels for each, as is usual."""
         began = time.perf_counter()
         for _ in repeat(None, requests):
             for metric, labels, method, value in self._lookups:

@@ -1,4 +1,4 @@
-"""What a scrape takes while events come in, and how long a scrape keeps them waiting."""
+"""Measures how long a scrape takes while events arrive, and how long it delays them."""
 
 import statistics
 import tempfile
@@ -26,13 +26,13 @@ _BATCH_EVENTS: Final = 500
 _SCRAPES: Final = 200
 _SCRAPE_PAUSE_SECONDS: Final = 0.02
 _MANY_ROUTES: Final = 7160
-"""Each a route and a method, of 7 series: 100,240 in all. They stay when their node is silent."""
+"""Routes and methods, each with 7 series: 100,240 in all. They stay while their node is silent."""
 _MANY_SCRAPES: Final = 9
 _IDLE_SECONDS: Final = 0.3
 
 
 def measure() -> list[Row]:
-    """Scrape under load, then scrape very much."""
+    """Measure scrapes under load, then a scrape of very many series."""
     return [*_under_load(), *_with_many_series()]
 
 
@@ -64,7 +64,7 @@ def _under_load() -> Iterator[Row]:
 
 
 def _paced(ended: threading.Event) -> Iterator[bytes]:
-    """Give batches at the rate until it is told to end."""
+    """Send batches at a fixed rate until told to stop."""
     due = time.monotonic()
     for batch in pack([*whole_node(), *mixed_events(MODELS[0])], _BATCH_EVENTS, 10**9):
         if ended.is_set():
@@ -87,7 +87,7 @@ def _with_many_series() -> Iterator[Row]:
     seconds = statistics.median(one.seconds for one in scrapes)
     series = min(one.series for one in scrapes)
     what = f"longest wait of a batch while {series} series are rendered ({_ms(seconds)})"
-    # The median over the scrapes: one hiccup of the machine is not the longest of them all.
+    # The median over the scrapes, so that one hiccup of the machine does not decide.
     longest = statistics.median(waits)
     yield Row(what, _ms(longest), "50 ms", f"{longest / 0.05:.2f}", "<= 1")
     yield Row(f"  ... the longest of {_MANY_SCRAPES} scrapes", _ms(max(waits)), "", "")
@@ -114,7 +114,7 @@ def _drain(outbox: Outbox) -> Iterator[bytes]:
 
 
 def _longest_exchange(runtime_dir: Path, meanwhile: Callable[[], None]) -> float:
-    """Send small batches while something is done; give the longest time to an answer, seconds."""
+    """Send small batches during `meanwhile`; return the longest time to a reply in seconds."""
     ended = threading.Event()
     with ThreadPoolExecutor(1) as asker:
         longest = asker.submit(_ask, runtime_dir, ended)

@@ -1,7 +1,7 @@
-"""What telemetry costs a machine that hardly notices it: memory and CPU at a steady load.
+"""Measures the memory and CPU that telemetry costs a machine at a steady load.
 
-Shares are of one core. The node's side runs alone in a process, and at the same time in another
-one without telemetry: the difference is its cost, whatever else the machine does.
+Shares are of one core. The node's side runs alone in a process, beside another process without
+telemetry: the difference is its cost, whatever other load the machine has.
 """
 
 import statistics
@@ -24,19 +24,19 @@ from tests.bench.table import Row
 _SECONDS: Final = 10.0
 _ROUNDS: Final = 2
 _PEERS: Final = 37
-"""Of 17 series each; with those that every node has, about a thousand."""
+"""Each has 17 series; with the series of every node, about a thousand."""
 _SCRAPES: Final = 20
 
 
 class Shares(NamedTuple):
-    """What telemetry cost both sides during one load, as shares of a core."""
+    """CPU cost of telemetry on both sides during one load, as shares of a core."""
 
     node: float
     exporter: float
 
 
 def measure() -> list[Row]:
-    """Measure the exporter's memory, then both sides' CPU."""
+    """Measure the exporter's memory, then the CPU of both sides."""
     with tempfile.TemporaryDirectory() as name, run_exporter(Path(name)) as exporter:
         return [
             *_measure_memory(exporter, Path(name)),
@@ -86,7 +86,7 @@ def _row(what: str, ours: float, theirs: float, aim_percent: int) -> Row:
 
 
 def _load(exporter: Service, mode: paced_node.Mode, socket_path: Path) -> Shares:
-    """Run a load with telemetry beside one without."""
+    """Run one load with telemetry and one without, side by side."""
     with _run_paced("bare", socket_path) as bare, _run_paced(mode, socket_path) as loaded:
         for process in (bare, loaded):
             _read_line(process)  # it has settled
@@ -109,9 +109,9 @@ def _read_line(process: "subprocess.Popen[str]") -> str:
 
 
 def _cpu_seconds(service: Service) -> float:
-    """Tell how long a process has worked, to the nanosecond; `Service` counts in hundredths.
+    """Return the CPU time of a process, to the nanosecond; `Service` counts hundredths.
 
-    The clock is what clock_getcpuclockid(3) gives on Linux; Python has that for threads only.
+    The clock is that of clock_getcpuclockid(3) on Linux, which Python offers only for threads.
     """
     return time.clock_gettime(~service.process.pid << 3 | 2)
 

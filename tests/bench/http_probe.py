@@ -1,4 +1,4 @@
-"""How long a node's shortest answers take, asked one after another over one connection."""
+"""Measures the shortest responses of a node, one after another over one connection."""
 
 import http.client
 import sys
@@ -12,7 +12,7 @@ _PAUSE_SECONDS: Final = 0.005
 
 
 def main(seconds: float, host: str, port: int) -> list[float]:
-    """Give the seconds that each answer took."""
+    """Return the seconds of each response."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
     waits: list[float] = []
     end = time.monotonic() + seconds

@@ -1,6 +1,7 @@
-"""How many events one exporter counts: in memory, with its journal, and through its socket.
+"""Measures how many events an exporter counts: in memory, with its journal, and over its socket.
 
-Rates are of CPU time, which a busy machine distorts less than the clock, unless they say so.
+Rates are per second of CPU time, which other load distorts less than the clock, unless they say
+otherwise.
 """
 
 import tempfile
@@ -28,14 +29,14 @@ _AIM: Final = ">= 500,000 in memory"
 
 
 class Rate(NamedTuple):
-    """Events a second of CPU time, and a second by the clock."""
+    """Events per second of CPU time, and per second by the clock."""
 
     cpu: float
     clock: float
 
 
 def measure() -> list[Row]:
-    """Count the events of a real node, then nothing but tokens."""
+    """Count the events of a real node, then token events only."""
     return [
         *_compare("events as a node emits them", mixed_events()),
         *_compare("TokensGenerated alone", [TokensGenerated(MODEL_ID, 1)]),
@@ -63,7 +64,7 @@ def _row(what: str, ours: float, theirs: float, aim: str = "") -> Row:
 def _time_rounds(
     batches: Sequence[bytes], *variants: Callable[[Sequence[bytes]], None]
 ) -> list[Rate]:
-    """Give each variant's best rate: what else the machine does only ever slows."""
+    """Return the best rate of each variant, because other load only slows it."""
     rounds = [[_time(variant, batches) for variant in variants] for _ in range(_ROUNDS)]
     return [
         Rate(max(rate.cpu for rate in column), max(rate.clock for rate in column))
@@ -114,7 +115,7 @@ async def _take_all(store: Store, batches: Sequence[bytes]) -> None:
 
 
 def _carry(batches: Sequence[bytes]) -> Rate:
-    """Send to an exporter in a process of its own, whose CPU time alone counts."""
+    """Send to an exporter in its own process, and count the CPU time of that process only."""
     with tempfile.TemporaryDirectory() as name, run_exporter(Path(name)) as exporter:
         cpu_before, began = exporter.cpu_seconds(), time.perf_counter()
         send(Path(name), batches)

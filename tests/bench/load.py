@@ -1,4 +1,4 @@
-"""The events that a node emits, in the proportions of a real one, packed and sent as it does."""
+"""Builds batches of the events of a real node in their real proportions."""
 
 import itertools
 import random
@@ -30,13 +30,13 @@ _RECORDED: Final = {
     "SystemSampled": 9,
     "EngineProgressed": 2,
 }
-"""`exporter_events_total` by event after a run of the node with the demo model, 7 s that held 20
-chat completions of up to 200 tokens, every second one streamed. What comes once a start is left
-out. A model with longer answers only has more tokens to a request."""
+"""`exporter_events_total` by event after a run of the node with the demo model: 7 s with 20 chat
+completions of up to 200 tokens, every second one streamed, without the events of the start. A model
+with longer answers has more tokens per request and otherwise the same events."""
 
 
 def mixed_events(model_id: str = MODEL_ID) -> list[Event]:
-    """Give the events of such a run, in an order that mixes them."""
+    """Return the events of such a run, in mixed order."""
     chance = random.Random(_SEED)
     kinds = {type(event).__name__: event for event in every_event(model_id)}
     happened = [
@@ -50,9 +50,9 @@ def pack(events: Sequence[Event], batch_events: int, batches: int) -> Iterator[b
     """Repeat the events for so many batches of one session.
 
     Args:
-        events: Repeated as often as is needed.
-        batch_events: Of each batch; together well below `shared.wire.BATCH_BYTES`.
-        batches: How many to give.
+        events: Repeated as often as needed.
+        batch_events: Events per batch; a batch must stay well below `shared.wire.BATCH_BYTES`.
+        batches: The number of batches.
     """
     outbox = Outbox(NODE_ID, "session", 0.0)
     coming = itertools.cycle(events)
@@ -77,7 +77,7 @@ def send(runtime_dir: Path, batches: Iterable[bytes]) -> None:
 
 
 def _vary(event: Event, chance: random.Random) -> Event:
-    """Give the event seconds and a name of its own: hardly two of a node are equal in them."""
+    """Return the event with its own seconds and request id: a node hardly repeats them."""
     changes: dict[str, float | str] = {
         name: chance.uniform(0.5, 1.5) * value
         for name in event.__struct_fields__

@@ -1,7 +1,7 @@
-"""How late a Trio event loop wakes what waits in it; a module that runs alone in a process.
+"""Measures how late a Trio event loop wakes its tasks; run as a process of its own.
 
-A tick is due each millisecond. One that came due while the loop stood still counts with all of
-its own lateness, so that a long stall weighs as much as it would for whoever waits.
+A tick is due each millisecond. Ticks that come due while the loop is blocked count with their own
+lateness, so that a long stall weighs as much as it would for waiting tasks.
 """
 
 import json
@@ -16,7 +16,7 @@ _TICK_SECONDS: Final = 0.001
 
 
 async def watch(seconds: float) -> list[float]:
-    """Give the lateness of each tick, in seconds."""
+    """Return the lateness of each tick in seconds."""
     lateness: list[float] = []
     due = trio.current_time() + _TICK_SECONDS
     end = due + seconds
@@ -30,7 +30,7 @@ async def watch(seconds: float) -> list[float]:
 
 
 def write(waits: Sequence[float]) -> None:
-    """Print what was measured as one JSON object: the 99th percentile and the longest."""
+    """Print the 99th percentile and the longest lateness as one JSON object."""
     ordered = sorted(waits)
     p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
     print(json.dumps({"p99_seconds": p99, "longest_seconds": ordered[-1]}))

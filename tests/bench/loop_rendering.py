@@ -1,7 +1,7 @@
-"""The probed event loop of `loop_probe`, but with prometheus_client rendering inside it.
+"""Runs the event loop of `loop_probe` with prometheus_client rendering in it.
 
-What a server does that serves its own /metrics from its event loop: the series of as many routes
-as `stall` gives the exporter, rendered once a second.
+This is what a server does that serves its own /metrics from its event loop: once a second it
+renders the series of as many routes as `stall` gives the exporter.
 """
 
 import sys
@@ -22,7 +22,7 @@ _BETWEEN_SCRAPES_SECONDS: Final = 1.0
 
 
 async def main(seconds: float, routes: int) -> list[float]:
-    """Give the lateness of each tick, in seconds."""
+    """Return the lateness of each tick in seconds."""
     registry = _fill(routes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_render, registry)
@@ -32,7 +32,7 @@ async def main(seconds: float, routes: int) -> list[float]:
 
 
 async def _render(registry: CollectorRegistry) -> None:
-    """Render again and again. Runs until cancelled."""
+    """Render once a second. Runs until cancelled."""
     while True:
         generate_latest(registry)
         await trio.sleep(_BETWEEN_SCRAPES_SECONDS)

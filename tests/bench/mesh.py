@@ -1,7 +1,7 @@
-"""What the mesh costs each node, how that grows with their number, and what a saturated core does.
+"""Measures what the mesh costs each node, how that grows, and what a saturated core does.
 
-All nodes of a measurement share one process and one machine, so that each message is paid for
-twice here, where it leaves and where it comes: shares of a core are for both ends.
+All nodes of a measurement share one process and one machine, so that each message costs twice here:
+shares of a core include sender and receiver.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ _PLANS: Final = 20
 
 
 def measure() -> list[Row]:
-    """Measure meshes of growing size at rest, then the plan."""
+    """Measure idle meshes of growing size, then the plan."""
     found = {count: _run(count, _SECONDS) for count in _COUNTS}
     return [*_growth_rows(found), _plan_row(max(_COUNTS))]
 
 
 def measure_saturated() -> list[Row]:
-    """Count who is held for dead while another process takes a core for ten minutes."""
+    """Count false deaths while another process uses a whole core for ten minutes."""
     count = max(_COUNTS)
     with _burning():
         found = _run(count, _SATURATED_SECONDS)
@@ -96,6 +96,6 @@ def _run(count: int, seconds: float) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _burning() -> Iterator[None]:
-    """Have another process take a whole core meanwhile."""
+    """Keep a core busy with another process until the block ends."""
     with run_module("tests.bench.mesh_burner"):
         yield

@@ -1,4 +1,4 @@
-"""Takes a whole core until it is ended."""
+"""Keeps a whole core busy until it is ended."""
 
 if __name__ == "__main__":
     while True:

@@ -1,6 +1,6 @@
-"""Many nodes of one mesh in one process, over the real transport; writes what they cost as JSON.
+"""Runs many nodes of one mesh in one process over the real transport; prints the cost as JSON.
 
-Arguments: how many nodes, how many seconds to watch them once all know all.
+Arguments: the number of nodes, and the seconds to measure once all nodes know each other.
 """
 
 import json
@@ -21,12 +21,12 @@ from tests.guards import strict_guard
 
 _JOIN_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 4.0
-"""Until those that joined last are no news any more."""
+"""Time until the last joins are no longer news."""
 _POLL_SECONDS: Final = 0.02
 
 
 class Tally:
-    """Counts what all nodes tell."""
+    """Counts the events of all nodes."""
 
     def __init__(self) -> None:
         self.sent_bytes = 0
@@ -44,7 +44,7 @@ class Tally:
 
 
 async def run(count: int, seconds: float, directory: Path) -> dict[str, float]:
-    """Start the nodes, wait until all know all, watch them, give the figures."""
+    """Start the nodes, wait until all know each other, measure, and return the figures."""
     tally = Tally()
     meshes: list[Mesh] = []
     async with AsyncExitStack() as stack:

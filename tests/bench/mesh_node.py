@@ -1,7 +1,7 @@
-"""A process with nothing but a node's part in the mesh; says on stdout what it sees of its peers.
+"""Runs only a node's part in the mesh, and prints the state of its peers.
 
-Each line is a JSON object with the monotonic time, which all processes of a machine share, the
-peer and its state. The first line has the address that it listens on.
+Each line is a JSON object with the monotonic time, which all processes of a machine share, the peer
+and its state. The first line has the listening address.
 """
 
 import json
@@ -35,7 +35,7 @@ PAYLOAD: Final = pack_offer(OFFER)
 def options(
     node_id: str, state_dir: Path, seed: str, port: int = 0, host: str = "127.0.0.1"
 ) -> MeshOptions:
-    """Give what a node of the measured mesh is told."""
+    """Return the settings of a node of the measured mesh."""
     return MeshOptions(
         node_id=node_id,
         software="0.1.0",
@@ -48,7 +48,7 @@ def options(
 
 
 async def run(node_id: str, state_dir: Path, seed: str, port: int, host: str) -> None:
-    """Take part until SIGTERM."""
+    """Take part in the mesh until SIGTERM."""
 
     def tell(event: Event) -> None:
         if isinstance(event, PeerChanged):
@@ -62,7 +62,7 @@ async def run(node_id: str, state_dir: Path, seed: str, port: int, host: str) ->
 
 
 def say(**what: str) -> None:
-    """Write a line."""
+    """Print a line."""
     sys.stdout.write(json.dumps({"at": time.monotonic()} | what) + "\n")
     sys.stdout.flush()
 

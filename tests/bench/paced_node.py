@@ -1,7 +1,7 @@
-"""The telemetry of a node alone in a process: an outbox and its carrier, and a steady load.
+"""Runs the telemetry of a node alone in a process, with an outbox, its carrier and a steady load.
 
-Prints a line when it has settled and, after the time asked for, a line with the seconds of CPU
-that this took.
+It prints a line when it has settled and, after the given time, a line with the CPU seconds of that
+time.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from tests.bench.processes import NODE_ID
 from tests.guards import strict_guard
 
 Mode = Literal["bare", "beating", "emitting"]
-"""Nothing but the loop of the load; with a carrier that has only heartbeats; with all events."""
+"""Only the loop of the load; with a carrier that sends heartbeats; with all events."""
 
 EVENTS_PER_SECOND: Final = 1000
 _STEP_SECONDS: Final = 0.01
@@ -30,7 +30,7 @@ _SETTLE_SECONDS: Final = 1.5
 
 
 async def main(mode: str, seconds: float, socket_path: Path) -> None:
-    """Emit for so long after settling."""
+    """Emit for the given time after settling."""
     outbox = Outbox(NODE_ID, mode, trio.current_time())
     emit: Callable[[Event], None] = outbox.emit if mode == "emitting" else lambda _: None
     async with AsyncExitStack() as stack:
@@ -44,7 +44,7 @@ async def main(mode: str, seconds: float, socket_path: Path) -> None:
 
 
 async def _emit_steadily(emit: Callable[[Event], None], seconds: float) -> None:
-    # The events are there already: what making one costs belongs to who emits, see `emit`.
+    # The events exist already: the cost of making one belongs to its source, see `emit`.
     coming = itertools.cycle(mixed_events())
     due = trio.current_time()
     for _ in range(round(seconds / _STEP_SECONDS)):

@@ -1,7 +1,7 @@
-"""The server of llama-cpp-python, the usual way to serve a GGUF file from Python, as a peer.
+"""Runs the server of llama-cpp-python, the usual way to serve a GGUF file from Python, as a peer.
 
-It is compiled when it is installed, which takes minutes, and so it is not among the development
-requirements: `just peer` installs it into an environment of its own.
+Its installation compiles for minutes, so it is not a development requirement: `just peer` installs
+it into a separate environment.
 """
 
 import subprocess
@@ -23,13 +23,13 @@ _READY_SECONDS: Final = 60.0
 
 
 def is_installed() -> bool:
-    """Whether there is a peer to compare with."""
+    """Return whether the peer is installed."""
     return PYTHON.exists()
 
 
 @contextmanager
 def run_peer(model: Path, context_tokens: int, threads: int) -> Iterator[Service]:
-    """Run the server for as long as the block does; it begins when the model is loaded."""
+    """Run the server until the block ends; entered when the model is loaded."""
     port = free_port()
     flags = {
         "model": model,

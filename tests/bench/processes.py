@@ -1,4 +1,4 @@
-"""Starts the project's processes as an operator would, waits until they are ready, ends them."""
+"""Starts the project's processes as an operator would, and ends them."""
 
 import os
 import socket
@@ -24,21 +24,21 @@ _MESSAGE_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class Service:
-    """A process that is ready, and where it listens."""
+    """A process that is ready, and the URL that it listens on."""
 
     process: psutil.Process
     host: str
     port: int
 
     def cpu_seconds(self) -> float:
-        """Tell how long it has worked until now, its children not included."""
+        """Return its CPU time until now, without its children."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
 
 @contextmanager
 def run_node(directory: Path, model: Path, threads: int) -> Iterator[Service]:
-    """Run a node for as long as the block does; it begins when the model is loaded."""
+    """Run a node until the block ends; entered when the model is loaded."""
     flags = [f"--model={model}", f"--threads={threads}", "--api-port=0", "--mesh-port=0"]
     with _run_service("node", directory, flags) as service:
         yield service
@@ -46,14 +46,14 @@ def run_node(directory: Path, model: Path, threads: int) -> Iterator[Service]:
 
 @contextmanager
 def run_exporter(directory: Path) -> Iterator[Service]:
-    """Run an exporter for as long as the block does; it begins when the exporter listens."""
+    """Run an exporter until the block ends; entered when the exporter listens."""
     with _run_service("exporter", directory, ["--metrics-port=0"]) as service:
         yield service
 
 
 @contextmanager
 def run_module(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a module in a process of its own, its input and output pipes of text."""
+    """Run a module in a process of its own, with pipes of text for input and output."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,
@@ -84,7 +84,7 @@ def _run_service(name: str, directory: Path, flags: Sequence[str]) -> Iterator[S
 
 @contextmanager
 def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """End the process when the block ends, by force if it does not listen."""
+    """End the process when the block ends, with `kill -9` if SIGTERM does not help."""
     try:
         yield
     finally:
@@ -97,7 +97,7 @@ def ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
 
 
 def _wait_ready(notifications: socket.socket, process: "subprocess.Popen[Any]") -> Service:
-    """Wait until the process says that it is ready, as sd_notify(3) has it.
+    """Wait until the process reports that it is ready, as in sd_notify(3).
 
     Raises:
         RuntimeError: It ended, or was not ready in time.

@@ -1,4 +1,4 @@
-"""Writes a GGUF file of random weights: the size and the work of a real model, no meaning."""
+"""Writes a GGUF file of random weights, with the size and the work of a real model."""
 
 import itertools
 import os
@@ -24,25 +24,25 @@ _SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark for a space
 _CONTROL_TOKENS: Final = ("<unk>", "<s>", "</s>")
 _UNKNOWN, _BEGIN, _END = range(len(_CONTROL_TOKENS))
 _UNSPOKEN: Final = len(_CONTROL_TOKENS) + 256
-"""The first tokens, control and bytes, whose logits are 0 so that the likeliest token is always
-another: a greedy answer never ends early and each of its tokens is text of its own."""
+"""The first tokens, control and bytes. Their logits are 0, so that the likeliest token is always
+another one: a greedy answer never ends early, and each of its tokens is text."""
 
 _BLOCK: Final = 32
 """Weights of one q8_0 block: a 16-bit scale, then 32 signed bytes (ggml's `block_q8_0`)."""
 _WEIGHT_DEVIATION: Final = 0.03
 _BYTE_DEVIATION: Final = 74.0
-"""Of bytes drawn evenly from -128..127: 256 / sqrt(12)."""
+"""Standard deviation of bytes drawn evenly from -128..127: 256 / sqrt(12)."""
 _SEED: Final = 1
 
 
 def random_model() -> Path:
-    """Give the path of the model, about 100 MB, written at the first call."""
+    """Return the path of the model, about 100 MB; the first call writes it."""
     path = _DIRECTORY / f"random-{_LAYERS}x{_WIDTH}.gguf"
     if not path.exists():
         _DIRECTORY.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
         _write(unfinished)
-        unfinished.replace(path)  # whole or not at all
+        unfinished.replace(path)  # atomically
     return path
 
 
@@ -87,7 +87,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 
 def _pieces() -> Iterator[str]:
-    """Give the space and the letters, which any plain text is made of, then made-up words."""
+    """Return the space and the letters, which every plain text needs, then made-up words."""
     letters = string.ascii_lowercase
     words = ("".join(word) for word in itertools.product(letters, repeat=3))
     pieces = itertools.chain(_SPACE, letters, (_SPACE + word for word in words))
@@ -95,7 +95,7 @@ def _pieces() -> Iterator[str]:
 
 
 def _tensors(random: np.random.Generator) -> Iterator[tuple[str, Any]]:
-    """Give each tensor's name and values: q8_0 blocks as bytes, norms as 32-bit floats."""
+    """Yield each tensor's name and values: q8_0 blocks as bytes, norms as 32-bit floats."""
     yield "token_embd.weight", _matrix(random, _VOCABULARY, _WIDTH)
     output = _matrix(random, _VOCABULARY, _WIDTH)
     output[:_UNSPOKEN] = 0

@@ -1,6 +1,6 @@
-"""How long an exporter takes to start on what an earlier one left behind, until it is ready.
+"""Measures how long an exporter takes to start on the journal of an earlier one.
 
-A log of a million events, logs as long as they get before they are replaced, and a snapshot of
+Cases: a log of a million events, logs at the size at which they are replaced, and a snapshot of
 families at their limit of series.
 """
 
@@ -32,25 +32,26 @@ from tests.bench.table import Row
 
 _ROUNDS: Final = 3
 _BUSY_EVENTS: Final = 200
-"""Of a batch: 1,000 events a second, sent every 0.2 s."""
+"""Events of a batch: 1,000 events a second, sent every 0.2 s."""
 _IDLE_EVENTS: Final = 2
-"""Of a batch where nothing happens but samples of the loop's lag, ten a second."""
+"""Events of an idle batch, which has only samples of the loop's lag, ten a second."""
 _ENDLESS: Final = 2**40
 _AIM: Final = "<= 2 s"
 
 _RECORD: Final = struct.Struct("<Bd")
-"""What `exporter.journal.changes` puts before a batch: the record's kind and the Unix time."""
+"""The prefix that `exporter.journal.changes` adds to a batch: the record's kind and the Unix time.
+"""
 _BATCH: Final = 1
 _RECOVERED: Final = re.compile(
     rb"^distributed_llm_exporter_recovered_events_total (\S+)", re.MULTILINE
 )
 
 Fill = Callable[[Journal], int]
-"""Fills a new journal and gives how many events its log holds."""
+"""Fills a new journal and returns the number of events in its log."""
 
 
 class Left(NamedTuple):
-    """What an earlier exporter left behind."""
+    """The journal of an earlier exporter."""
 
     what: str
     directory: Path
@@ -58,19 +59,19 @@ class Left(NamedTuple):
 
     @property
     def bytes_used(self) -> int:
-        """Bytes of all its files."""
+        """The size of all its files in bytes."""
         return sum(path.stat().st_size for path in self.directory.iterdir())
 
 
 class Start(NamedTuple):
-    """One start: its length by the clock, and how much of it was work."""
+    """One start: its duration, and the CPU time in it."""
 
     seconds: float
     cpu_seconds: float
 
 
 def measure() -> list[Row]:
-    """Compare each start with one on an empty directory, which is mostly Python's imports."""
+    """Compare each start with one on an empty directory, which is mostly the imports of Python."""
     with tempfile.TemporaryDirectory() as name, _byte_code_in(Path(name) / "byte-code"):
         left = [_leave(Path(name), what, fill) for what, fill in _fills().items()]
         _start(left[0])  # writes the byte code
@@ -104,7 +105,7 @@ def _leave(parent: Path, what: str, fill: Fill) -> Left:
 def _fill_log(
     events: Sequence[Event], batch_events: int, count: int, limit_bytes: int, journal: Journal
 ) -> int:
-    """Append batches until there are so many events, or the log is as long as it gets."""
+    """Append batches until there are enough events, or the log has its greatest length."""
     batches = pack(events, batch_events, count // batch_events)
     for number, batch in enumerate(batches):
         if journal.size_bytes + len(batch) >= limit_bytes:
@@ -114,7 +115,7 @@ def _fill_log(
 
 
 def _fill_snapshot(journal: Journal) -> int:
-    """Write a snapshot of a counter and a histogram that have all the series they may have."""
+    """Write a snapshot of a counter and a histogram that are at their limit of series."""
     budget = ExporterSettings.series_budget
     ingest = Ingest(State(budget), ExporterSettings.node_timeout_seconds)
     routes = [HttpFinished(f"/route/{route}", "GET", 200, 0.1) for route in range(budget)]
@@ -127,7 +128,7 @@ def _fill_snapshot(journal: Journal) -> int:
 
 
 def _start(left: Left) -> Start:
-    """Start an exporter on a copy, and look whether it has found every event."""
+    """Start an exporter on a copy of the journal and check that it recovered every event."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name) / "state"
         shutil.copytree(left.directory, directory)
@@ -160,7 +161,7 @@ def _row(left: Left, start: Start, empty: Start) -> Row:
 
 @contextmanager
 def _byte_code_in(directory: Path) -> Iterator[None]:
-    """Let processes keep Python's byte code there: an exporter that is installed has its own."""
+    """Let processes cache Python's byte code there, as an installed exporter does."""
     before = dict(os.environ)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(directory)

@@ -1,4 +1,4 @@
-"""Scrapes an exporter as Prometheus does, and reads what the benchmarks want of it."""
+"""Scrapes an exporter as Prometheus does, and reads the values that the benchmarks need."""
 
 import http.client
 import re
@@ -14,24 +14,24 @@ _LAG: Final = re.compile(
 
 
 class Scrape(NamedTuple):
-    """One answer of `/metrics`."""
+    """One response of `/metrics`."""
 
     body: bytes
     seconds: float
 
     @property
     def series(self) -> int:
-        """How many series it shows."""
+        """Return the number of series."""
         return sum(not line.startswith(b"#") for line in self.body.splitlines())
 
     @property
     def lag_counts(self) -> dict[str, float]:
-        """The buckets of the node's own loop lag: samples so far by upper bound in seconds."""
+        """Return the buckets of the node's loop lag: sample counts by upper bound in seconds."""
         return {bound.decode(): float(count) for bound, count in _LAG.findall(self.body)}
 
 
 def scrape(exporter: Service) -> Scrape:
-    """Ask for every series once."""
+    """Scrape every series once."""
     began = time.perf_counter()
     connection = http.client.HTTPConnection(exporter.host, exporter.port, timeout=_TIMEOUT_SECONDS)
     connection.request("GET", "/metrics")

@@ -1,7 +1,7 @@
-"""How long an event loop stands still while 10,000 series are rendered.
+"""Measures how long an event loop is blocked while 10,000 series are rendered.
 
-Rendered by the exporter, scraped without a pause, against a run that nobody scrapes and against
-prometheus_client rendering in the probed loop itself.
+The exporter renders them, scraped without a pause. It is compared with a run without scrapes, and
+with prometheus_client rendering in the probed loop itself.
 """
 
 import json
@@ -23,26 +23,26 @@ from tests.bench.scrape import Scrape, scrape
 from tests.bench.table import Row
 
 _PEERS: Final = 589
-"""Each a histogram of 14 buckets, 17 series: 10,013 in all."""
+"""Each is a histogram of 14 buckets, 17 series: 10,013 in all."""
 _ROUTES: Final = 556
-"""For the client library: each a counter and a histogram of 14 buckets, 18 series."""
+"""For prometheus_client: each is a counter and a histogram of 14 buckets, 18 series."""
 _ROUNDS: Final = 4
 _PROBE_SECONDS: Final = 2.5
 _PROBE_END_SECONDS: Final = 30.0
 _SEND_MILLISECONDS: Final = 5000
 _LATE_SECONDS: Final = "0.01"
-"""A bound of the node's own histogram of its loop lag."""
+"""A bucket bound of the node's own histogram of its loop lag."""
 
 
 class Waits(NamedTuple):
-    """What a probe measured."""
+    """What one probe measured."""
 
     p99_seconds: float
     longest_seconds: float
 
 
 def measure() -> list[Row]:
-    """Compare a bare loop's lateness, the node's answers and the node's own samples of itself."""
+    """Compare the lateness of a bare loop, the node's responses and the node's own samples."""
     with (
         tempfile.TemporaryDirectory() as name,
         run_exporter(Path(name)) as exporter,
@@ -53,7 +53,7 @@ def measure() -> list[Row]:
 
 
 def _fill(path: Path) -> None:
-    """Give the exporter the series of a second node."""
+    """Send the exporter the series of a second node."""
     outbox = Outbox("filler", "session", 0.0)
     for peer in range(_PEERS):
         outbox.emit(PeerAnswered(f"peer-{peer}", "survey", 0.1))
@@ -66,7 +66,7 @@ def _fill(path: Path) -> None:
 
 
 class _Run:
-    """Every probe in turn for some rounds, so that a noisy moment hits all of them alike."""
+    """Run all probes in turn for some rounds, so that noise affects all of them alike."""
 
     def __init__(self, exporter: Service, node: Service) -> None:
         self._exporter = exporter
@@ -130,7 +130,7 @@ def _compare(what: str, ours: list[Waits], idle: list[Waits], aim: str) -> Itera
         ("p99_seconds", "99th percentile"),
         ("longest_seconds", f"longest of {_PROBE_SECONDS} s"),
     ):
-        # The median over the rounds: one hiccup of the machine is not the longest of them all.
+        # The median over the rounds, so that one hiccup of the machine does not decide.
         measured, against = (
             statistics.median(getattr(waits, which) for waits in side) for side in (ours, idle)
         )

@@ -1,7 +1,7 @@
-"""How fast one stream over HTTP and one over gRPC is, against the engine alone and a peer.
+"""Measures the speed of one stream over HTTP and over gRPC, against the bare engine and a peer.
 
-All answer prompts of one kind in turn, with as many threads and each in processes of its own; an
-exporter takes the node's events as in use.
+All answer prompts of one kind in turn, with the same number of threads and in separate processes.
+An exporter receives the node's events, as in production.
 """
 
 import itertools
@@ -27,28 +27,28 @@ from tests.bench.table import Row
 from tests.grpc_client import connect
 
 _ROUNDS: Final = 20
-"""Many short answers: on a shared machine the engine's speed drifts by a tenth in seconds."""
+"""Many short answers, because the engine's speed on a shared machine drifts by 10% in seconds."""
 _ASKING_SECONDS: Final = 60.0
 _PROMPT_CHARACTERS: Final = 32
-"""A token each with the random model's vocabulary."""
+"""Each is one token of the random model's vocabulary."""
 _HEROES: Final = ("fox", "cat", "bear", "girl", "boy", "bird", "dog", "mouse", "frog", "rabbit")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and what it is asked."""
+    """A model and its prompts."""
 
     name: str
     model: Path
     context_tokens: int
     answer_tokens: int
     prompts: Callable[[], str]
-    """Gives a new one each time, so that nothing of it is cached."""
+    """Returns a new prompt each time, so that nothing of it is cached."""
     aim: str
 
 
 def measure() -> list[Row]:
-    """Compare for each number of threads that matters, then where tokens are quickest."""
+    """Compare for each relevant number of threads, then for the fastest tokens."""
     default = engine_threads(usable_cores())
     rows: list[Row] = []
     for threads in sorted({1, default, len(os.sched_getaffinity(0))}):
@@ -104,19 +104,20 @@ def _measure(case: Case, threads: int) -> Iterator[Row]:
 
 
 def _ask_in_turn(case: Case, asks: dict[str, Ask]) -> dict[str, list[Answer]]:
-    """Ask each in a changing order, so that none always comes after another.
+    """Ask each in a changing order, so that none always follows the same one.
 
-    Ends early, after two rounds at least, on a machine that is too busy for all of them.
+    On a machine that is too busy for all rounds it ends early, after two rounds at least.
     """
     answers: dict[str, list[Answer]] = {name: [] for name in asks}
     for ask in asks.values():
-        ask(case.prompts())  # warm
+        ask(case.prompts())  # warm up
     end = time.monotonic() + _ASKING_SECONDS
     for number in range(_ROUNDS):
         if number >= 2 and time.monotonic() > end:
             break
         for name in random.sample(list(asks), len(asks)):
-            # A prompt of its own: two protocols share one node, which would have cached it.
+            # Each gets a prompt of its own: two protocols share one node, which would have cached
+            # it.
             answers[name].append(asks[name](case.prompts()))
     return answers
 

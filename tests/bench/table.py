@@ -1,11 +1,11 @@
-"""The table that every benchmark gives, and how it is printed."""
+"""The table that every benchmark returns, and its printed form."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 
 class Row(NamedTuple):
-    """One comparison, written for a reader."""
+    """One comparison."""
 
     what: str
     measured: str
@@ -19,7 +19,7 @@ _HEADER: Final = Row("", "measured", "against", "ratio", "aim")
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows in columns as wide as they need."""
+    """Print the rows in aligned columns."""
     lines = [_HEADER._replace(what=title), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
