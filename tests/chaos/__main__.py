@@ -1,4 +1,4 @@
-"""Makes the named faults, all of them if none is named, and prints what was promised and held."""
+"""Makes the named faults, by default all of them, and prints which promises held."""
 
 import signal
 import sys
@@ -63,12 +63,12 @@ FAULTS: Final[dict[str, Callable[[Path], list[Row]]]] = {
 
 
 def main(names: Sequence[str]) -> int:
-    """Make faults by name; give 1 where a promise was broken, 2 where a name is unknown."""
+    """Make faults by name; return 1 if a promise was broken, 2 if a name is unknown."""
     if unknown := [name for name in names if name not in FAULTS]:
         known = ", ".join(FAULTS)
         sys.stderr.write(f"chaos: no fault {', '.join(unknown)}; there are: {known}\n")
         return 2
-    # As at Ctrl-C: whatever was started and mounted is ended and unmounted on the way out.
+    # As with Ctrl-C: everything that was started or mounted is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print_header()
     broken = 0
@@ -81,11 +81,11 @@ def main(names: Sequence[str]) -> int:
 
 
 def _make(fault: Callable[[Path], list[Row]]) -> list[Row]:
-    """Make one fault in a directory of its own; one that fails itself has proved nothing."""
+    """Make one fault in a directory of its own; a fault that fails itself proves nothing."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         try:
             return fault(Path(directory))
-        except Exception as error:  # noqa: BLE001 - the other faults go on, whatever this one met
+        except Exception as error:  # noqa: BLE001 - the other faults go on after any failure
             traceback.print_exc()
             return [Row("comes to its end", f"{type(error).__name__}: {error}"[:300], held=False)]
 

@@ -1,4 +1,4 @@
-"""Faults of the wall clock: set back a day while the exporter runs, and over its restart."""
+"""Faults of the wall clock: set back a day while the exporter runs, and across its restart."""
 
 import time
 from itertools import pairwise
@@ -22,7 +22,7 @@ _MOVING: Final = ("node_up", "exporter_events_total", _LAST_EVENT)
 
 
 def clock_set_back(directory: Path) -> list[Row]:
-    """Set the exporter's wall clock a day back while it runs, restart it so, set it right."""
+    """Set the exporter's clock back a day while it runs, restart it that way, and restore it."""
     library = next(_LIBRARIES.glob(_LIBRARY), None)
     if library is None:
         return [skipped("faketime is not installed (Debian: apt-get install faketime)")]
@@ -50,7 +50,7 @@ def clock_set_back(directory: Path) -> list[Row]:
 
 
 def _environment(library: Path, clock: Path) -> dict[str, str]:
-    """Fake the wall clock alone: no system lets anybody set the monotonic one."""
+    """Fake the wall clock only: no system allows setting the monotonic clock."""
     return {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -61,7 +61,7 @@ def _environment(library: Path, clock: Path) -> dict[str, str]:
 
 
 def _live_row(ground: Ground, when: str, behind_seconds: float) -> Row:
-    """Look for a few seconds whether everything that moves still does."""
+    """Check for a few seconds that everything that should move does."""
     wait_for(lambda: abs(_behind_seconds(ground) - behind_seconds) < _DAY_SECONDS / 2)
     looks = []
     for _ in range(_LOOKS):

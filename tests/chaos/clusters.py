@@ -1,4 +1,4 @@
-"""Nodes of a mesh killed under load: their callers ask one node and notice nothing."""
+"""Nodes of a mesh are killed under load: the clients of one node notice nothing."""
 
 import contextlib
 import random
@@ -30,7 +30,7 @@ _QUESTIONS: Final = 8
 
 
 class Agent:
-    """An agent with a node and its exporter, on ports that stay the same over restarts."""
+    """An agent with a node and its exporter, on ports that stay the same across restarts."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Agent:
         self.process = Process(command, place / "log")
 
     def processes(self) -> dict[str, psutil.Process]:
-        """Return what runs now: `agent`, `node`, `exporter`, `engine`."""
+        """Return the running processes by role: `agent`, `node`, `exporter`, `engine`."""
         agent = psutil.Process(self.process.process.pid)
         found = {"agent": agent}
         for child in agent.children(recursive=True):
@@ -74,12 +74,12 @@ class Agent:
         return found
 
     def kill_node(self) -> None:
-        """Kill the node, and not its exporter; the agent starts it again."""
+        """Kill the node but not its exporter; the agent restarts it."""
         if node := self.processes().get("node"):
             node.kill()
 
     def alive(self) -> set[str]:
-        """Name the peers that the node holds alive; nobody while it does not answer."""
+        """Return the peers that the node sees as alive; none while the node does not answer."""
         try:
             known = httpx.get(f"{self.url}/cluster", timeout=2).json()["peers"]
         except (httpx.HTTPError, ValueError):
@@ -87,7 +87,7 @@ class Agent:
         return {peer["node_id"] for peer in known if peer["state"] == "alive"}
 
     def serves(self) -> bool:
-        """Whether the node has its model."""
+        """Return whether the node has its model."""
         try:
             return httpx.get(f"{self.url}/health", timeout=2).status_code == httpx.codes.OK
         except httpx.HTTPError:
@@ -95,16 +95,16 @@ class Agent:
 
 
 class Callers:
-    """Ask a node for streams, one after the other each, while their block runs.
+    """Requests streams from a node, one after the other, until its block ends.
 
     Args:
-        url: Of the node.
+        url: The URL of the node.
         whole: The right answer to each question.
     """
 
     def __init__(self, url: str, whole: dict[str, str]) -> None:
         self.seen = Counter[str]()
-        """How often an answer was right, wrong, or an error of its own form."""
+        """Counts of right answers, wrong answers, and errors in the documented form."""
         self.failures: list[str] = []
         self._url = url
         self._whole = whole
@@ -146,7 +146,7 @@ class Callers:
 
 
 def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
-    """Kill a random one of four peers every five seconds, under load through a fifth node."""
+    """Kill one of four peers at random every five seconds, under load through a fifth node."""
     draw = random.Random(int(seconds))
     with _cluster(directory) as (front, peers):
         everybody = {agent.node_id for agent in (front, *peers)}
@@ -191,7 +191,7 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
 
 @contextlib.contextmanager
 def _cluster(directory: Path) -> Iterator[tuple[Agent, list[Agent]]]:
-    """Run a node without the model and four with it, all loaded and known to each other."""
+    """Run one node without the model and four with it, all loaded and known to each other."""
     agents: list[Agent] = []
     try:
         seed = ""
@@ -220,7 +220,7 @@ def agree(agents: list[Agent], everybody: set[str]) -> bool:
 
 
 def counted(front: Agent, asked: int) -> float | None:
-    """Give what the asked node counted, once it is as many as were asked."""
+    """Return the counts of the node, once they cover all requests."""
     samples = scrape(front.metrics_url)
     counted = value(samples, "http_requests_total", route="/v1/completions") or 0
     return counted if counted >= asked else None

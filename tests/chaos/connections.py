@@ -1,4 +1,4 @@
-"""Faults between node and exporter: no socket, a second one of either, garbage."""
+"""Faults between node and exporter: a missing socket, a second node or exporter, garbage."""
 
 import random
 import socket
@@ -73,7 +73,7 @@ def two_exporters(directory: Path) -> list[Row]:
 
 
 def two_nodes(directory: Path, seconds: float = 5.0) -> list[Row]:
-    """Start a second node with the name of a living one, then end the first."""
+    """Start a second node with the name of a live one, then end the first."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         first = ground.emitter(rate=_QUIET_RATE)
@@ -101,7 +101,7 @@ def two_nodes(directory: Path, seconds: float = 5.0) -> list[Row]:
 
 
 def garbage(directory: Path, messages: int = 300) -> list[Row]:
-    """Send what is no batch, on the telemetry protocol and beside it, while a node feeds."""
+    """Send garbage over the telemetry protocol and past it, while a node sends events."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter()
@@ -109,7 +109,7 @@ def garbage(directory: Path, messages: int = 300) -> list[Row]:
         _talk_nonsense(path)
         answers = [_ask(path, message) for message in _garbage(messages)]
         malformed = answers.count("malformed")
-        time.sleep(1)  # own metrics show after the exporter's next tick
+        time.sleep(1)  # the exporter's own metrics follow at its next tick
         counted = ground.value(_REJECTED, reason="malformed")
         ground.wait_caught_up(emitter)
         assert emitter.end() == 0
@@ -149,7 +149,7 @@ def _doubled(ground: Ground) -> str:
 
 
 def _garbage(messages: int) -> list[bytes]:
-    """Give random bytes, batches cut at random places, and what is nested without end."""
+    """Return random bytes, batches cut at random places, and endlessly nested values."""
     source = random.Random(_SEED)
     batch = pack_batch(*every_event(), node_id=NODE)
     found = [b"", b"\x91" * _GARBAGE_BYTES]
@@ -160,7 +160,7 @@ def _garbage(messages: int) -> list[bytes]:
 
 
 def _ask(path: Path, message: bytes) -> str:
-    """Send a message and give the reason for which it is refused."""
+    """Send a message and return the reason of its refusal."""
     with pynng.Req0(recv_timeout=_REPLY_MILLISECONDS, send_timeout=_REPLY_MILLISECONDS) as asker:
         asker.dial(f"ipc://{path}", block=True)
         asker.send(message)

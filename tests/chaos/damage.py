@@ -1,4 +1,4 @@
-"""Faults in what the state directory holds: cut, flipped, from a newer exporter."""
+"""Damage in the state directory: cut files, flipped bits, a newer format."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ Damage = Callable[[Path], None]
 
 
 def journal_damaged(directory: Path, cuts: int = 8, flips: int = 8) -> list[Row]:
-    """Start the exporter on one journal again and again, each time damaged otherwise."""
+    """Start the exporter on one journal many times, damaged in another way each time."""
     places = random.Random(_SEED)
     with Ground(directory) as ground:
         counted = fill(ground)
@@ -88,7 +88,7 @@ def _newer_row(ground: Ground, undamaged: Path, counted: int) -> Row:
 
 
 def _start_damaged(ground: Ground, undamaged: Path, damage: Damage) -> tuple[float, int]:
-    """Start on a damaged copy of the state; give what was set aside and what was counted."""
+    """Start on a damaged copy of the state; return what was quarantined and what was counted."""
     shutil.rmtree(ground.state)
     shutil.copytree(undamaged, ground.state)
     damage(newest_log(ground.state))
@@ -100,7 +100,7 @@ def _start_damaged(ground: Ground, undamaged: Path, damage: Damage) -> tuple[flo
 
 
 def _cut(places: random.Random) -> Damage:
-    """Give what cuts a log somewhere inside a record."""
+    """Return a function that cuts a log inside a record."""
 
     def cut(log: Path) -> None:
         content = log.read_bytes()
@@ -111,7 +111,7 @@ def _cut(places: random.Random) -> Damage:
 
 
 def _flip(places: random.Random) -> Damage:
-    """Give what flips one bit of a log, wherever it is."""
+    """Return a function that flips one bit of a log."""
 
     def flip(log: Path) -> None:
         content = bytearray(log.read_bytes())
@@ -122,7 +122,7 @@ def _flip(places: random.Random) -> Damage:
 
 
 def _add_newer_snapshot(log: Path) -> None:
-    """Put a snapshot of a format that does not exist yet beside a log."""
+    """Put a snapshot of an unknown newer format beside a log."""
     magic, version, *rest = SNAPSHOT_HEADER.unpack(pack_snapshot_header(b"future"))
     path = snapshot_path(log.parent, log_generations(log.parent)[-1])
     path.write_bytes(SNAPSHOT_HEADER.pack(magic, version + 1, *rest) + b"future")

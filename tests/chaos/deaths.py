@@ -1,4 +1,4 @@
-"""Faults that end processes with `kill -9`: the exporter, the node, both."""
+"""Processes are ended with `kill -9`: the exporter, the node, both."""
 
 import random
 import shutil
@@ -18,18 +18,18 @@ from tests.prometheus import prometheus
 
 FLUSH_SECONDS: Final = 0.2
 EXCHANGE_SECONDS: Final = 0.05
-"""A guess of the longest that one batch and its answer take."""
+"""A guess of the longest time of one batch and its reply."""
 DOWN_SECONDS: Final = 3.0
 _SPARE: Final = 1.02
-"""The emitter aims a little higher than what is promised."""
+"""The emitter aims slightly above the promised rate."""
 _NO_PROMETHEUS: Final = skipped("prometheus is not on PATH (Debian: apt-get install prometheus)")
 _SEED: Final = 20240229
 _LIFE_SECONDS: Final = (0.1, 2.0)
-"""An exporter lives for as long after its start, which itself takes some of it."""
+"""Lifetime of an exporter from its start, which takes part of that time."""
 
 
 def exporter_killed(directory: Path, kills: int = 50, *, with_prometheus: bool = True) -> list[Row]:
-    """Kill the exporter again and again, at moments drawn at random, under load."""
+    """Kill the exporter many times at random moments under load."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         with _prometheus(ground, wanted=with_prometheus) as url:
@@ -55,7 +55,7 @@ def exporter_killed(directory: Path, kills: int = 50, *, with_prometheus: bool =
 
 
 def node_killed(directory: Path, kills: int = 20, looks: int = 4) -> list[Row]:
-    """Kill the node again and again, starting it with its old name; `looks` times look first."""
+    """Kill the node many times and restart it with its name; check before each of `looks` kills."""
     moments = random.Random(_SEED)
     lost_seconds: list[float] = []
     down_seconds: list[float] = []
@@ -89,7 +89,7 @@ def node_killed(directory: Path, kills: int = 20, looks: int = 4) -> list[Row]:
 def both_killed(
     directory: Path, kills: int = 10, exchange_seconds: float = EXCHANGE_SECONDS
 ) -> list[Row]:
-    """Kill node and exporter at once, again and again, and start both."""
+    """Kill node and exporter at once, many times, and restart both."""
     moments = random.Random(_SEED)
     lost_seconds: list[float] = []
     emitted = 0
@@ -116,7 +116,7 @@ def both_killed(
 
 
 def _kill_exporter(ground: Ground, kills: int) -> None:
-    """Kill it whenever it may be, still starting or long at work."""
+    """Kill it at a random moment, from its start until long into its work."""
     moments = random.Random(_SEED)
     for _ in range(kills):
         time.sleep(moments.uniform(*_LIFE_SECONDS))
@@ -136,7 +136,7 @@ def _seconds_until_down(ground: Ground) -> float:
 
 
 def _settled(ground: Ground) -> int:
-    """Give what is counted once a batch that was on its way has arrived."""
+    """Return the counts once a batch that was on its way has arrived."""
     time.sleep(FLUSH_SECONDS)
     return ground.applied_kinds(NODE).total()
 

@@ -1,4 +1,4 @@
-"""Faults of the state directory: full, read-only, deleted, hanging."""
+"""Faults of the state directory's disk: full, read-only, deleted, hanging."""
 
 import shutil
 import signal
@@ -21,13 +21,13 @@ NAMED_SECONDS: Final = 7.0
 """Health checks run every 5 s."""
 REPAIRED_SECONDS: Final = 5.0
 LAG_SECONDS: Final = 1.5
-"""An append that hangs is given up after half a second; a batch waits for it once."""
+"""A hanging append is given up after half a second; one batch waits for it."""
 
 Break = Callable[[Path], AbstractContextManager[None]]
 
 
 def full(directory: Path, seconds: float = 10.0) -> list[Row]:
-    """Leave no free byte in the state directory."""
+    """Fill the disk of the state directory."""
     if reason := mounts.why_no_mounts():
         return [skipped(reason)]
     with mounts.mounted_memory(directory / "state") as state:
@@ -35,7 +35,7 @@ def full(directory: Path, seconds: float = 10.0) -> list[Row]:
 
 
 def read_only(directory: Path, seconds: float = 10.0) -> list[Row]:
-    """Let the state directory become read-only."""
+    """Make the state directory read-only."""
     if reason := mounts.why_no_mounts():
         return [skipped(reason)]
     with mounts.mounted_memory(directory / "state") as state:
@@ -51,7 +51,7 @@ def hanging(directory: Path, seconds: float = 10.0) -> list[Row]:
 
 
 def deleted(directory: Path, seconds: float = 10.0) -> list[Row]:
-    """Delete the state directory with all that is in it."""
+    """Delete the state directory with its content."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter()
@@ -77,17 +77,17 @@ def deleted(directory: Path, seconds: float = 10.0) -> list[Row]:
 
 
 def full_at_start(directory: Path) -> list[Row]:
-    """Kill the exporter while its state directory is full and start it again."""
+    """Kill the exporter while its state directory is full, and restart it."""
     return _start_broken(directory, mounts.filled)
 
 
 def read_only_at_start(directory: Path) -> list[Row]:
-    """Kill the exporter and start it again when its state directory can only be read."""
+    """Kill and restart the exporter while its state directory is read-only."""
     return _start_broken(directory, mounts.read_only)
 
 
 def _suffer(directory: Path, state: Path, broken: Break, seconds: float) -> list[Row]:
-    """Break the state directory for a while under load, mend it, kill the exporter."""
+    """Break the state directory under load, repair it, and kill the exporter."""
     with Ground(directory, state) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter()
@@ -120,7 +120,7 @@ def _suffer(directory: Path, state: Path, broken: Break, seconds: float) -> list
 
 
 def _start_broken(directory: Path, broken: Break) -> list[Row]:
-    """Start the exporter in a broken directory: what it counted before must be there."""
+    """Start the exporter in a broken directory and check that the old counts are there."""
     if reason := mounts.why_no_mounts():
         return [skipped(reason)]
     with mounts.mounted_memory(directory / "state") as state, Ground(directory, state) as ground:
@@ -153,7 +153,7 @@ def _start_broken(directory: Path, broken: Break) -> list[Row]:
 
 
 def _outlive(ground: Ground, emitter: Emitter) -> list[Row]:
-    """Kill the mended exporter: the counters are those before, whatever the disk went through."""
+    """Kill the exporter after the repair and check that no counter has changed."""
     ground.restart_exporter()
     ground.wait_caught_up(emitter)
     assert emitter.end() == 0

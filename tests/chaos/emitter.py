@@ -1,7 +1,8 @@
-"""A process that emits as a busy node does, through the node's own telemetry, and keeps the truth.
+"""Emits events as a busy node does, through the node's own telemetry, and records the truth.
 
-The truth, what was emitted by kind and dropped by reason, is in a file before the events are in
-the outbox: it survives `kill -9` and is never less than what an exporter can have heard of.
+The truth is the number of events emitted by kind and dropped by reason. It is written to a file
+before the events enter the outbox, so that it survives `kill -9` and is never less than what an
+exporter can have received.
 """
 
 import argparse
@@ -28,18 +29,18 @@ from tests.guards import strict_guard
 TICK_SECONDS: Final = 0.01
 TRUTH_BYTES: Final = 2048
 OVERSIZE_KIND: Final = "ModelLoadFailed"
-"""The kind of the oversize events; the mix has none of it."""
+"""The kind of the oversize events; the ordinary mix has none of it."""
 _MODEL: Final = "some-model"
 _TOKENS: Final = 10
 
 
 class Truth:
-    """What was emitted, in a file that is written before the events are.
+    """Records what was emitted, in a file that is written before the events are emitted.
 
     Args:
-        path: Of the file; beside it goes one line a second with how evenly events were emitted.
-        session: Name of this run.
-        outbox: Knows what it dropped.
+        path: The file; another file beside it has a line for each second.
+        session: The name of this run.
+        outbox: Counts what it drops.
     """
 
     def __init__(self, path: Path, session: str, outbox: Outbox) -> None:
@@ -50,31 +51,31 @@ class Truth:
         self._seconds = path.with_suffix(".seconds").open("a", buffering=1)
 
     def emit(self, happened: Iterable[Event]) -> None:
-        """Write down that events are emitted, then emit them."""
+        """Record events, then emit them."""
         for event in self.note(happened):
             self._outbox.emit(event)
 
     def note(self, happened: Iterable[Event]) -> list[Event]:
-        """Write down events that the carrier is about to emit, and give them."""
+        """Record events that the carrier is about to emit, and return them."""
         events_now = list(happened)
         self._kinds.update(type(event).__name__ for event in events_now)
         self.write()
         return events_now
 
     def write(self) -> str:
-        """Bring the file up to date, and give what it says."""
+        """Update the file, and return its content."""
         truth = {
             "session": self._session,
             "kinds": self._kinds,
             "dropped": self._outbox._dropped,
         }
         text = json.dumps(truth)
-        # One call of one length: a reader, or the end of the process, never finds half of it.
+        # One write of a fixed length, so that a reader or a kill never finds half of it.
         os.pwrite(self._descriptor, text.ljust(TRUTH_BYTES).encode(), 0)
         return text
 
     def write_second(self, longest_gap_seconds: float) -> None:
-        """Add a line about the second that has passed."""
+        """Add a line about the past second."""
         second = {
             "at": time.monotonic(),
             "emitted": self._kinds.total(),
@@ -83,13 +84,13 @@ class Truth:
         self._seconds.write(json.dumps(second) + "\n")
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         os.close(self._descriptor)
         self._seconds.close()
 
 
 def main() -> None:
-    """Emit until SIGTERM, then say goodbye and print the truth."""
+    """Emit until SIGTERM, then send the goodbye and print the truth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node-id", required=True)
     parser.add_argument("--runtime-dir", type=Path, required=True)
@@ -124,7 +125,7 @@ async def _run(options: argparse.Namespace) -> None:
 
 
 async def _emit(truth: Truth, source: Iterator[Event], rate: float) -> None:
-    """Emit what is due, tick by tick, a late tick's share with the next. Runs until cancelled."""
+    """Emit the share of each tick; a late tick's share goes with the next. Runs until cancelled."""
     began = last = second = trio.current_time()
     done, longest_gap = 0, 0.0
     while True:
@@ -141,7 +142,7 @@ async def _emit(truth: Truth, source: Iterator[Event], rate: float) -> None:
 
 
 def _mix(oversize: int, padding: int) -> Iterator[Event]:
-    """Give a few oversize events, then what a node emits for request after request."""
+    """Yield a few oversize events, then the events of request after request."""
     too_long = "x" * (wire.EVENT_BYTES + 1)
     return chain(
         (events.ModelLoadFailed(too_long, 1.0) for _ in range(oversize)),
@@ -150,7 +151,7 @@ def _mix(oversize: int, padding: int) -> Iterator[Event]:
 
 
 def _routes(count: int) -> Iterator[Event]:
-    """Give responses of as many routes, as a node would that takes paths for routes."""
+    """Yield responses of as many routes, as from a node that records paths as routes."""
     return (events.HttpFinished(f"/{number}", "GET", 200, 0.1) for number in range(count))
 
 
@@ -173,7 +174,7 @@ def _request(padding: int) -> list[Event]:
 
 def _levels() -> list[Event]:
     return [
-        # Without a URL: the emitter has no API that a health check could ask.
+        # Without a URL: the emitter has no API for health checks.
         events.NodeStarted(1.5e9, "0.1.0", "3.11", "none", ""),
         events.NodeStateChanged("online"),
         events.ResourcesSampled(2.0, 2**30, 12, 8),

@@ -1,4 +1,4 @@
-"""Engines killed in the middle of answers: the clients read what they would have read."""
+"""Engines are killed in the middle of answers: the clients read the same text."""
 
 import os
 import random
@@ -39,7 +39,7 @@ def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
         Row(
             "the requests went on, and are counted",
             f"{restarts:.0f} engines ended, {resumed:.0f} requests went on",
-            # A kill that comes as the last token does ends an engine that has nothing to do.
+            # A kill at the last token ends an engine that has nothing left to do.
             kills * 0.9 <= resumed <= restarts == kills,
         ),
         Row(
@@ -56,13 +56,13 @@ def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
 
 
 def _question(number: int) -> dict[str, Any]:
-    """Give a question of its own, every other one sampled with a seed."""
+    """Return a question of its own for each number; every other one is sampled with a seed."""
     sampled = {"temperature": 0.9, "seed": number} if number % 2 else {"temperature": 0}
     return {"prompt": f"number {number} once", "max_tokens": _ANSWER_TOKENS} | sampled
 
 
 def _answer_killed_at(node: Running, token: int, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the chunks of an answer whose engine is killed once so many of them have come."""
+    """Yield the chunks of an answer, and kill its engine once after the given number of chunks."""
     for number, chunk in enumerate(stream(node.url, **asked)):
         if number == token:
             (child,) = psutil.Process(node.process.pid).children()

@@ -1,4 +1,4 @@
-"""Faults of what is emitted: too large, too many label values."""
+"""Faults of the events themselves: too large, too many label values."""
 
 import time
 from collections import Counter
@@ -22,7 +22,7 @@ _BOMBED: Final = ("http_requests_total", "http_request_duration_seconds")
 
 
 def oversize(directory: Path, events: int = 5) -> list[Row]:
-    """Emit events that are larger than one may be, and then the usual ones."""
+    """Emit events above the size limit, then ordinary ones."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter(NODE, RATE, f"--oversize={events}")
@@ -49,7 +49,7 @@ def oversize(directory: Path, events: int = 5) -> list[Row]:
 
 
 def cardinality_bomb(directory: Path, routes: int = 200_000) -> list[Row]:
-    """Emit responses each of which has a route of its own."""
+    """Emit responses that each have a different route."""
     with Ground(directory) as ground, Watch(ground.port, _WATCH_SECONDS) as watch:
         ground.start_exporter()
         before = _peak_megabytes(ground)
@@ -108,7 +108,7 @@ def _value(samples: Series, name: str) -> float:
 
 
 def _peak_megabytes(ground: Ground) -> float:
-    """Read how much memory the exporter has held at most: `VmHWM`, proc(5)."""
+    """Return the exporter's peak memory: `VmHWM`, proc(5)."""
     status = Path(f"/proc/{ground.exporter.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024

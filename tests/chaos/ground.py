@@ -1,4 +1,4 @@
-"""The ground of a fault: an exporter that can die and come back, emitters, and what they left."""
+"""The stage of a fault: emitters and an exporter that can be killed and restarted."""
 
 import contextlib
 import json
@@ -25,9 +25,9 @@ _ports = count(21_000 + os.getpid() % 10_000)
 
 
 def quiet_port() -> int:
-    """Give a free port below those that the kernel gives to clients.
+    """Return a free port below those that the kernel gives to clients.
 
-    Between the death of an exporter and its return no client's connection can take it.
+    No client's connection can take such a port while the exporter is down.
     """
     for port in _ports:
         with socket.socket() as candidate, contextlib.suppress(OSError):
@@ -42,8 +42,8 @@ class Ground:
     Ends every process that it started when its block is left.
 
     Args:
-        directory: For everything, made if it is missing.
-        state: The state directory; one in `directory` if not given.
+        directory: Holds all files; created if it is missing.
+        state: The state directory; by default it is in `directory`.
     """
 
     def __init__(self, directory: Path, state: Path | None = None) -> None:
@@ -68,7 +68,7 @@ class Ground:
 
     @property
     def exporter(self) -> Process:
-        """The exporter that was started last."""
+        """Return the exporter that was started last."""
         return next(p for p in reversed(self._processes) if p.log == self.exporter_log)
 
     def begin_exporter(self, environment: Mapping[str, str] | None = None) -> Process:
@@ -89,7 +89,7 @@ class Ground:
         self.wait_ready()
 
     def restart_exporter(self, environment: Mapping[str, str] | None = None) -> None:
-        """Kill the exporter and start it at once, and wait until it answers."""
+        """Kill the exporter, restart it at once, and wait until it answers."""
         self.exporter.end(signal.SIGKILL)
         self.start_exporter(environment)
 
@@ -98,7 +98,7 @@ class Ground:
         wait_for(self.answers, READY_SECONDS)
 
     def answers(self) -> bool:
-        """Tell whether the exporter answers."""
+        """Return whether the exporter answers."""
         assert self.exporter.is_running, self.exporter_log.read_text()[-2000:]
         return self.get("/livez") is not None
 
@@ -119,7 +119,7 @@ class Ground:
         return emitter
 
     def get(self, path: str) -> bytes | None:
-        """Ask the exporter; None where it does not answer, the body whatever the status."""
+        """Request a path of the exporter; return the body of any status, None without an answer."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=10) as response:
                 body: bytes = response.read()
@@ -131,12 +131,12 @@ class Ground:
         return body
 
     def health(self) -> dict[str, Any]:
-        """Give the body of `/health`."""
+        """Return the body of `/health`."""
         body: dict[str, Any] = json.loads(self.get("/health") or b"{}")
         return body
 
     def scrape(self, *names: str) -> Samples:
-        """Read some metrics by name, at one moment."""
+        """Read some metrics by name from one scrape."""
         asked = urllib.parse.urlencode({"name[]": [PREFIX + name for name in names]}, doseq=True)
         shown = self.get(f"/metrics?{asked}")
         assert shown is not None, "the exporter does not answer"
@@ -147,11 +147,11 @@ class Ground:
         }
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Add up the samples of a name that have these labels; None where there is none."""
+        """Return the sum of the samples of a name that have these labels."""
         return value(self.scrape(name), name, **labels)
 
     def applied_kinds(self, node_id: str) -> Counter[str]:
-        """Give the events that the exporter counted, by kind."""
+        """Return the number of counted events by kind."""
         found: Counter[str] = Counter()
         for (_, labels), number in self.scrape("exporter_events_total").items():
             values = dict(labels)
@@ -160,10 +160,10 @@ class Ground:
         return found
 
     def wait_caught_up(self, emitter: Emitter, before: int = 0, seconds: float = 30.0) -> None:
-        """Wait until what an emitter has emitted by now is counted, on top of `before`."""
+        """Wait until the exporter has counted all that an emitter has emitted by now."""
         due = before + emitter.truth().emitted - emitter.truth().dropped.total()
         wait_for(lambda: self.applied_kinds(emitter.node_id).total() >= due, seconds)
 
     def tracebacks(self) -> int:
-        """Count the tracebacks in the logs of all processes."""
+        """Return the number of tracebacks in the logs of all processes."""
         return sum(log.read_text().count("Traceback") for log in self.directory.glob("*.log"))

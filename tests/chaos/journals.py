@@ -1,4 +1,4 @@
-"""A journal to be harmed: filled by a real exporter, read as the bytes that it is."""
+"""Journals to damage, filled by a real exporter."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ QUARANTINED: Final = "exporter_quarantined_total"
 
 
 def fill(ground: Ground) -> int:
-    """Let the exporter count for a while, kill it, give what it had counted."""
+    """Let the exporter count for a while, kill it, and return its counts."""
     ground.start_exporter()
     emitter = ground.emitter()
     time.sleep(LOAD_SECONDS)
@@ -26,12 +26,12 @@ def fill(ground: Ground) -> int:
 
 
 def newest_log(state: Path) -> Path:
-    """Give the log that is appended to."""
+    """Return the current log."""
     return log_path(state, log_generations(state)[-1])
 
 
 def records(content: bytes) -> Iterator[tuple[int, int]]:
-    """Give where the records of an undamaged log begin and end."""
+    """Return the boundaries of the records of an undamaged log."""
     at = LOG_HEADER.size
     while at < len(content):
         end = at + RECORD_HEADER.size + RECORD_HEADER.unpack_from(content, at)[0]

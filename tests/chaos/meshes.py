@@ -1,7 +1,7 @@
-"""Faults of the mesh: peers that are killed, frozen, that leave, and many that join at once.
+"""Faults of the mesh: peers that are killed, frozen, cut off, leave, or join all at once.
 
-The nodes are real processes with the product's part in the mesh and no engine; the moments that
-they tell are on the monotonic clock that all processes of a machine share.
+The nodes are real processes with the product's part in the mesh and no engine. Their times are on
+the monotonic clock, which all processes of a machine share.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _SEED: Final = 20240229
 
 
 class Seen(NamedTuple):
-    """What a node said of a peer, and when."""
+    """The state that a node reported of a peer, and the time."""
 
     at: float
     peer: str
@@ -72,19 +72,19 @@ class MeshNode:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return str(wait_for(self._lines, 60)[0]["address"])
 
     def seen(self) -> list[Seen]:
-        """Give all that it has said of its peers."""
+        """Return everything that it has reported of its peers."""
         return [Seen(line["at"], line["peer"], line["state"]) for line in self._lines()[1:]]
 
     def states(self) -> dict[str, str]:
-        """Give what it said last of each peer."""
+        """Return the last reported state of each peer."""
         return {seen.peer: seen.state for seen in self.seen()}
 
     def end(self, number: signal.Signals) -> float:
-        """Send a signal, wait for the end, give when it was sent."""
+        """Send a signal, wait for the end, and return when it was sent."""
         sent_at = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(30)
@@ -105,7 +105,7 @@ class Ground:
         self._ports: dict[str, int] = {}
 
     def start(self, *node_ids: str) -> list[MeshNode]:
-        """Start nodes that know the first one; a node that comes back has its port again."""
+        """Start nodes with the first one as seed; a node that returns has its old port."""
         started = []
         for node_id in node_ids:
             port = self._ports.setdefault(node_id, free_port())
@@ -117,27 +117,27 @@ class Ground:
 
     @property
     def living(self) -> list[MeshNode]:
-        """Give the nodes whose processes run."""
+        """Return the nodes whose processes run."""
         return [node for node in self.nodes if node.process.poll() is None]
 
     def agree(self) -> bool:
-        """Tell whether each holds exactly the others for alive."""
+        """Return whether each node sees exactly the others as alive."""
         return _agree(self.living)
 
     def end(self) -> None:
-        """End all that still run."""
+        """End all nodes that still run."""
         for node in self.living:
             node.process.kill()
             node.process.wait()
 
     def log_row(self) -> Row:
-        """Say whether a process complained of a fault of ours."""
+        """Return whether a process logged an error."""
         count = sum(node.log.read_text().count("Traceback") for node in self.nodes)
         return Row("no traceback in any log", f"{count}", count == 0)
 
 
 def joined(directory: Path, count: int = 10) -> list[Row]:
-    """Start nodes that know one seed, and see when all know all."""
+    """Start nodes with one seed, and measure when all know each other."""
     with _ground(directory) as ground:
         ground.start(*(f"n{number}" for number in range(count)))
         wait_for(ground.agree, 60)
@@ -154,7 +154,7 @@ def joined(directory: Path, count: int = 10) -> list[Row]:
 
 
 def killed(directory: Path, count: int = 5, kills: int = 10) -> list[Row]:
-    """Kill a random node, see when all others hold it for dead, start it again."""
+    """Kill a random node, measure when all others see it as dead, and restart it."""
 
     def kill(node: MeshNode) -> float:
         return node.end(signal.SIGKILL)
@@ -163,7 +163,7 @@ def killed(directory: Path, count: int = 5, kills: int = 10) -> list[Row]:
 
 
 def left(directory: Path, count: int = 5, times: int = 5) -> list[Row]:
-    """Have a random node leave, see when all others know, start it again."""
+    """Let a random node leave, measure when all others know, and restart it."""
 
     def leave(node: MeshNode) -> float:
         return node.end(signal.SIGTERM)
@@ -172,7 +172,7 @@ def left(directory: Path, count: int = 5, times: int = 5) -> list[Row]:
 
 
 def frozen(directory: Path, count: int = 5, times: int = 5) -> list[Row]:
-    """Stop a random node, see when all others hold it for dead, let it go on."""
+    """Stop a random node, measure when all others see it as dead, and resume it."""
 
     def freeze(node: MeshNode) -> float:
         sent_at = time.monotonic()
@@ -183,7 +183,7 @@ def frozen(directory: Path, count: int = 5, times: int = 5) -> list[Row]:
 
 
 def parted(directory: Path, seconds: float = 20.0) -> list[Row]:
-    """Cut a network of two halves in two, so that all between them is lost, and mend it."""
+    """Cut a network in two halves so that all messages between them are lost, and restore it."""
     if os.geteuid() or not shutil.which("ip"):
         return [skipped("network namespaces need root and iproute2")]
     with _ground(directory) as ground, _two_hosts() as (names, addresses):
@@ -223,7 +223,7 @@ def parted(directory: Path, seconds: float = 20.0) -> list[Row]:
 
 
 def _agree(nodes: Sequence[MeshNode]) -> bool:
-    """Tell whether each of these holds exactly the others of them for alive."""
+    """Return whether each of these nodes sees exactly the others of them as alive."""
     names = {node.node_id for node in nodes}
     return all(
         {peer for peer, state in node.states().items() if state == "alive"}
@@ -234,7 +234,7 @@ def _agree(nodes: Sequence[MeshNode]) -> bool:
 
 @contextlib.contextmanager
 def _two_hosts() -> Iterator[tuple[list[str], list[str]]]:
-    """Make two network namespaces with a cable between them; give their names and addresses."""
+    """Make two network namespaces connected by a cable; yield their names and addresses."""
     names = [f"mesh-{os.getpid()}-{side}" for side in "ab"]
     addresses = ["10.231.7.1", "10.231.7.2"]
     try:
@@ -255,7 +255,7 @@ def _two_hosts() -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _lose_all(names: Sequence[str], addresses: Sequence[str]) -> None:
-    """Have both hosts send to a card that is not there: no error comes back, nothing arrives."""
+    """Send the traffic of both hosts to a missing card: no error, and nothing arrives."""
     for name, other in zip(names, reversed(addresses), strict=True):
         _ip(
             *("-n", name, "neighbour", "replace", other, "dev", "mesh0"),
@@ -274,7 +274,7 @@ def _repeat(
     strike: Callable[[MeshNode], float],
     promise: tuple[str, float, str],
 ) -> list[Row]:
-    """Do it to a random node again and again; each time the mesh is whole again after it."""
+    """Do it to random nodes many times; each time the mesh is complete again afterwards."""
     state, limit, words = promise
     draw = random.Random(_SEED)
     seconds: list[float] = []
@@ -308,7 +308,7 @@ def _repeat(
 
 
 def _wait_told(node: MeshNode, peer: str, state: str, since: float) -> float:
-    """Wait until a node says a peer's new state; give when it did."""
+    """Wait until a node reports a peer's new state; return when it did."""
 
     def told() -> list[float]:
         return [s.at for s in node.seen() if s.at > since and (s.peer, s.state) == (peer, state)]
@@ -317,7 +317,7 @@ def _wait_told(node: MeshNode, peer: str, state: str, since: float) -> float:
 
 
 def _mend(ground: Ground, victim: MeshNode) -> float:
-    """Have a node there again; give how long it took until all agreed, from when it could speak."""
+    """Restart a node; return how long all took to agree, from when it could speak."""
     if victim.process.poll() is None:
         began = time.monotonic()
         victim.process.send_signal(signal.SIGCONT)
@@ -332,9 +332,9 @@ def _mend(ground: Ground, victim: MeshNode) -> float:
 
 
 def _false_deaths(ground: Ground, expected: int, state: str) -> int:
-    """Count the deaths that were told beyond those that were."""
+    """Return the number of reported deaths beyond the real ones."""
     deaths = sum(seen.state == "dead" for node in ground.nodes for seen in node.seen())
-    # What ended nodes had told of earlier deaths went with them.
+    # Nodes that ended took their reports of earlier deaths with them.
     return max(0, deaths - (expected if state == "dead" else 0))
 
 

@@ -1,4 +1,4 @@
-"""File systems of their own for a state directory: small, read-only, covered or frozen at will."""
+"""File systems for a state directory: small, read-only, covered or frozen on demand."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 _MEGABYTES: Final = 64
-"""Room for a full log of the journal and a snapshot beside it."""
+"""Room for a full log of the journal and a snapshot."""
 
 
 def why_no_mounts(*tools: str) -> str:
-    """Say why file systems cannot be mounted here; empty where they can."""
+    """Return why file systems cannot be mounted here; empty if they can."""
     if os.geteuid() != 0:
         return "mounting a file system needs root"
     missing = [tool for tool in ("mount", *tools) if shutil.which(tool) is None]
@@ -50,7 +50,7 @@ def mounted_disk(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled(directory: Path) -> Iterator[None]:
-    """Leave no free byte on a file system while the block runs."""
+    """Keep a file system full until the block ends."""
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -63,9 +63,9 @@ def filled(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def covered_read_only(directory: Path) -> Iterator[None]:
-    """Let a path lead to a read-only file system while the block runs.
+    """Cover a path with a read-only file system until the block ends.
 
-    One that is in use cannot be made read-only: the kernel refuses while a file is open to write.
+    The kernel refuses to make a file system read-only while a file on it is open for writing.
     """
     _run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(directory))
     try:
@@ -76,7 +76,7 @@ def covered_read_only(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Make a mounted file system that nobody uses read-only while the block runs."""
+    """Make an unused mounted file system read-only until the block ends."""
     _run("mount", "-o", "remount,ro", str(directory))
     try:
         yield
@@ -86,7 +86,7 @@ def read_only(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen(directory: Path) -> Iterator[None]:
-    """Let every write to a mounted disk hang while the block runs."""
+    """Let every write to a mounted disk hang until the block ends."""
     _run("fsfreeze", "--freeze", str(directory))
     try:
         yield

@@ -1,4 +1,4 @@
-"""A fault that stops a process for a while: the exporter, with SIGSTOP."""
+"""The exporter is stopped for a while with SIGSTOP."""
 
 import signal
 import time
@@ -14,12 +14,12 @@ from tests.processes import wait_for
 
 CATCH_UP_SECONDS: Final = 5.0
 GAP_SECONDS: Final = 0.05
-"""As long as one token takes: nobody who reads an answer notices."""
+"""Time of one token: a pause that no reader of an answer notices."""
 _CALM_SECONDS: Final = 3.0
 
 
 def exporter_stopped(directory: Path, seconds: float = 30.0) -> list[Row]:
-    """Stop the exporter with SIGSTOP for a while and let it go on."""
+    """Stop the exporter with SIGSTOP for a while and resume it."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter()
@@ -47,7 +47,7 @@ def exporter_stopped(directory: Path, seconds: float = 30.0) -> list[Row]:
 
 
 def _gap_row(emitter: Emitter, stopped: float, continued: float) -> Row:
-    """Compare how evenly was emitted before, during and after."""
+    """Compare how evenly events were emitted before, during and after the pause."""
     seconds = emitter.seconds()
     before = [s["longest_gap_seconds"] for s in seconds if s["at"] < stopped]
     during = [s["longest_gap_seconds"] for s in seconds if stopped + 1 < s["at"] < continued]
@@ -65,7 +65,7 @@ def _gap_row(emitter: Emitter, stopped: float, continued: float) -> Row:
 
 
 def _seconds_until_caught_up(ground: Ground, emitter: Emitter) -> float:
-    """Tell how long it takes until only what is younger than a second is not counted."""
+    """Return how long it takes until at most one second of events is not yet counted."""
     continued = time.monotonic()
     wait_for(lambda: _behind(ground, emitter) < RATE, 60)
     return time.monotonic() - continued
@@ -77,7 +77,7 @@ def _behind(ground: Ground, emitter: Emitter) -> float:
 
 
 def _pause_row(ground: Ground) -> Row:
-    """Look in the log, for what was concluded wrongly may be mended before a scrape sees it."""
+    """Look in the log, because a wrong conclusion may be corrected before a scrape shows it."""
     found = ground.exporter_log.read_text().count(f"node {NODE} is gone")
     return Row(
         "its own pause is not taken for the node's silence", f"said gone {found}", found == 0

@@ -1,4 +1,4 @@
-"""Faults of one record that crashes whoever applies it."""
+"""Faults of one record that crashes the exporter when it is applied."""
 
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from tests.chaos.rows import Row
 from tests.processes import wait_for
 
 _POISON: Final = b"\x01"
-"""Too short for what a record begins with: whoever applies it raises."""
+"""Too short for the beginning of a record: applying it raises."""
 _STARTS: Final = 6
 
 
@@ -55,7 +55,7 @@ def _poison(directory: Path, *, followed: bool) -> list[Row]:
 
 
 def _append_poison(log: Path, *, followed: bool) -> None:
-    """Append poison, followed by a record that was there before and does not count again."""
+    """Append the record, followed by an older record that must not be counted again."""
     content = log.read_bytes()
     begin, end = next(records(content))
     with log.open("ab") as file:
@@ -63,7 +63,7 @@ def _append_poison(log: Path, *, followed: bool) -> None:
 
 
 def _starts(ground: Ground) -> bool:
-    """Start the exporter and tell whether it got so far as to answer."""
+    """Start the exporter and return whether it came far enough to answer."""
     exporter = ground.begin_exporter()
     return bool(wait_for(lambda: ground.get("/livez") or not exporter.is_running)) and (
         exporter.is_running

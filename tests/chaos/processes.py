@@ -1,4 +1,4 @@
-"""The processes that a fault starts, and the truth that an emitter leaves behind."""
+"""The processes that a fault starts, and the truth that an emitter leaves."""
 
 import json
 import os
@@ -17,7 +17,7 @@ READY_SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Truth:
-    """What an emitter emitted by kind and dropped by reason."""
+    """The number of events emitted by kind and dropped by reason."""
 
     session: str
     kinds: Counter[str]
@@ -25,7 +25,7 @@ class Truth:
 
     @property
     def emitted(self) -> int:
-        """Events emitted, the dropped ones included."""
+        """Return the number of events, including the dropped ones."""
         return self.kinds.total()
 
     def __add__(self, other: "Truth") -> "Truth":
@@ -39,9 +39,9 @@ class Process:
     """A process of the project with its log.
 
     Args:
-        command: What stands behind `python -m`.
-        log: Where its stderr goes, added to what is there.
-        environment: Variables besides our own.
+        command: The arguments of `python -m`.
+        log: The file to append its stderr to.
+        environment: Variables to add to this process's own.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """Return its process id."""
         return self.process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it is still running."""
         return self.process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
@@ -72,7 +72,7 @@ class Process:
         self.process.send_signal(number)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal, wait for its end, give its exit code."""
+        """Send it a signal, wait for its end, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout=READY_SECONDS)
 
@@ -82,9 +82,9 @@ class Emitter(Process):
 
     Args:
         node_id: The node that it emits as.
-        command: As for every process.
-        log: As for every process.
-        truth: The file that it keeps the truth in.
+        command: As for `Process`.
+        log: As for `Process`.
+        truth: The file in which it records the truth.
     """
 
     def __init__(self, node_id: str, command: list[str], log: Path, truth: Path) -> None:
@@ -93,7 +93,7 @@ class Emitter(Process):
         self._truth = truth
 
     def truth(self) -> Truth:
-        """Give what it has emitted until now, or had until its death."""
+        """Return what it has emitted until now or until its death."""
         text = self._truth.read_text() if self._truth.exists() else ""
         if not text:
             return NOTHING
@@ -101,6 +101,6 @@ class Emitter(Process):
         return Truth(found["session"], Counter(found["kinds"]), Counter(found["dropped"]))
 
     def seconds(self) -> list[dict[str, float]]:
-        """Give its seconds: when each ended, events emitted until then, its longest gap."""
+        """Return its seconds: the end of each, the events until then, and the longest gap."""
         lines = self._truth.with_suffix(".seconds").read_text().splitlines()
         return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Compares what was emitted with what the exporter counted, and with what Prometheus saw of it."""
+"""Compares what was emitted with what the exporter counted and what Prometheus saw."""
 
 import time
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _LOOK_SECONDS: Final = 0.2
 
 
 def equation_rows(ground: Ground, truth: Truth, node_id: str = NODE) -> list[Row]:
-    """Give the rows of the proof, for emitters that have ended with nothing dropped."""
+    """Return the rows of the proof, for emitters that have ended without drops."""
     applied = ground.applied_kinds(node_id)
     emitted, dropped, lost = (ground.value(name, node_id=node_id) or 0 for name in _TERMS)
     terms = f"{emitted:,.0f} = {applied.total():,} + {dropped:,.0f}, lost {lost:,.0f}"
@@ -45,33 +45,33 @@ def equation_rows(ground: Ground, truth: Truth, node_id: str = NODE) -> list[Row
 
 
 def log_row(ground: Ground) -> Row:
-    """Give the row of the promise that nothing ends with a traceback."""
+    """Return the row of the promise that no process ends with a traceback."""
     found = ground.tracebacks()
     return Row("no traceback in any log", f"{found}", found == 0)
 
 
 @dataclass(frozen=True)
 class Increase:
-    """What Prometheus makes of one counter."""
+    """What Prometheus computes for one counter."""
 
     first: float
     raw: float
-    """From sample to sample, what follows a step back counted whole: as `increase()` does it."""
+    """The growth between samples, with a reset counted from 0, as `increase()` does it."""
     shown: float
-    """By `increase()`."""
+    """The result of `increase()`."""
     explained: float
     """`raw`, extrapolated as `increase()` does it."""
 
 
 def prometheus_rows(url: str, truth: Truth, node_id: str = NODE) -> list[Row]:
-    """Give the rows on what Prometheus saw of emitters that ended a moment ago."""
+    """Return the rows on what Prometheus saw of emitters that have just ended."""
     counter = f'{PREFIX}exporter_events_total{{node_id="{node_id}"}}'
     total = _wait_total(url, counter, truth.emitted)
     if total != truth.emitted:
         up = query(url, "up")
         return [Row("Prometheus sees what was counted", f"{total:,.0f}; up: {up}", held=False)]
     at = round(time.time(), 3)
-    # A scrape bears the time of its start: one that was under way must not come between the two.
+    # A scrape has the time of its start, so none may be under way between the two.
     time.sleep(_SCRAPE_SECONDS)
     series = query(url, f"{counter}[{RANGE_SECONDS}s]", at)
     shown = query(url, f"increase({counter}[{RANGE_SECONDS}s])", at)
@@ -98,7 +98,7 @@ def prometheus_rows(url: str, truth: Truth, node_id: str = NODE) -> list[Row]:
 
 
 def _wait_total(url: str, counter: str, expected: float) -> float:
-    """Give the counter's last sum, once it is what is expected or a while has passed."""
+    """Return the counter's last sum, once it has the expected value or a while has passed."""
     deadline = time.monotonic() + _LAST_SCRAPE_SECONDS
     while True:
         found = query(url, f"sum({counter})")
@@ -119,12 +119,12 @@ def _increase(
 
 
 def raw_increase(numbers: list[float]) -> float:
-    """Add up what a counter grew from sample to sample; after a step back it grew from 0."""
+    """Return a counter's growth from sample to sample; after a reset it grew from 0."""
     return sum(after - before if after >= before else after for before, after in pairwise(numbers))
 
 
 def _stretch(points: list[tuple[float, float]], raw: float, at: float) -> float:
-    """Give the factor of `increase()`: `extrapolatedRate` in Prometheus 2, promql/functions.go."""
+    """Return the factor of `increase()`, as in `extrapolatedRate` (Prometheus 2, functions.go)."""
     (began, first), (ended, _) = points[0], points[-1]
     sampled = ended - began
     between = sampled / (len(points) - 1)

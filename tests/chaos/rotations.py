@@ -1,4 +1,4 @@
-"""Faults at the exporter's own delicate moments: its journal changes files, it ends cleanly."""
+"""Faults while the journal changes files, and clean ends of the exporter."""
 
 import random
 import signal
@@ -15,16 +15,16 @@ from tests.chaos.watch import Watch
 _SEED: Final = 20240229
 _NODES: Final = ("node1", "node2", "node3", "node4")
 _NODE_RATE: Final = 1000.0
-"""One node alone carries too few bytes a second: 256 KiB in each flush interval."""
+"""Events per second of each node. One node alone may send only 256 KiB per flush interval."""
 _PADDING: Final = 15_000
-"""Characters that some events have too many: a log is full in a few seconds."""
+"""Characters of the oversize events, which fill a log in a few seconds."""
 _ROTATION_SECONDS: Final = 0.005
 """A guess of how long the change of files takes."""
 _LIFE_SECONDS: Final = 0.5
 
 
 def killed_rotating(directory: Path, kills: int = 6) -> list[Row]:
-    """Kill the exporter when it has begun a new log and the old files are still there."""
+    """Kill the exporter when it has begun a new log and the old files still exist."""
     moments = random.Random(_SEED)
     halves = 0
     with Ground(directory) as ground, Watch(ground.port) as watch:
@@ -54,7 +54,7 @@ def killed_rotating(directory: Path, kills: int = 6) -> list[Row]:
 
 
 def ended_cleanly(directory: Path, ends: int = 10) -> list[Row]:
-    """End the exporter with SIGTERM again and again under load, and start it."""
+    """End the exporter with SIGTERM many times under load, and restart it."""
     with Ground(directory) as ground, Watch(ground.port) as watch:
         ground.start_exporter()
         emitter = ground.emitter()
@@ -74,7 +74,7 @@ def ended_cleanly(directory: Path, ends: int = 10) -> list[Row]:
 
 
 def _wait_new_log(state: Path) -> None:
-    """Wait until there is a log that was not there, looking too often to miss a short moment."""
+    """Wait until there is a new log, polling often enough to catch a short moment."""
     newest = log_generations(state)[-1]
     deadline = time.monotonic() + 60
     while log_generations(state)[-1:] in ([], [newest]):

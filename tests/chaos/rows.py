@@ -1,4 +1,4 @@
-"""The rows that a fault gives, one for each promise, and how they are printed."""
+"""The rows that a fault returns, one for each promise, and their printed form."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ _WIDTHS: Final = (20, 44, 56, 4)
 
 
 class Row(NamedTuple):
-    """One promise, what was measured, and whether it was held; None where it was not tried."""
+    """A promise, the measurement, and whether the promise held; None if it was not tested."""
 
     promised: str
     measured: str
@@ -17,18 +17,18 @@ class Row(NamedTuple):
 
 
 def skipped(reason: str) -> Row:
-    """Give the row of a fault that cannot be made on this machine."""
+    """Return the row of a fault that cannot be made on this machine."""
     return Row("not tried here", reason, None)
 
 
 def print_header() -> None:
-    """Print the names of the columns."""
+    """Print the column names."""
     _print_line(("fault", "promised", "measured", "held"))
     _print_line(tuple("-" * width for width in _WIDTHS))
 
 
 def print_rows(fault: str, rows: Iterable[Row]) -> None:
-    """Print what a fault gave, its name beside its first promise."""
+    """Print the rows of a fault, with its name beside the first."""
     words = {True: "yes", False: "NO", None: "skip"}
     for row in rows:
         _print_line((fault, row.promised, row.measured, words[row.held]))

@@ -1,4 +1,4 @@
-"""Faults of the exporter as a real node's clients feel them: not at all."""
+"""Faults of the exporter do not affect the clients of a real node."""
 
 import contextlib
 import http.client
@@ -24,15 +24,15 @@ _BODY: Final = json.dumps({"prompt": "Once upon a time", "max_tokens": 4, "tempe
 
 
 class Client:
-    """Asks a node for short completions, one after the other, while its block runs.
+    """Requests short completions from a node, one after the other, until its block ends.
 
     Args:
-        url: Of the node's API.
+        url: The URL of the node's API.
     """
 
     def __init__(self, url: str) -> None:
         self.seconds: list[float] = []
-        """How long each request took."""
+        """The duration of each request."""
         self.failures: list[str] = []
         self._address = url.removeprefix("http://")
         self._stop = threading.Event()
@@ -60,7 +60,7 @@ class Client:
 
 
 def exporter_away(directory: Path, kills: int = 5, stopped_seconds: float = 10.0) -> list[Row]:
-    """Kill the exporter of a real node that serves, stop it, and kill the node in the end."""
+    """Kill and stop the exporter of a serving node, and kill the node at the end."""
     with (
         Ground(directory) as ground,
         Watch(ground.port) as watch,
@@ -104,7 +104,7 @@ def _real_node(ground: Ground) -> Iterator[Running]:
 
 
 def _gone_row(ground: Ground, node: Running) -> Row:
-    """Kill the node and see what is left of it."""
+    """Kill the node and check what it leaves behind."""
     node.end(signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: ground.value("node_up", node_id=NODE) == 0)

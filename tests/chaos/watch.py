@@ -1,4 +1,4 @@
-"""Scrapes an exporter again and again, and notes every counter that went back or vanished."""
+"""Scrapes an exporter continuously, and records every counter that decreased or vanished."""
 
 import http.client
 import threading
@@ -16,7 +16,7 @@ class Watch:
     """Scrapes in a thread of its own while its block runs.
 
     Args:
-        port: Of the exporter, which may be gone at times.
+        port: The port of the exporter, which may be down at times.
         every_seconds: Pause between two scrapes.
     """
 
@@ -41,7 +41,7 @@ class Watch:
         self._thread.join()
 
     def row(self) -> Row:
-        """Give the row of the promise that no counter goes back."""
+        """Return the row of the promise that no counter decreases."""
         measured = f"{self.scrapes} scrapes, {len(self.steps_back)} steps back"
         if self.steps_back:
             measured += f", first {self.steps_back[0]}"
@@ -53,7 +53,7 @@ class Watch:
             try:
                 shown = read_series(self._port)
             except (OSError, http.client.HTTPException):
-                continue  # killed, or killed half way through its answer
+                continue  # killed, perhaps in the middle of its response
             self._compare(shown)
             self._last = shown
             self.scrapes += 1
@@ -69,7 +69,7 @@ class Watch:
 
 
 def read_series(port: int) -> Series:
-    """Read `/metrics`: each series as it is written there, with its value.
+    """Read `/metrics`: each series with its value.
 
     Raises:
         OSError: Nobody listens, or the connection was cut.
@@ -86,5 +86,5 @@ def read_series(port: int) -> Series:
 
 
 def is_counter(series: str) -> bool:
-    """Tell whether a series counts, by the suffix of its name."""
+    """Return whether a series is a counter, by the suffix of its name."""
     return series.partition("{")[0].endswith(_COUNTER_SUFFIXES)
