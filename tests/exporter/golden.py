@@ -1,6 +1,6 @@
-"""The exposition of one event of each kind, as a file to compare with.
+"""The golden exposition: one event of each kind, rendered.
 
-`python -m tests.exporter.golden` writes it anew; the difference is then there to read in review.
+`python -m tests.exporter.golden` rewrites the file; the difference is then reviewed.
 """
 
 import re
@@ -18,13 +18,13 @@ _BUILD: Final = re.compile(r'(_build_info\{python=")[^"]*(",version=")[^"]*')
 
 
 def exposition() -> str:
-    """Render a state that had every event once, with this machine's versions taken out."""
+    """Render a state that has had every event once, without this machine's versions."""
     state = State()
     node = state.node("n1")
     session = Session("s1")
     node.sessions["s1"] = session
     node.up, node.heard_time = True, 1.6e9
-    # All but the last, with which the model would leave and take its gauges along.
+    # All but the last event, which unloads the model and removes its gauges.
     state.apply(node, session, every_event()[:-1])
     return _BUILD.sub(r"\1*\2*", render(take_cut(state), Wanted()).body.decode())
 

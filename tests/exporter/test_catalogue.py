@@ -1,4 +1,4 @@
-"""The catalogue holds every metric that was promised, well named and described."""
+"""The catalogue has every promised metric, well named and described."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ CONTRACT: Mapping[str, tuple[str, set[str]]] = {
     "health_check_total": ("counter", {"check", "status"}),
     "health_check_latency_seconds": ("histogram", {"check"}),
 }
-"""What the monitoring document names, with the labels that it asks for."""
+"""The metrics of the monitoring document, with their required labels."""
 VOCABULARIES = {
     ("node_resources", "resource_type"): "cpu_cores memory_bytes max_layers used_layers",
     ("inference_requests_total", "status"): "ok error timeout cancelled rejected",
@@ -47,19 +47,19 @@ BY_NAME = {family.name: family for family in FAMILIES}
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_promised_metric_is_there(name: str) -> None:
-    """A name of the contract keeps its type and its labels."""
+    """A promised metric keeps its type and its labels."""
     family = BY_NAME[name]
     assert (family.kind, set(family.labels)) == CONTRACT[name]
 
 
 @pytest.mark.parametrize(("name", "label"), VOCABULARIES)
 def test_vocabulary_is_as_promised(name: str, label: str) -> None:
-    """The values of a closed label are those that dashboards and alerts ask for."""
+    """A closed label has the values that dashboards and alerts use."""
     assert BY_NAME[name].vocabulary[label] == tuple(VOCABULARIES[name, label].split())
 
 
 def test_names_are_unique() -> None:
-    """No two families have one name, also not once Prometheus adds its endings."""
+    """Names are unique, even after Prometheus appends its suffixes."""
     written = [family.name.removesuffix("_total") for family in FAMILIES]
     assert len(set(written)) == len(FAMILIES)
     endings = ("_bucket", "_count", "_sum", "_created", "_total")
@@ -67,7 +67,7 @@ def test_names_are_unique() -> None:
 
 
 def test_name_is_valid() -> None:
-    """Names and labels are what Prometheus takes, in lower case, and no label is a reserved one."""
+    """Names and labels are valid, in lower case, and no label is reserved."""
     for family in FAMILIES:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name), family.name
         for label in family.labels:
@@ -86,13 +86,13 @@ def test_name_follows_its_type() -> None:
 
 
 def test_help_is_one_sentence() -> None:
-    """Each family says what it is, in one line that ends with a period."""
+    """The help of each family is one sentence."""
     for family in FAMILIES:
         assert re.fullmatch(r"[A-Z0-9].*\.", family.help), family.name
 
 
 def test_series_have_an_owner() -> None:
-    """What is of a node carries its name first, what is of a model the model's second."""
+    """The first label is the node, and the second is the model if there is one."""
     for family in FAMILIES:
         if "node_id" in family.labels:
             assert family.labels[0] == "node_id"
@@ -101,7 +101,7 @@ def test_series_have_an_owner() -> None:
 
 
 def test_vocabulary_belongs_to_labels() -> None:
-    """A closed set is of a label that is there, and says nothing twice."""
+    """Each closed label exists in its family, and its values are unique."""
     for family in FAMILIES:
         assert set(family.vocabulary) <= set(family.labels), family.name
         for values in family.vocabulary.values():
@@ -109,14 +109,14 @@ def test_vocabulary_belongs_to_labels() -> None:
 
 
 def test_buckets_increase_strictly() -> None:
-    """A histogram has bounds, anything else none."""
+    """Histograms have strictly increasing bounds; other families have none."""
     for family in FAMILIES:
         assert (family.kind == "histogram") == bool(family.buckets), family.name
         assert list(family.buckets) == sorted(set(family.buckets)), family.name
 
 
 def test_only_levels_are_computed_and_only_counters_are_totals() -> None:
-    """How a family is fed goes with its type."""
+    """Only gauges are computed at the scrape, and only counters are totals."""
     for family in FAMILIES:
         assert not family.derived or family.kind == "gauge", family.name
         assert not family.total or family.kind == "counter", family.name

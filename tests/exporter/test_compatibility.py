@@ -1,7 +1,7 @@
-"""Journals that released exporters wrote are read by this one.
+"""The exporter reads the journals of earlier releases.
 
-`journals/<format>-log` is the log of a real run of node and exporter (three completions of 20
-tokens with the demo model), `journals/<format>-snapshot` the same after a rotation. A new format
+`journals/<format>-log` is the log of a real run of node and exporter: three completions of 20
+tokens with the demo model. `journals/<format>-snapshot` is the same after a rotation. A new format
 adds a recording and keeps these.
 """
 
@@ -17,7 +17,7 @@ from exporter.metrics.cut import Cut, take_cut
 from exporter.metrics.state import State
 
 OLD = (c.REQUESTS, c.TOKENS_GENERATED, c.FINISHES, c.HTTP_REQUESTS, c.EVENTS, c.EMITTED)
-"""Families that every recording has; a later one starts at 0 after a snapshot."""
+"""Families that every recording has; families added later start at 0 after a snapshot."""
 RECORDINGS = sorted((Path(__file__).parent / "journals").iterdir())
 
 
@@ -39,7 +39,7 @@ def recovered(recording: Path, directory: Path) -> Cut:
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
 def test_recorded_journal_is_recovered(recording: Path, tmp_path: Path) -> None:
-    """Every count of a recorded run is there again, and nothing had to be set aside."""
+    """Every count of a recorded run is recovered, and nothing is quarantined."""
     cut = recovered(recording, tmp_path)
     model = ("recorded", "demo")
     assert cut.numbers[c.REQUESTS][*model, "ok"] == 3
@@ -55,7 +55,7 @@ def test_recorded_journal_is_recovered(recording: Path, tmp_path: Path) -> None:
 
 
 def test_every_recording_gives_the_same(tmp_path: Path) -> None:
-    """A log and the snapshot made of it are two forms of one state."""
+    """A log and its snapshot recover the same state."""
     first, *others = [recovered(one, tmp_path / one.name) for one in RECORDINGS]
     for other in others:
         for family in OLD:

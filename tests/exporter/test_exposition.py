@@ -1,4 +1,4 @@
-"""What is rendered can be read back, in both formats, and says what the state holds."""
+"""The exposition can be parsed in both formats, and shows what the state holds."""
 
 import gzip
 import itertools
@@ -33,7 +33,7 @@ both_formats = pytest.mark.parametrize("openmetrics", FORMATS, ids=["text", "ope
 
 
 def lived_in() -> State:
-    """Give a state that has seen every event, of two nodes and two models."""
+    """Return a state that has had every event, from two nodes with two models."""
     state = State()
     for node_id, model_id in itertools.product(("n1", "n2"), ("m", "other model")):
         node = state.node(node_id)
@@ -65,7 +65,7 @@ def samples(families: Iterable[Metric]) -> list[Sample]:
 
 @both_formats
 def test_every_family_is_shown_as_declared(*, openmetrics: bool) -> None:
-    """Each family is there once, with its type, its help and its labels."""
+    """Each family is shown once, with its type, its help and its labels."""
     state = lived_in()
     shown = {
         family.name: family
@@ -82,7 +82,7 @@ def test_every_family_is_shown_as_declared(*, openmetrics: bool) -> None:
 
 @both_formats
 def test_every_value_is_shown(*, openmetrics: bool) -> None:
-    """The numbers that are read back are those of the cut, none more and none less."""
+    """The parsed numbers are exactly those of the cut."""
     cut = take_cut(lived_in())
     read_back = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -110,7 +110,7 @@ def test_every_value_is_shown(*, openmetrics: bool) -> None:
 
 
 class _Library(Collector):
-    """The samples of a cut, given to the client library as its documentation has it."""
+    """The samples of a cut as a collector of prometheus_client."""
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
@@ -153,7 +153,7 @@ def library_text(cut: Cut, *, openmetrics: bool) -> str:
 
 @both_formats
 def test_text_is_what_the_client_library_writes(*, openmetrics: bool) -> None:
-    """Every family, every label and every exemplar is written as Prometheus's own library does."""
+    """Families, labels and exemplars are written as prometheus_client writes them."""
     cut = take_cut(lived_in())
     assert any(one.exemplars for one in cut.histograms[c.LATENCY].values())
     assert show(cut, openmetrics=openmetrics) == library_text(cut, openmetrics=openmetrics)
@@ -167,7 +167,7 @@ def test_text_is_what_the_client_library_writes(*, openmetrics: bool) -> None:
 def test_any_text_is_what_the_client_library_writes(
     model_id: str, request_id: str, values: list[float]
 ) -> None:
-    """Whatever the labels, the exemplars and the numbers are, to the byte."""
+    """Any labels, exemplars and numbers give the same bytes as prometheus_client."""
     state = State()
     for value in values:
         event = msgspec.structs.replace(finished(model_id), seconds=value, request_id=request_id)
@@ -181,7 +181,7 @@ def test_any_text_is_what_the_client_library_writes(
 
 @both_formats
 def test_no_series_is_shown_twice(*, openmetrics: bool) -> None:
-    """Prometheus refuses a scrape in which one series has two values."""
+    """No series is shown twice: Prometheus would refuse the scrape."""
     text = show(take_cut(lived_in()), openmetrics=openmetrics)
     names = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert [name for name, count in Counter(names).items() if count > 1] == []
@@ -189,13 +189,13 @@ def test_no_series_is_shown_twice(*, openmetrics: bool) -> None:
 
 @both_formats
 def test_created_series_are_off(*, openmetrics: bool) -> None:
-    """The creation times would be a fifth more series that nobody asks for."""
+    """There are no `_created` series: they would add a fifth and are not used."""
     assert "_created" not in show(take_cut(lived_in()), openmetrics=openmetrics)
 
 
 @both_formats
 def test_bucket_without_bound_equals_the_count(*, openmetrics: bool) -> None:
-    """The last bucket holds everything, and buckets never shrink."""
+    """The last bucket equals the count, and buckets never decrease."""
     state = State()
     for value in (0, 0.1, 0.10001, 7, 1e9):
         state.move(c.LATENCY, ("n1", "m", "ok"), value)
@@ -209,7 +209,7 @@ def test_bucket_without_bound_equals_the_count(*, openmetrics: bool) -> None:
 
 @given(st.text(max_size=20), st.floats(min_value=0, allow_infinity=False))
 def test_any_label_and_value_is_read_back(model_id: str, value: float) -> None:
-    """Quotes, backslashes and any language survive, as do numbers to the last digit."""
+    """Quotes, backslashes and any language survive, and numbers keep every digit."""
     state = State()
     state.move(c.QUEUE_DEPTH, ("n1", model_id), value)
     (labels,) = take_cut(state).numbers[c.QUEUE_DEPTH]
@@ -224,7 +224,7 @@ def test_any_label_and_value_is_read_back(model_id: str, value: float) -> None:
 
 @both_formats
 def test_empty_state_is_a_sound_answer(*, openmetrics: bool) -> None:
-    """An exporter that no node has reached is scraped like any other."""
+    """The exposition of an exporter without nodes is valid."""
     text = show(take_cut(State()), openmetrics=openmetrics)
     assert samples(read(text, openmetrics=openmetrics))
     assert PREFIX + "exporter_build_info" in text
@@ -238,14 +238,14 @@ def test_empty_state_is_a_sound_answer(*, openmetrics: bool) -> None:
     ],
 )
 def test_content_type_is_that_of_the_body(*, openmetrics: bool, content_type: str) -> None:
-    """Prometheus chooses its parser by this."""
+    """The content type matches the format, because Prometheus chooses its parser by it."""
     rendered = render(take_cut(State()), Wanted(openmetrics=openmetrics))
     assert rendered.content_type == content_type
 
 
 @both_formats
 def test_compressed_body_is_the_same(*, openmetrics: bool) -> None:
-    """Gzip changes the form and not the content."""
+    """Gzip does not change the content."""
     cut = take_cut(lived_in())
     plain = render(cut, Wanted(openmetrics=openmetrics))
     compressed = render(cut, Wanted(openmetrics=openmetrics, compressed=True))
@@ -256,7 +256,7 @@ def test_compressed_body_is_the_same(*, openmetrics: bool) -> None:
 
 @both_formats
 def test_names_restrict_the_answer(*, openmetrics: bool) -> None:
-    """With `name[]` only the samples asked for are shown."""
+    """With `name[]` only the requested samples are shown."""
     names = tuple(PREFIX + name for name in ("node_up", "inference_requests_total", "node_info"))
     text = show(take_cut(lived_in()), openmetrics=openmetrics, names=names)
     shown = {sample.name for sample in samples(read(text, openmetrics=openmetrics))}
@@ -265,6 +265,6 @@ def test_names_restrict_the_answer(*, openmetrics: bool) -> None:
 
 @both_formats
 def test_unknown_name_shows_nothing(*, openmetrics: bool) -> None:
-    """A name that is not there is an empty answer, not everything."""
+    """An unknown name gives an empty answer."""
     text = show(take_cut(lived_in()), openmetrics=openmetrics, names=("up",))
     assert read(text, openmetrics=openmetrics) == []

@@ -1,4 +1,4 @@
-"""Hostile bytes: mutated batches never break the exporter, and what it then shows is sound."""
+"""Mutated batches never break the exporter, and its exposition stays valid."""
 
 import random
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def _mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def _with_hostile_values(rng: random.Random) -> bytes:
-    """A batch whose form is right and whose values are not."""
+    """A batch of valid form with hostile values."""
     event = msgspec.to_builtins(rng.choice(every_event()))
     for _ in range(rng.randrange(1, 3)):
         event[rng.randrange(len(event))] = rng.choice(HOSTILE)
@@ -84,7 +84,7 @@ def _with_hostile_values(rng: random.Random) -> bytes:
 
 
 def test_mutated_batches_are_survived_and_shown_soundly() -> None:
-    """No input raises, and afterwards every sample is a number that a counter can have."""
+    """No input raises, and afterwards every counter has a possible value."""
     rng = random.Random(20)
     count = SLOW_INPUTS if settings().max_examples >= SLOW_EXAMPLES else INPUTS
     seeds = [pack_batch(*every_event(), first=first) for first in (1, 16, 31)]

@@ -1,4 +1,4 @@
-"""What is derived from the catalogue is current."""
+"""Generated files match the catalogue."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_exposition_is_as_recorded() -> None:
-    """A changed name, label, bucket or rule shows in the golden file (`just golden`)."""
+    """A changed name, label, bucket or rule appears in the golden file (`just golden`)."""
     assert exposition() == GOLDEN.read_text()
 
 
 def test_reference_page_is_current() -> None:
-    """The page of all metrics says what the catalogue says (`just docs`)."""
+    """docs/metrics.md matches the catalogue (`just docs`)."""
     assert write_reference() == REFERENCE.read_text()

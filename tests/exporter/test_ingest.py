@@ -1,4 +1,4 @@
-"""Each event is counted exactly once, whatever is sent, lost, repeated or garbled on the way."""
+"""Each event is counted exactly once, whatever is lost, repeated or garbled on the way."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ ALL = len(every_event())
 
 @dataclasses.dataclass
 class Exporter:
-    """An ingest with its state; the time is the test's."""
+    """An ingest with its state and a clock that the test moves."""
 
     state: State = dataclasses.field(default_factory=State)
     now: float = 100.0
@@ -37,28 +37,28 @@ class Exporter:
         self.ingest = Ingest(self.state, TIMEOUT_SECONDS)
 
     def take(self, message: bytes, pipe: int = 1, *others: int) -> wire.Reply:
-        """Take a message now, by a connection; the others live too."""
+        """Take a message now from a connection, while the others are open as well."""
         accepted = self.ingest.examine(message, self.now, pipe, lambda: {pipe, *others})
         if isinstance(accepted, wire.Reply):
             return accepted
         return self.ingest.count(accepted, self.now, RECEIVED_AT)
 
     def number(self, family: c.Family, *labels: str) -> float | None:
-        """Give what a scrape shows."""
+        """Return the value that a scrape shows."""
         return number(self.state, family, *labels)
 
     def events(self, kind: str) -> float:
-        """Give how many events of a kind are counted."""
+        """Return the number of counted events of a kind."""
         return self.number(c.EVENTS, "n1", kind) or 0
 
     def wait(self, seconds: float) -> None:
-        """Let time pass and look who is silent."""
+        """Advance the clock and handle silent nodes."""
         self.now += seconds
         for node_id in self.ingest.silent(self.now):
             self.ingest.lose(node_id)
 
     def everything(self) -> dict[str, Any]:
-        """Give every number that is shown, to compare."""
+        """Return every number that a scrape shows."""
         cut = take_cut(self.state)
         numbers = {family.name: series for family, series in cut.numbers.items()}
         histograms = {
@@ -68,7 +68,7 @@ class Exporter:
         return {**numbers, **histograms}
 
     def levels(self) -> list[str]:
-        """Name the gauges that tell of a node and are not computed at the scrape."""
+        """Return the names of the gauges of nodes that are not computed at the scrape."""
         return [
             family.name
             for family, series in take_cut(self.state).numbers.items()
@@ -91,7 +91,7 @@ def raw(*fields: object) -> msgspec.Raw:
 
 
 def test_batch_is_counted_and_acknowledged(exporter: Exporter) -> None:
-    """The reply names the last event that is counted."""
+    """The reply has the number of the last counted event."""
     reply = exporter.take(pack_batch(*every_event()))
     assert (reply.protocol, reply.applied, reply.error) == (wire.PROTOCOL, ALL, "")
     assert exporter.number(c.EMITTED, "n1") == ALL
@@ -101,7 +101,7 @@ def test_batch_is_counted_and_acknowledged(exporter: Exporter) -> None:
 
 
 def test_node_is_up_with_its_first_batch(exporter: Exporter) -> None:
-    """A heartbeat is enough to be there."""
+    """A node is up after its first batch, even an empty one."""
     exporter.take(pack_batch(age=0.75))
     assert exporter.number(c.NODE_UP, "n1") == 1
     assert exporter.number(c.EVENT_LAG, "n1") == 0.75
@@ -136,7 +136,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_message_is_refused(exporter: Exporter, message: bytes) -> None:
-    """What is no batch is answered so and changes nothing."""
+    """A malformed message is refused and changes nothing."""
     before = exporter.everything()
     reply = exporter.take(message)
     assert (reply.error, reply.applied) == ("malformed", 0)
@@ -145,19 +145,19 @@ def test_malformed_message_is_refused(exporter: Exporter, message: bytes) -> Non
 
 
 def test_infinite_age_is_refused(exporter: Exporter) -> None:
-    """A lag that nothing can have is not shown."""
+    """A batch with an infinite age is refused."""
     assert exporter.take(pack_batch(age=math.inf)).error == "malformed"
 
 
 def test_other_protocol_of_another_form_is_refused_as_such(exporter: Exporter) -> None:
-    """A newer batch need not look like ours for the refusal to name the protocol."""
+    """A batch of another protocol is recognised even if it has another form."""
     newer = msgspec.msgpack.encode([wire.PROTOCOL + 1, {"fields": "of another kind"}])
     assert exporter.take(newer).error == "protocol"
 
 
 @pytest.mark.parametrize("protocol", [0, 2, -1, 2**40])
 def test_other_protocol_is_refused(exporter: Exporter, protocol: int) -> None:
-    """A batch of another protocol is not guessed at; the node is told why."""
+    """A batch of another protocol is refused with the supported protocol."""
     reply = exporter.take(pack_batch(*tokens(2), protocol=protocol))
     assert (reply.error, reply.protocol) == ("protocol", wire.PROTOCOL)
     assert exporter.state.nodes == {}
@@ -165,7 +165,7 @@ def test_other_protocol_is_refused(exporter: Exporter, protocol: int) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_answered(message: bytes) -> None:
-    """Whatever comes, there is an answer and no exception."""
+    """Any bytes get a reply."""
     assert Exporter().take(message).error in ("malformed", "protocol")
 
 
@@ -175,7 +175,7 @@ def test_any_bytes_are_answered(message: bytes) -> None:
     st.integers(0, 500),
 )
 def test_any_damage_is_answered(changes: list[tuple[int, int]], cut: int) -> None:
-    """A batch with wrong bytes in it is counted or refused, and the state can still be shown."""
+    """A damaged batch is counted or refused, and the state stays valid."""
     message = bytearray(pack_batch(*every_event(), dropped={"oversize": 2}))
     for at, byte in changes:
         message[at % len(message)] = byte
@@ -188,7 +188,7 @@ def test_any_damage_is_answered(changes: list[tuple[int, int]], cut: int) -> Non
 
 
 def test_unknown_event_does_not_cost_the_others(exporter: Exporter) -> None:
-    """An event of a newer node is counted as unknown, those around it as themselves."""
+    """An unknown event is counted as unknown, and the other events are counted as usual."""
     reply = exporter.take(
         pack_batch(*tokens(1), raw(999, "new"), raw(2, "sleeping"), raw("x"), *tokens(2))
     )
@@ -217,7 +217,7 @@ def test_unknown_event_does_not_cost_the_others(exporter: Exporter) -> None:
 def test_bad_value_is_counted_and_not_applied(
     exporter: Exporter, bad: msgspec.Raw, kind: str
 ) -> None:
-    """A number that no metric can take moves none, and is not lost from the account."""
+    """An event with an impossible number moves no metric and is counted by reason."""
     exporter.take(pack_batch(*tokens(1), bad, *tokens(1)))
     assert exporter.events(kind) == (1 if kind != "TokensGenerated" else 3)
     assert exporter.events("TokensGenerated") == (2 if kind != "TokensGenerated" else 3)
@@ -229,7 +229,7 @@ def test_bad_value_is_counted_and_not_applied(
 
 
 def test_event_with_one_bad_value_is_not_applied_in_part(exporter: Exporter) -> None:
-    """An event counts whole or not at all, so that its metrics agree."""
+    """An event with one bad value is not applied at all, so that its metrics agree."""
     good = every_event()[2]
     bad = msgspec.structs.replace(good, max_layers=-1)
     exporter.take(pack_batch(bad))
@@ -239,7 +239,7 @@ def test_event_with_one_bad_value_is_not_applied_in_part(exporter: Exporter) -> 
 
 
 def test_repeated_batch_is_counted_once(exporter: Exporter) -> None:
-    """A batch whose reply was lost comes again; it is acknowledged and skipped."""
+    """A batch that is sent again after a lost reply is acknowledged and skipped."""
     message = pack_batch(*tokens(3))
     exporter.take(message)
     reply = exporter.take(message)
@@ -250,7 +250,7 @@ def test_repeated_batch_is_counted_once(exporter: Exporter) -> None:
 
 
 def test_overlap_is_counted_once(exporter: Exporter) -> None:
-    """Of a batch that was counted in part the rest is counted."""
+    """Of a batch that was counted in part, only the rest is counted."""
     exporter.take(pack_batch(*tokens(3)))
     reply = exporter.take(pack_batch(*tokens(4), first=2))
     assert reply.applied == 5
@@ -260,14 +260,14 @@ def test_overlap_is_counted_once(exporter: Exporter) -> None:
 
 
 def test_gap_is_told_as_lost(exporter: Exporter) -> None:
-    """Events that were neither dropped nor ever came are the alarm."""
+    """Events that neither arrive nor were dropped count as lost."""
     exporter.take(pack_batch(*tokens(2)))
     exporter.take(pack_batch(*tokens(2), first=6))
     assert exporter.number(c.LOST, "n1") == 3
 
 
 def test_drops_count_by_reason(exporter: Exporter) -> None:
-    """What the node dropped is told by why, and is not lost."""
+    """Drops count by the node's reason, and not as lost."""
     exporter.take(pack_batch(*tokens(2), dropped={"oversize": 1, "buffer_full": 4}))
     exporter.take(pack_batch(first=3, dropped={"oversize": 2, "buffer_full": 4}))
     assert exporter.number(c.DROPPED, "n1", "oversize") == 2
@@ -276,21 +276,21 @@ def test_drops_count_by_reason(exporter: Exporter) -> None:
 
 
 def test_drop_of_an_unknown_reason_counts_as_other(exporter: Exporter) -> None:
-    """A reason of a newer node becomes no label of its own."""
+    """An unknown reason of a drop counts as `other`."""
     exporter.take(pack_batch(dropped={"moon": 3}))
     assert exporter.number(c.DROPPED, "n1", "other") == 3
     assert exporter.number(c.LOST, "n1") == 0
 
 
 def test_drops_of_unknown_reasons_add_up(exporter: Exporter) -> None:
-    """Two reasons of a newer node are two totals."""
+    """The drops of two unknown reasons add up."""
     exporter.take(pack_batch(dropped={"moon": 3, "sun": 2}))
     assert exporter.number(c.DROPPED, "n1", "other") == 5
     assert exporter.number(c.LOST, "n1") == 0
 
 
 def test_new_session_replaces_levels_and_keeps_counters(exporter: Exporter) -> None:
-    """A restarted node starts with what it says itself; what was counted stays counted."""
+    """A new session replaces the levels; counters continue."""
     exporter.take(pack_batch(*every_event()[:-1]))
     assert "inference_queue_depth" in exporter.levels()
     reply = exporter.take(pack_batch(*tokens(1), session="s2"), 2)
@@ -306,7 +306,7 @@ def test_new_session_replaces_levels_and_keeps_counters(exporter: Exporter) -> N
 
 
 def test_late_copy_of_an_old_session_is_known(exporter: Exporter) -> None:
-    """A batch of the run before that comes again is not counted again."""
+    """A late batch of the previous session is not counted again."""
     late = pack_batch(*tokens(3))
     exporter.take(late)
     exporter.take(pack_batch(*tokens(1), session="s2"), 2)
@@ -315,7 +315,7 @@ def test_late_copy_of_an_old_session_is_known(exporter: Exporter) -> None:
 
 
 def test_nodes_do_not_mix(exporter: Exporter) -> None:
-    """Two nodes have their own sequences and series, also with one session's name."""
+    """Two nodes have separate sequences and series, even with the same session name."""
     exporter.take(pack_batch(*tokens(2)))
     exporter.take(pack_batch(*tokens(3), node_id="n2"))
     assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 2
@@ -335,7 +335,7 @@ def check_gone(exporter: Exporter) -> None:
 
 
 def test_goodbye_takes_the_levels_away(exporter: Exporter) -> None:
-    """A node that has left is offline at once; its counters and last time stay."""
+    """A goodbye takes a node offline at once; its counters and last time stay."""
     exporter.take(pack_batch(*every_event()[:-1]))
     reply = exporter.take(pack_batch(first=ALL, goodbye=True))
     assert not reply.levels_wanted
@@ -343,7 +343,7 @@ def test_goodbye_takes_the_levels_away(exporter: Exporter) -> None:
 
 
 def test_repeated_goodbye_leaves_the_node_gone(exporter: Exporter) -> None:
-    """The goodbye whose reply was lost comes again and asks for nothing."""
+    """A repeated goodbye is acknowledged and does not ask for levels."""
     exporter.take(pack_batch(*every_event()[:-1]))
     for _ in range(2):
         assert not exporter.take(pack_batch(first=ALL, goodbye=True)).levels_wanted
@@ -351,7 +351,7 @@ def test_repeated_goodbye_leaves_the_node_gone(exporter: Exporter) -> None:
 
 
 def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
-    """A node that is silent for longer than the limit counts as gone, not one second earlier."""
+    """A node is gone when it has been silent for longer than the timeout, not before."""
     exporter.take(pack_batch(*every_event()[:-1]))
     exporter.wait(TIMEOUT_SECONDS)
     assert exporter.number(c.NODE_UP, "n1") == 1
@@ -360,7 +360,7 @@ def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
 
 
 def test_goodbye_is_told_from_a_loss(exporter: Exporter) -> None:
-    """A node that is away counts as departed by how its last run ended, not by any before."""
+    """A node counts as departed only if its last run ended with a goodbye."""
     exporter.take(pack_batch())
     seen = [exporter.number(c.NODE_DEPARTED, "n1")]
     exporter.wait(TIMEOUT_SECONDS + 1)
@@ -375,7 +375,7 @@ def test_goodbye_is_told_from_a_loss(exporter: Exporter) -> None:
 
 @pytest.mark.parametrize("end", ["silence", "goodbye", "restart"])
 def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
-    """The next run of a node may meet others: nobody would forget those of this one."""
+    """The peers of a run end with it: the next run may have others."""
     met = [events.PeerChanged("n9", "alive", "online"), events.PeerAnswered("n9", "survey", 0.1)]
     exporter.take(pack_batch(*met))
     assert exporter.number(c.PEER_STATUS, "n1", "n9") == 1
@@ -392,7 +392,7 @@ def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
 
 
 def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
-    """Silence counts from the last batch, an empty one too."""
+    """Any batch ends the silence, even an empty one."""
     exporter.take(pack_batch(*every_event()[:-1]))
     for _ in range(5):
         exporter.wait(2)
@@ -402,7 +402,7 @@ def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
 
 
 def test_levels_are_asked_for_when_they_are_missing(exporter: Exporter) -> None:
-    """The first batch and the first one after a silence are answered with a wish for levels."""
+    """Levels are requested with the first batch and with the first one after a silence."""
     wishes = [exporter.take(pack_batch()).levels_wanted for _ in range(2)]
     exporter.wait(TIMEOUT_SECONDS + 1)
     wishes += [exporter.take(pack_batch()).levels_wanted for _ in range(2)]
@@ -410,7 +410,7 @@ def test_levels_are_asked_for_when_they_are_missing(exporter: Exporter) -> None:
 
 
 def test_node_that_came_back_is_shown_again(exporter: Exporter) -> None:
-    """After a silence the same session goes on, with the levels that it sends again."""
+    """A session that speaks again after a silence continues, with its levels restored."""
     exporter.take(pack_batch(*every_event()[:-1]))
     exporter.wait(60)
     exporter.take(pack_batch(*every_event()[:-1], first=ALL))
@@ -420,7 +420,7 @@ def test_node_that_came_back_is_shown_again(exporter: Exporter) -> None:
 
 
 def test_second_live_node_of_one_name_is_refused(exporter: Exporter) -> None:
-    """While a node lives, another with its name is told so and changes nothing of it."""
+    """A second live node with the same name is refused as a conflict and changes nothing."""
     exporter.take(pack_batch(*every_event()[:-1]), 1)
     before = exporter.everything()
     reply = exporter.take(pack_batch(*tokens(3), session="s2"), 2, 1)
@@ -431,7 +431,7 @@ def test_second_live_node_of_one_name_is_refused(exporter: Exporter) -> None:
 
 
 def test_restarted_node_is_no_second_one(exporter: Exporter) -> None:
-    """A node whose connection is closed, or that said goodbye, makes room for the next run."""
+    """A node may restart under its name once its connection is closed or it said goodbye."""
     exporter.take(pack_batch(*tokens(1)), 1)
     assert not exporter.take(pack_batch(*tokens(1), session="s2"), 2).error
     exporter.take(pack_batch(first=2, session="s2", goodbye=True), 2)
@@ -441,7 +441,7 @@ def test_restarted_node_is_no_second_one(exporter: Exporter) -> None:
 
 
 def test_silent_node_makes_room_for_the_next(exporter: Exporter) -> None:
-    """A node that hangs with its connection open loses its name with its levels."""
+    """A node that hangs with its connection open loses its name after the timeout."""
     exporter.take(pack_batch(*tokens(1)), 1)
     assert exporter.take(pack_batch(*tokens(1), session="s2"), 2, 1).error == "conflict"
     exporter.wait(TIMEOUT_SECONDS + 1)
@@ -449,13 +449,13 @@ def test_silent_node_makes_room_for_the_next(exporter: Exporter) -> None:
 
 
 def test_reconnected_node_is_the_same(exporter: Exporter) -> None:
-    """One session by a new connection is no second node."""
+    """A session that reconnects is the same node."""
     exporter.take(pack_batch(*tokens(1)), 1)
     assert not exporter.take(pack_batch(*tokens(1), first=2), 2, 1).error
 
 
 def test_loss_of_a_forgotten_session_stays_told(exporter: Exporter) -> None:
-    """An alarm does not end because the node was restarted often."""
+    """Lost events stay counted across any number of restarts."""
     exporter.take(pack_batch(*tokens(1), first=4))
     for run in range(20):
         assert not exporter.take(pack_batch(*tokens(1), session=f"later {run}"), 2 + run).error
@@ -463,7 +463,7 @@ def test_loss_of_a_forgotten_session_stays_told(exporter: Exporter) -> None:
 
 
 class Telemetry:
-    """A node's outbox and the exporter, with a wire between them that loses what it is told to."""
+    """A node's outbox and an exporter, with a wire that loses messages on demand."""
 
     def __init__(self) -> None:
         self.exporter = Exporter()
@@ -472,43 +472,43 @@ class Telemetry:
         self.start()
 
     def start(self) -> None:
-        """Start the node, again if it ran: what it had not sent dies with it."""
+        """Start or restart the node; a killed node loses what it had not sent."""
         self.runs += 1
         self.outbox = Outbox("n1", f"s{self.runs}", 0.0, events_limit=6, backlog_bytes=200)
         self.in_run = 0
 
     def emit(self, count: int) -> None:
-        """Let something happen; the model's name says in which run."""
+        """Emit events; the model's name tells which run they are from."""
         for _ in range(count):
             self.outbox.emit(TokensGenerated(f"run{self.runs}", 1))
             self.in_run += 1
 
     def emit_large(self) -> None:
-        """Let something happen that is too large to tell."""
+        """Emit an event above the size limit."""
         self.outbox.emit(TokensGenerated("x" * wire.EVENT_BYTES, 1))
         self.in_run += 1
 
     def lose_request(self) -> None:
-        """A batch does not arrive."""
+        """Send a batch that does not arrive."""
         self.outbox.next_batch(0.0)
 
     def lose_reply(self) -> None:
-        """A batch arrives and the node does not learn it."""
+        """Send a batch whose reply does not arrive."""
         self.counted = self.outbox.next_batch(0.0)
         self.exporter.take(self.counted, self.runs)
 
     def exchange(self) -> None:
-        """A batch arrives and so does its reply."""
+        """Send a batch whose reply arrives."""
         reply = self.exporter.take(self.outbox.next_batch(0.0), self.runs)
         self.outbox.acknowledge(rejected=bool(reply.error))
 
     def refuse(self) -> None:
-        """A batch is refused, as one of another protocol is, unless it was counted before."""
+        """Refuse a batch, as one of another protocol is, unless it was counted before."""
         if self.outbox.next_batch(0.0) != self.counted:
             self.outbox.acknowledge(rejected=True)
 
     def flush(self) -> Iterator[None]:
-        """Exchange until nothing is left, then say goodbye."""
+        """Exchange batches until nothing is left, then say goodbye."""
         while not self.outbox.empty:
             self.exchange()
             yield
@@ -537,9 +537,9 @@ operations = st.lists(
 @hypothesis.settings(max_examples=200)
 @given(operations)
 def test_emitted_equals_applied_and_dropped(course: list[tuple[Any, ...]]) -> None:
-    """Whatever was lost on the way, sent again or refused, each event is counted exactly once.
+    """Each event is counted exactly once, whatever is lost, repeated or refused.
 
-    The model: of each run the exporter has counted what the node emitted less what it dropped.
+    The model: the exporter has counted, for each run, what the node emitted minus what it dropped.
     """
     telemetry = Telemetry()
     emitted = 0
@@ -564,9 +564,9 @@ def test_emitted_equals_applied_and_dropped(course: list[tuple[Any, ...]]) -> No
 @hypothesis.settings(max_examples=100)
 @given(operations)
 def test_crash_of_the_node_loses_only_what_was_not_sent(course: list[tuple[Any, ...]]) -> None:
-    """A node killed at any moment takes its unsent events along; nothing that came is miscounted.
+    """A killed node loses only what it had not sent, and nothing is counted twice.
 
-    The model: a batch that arrived is counted once, however often it came and went unanswered.
+    The model: a batch that arrived is counted once, however often it was sent without a reply.
     """
     telemetry = Telemetry()
     arrived: dict[tuple[str, int], Event] = {}

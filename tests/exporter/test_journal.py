@@ -1,4 +1,4 @@
-"""The journal: whatever ends the process, every record is recovered once."""
+"""The journal recovers every record exactly once, however the process ends."""
 
 import errno
 import os
@@ -35,21 +35,21 @@ LOG = pack_log_header() + b"".join(map(pack_record, RECORDS))
 
 
 def is_durable(journal: Journal) -> bool:
-    """Ask anew: a type checker takes a property for constant."""
+    """Read the property again: mypy assumes that it has not changed."""
     return journal.is_durable
 
 
 class Killed(BaseException):
-    """Stands for the end of the process at one point."""
+    """The end of the process at some point."""
 
 
 def encode(records: list[bytes]) -> bytes:
-    """Give a state whose snapshot is the list of the records applied."""
+    """Return the snapshot of a state, which is the list of the applied records."""
     return b",".join(records)
 
 
 def recover(journal: Journal) -> list[bytes]:
-    """Recover a state that is the list of the records applied."""
+    """Recover a state, which is the list of the applied records."""
     snapshot, records = journal.recover()
     applied = snapshot.split(b",") if snapshot else []
     applied.extend(records)
@@ -75,12 +75,12 @@ def quarantined(directory: Path) -> list[str]:
 
 @pytest.fixture
 def checked_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each append look whether its file is in its place."""
+    """Check before each append that the log file is still in place."""
     monkeypatch.setattr(log_writer, "CHECK_SECONDS", 0.0)
 
 
 def test_records_are_recovered_in_order(tmp_path: Path) -> None:
-    """What was appended comes back, start after start."""
+    """All appended records are recovered, start after start."""
     fill(tmp_path / "deep" / "state", RECORDS)
     assert (tmp_path / "deep" / "state").stat().st_mode & 0o777 == 0o700
     with Journal.open(tmp_path / "deep" / "state") as journal:
@@ -94,7 +94,7 @@ def test_records_are_recovered_in_order(tmp_path: Path) -> None:
 
 
 def test_log_cut_anywhere_gives_the_records_before(tmp_path: Path) -> None:
-    """For each offset: the whole records before the cut, and the log can be appended to again."""
+    """A log cut at any offset gives the whole records before it, and can be appended to."""
     fill(tmp_path / "whole", RECORDS)
     content = log_path(tmp_path / "whole", 1).read_bytes()
     ends = [LOG_HEADER.size]
@@ -113,12 +113,12 @@ def test_log_cut_anywhere_gives_the_records_before(tmp_path: Path) -> None:
         assert reopen(directory) == [*expected, b"new"]
 
 
-@settings(deadline=None)  # a disk has its own pace
+@settings(deadline=None)  # disks differ in speed
 @given(flips=st.lists(st.integers(0, 8 * len(LOG) - 1), min_size=1, max_size=4, unique=True))
 def test_flipped_bits_leave_a_prefix(
     tmp_path_factory: pytest.TempPathFactory, flips: list[int]
 ) -> None:
-    """Wherever bits flip, recovery gives a prefix of the records and goes on."""
+    """After any flipped bit, a prefix of the records is recovered and appending works."""
     directory = tmp_path_factory.mktemp("flips")
     content = bytearray(LOG)
     for flip in flips:
@@ -133,7 +133,7 @@ def test_flipped_bits_leave_a_prefix(
 
 
 def test_damaged_rest_of_a_log_is_kept_aside(tmp_path: Path) -> None:
-    """From a damaged record on, the bytes are in quarantine, not in the log."""
+    """From a damaged record on, the rest of the log is quarantined."""
     fill(tmp_path, RECORDS)
     path = log_path(tmp_path, 1)
     content = bytearray(path.read_bytes())
@@ -150,7 +150,7 @@ def test_damaged_rest_of_a_log_is_kept_aside(tmp_path: Path) -> None:
 
 
 def test_log_from_a_newer_exporter_is_kept_aside_whole(tmp_path: Path) -> None:
-    """A format that is not known is neither read nor overwritten."""
+    """A log of a newer format is quarantined, neither read nor overwritten."""
     content = b"dllm-log\x02\0\0\0 whatever"
     log_path(tmp_path, 6).write_bytes(content)
     with Journal.open(tmp_path) as journal:
@@ -173,7 +173,7 @@ def rotate_in_two_steps(journal: Journal, state: list[bytes]) -> None:
 
 
 class KillAt:
-    """Raises at a numbered change of the directory; true if there was one so late."""
+    """Ends the process at the given change of the directory; true if there was such a change."""
 
     def __init__(self, step: int, patch: pytest.MonkeyPatch, *, is_after: bool) -> None:
         self._left = step
@@ -221,7 +221,7 @@ def test_kill_at_any_step_of_a_rotation_loses_nothing(
     *,
     is_after: bool,
 ) -> None:
-    """Before and after each change of the directory, each record is recovered exactly once."""
+    """A kill before or after any change of the directory loses and repeats no record."""
     steps = 0
     while True:
         directory = tmp_path / str(steps)
@@ -241,7 +241,7 @@ def test_kill_at_any_step_of_a_rotation_loses_nothing(
 
 
 def assert_recovered_once(directory: Path, state: list[bytes]) -> None:
-    """Hold that a start recovers a state, perhaps with the record whose append never returned."""
+    """Check that a start recovers the state, perhaps with the record of the unfinished append."""
     with Journal.open(directory) as journal:
         recovered = recover(journal)
         assert recovered in (state, [*state, b"between"])
@@ -266,7 +266,7 @@ def test_rotation_deletes_what_is_older(tmp_path: Path) -> None:
 
 
 def test_snapshot_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
-    """Rotations begun without a snapshot leave all logs, and the next one replaces them."""
+    """Rotations without a snapshot keep all logs; the next snapshot replaces them."""
     with Journal.open(tmp_path) as journal:
         recover(journal)
         for generation in range(1, 4):
@@ -285,7 +285,7 @@ def test_snapshot_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["newer", "cut", "flipped"])
 def test_unreadable_snapshot_falls_back_to_the_one_before(tmp_path: Path, kind: str) -> None:
-    """While the older snapshot and logs are still there, nothing is lost with the newer one."""
+    """If the newest snapshot is unreadable, the older one and its logs are used."""
     fill(tmp_path, [b"0"])
     with Journal.open(tmp_path) as journal:
         journal.rotate(encode(recover(journal)))
@@ -310,7 +310,7 @@ def test_unreadable_snapshot_falls_back_to_the_one_before(tmp_path: Path, kind: 
 
 
 def test_unreadable_snapshot_without_an_older_one_leaves_the_log(tmp_path: Path) -> None:
-    """The records since are recovered on their own."""
+    """If the only snapshot is unreadable, the records of the log are recovered."""
     fill(tmp_path, [b"0"])
     with Journal.open(tmp_path) as journal:
         journal.rotate(encode(recover(journal)))
@@ -320,7 +320,7 @@ def test_unreadable_snapshot_without_an_older_one_leaves_the_log(tmp_path: Path)
 
 
 def test_rejected_snapshot_is_not_given_again(tmp_path: Path) -> None:
-    """A snapshot whose payload makes no sense to the caller is set aside like a damaged one."""
+    """A snapshot that the caller rejects is quarantined like a damaged one."""
     with Journal.open(tmp_path) as journal:
         recover(journal)
         journal.rotate(b"nonsense")
@@ -333,7 +333,7 @@ def test_rejected_snapshot_is_not_given_again(tmp_path: Path) -> None:
 
 
 def test_snapshot_half_written_is_removed(tmp_path: Path) -> None:
-    """A temporary file of a crashed rotation neither counts nor stays."""
+    """A half-written snapshot of an interrupted rotation is ignored and removed."""
     fill(tmp_path, RECORDS)
     partial = tmp_path / "snapshot-2.msgpack.tmp"
     partial.write_bytes(b"half")
@@ -342,7 +342,7 @@ def test_snapshot_half_written_is_removed(tmp_path: Path) -> None:
 
 
 def test_second_exporter_is_refused_by_name(tmp_path: Path) -> None:
-    """The refusal names the owner; the lock ends with the owner."""
+    """A second exporter is refused with the owner's name, until the owner ends."""
     with (
         Journal.open(tmp_path),
         pytest.raises(StartupError, match=rf"process {os.getpid()}.*--state-dir"),
@@ -352,14 +352,14 @@ def test_second_exporter_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_a_file_is_reported(tmp_path: Path) -> None:
-    """An unusable directory is a JournalError with the reason."""
+    """An unusable directory raises JournalError with the reason."""
     (tmp_path / "state").touch()
     with pytest.raises(JournalError, match="File exists"):
         Journal.open(tmp_path / "state")
 
 
 def test_append_before_recovery_is_refused(tmp_path: Path) -> None:
-    """Nothing is appended behind records that were not applied."""
+    """Appending before the recovery is refused."""
     fill(tmp_path, RECORDS)
     with Journal.open(tmp_path) as journal:
         assert not is_durable(journal)
@@ -374,7 +374,7 @@ def test_append_before_recovery_is_refused(tmp_path: Path) -> None:
 
 
 def test_rotation_without_recovery_replaces_what_is_there(tmp_path: Path) -> None:
-    """An exporter that started without durability can take over the directory later."""
+    """An exporter that started without durability can replace the directory later."""
     fill(tmp_path, RECORDS)
     with Journal.open(tmp_path) as journal:
         journal.rotate(b"fresh")
@@ -408,7 +408,7 @@ def append_until_full(journal: Journal, record: bytes) -> int:
 
 
 def test_full_disk_leaves_whole_records(tmp_path: Path, tiny_disk: Path) -> None:
-    """A write cut short by ENOSPC is undone; a rotation with room again restores durability."""
+    """A write cut short by ENOSPC is undone; a rotation restores durability once there is room."""
     directory = tiny_disk / "state"
     (tiny_disk / "filler").write_bytes(bytes(16 * 1024))
     record = b"x" * 5000
@@ -417,7 +417,7 @@ def test_full_disk_leaves_whole_records(tmp_path: Path, tiny_disk: Path) -> None
         count = append_until_full(journal, record)
         assert not is_durable(journal)
         with pytest.raises(JournalError, match="No space left"):
-            journal.append(b"small")  # it would fit, behind a gap
+            journal.append(b"small")  # it would fit, after a gap
         size = LOG_HEADER.size + count * (RECORD_HEADER.size + len(record))
         assert log_path(directory, 1).stat().st_size == size
         shutil.copytree(directory, tmp_path / "copy")
@@ -434,7 +434,7 @@ def test_full_disk_leaves_whole_records(tmp_path: Path, tiny_disk: Path) -> None
 
 
 def test_damage_on_a_full_disk_is_still_recovered(tiny_disk: Path) -> None:
-    """Where there is no room to keep damage aside, the rest is recovered all the same."""
+    """If there is no room to quarantine damage, the rest is recovered all the same."""
     directory = tiny_disk / "state"
     fill(directory, RECORDS)
     with log_path(directory, 1).open("ab") as log:
@@ -449,7 +449,7 @@ def test_damage_on_a_full_disk_is_still_recovered(tiny_disk: Path) -> None:
 
 
 def test_read_only_directory_is_reported(tiny_disk: Path) -> None:
-    """What is on a read-only disk is read; that nothing can follow it is said."""
+    """Records on a read-only disk are recovered, and the journal reports that it cannot append."""
     remount = ["mount", "-o", "remount", str(tiny_disk)]
     with Journal.open(tiny_disk / "other") as journal:
         recover(journal)
@@ -468,7 +468,7 @@ def test_read_only_directory_is_reported(tiny_disk: Path) -> None:
 @pytest.mark.usefixtures("checked_always")
 @pytest.mark.parametrize("what", ["directory", "log"])
 def test_deleted_files_are_noticed(tmp_path: Path, what: str) -> None:
-    """Appending to a file that nobody will find again is an error; a rotation heals it."""
+    """Appending to a deleted file is an error; a rotation recovers from it."""
     directory = tmp_path / "state"
     with Journal.open(directory) as journal:
         recover(journal)
@@ -489,7 +489,7 @@ def test_deleted_files_are_noticed(tmp_path: Path, what: str) -> None:
 
 
 def test_directory_taken_by_another_is_left_to_it(tmp_path: Path) -> None:
-    """Of two exporters after a deletion, the one that is there first stays alone."""
+    """If the directory is deleted, the exporter that takes it first keeps it."""
     directory = tmp_path / "state"
     with Journal.open(directory) as journal:
         recover(journal)
@@ -502,7 +502,7 @@ def test_directory_taken_by_another_is_left_to_it(tmp_path: Path) -> None:
 
 
 def test_logs_stay_within_their_limit(tmp_path: Path) -> None:
-    """Past the limit of all logs together records are refused until a rotation."""
+    """Above the limit of all logs together, records are refused until a rotation."""
     with Journal.open(tmp_path, logs_bytes=1000) as journal:
         recover(journal)
         journal.append(bytes(400))
@@ -524,7 +524,7 @@ def test_logs_stay_within_their_limit(tmp_path: Path) -> None:
 
 
 def test_rotation_gives_the_limit_back(tmp_path: Path) -> None:
-    """Once a snapshot replaces the older log, the new one may grow to the whole limit."""
+    """Once a snapshot has replaced the older log, the new one may grow to the whole limit."""
     with Journal.open(tmp_path, logs_bytes=1000) as journal:
         recover(journal)
         journal.append(bytes(800))
@@ -538,7 +538,7 @@ def open_files(directory: Path) -> int:
 
 
 def test_rotations_leave_no_file_open(tmp_path: Path) -> None:
-    """However often the log is replaced, only the lock, the log and the one before are held."""
+    """However many rotations there are, only the lock and two logs are open."""
     with Journal.open(tmp_path) as journal:
         recover(journal)
         for _ in range(5):
@@ -549,7 +549,7 @@ def test_rotations_leave_no_file_open(tmp_path: Path) -> None:
 
 
 def test_new_directory_is_not_durable_before_its_snapshot(tmp_path: Path) -> None:
-    """A log alone, in a directory that was deleted and made anew, lacks all that was before."""
+    """A log in a recreated directory is not durable until its snapshot is written."""
     directory = tmp_path / "state"
     with Journal.open(directory) as journal:
         recover(journal)
@@ -563,7 +563,7 @@ def test_new_directory_is_not_durable_before_its_snapshot(tmp_path: Path) -> Non
 
 
 def test_retried_rotations_leave_one_log(tmp_path: Path) -> None:
-    """However often a snapshot fails, empty logs do not pile up."""
+    """Repeated failures of snapshots do not leave empty logs behind."""
     fill(tmp_path, RECORDS)
     with Journal.open(tmp_path) as journal:
         state = recover(journal)
@@ -575,7 +575,7 @@ def test_retried_rotations_leave_one_log(tmp_path: Path) -> None:
 
 
 def test_durability_needs_the_snapshot_after_a_gap(tmp_path: Path) -> None:
-    """After a failed append, a new log alone is not durable; its snapshot makes it so."""
+    """After a failed append, durability needs the snapshot, not only a new log."""
     with Journal.open(tmp_path, logs_bytes=1000) as journal:
         recover(journal)
         with pytest.raises(JournalError, match="limit"):
@@ -591,7 +591,7 @@ def test_durability_needs_the_snapshot_after_a_gap(tmp_path: Path) -> None:
 def test_failed_sync_ends_durability_until_a_rotation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failed fdatasync nobody knows what is on the disk, so that it is written anew."""
+    """After a failed fdatasync the disk's content is unknown, so a rotation rewrites it."""
 
     def fail(_: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -609,7 +609,7 @@ def test_failed_sync_ends_durability_until_a_rotation(
 
 
 def test_snapshots_are_written_beside_appends(tmp_path: Path) -> None:
-    """A rotation in another thread disturbs no append."""
+    """A snapshot written in another thread does not disturb appends."""
     with Journal.open(tmp_path) as journal:
         state = recover(journal)
         for _ in range(5):
@@ -651,7 +651,7 @@ def run_exporter(directory: Path, *append: str) -> tuple[int, list[str]]:
 
 
 def test_record_that_crashes_two_starts_is_skipped(tmp_path: Path) -> None:
-    """A batch that kills the exporter when it is applied costs two starts, not all."""
+    """A batch that crashes the exporter is skipped after two crashed starts."""
     fill(tmp_path, [b"good"])
     assert run_exporter(tmp_path, "poison")[0] == 13
     assert run_exporter(tmp_path) == (13, ["good"])
@@ -663,7 +663,7 @@ def test_record_that_crashes_two_starts_is_skipped(tmp_path: Path) -> None:
 
 
 def test_poison_in_the_middle_is_found_too(tmp_path: Path) -> None:
-    """Several such records anywhere cost two starts each, one after the other; then none."""
+    """Several such records cost two starts each, wherever they are."""
     fill(tmp_path, [b"1", b"poison a", b"2", b"poison b", b"3"])
     codes = [run_exporter(tmp_path)[0] for _ in range(5)]
     assert codes == [13, 13, 13, 13, 0]
@@ -697,7 +697,7 @@ with Journal.open(Path(sys.argv[1])) as journal:
 
 
 def test_kill_under_load_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """A real kill -9 amid appends and rotations: the count goes on where it was seen last."""
+    """After a `kill -9` amid appends and rotations, the count continues exactly."""
     seen = 0
     for lines in (1, 30, 100, 300, 500, 800):
         command = [sys.executable, "-c", BUSY, str(tmp_path)]
@@ -706,7 +706,7 @@ def test_kill_under_load_loses_and_repeats_nothing(tmp_path: Path) -> None:
             assert process.stderr is not None
             first = process.stdout.readline()
             assert first, process.stderr.read()
-            # One append may have been kept whose count was not printed any more.
+            # The last append may have been kept without its count being printed.
             assert int(first) in (seen, seen + 1)
             printed = [first, *(process.stdout.readline() for _ in range(lines))]
             process.kill()
@@ -714,7 +714,7 @@ def test_kill_under_load_loses_and_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_end_after_the_last_record_is_not_blamed_on_it(tmp_path: Path) -> None:
-    """Starts that end between the last record and `recovered` cost no record."""
+    """A start that ends after the last record does not blame that record."""
     fill(tmp_path, RECORDS)
     for _ in range(4):
         with Journal.open(tmp_path) as journal:
@@ -723,14 +723,14 @@ def test_end_after_the_last_record_is_not_blamed_on_it(tmp_path: Path) -> None:
 
 
 def test_kill_leaves_every_appended_record(tmp_path: Path) -> None:
-    """What append returned for survives the end of the process without a sync."""
+    """Every record whose append returned survives a kill without a sync."""
     for number in range(3):
         assert run_exporter(tmp_path, str(number))[0] == 13
     assert reopen(tmp_path) == [b"0", b"1", b"2"]
 
 
 def test_quarantine_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither many damages nor a huge one take more room than allowed; the newest are kept."""
+    """The quarantine is bounded in number and size; the newest files are kept."""
     monkeypatch.setattr(quarantine, "BYTES", 1000)
     fill(tmp_path, [b"kept"])
     for size in (*range(1, 25), 300, 5000):
@@ -747,7 +747,7 @@ def test_quarantine_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_directory_deleted_during_recovery_is_reported(tmp_path: Path) -> None:
-    """No log can be started then, and nothing pretends that one was."""
+    """A directory that is deleted during the recovery is reported."""
     with Journal.open(tmp_path) as journal:
         _, records = journal.recover()
         assert list(records) == []
@@ -760,14 +760,14 @@ def test_directory_deleted_during_recovery_is_reported(tmp_path: Path) -> None:
 
 
 def test_closed_directory_can_be_locked_again(tmp_path: Path) -> None:
-    """The lock is the open file, so that a file left by a dead owner hinders nobody."""
+    """A lock file left by a dead owner does not matter: the lock is on the open file."""
     (tmp_path / "state.lock").write_text("4242\n")
     StateDirectory(tmp_path).close()
     assert (tmp_path / "state.lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_cost_of_journaling(tmp_path: Path) -> None:
-    """Prints what an append and the recovery of a record cost; machines differ too much to hold."""
+    """Print the cost of an append and of a recovery; machines differ too much for a limit."""
     with Journal.open(tmp_path, logs_bytes=10**9) as journal:
         recover(journal)
         for size in (300, 6500):

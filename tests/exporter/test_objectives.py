@@ -1,4 +1,4 @@
-"""Requests are judged by the operator's objectives, and shown as examples of their buckets."""
+"""Requests are judged by objectives, and are the exemplars of their buckets."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ GOOD: dict[str, Any] = {
 
 
 def judged(**changes: Any) -> dict[str, str]:
-    """Judge one request: the result of each objective that applies."""
+    """Return the result of one request for each objective that applies."""
     samples = Objectives().samples("n", InferenceFinished(**(GOOD | changes)))
     return {labels[2]: labels[3] for family, labels, _ in samples if family is c.OBJECTIVES}
 
 
 def test_good_request_is_good_in_everything() -> None:
-    """A request within each limit counts as good for each and for all."""
+    """A request within all limits is good for each objective and for `all`."""
     everything = ("first_token", "per_token", "latency", "all")
     assert judged() == dict.fromkeys(everything, "good")
 
@@ -51,37 +51,37 @@ def test_good_request_is_good_in_everything() -> None:
     ],
 )
 def test_one_limit_passed_is_bad_for_it_and_for_all(changes: dict[str, Any], bad: str) -> None:
-    """Past one limit the others stay good and the whole is bad."""
+    """A request above one limit is bad for that objective and for `all`."""
     results = judged(**changes)
     assert {name for name, result in results.items() if result == "bad"} == {bad, "all"}
 
 
 def test_limit_itself_is_good() -> None:
-    """A limit is a bucket bound, and a bucket holds its bound."""
+    """A request exactly at the limit is good."""
     assert judged(first_token_seconds=2.5, seconds=4.5)["first_token"] == "good"
 
 
 @pytest.mark.parametrize("status", ["error", "timeout"])
 def test_failed_request_is_bad_however_fast(status: str) -> None:
-    """Failing quickly is not serving."""
+    """A failed request is bad, however fast it was."""
     results = judged(status=status, finish_reason="error", first_token_seconds=None)
     assert results == dict.fromkeys(("latency", "first_token", "all"), "bad")
 
 
 def test_full_queue_is_the_services_fault() -> None:
-    """A request that found no room is bad."""
+    """A request refused by a full queue is bad."""
     results = judged(status="rejected", finish_reason=None, first_token_seconds=None)
     assert results["all"] == "bad"
 
 
 @pytest.mark.parametrize("status", ["cancelled", "rejected"])
 def test_callers_own_end_is_not_judged(status: str) -> None:
-    """A client that left, or a prompt that was too long, says nothing about the service."""
+    """Requests that the client left, or that were too long, are not judged."""
     assert judged(status=status, finish_reason="error", first_token_seconds=None) == {}
 
 
 def test_request_id_is_an_exemplar_in_openmetrics_only() -> None:
-    """The newest request of a bucket is named where the format can name it."""
+    """The newest request of a bucket is its exemplar, in OpenMetrics only."""
     state = State()
     node = state.node("n")
     events = [InferenceFinished(**(GOOD | {"request_id": name})) for name in ("first", "newest")]
@@ -96,13 +96,13 @@ def test_request_id_is_an_exemplar_in_openmetrics_only() -> None:
 
 
 def test_objective_that_is_no_bucket_bound_is_refused() -> None:
-    """What no bucket shows could not be checked against the histogram; the bounds are named."""
+    """An objective must be a bucket bound; the error lists the bounds."""
     with pytest.raises(UsageError, match=r"--slo-latency-seconds=7 .* 5, 10, 20"):
         ExporterSettings.read("exporter", ["--slo-latency-seconds=7"], "")
 
 
 def test_buckets_can_be_chosen() -> None:
-    """Bounds given for a family are used, for its objective too."""
+    """Custom bounds of a family are used, for its objective as well."""
     flags = ["--buckets=inference_latency_seconds=1,7,9", "--slo-latency-seconds=7"]
     settings = ExporterSettings.read("exporter", flags, "")
     state = State(bounds=settings.buckets)
@@ -124,6 +124,6 @@ def test_buckets_can_be_chosen() -> None:
     ],
 )
 def test_malformed_buckets_are_refused(value: str, says: str) -> None:
-    """Bounds that make no histogram are refused by the name of the family."""
+    """Malformed bounds are refused with the name of the family."""
     with pytest.raises(UsageError, match=says):
         ExporterSettings.read("exporter", [f"--buckets={value}"], "")

@@ -1,4 +1,4 @@
-"""The formats of the journal's files: what is written is read, what is damaged is not."""
+"""The journal's file formats: records are read as written, and damage is detected."""
 
 from pathlib import Path
 from time import perf_counter
@@ -36,7 +36,7 @@ def write_log(path: Path, *payloads: bytes, rest: bytes = b"") -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 1024 * 1024 - 30, 1024 * 1024, RECORD_BYTES])
 def test_records_of_any_size_are_read_back(tmp_path: Path, size: int) -> None:
-    """A record may be empty, end near the reader's block or be as long as four of them."""
+    """Records of any size are read: empty, near a block's end, or four blocks long."""
     path = tmp_path / "journal-1.log"
     payloads = [b"before", b"x" * size, b"after", b"y" * size, b""]
     write_log(path, *payloads)
@@ -44,7 +44,7 @@ def test_records_of_any_size_are_read_back(tmp_path: Path, size: int) -> None:
 
 
 def test_too_long_a_record_is_refused() -> None:
-    """What the reader would take for damage is never written."""
+    """A record that the reader would take for damage is refused."""
     with pytest.raises(ValueError, match="longer than"):
         pack_record(bytes(RECORD_BYTES + 1))
 
@@ -61,7 +61,7 @@ def test_too_long_a_record_is_refused() -> None:
     ],
 )
 def test_reading_ends_at_damage(tmp_path: Path, rest: bytes) -> None:
-    """Nothing from the first bad byte on is given, not even a whole record behind it."""
+    """Reading stops at the first damaged byte, even if whole records follow."""
     path = tmp_path / "journal-1.log"
     write_log(path, b"one", b"two", rest=rest + pack_record(b"three"))
     good_bytes = LOG_HEADER.size + 2 * (RECORD_HEADER.size + 3)
@@ -69,7 +69,7 @@ def test_reading_ends_at_damage(tmp_path: Path, rest: bytes) -> None:
 
 
 def test_skipped_record_is_passed_over(tmp_path: Path) -> None:
-    """A skipped record's header, written in place, hides just that record."""
+    """Marking a record as skipped hides only that record."""
     path = tmp_path / "journal-1.log"
     write_log(path, b"one", b"two", b"three")
     with path.open("r+b") as file:
@@ -80,7 +80,7 @@ def test_skipped_record_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", [b"", b"dllm", b"not-mine\1\0\0\0", b"dllm-log\2\0\0\0"])
 def test_log_with_a_bad_header_is_refused(tmp_path: Path, header: bytes) -> None:
-    """Neither a foreign file nor a newer format is read as records."""
+    """Foreign files and newer formats are refused."""
     path = tmp_path / "journal-1.log"
     path.write_bytes(header)
     with pytest.raises(FormatError):
@@ -88,18 +88,18 @@ def test_log_with_a_bad_header_is_refused(tmp_path: Path, header: bytes) -> None
 
 
 def test_snapshot_is_read_back(tmp_path: Path) -> None:
-    """A snapshot gives the payload it was written with."""
+    """A snapshot is read as written."""
     path = tmp_path / "snapshot-1.msgpack"
     path.write_bytes(pack_snapshot_header(b"state") + b"state")
     assert read_snapshot(path) == b"state"
 
 
-@settings(deadline=None)  # a disk has its own pace
+@settings(deadline=None)  # disks differ in speed
 @given(position=st.integers(0, 28), bit=st.integers(0, 7), cut=st.booleans())
 def test_damaged_snapshot_is_refused(
     tmp_path_factory: pytest.TempPathFactory, position: int, bit: int, *, cut: bool
 ) -> None:
-    """No flipped bit and no missing end goes unnoticed."""
+    """Every flipped bit and every cut is detected."""
     path = tmp_path_factory.mktemp("damaged") / "snapshot-1.msgpack"
     content = bytearray(pack_snapshot_header(b"state") + b"state")
     if cut:
@@ -112,7 +112,7 @@ def test_damaged_snapshot_is_refused(
 
 
 def test_only_own_names_are_generations(tmp_path: Path) -> None:
-    """Files that the journal would spell otherwise are left alone."""
+    """Files that the journal would name differently are ignored."""
     for name in (
         "journal-10.log",
         "journal-9.log",
@@ -128,7 +128,7 @@ def test_only_own_names_are_generations(tmp_path: Path) -> None:
 
 
 def test_a_million_records_are_read(tmp_path: Path) -> None:
-    """Reading costs about a microsecond a record; the time is printed, as machines differ."""
+    """A million records are read; the time is only printed, as machines differ."""
     path = tmp_path / "journal-1.log"
     path.write_bytes(pack_log_header() + pack_record(b"r" * 60) * 1_000_000)
     with path.open("rb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""The telemetry socket: real connections are answered, and only this user's, by one exporter."""
+"""The telemetry socket answers real connections of this user, from one exporter only."""
 
 import os
 import signal
@@ -32,13 +32,13 @@ LIMIT_SECONDS = 30.0
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory whose path is short enough for a socket, not made yet."""
+    """A directory that does not exist yet, with a path short enough for a socket."""
     return tmp_path / "run"
 
 
 @asynccontextmanager
 async def open_exporter(directory: Path) -> AsyncIterator[Store]:
-    """Answer on the socket in a directory for as long as the block runs."""
+    """Answer on the socket in a directory until the block ends."""
     store = Store(Ingest(State(), 2.5), directory, None, "there is no disk in these tests")
     with trio.fail_after(LIMIT_SECONDS), open_socket(directory) as listening:
         async with trio.open_nursery() as nursery:
@@ -57,14 +57,14 @@ async def ask(asking: pynng.Req0, message: bytes) -> wire.Reply:
         try:
             asking.send(message, block=False)
             break
-        except pynng.TryAgain:  # nng connects anew
+        except pynng.TryAgain:  # nng reconnects
             await trio.sleep(0.01)
     return msgspec.msgpack.decode(await asking.arecv(), type=wire.Reply)
 
 
 @trio_test
 async def test_batch_is_counted_and_answered(directory: Path) -> None:
-    """What a node sends through the socket is counted once, a copy of it too."""
+    """A batch that a node sends is counted once, even if it is sent twice."""
     async with open_exporter(directory) as store:
         with dial(directory) as node:
             message = pack_batch(*every_event())
@@ -76,7 +76,7 @@ async def test_batch_is_counted_and_answered(directory: Path) -> None:
 
 @trio_test
 async def test_garbage_is_answered_and_counted(directory: Path) -> None:
-    """Whatever comes, the socket answers and goes on answering."""
+    """Garbage is answered and counted, and the next batch is served."""
     async with open_exporter(directory) as store:
         with dial(directory) as stranger:
             for garbage in (b"", b"\xff" * 9, b"GET / HTTP/1.1\r\n\r\n", bytes(500_000)):
@@ -90,7 +90,7 @@ async def test_garbage_is_answered_and_counted(directory: Path) -> None:
 
 @trio_test
 async def test_stranger_who_speaks_no_nng_does_no_harm(directory: Path) -> None:
-    """A connection that sends other bytes or leaves in the middle costs nobody else anything."""
+    """A connection that does not speak nng does not disturb the others."""
     async with open_exporter(directory):
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x00SP\x00\x00\x30\x00\x00" + b"\xff" * 64, b""):
             with socket.socket(socket.AF_UNIX) as stranger:
@@ -102,7 +102,7 @@ async def test_stranger_who_speaks_no_nng_does_no_harm(directory: Path) -> None:
 
 @trio_test
 async def test_asker_that_leaves_does_no_harm(directory: Path) -> None:
-    """A reply that nobody waits for is given up."""
+    """A node that leaves before the reply does not disturb the others."""
     async with open_exporter(directory):
         for _ in range(5):
             with dial(directory) as node:
@@ -113,18 +113,18 @@ async def test_asker_that_leaves_does_no_harm(directory: Path) -> None:
 
 @trio_test
 async def test_second_node_of_one_name_is_refused_while_the_first_lives(directory: Path) -> None:
-    """Connections tell two live nodes of one name from one that was restarted."""
+    """A second live node with the same name is refused until the first one is gone."""
     async with open_exporter(directory):
         with dial(directory) as first, dial(directory) as second:
             await ask(first, pack_batch())
             assert (await ask(second, pack_batch(session="s2"))).error == "conflict"
             first.close()
             while (await ask(second, pack_batch(session="s2"))).error:  # noqa: ASYNC110
-                await trio.sleep(0.01)  # until nng has seen the first leave
+                await trio.sleep(0.01)  # until nng notices that the first has left
 
 
 def test_socket_is_for_this_user_only(directory: Path) -> None:
-    """Nobody else can reach the socket, whatever the umask is."""
+    """Only this user can reach the socket, with any umask."""
     before = os.umask(0)
     try:
         with open_socket(directory):
@@ -142,7 +142,7 @@ def test_socket_is_for_this_user_only(directory: Path) -> None:
 def test_directory_that_others_may_write_is_refused_and_left_alone(
     directory: Path, mode: int
 ) -> None:
-    """Others could put a socket of theirs there; whose directory it is, we do not change it."""
+    """A directory that others can write is refused, and its mode is not changed."""
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(StartupError, match="written by others"), open_socket(directory):
@@ -151,7 +151,7 @@ def test_directory_that_others_may_write_is_refused_and_left_alone(
 
 
 def test_directory_that_others_may_read_will_do(directory: Path) -> None:
-    """The socket is for this user alone; systemd's runtime directories are like this."""
+    """A directory that others can only read is accepted, like systemd's."""
     directory.mkdir()
     directory.chmod(0o755)
     with open_socket(directory):
@@ -169,11 +169,11 @@ os.setgid(4001)
 os.setuid(4001)
 path = Path(sys.argv[1])
 """
-"""Become another user only when everything is imported: the interpreter may be root's alone."""
+"""Change the user only after all imports: the interpreter may be readable by root only."""
 
 
 def as_user(groups: str, program: str, path: Path) -> str:
-    """Run a program as another user and give the last line that it printed, of either kind."""
+    """Run a program as another user; return the last line that it printed."""
     command = [sys.executable, "-c", AS_USER + program, str(path), groups]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
     return (done.stdout + done.stderr).splitlines()[-1]
@@ -181,7 +181,7 @@ def as_user(groups: str, program: str, path: Path) -> str:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that every user may pass through: pytest's own are for one user only."""
+    """A directory that every user can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
         yield Path(made) / "run"
@@ -189,7 +189,7 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
 def test_group_may_connect_and_nobody_else(open_directory: Path) -> None:
-    """With a group its members reach the socket and cannot take its place; others stay out."""
+    """Members of the group can connect but not replace the socket; others cannot connect."""
     path = open_directory / wire.SOCKET_NAME
     dialled = "pynng.Req0(dial=f'ipc://{path}', block_on_dial=True); print('in')"
     with open_socket(open_directory, 4242):
@@ -203,7 +203,7 @@ def test_group_may_connect_and_nobody_else(open_directory: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
 @pytest.mark.parametrize("prepared", [False, True])
 def test_group_that_cannot_be_let_in_is_refused(open_directory: Path, *, prepared: bool) -> None:
-    """A group that is not the user's, or that the directory keeps out, is a reason in one line."""
+    """A group that the user or the directory does not allow is refused in one line."""
     open_directory.parent.chmod(0o777)
     if prepared:
         open_directory.mkdir(0o700)
@@ -214,13 +214,13 @@ def test_group_that_cannot_be_let_in_is_refused(open_directory: Path, *, prepare
 
 
 def test_missing_parents_are_made(directory: Path) -> None:
-    """The first start on a machine needs no preparation."""
+    """Missing parent directories are created."""
     with open_socket(directory / "a" / "b"):
         assert (directory / "a" / "b" / wire.SOCKET_NAME).is_socket()
 
 
 def test_second_exporter_is_refused(directory: Path) -> None:
-    """Two exporters in one directory would take each other's nodes; the first is named."""
+    """A second exporter in the directory is refused, and the first is named."""
     with (
         open_socket(directory),
         pytest.raises(StartupError, match=f"process {os.getpid()}.*--runtime-dir"),
@@ -231,7 +231,7 @@ def test_second_exporter_is_refused(directory: Path) -> None:
 
 @trio_test
 async def test_refused_second_exporter_leaves_the_first_alone(directory: Path) -> None:
-    """The refusal comes before the socket is touched."""
+    """A refused second exporter does not touch the first one's socket."""
     async with open_exporter(directory):
         with pytest.raises(StartupError), open_socket(directory):
             pass
@@ -240,7 +240,7 @@ async def test_refused_second_exporter_leaves_the_first_alone(directory: Path) -
 
 
 def test_directory_is_free_after_a_clean_end(directory: Path) -> None:
-    """The next exporter can start at once, also after one that failed."""
+    """The directory can be used again at once, even after a failed start."""
     with open_socket(directory):
         pass
     with pytest.raises(ZeroDivisionError), open_socket(directory):
@@ -250,7 +250,7 @@ def test_directory_is_free_after_a_clean_end(directory: Path) -> None:
 
 
 def test_socket_of_a_killed_exporter_is_taken_over(directory: Path) -> None:
-    """What kill -9 leaves behind is in nobody's way."""
+    """The socket of a killed exporter is taken over."""
     program = (
         "import sys, time; from pathlib import Path; "
         "from exporter.ingest.socket import open_socket\n"
@@ -277,7 +277,7 @@ def test_socket_of_a_killed_exporter_is_taken_over(directory: Path) -> None:
 
 @trio_test
 async def test_node_finds_the_next_exporter_by_itself(directory: Path) -> None:
-    """A request that an ended exporter left unanswered is answered by the one after it."""
+    """A request that an ended exporter left unanswered is answered by the next one."""
     address = f"ipc://{directory / wire.SOCKET_NAME}"
     with pynng.Req0(resend_time=100, reconnect_time_min=20, reconnect_time_max=50) as node:
         async with open_exporter(directory):
@@ -293,7 +293,7 @@ async def test_node_finds_the_next_exporter_by_itself(directory: Path) -> None:
 
 @trio_test
 async def test_removed_socket_is_made_anew(directory: Path) -> None:
-    """Somebody who cleans up costs neither the nodes that are connected nor those to come."""
+    """A removed socket is recreated, and connected nodes are not disturbed."""
     path = directory / wire.SOCKET_NAME
     async with open_exporter(directory):
         with dial(directory) as before:
@@ -308,7 +308,7 @@ async def test_removed_socket_is_made_anew(directory: Path) -> None:
 
 
 def test_directory_that_cannot_be_made_is_refused(directory: Path) -> None:
-    """A file in the way is named, with the flag to set."""
+    """A directory that cannot be created is refused with the flag to set."""
     directory.write_text("in the way")
     for place in (directory, directory / "below"):
         with pytest.raises(StartupError, match=rf"{place} .*--runtime-dir"), open_socket(place):
@@ -316,8 +316,8 @@ def test_directory_that_cannot_be_made_is_refused(directory: Path) -> None:
 
 
 def test_unwritable_directory_is_refused(directory: Path) -> None:
-    """A directory of the system is named, with the flag to set."""
-    place = Path("/proc/telemetry")  # not even root may make one there
+    """An unwritable directory is refused with the flag to set."""
+    place = Path("/proc/telemetry")  # not even root can create a directory there
     with pytest.raises(StartupError, match=r"/proc/telemetry .*--runtime-dir"), open_socket(place):
         pass
     if os.geteuid() != 0:
@@ -327,7 +327,7 @@ def test_unwritable_directory_is_refused(directory: Path) -> None:
 
 
 def test_directory_of_another_user_is_refused(directory: Path) -> None:
-    """Another user's directory is no place for what this one tells."""
+    """A directory of another user is refused."""
     if os.geteuid() == 0:
         directory.mkdir()
         os.chown(directory, 12345, -1)
@@ -337,7 +337,7 @@ def test_directory_of_another_user_is_refused(directory: Path) -> None:
 
 
 def test_something_else_at_the_sockets_place_is_refused(directory: Path) -> None:
-    """What is no socket is not removed, and the refusal names it."""
+    """A file that is not a socket is not removed, and the error names it."""
     (directory / wire.SOCKET_NAME).mkdir(parents=True)
     refused = pytest.raises(StartupError, match=r"telemetry\.sock .*--runtime-dir")
     with refused, open_socket(directory):
@@ -346,7 +346,7 @@ def test_something_else_at_the_sockets_place_is_refused(directory: Path) -> None
 
 
 def test_lock_that_cannot_be_had_is_refused(directory: Path) -> None:
-    """A lock file that cannot be opened is a reason in one line, like the rest."""
+    """A lock file that cannot be opened is refused in one line."""
     (directory / "exporter.lock").mkdir(parents=True)
     with pytest.raises(StartupError, match="--runtime-dir"), open_socket(directory):
         pass

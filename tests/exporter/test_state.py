@@ -1,4 +1,4 @@
-"""The state counts what events mean, keeps within its budget and never counts backwards."""
+"""The state counts events, stays within its budget, and never counts backwards."""
 
 import itertools
 import unicodedata
@@ -33,7 +33,7 @@ def shown(state: State, family: c.Family) -> dict[tuple[str, ...], float]:
 
 
 def test_every_event_moves_what_it_means() -> None:
-    """Each kind of event arrives in the metrics that speak of it."""
+    """Each kind of event moves the metrics that belong to it."""
     state = State()
     apply(state, *every_event()[:-1])
     model = ("n1", "m")
@@ -98,7 +98,7 @@ def test_every_event_moves_what_it_means() -> None:
 
 
 def test_no_event_goes_by_unnoticed() -> None:
-    """Each kind of event changes what is shown, beyond the count of its kind."""
+    """Each kind of event changes the exposition beyond its own event count."""
     state = State()
     happened = [e for e in every_event() if not isinstance(e, events.PeerForgotten)]
     happened.insert(-1, events.PeerForgotten("n2"))
@@ -110,7 +110,7 @@ def test_no_event_goes_by_unnoticed() -> None:
 
 
 def moved(state: State) -> list[object]:
-    """Give all series as they are, but for those that count the events themselves."""
+    """Return all series except those that count the events themselves."""
     cut = take_cut(state)
     numbers = [(f.name, s) for f, s in cut.numbers.items() if f not in (c.EVENTS, c.SERIES)]
     sums = [
@@ -135,7 +135,7 @@ def test_histogram_counts_each_value_in_its_bucket(values: list[float]) -> None:
 
 
 def test_closed_vocabularies_start_at_0() -> None:
-    """`rate()` works from the first scrape: series that can be named are there."""
+    """Counters with closed labels start at 0, so that `rate()` works from the first scrape."""
     state = State()
     state.node("n1")
     assert number(state, c.HEALTH_CHECKS, "render", "failed") == 0
@@ -151,7 +151,7 @@ def test_closed_vocabularies_start_at_0() -> None:
 
 
 def test_node_that_was_never_heard_is_unknown() -> None:
-    """Before the first event the status is 3 and nothing is said of times."""
+    """A node that was never heard has status 3 and no times."""
     state = State()
     state.node("n1")
     assert number(state, c.NODE_STATUS, "n1") == 3
@@ -164,7 +164,7 @@ def test_node_that_was_never_heard_is_unknown() -> None:
     [("offline", 0), ("online", 1), ("busy", 2), ("unknown", 3), ("draining", 2)],
 )
 def test_node_status_is_the_contracts_code(state_name: events.NodeState, code: int) -> None:
-    """Each state has its number, and exactly one of the one-hot series is 1."""
+    """Each status has its number, and exactly one of the one-hot series is 1."""
     state = State()
     apply(state, events.NodeStateChanged(state_name))
     assert number(state, c.NODE_STATUS, "n1") == code
@@ -173,7 +173,7 @@ def test_node_status_is_the_contracts_code(state_name: events.NodeState, code: i
 
 
 def test_rejected_request_has_no_phases() -> None:
-    """Who was not taken in counts as a request, and in no measure of work."""
+    """A rejected request is counted, but has no durations or tokens."""
     state = State()
     event = finished()
     apply(
@@ -188,14 +188,14 @@ def test_rejected_request_has_no_phases() -> None:
 
 @pytest.mark.parametrize("status", ["cancelled", "timeout", "error"])
 def test_discarded_tokens_count_by_the_reason(status: events.RequestStatus) -> None:
-    """Work for nobody is told by why."""
+    """Discarded tokens count by reason."""
     state = State()
     apply(state, events.InferenceFinished("m", status, "cancelled", 1, 0, 0, 1, 0.5, 3, 0, 7, 6))
     assert number(state, c.TOKENS_DISCARDED, "n1", "m", status) == 6
 
 
 def test_lone_token_has_no_time_per_token() -> None:
-    """The time per token is of those after the first."""
+    """The time per token excludes the first token."""
     state = State()
     apply(state, events.InferenceFinished("m", "ok", "length", 1, 0, 0, 1, 0.5, 3, 0, 1, 0))
     assert c.PER_TOKEN not in {
@@ -204,7 +204,7 @@ def test_lone_token_has_no_time_per_token() -> None:
 
 
 def test_total_only_grows() -> None:
-    """A running total adds its growth; an older or repeated one adds nothing."""
+    """A total moves by its growth; an older or repeated value adds nothing."""
     state = State()
     session = Session("s1")
     for total in (5, 3, 5, 8, 0):
@@ -213,7 +213,7 @@ def test_total_only_grows() -> None:
 
 
 def test_total_of_a_new_session_is_added() -> None:
-    """A restarted node counts from 0 again, the counter goes on."""
+    """A restarted node counts from 0 again, and the counter continues."""
     state = State()
     state.move_total(Session("s1"), c.EMITTED, ("n1",), 5)
     state.move_total(Session("s2"), c.EMITTED, ("n1",), 2)
@@ -221,7 +221,7 @@ def test_total_of_a_new_session_is_added() -> None:
 
 
 def test_unloaded_model_takes_its_gauges_along() -> None:
-    """A model that is gone has no size, no queue and no slots; its counters stay."""
+    """An unloaded model loses its size, queue and slots; its counters stay."""
     state = State()
     apply(state, *every_event("gone"), *every_event("here")[:-1])
     cut = take_cut(state)
@@ -243,7 +243,7 @@ def test_unloaded_model_takes_its_gauges_along() -> None:
     "end", [events.ModelLoadFailed("m", 1.0), events.ModelUnloaded("m", "idle")]
 )
 def test_layers_without_a_node_are_told_while_loads_fail(end: Event) -> None:
-    """What no node has memory for is the mesh's to say, and no load that fails takes it back."""
+    """A failed load does not change `layers_unserved`, which the mesh reports."""
     state = State()
     apply(state, events.LayersPlanned("m", 8, 3), end)
     assert number(state, c.LAYERS_UNSERVED, "n1", "m") == 3
@@ -252,7 +252,7 @@ def test_layers_without_a_node_are_told_while_loads_fail(end: Event) -> None:
 
 
 def test_unloaded_model_takes_only_its_own_gauges_along() -> None:
-    """A model may be called like another label's value."""
+    """Unloading removes the gauges of the model only, even if it is named like another label."""
     state = State()
     apply(state, *every_event("rss"))
     assert number(state, c.MEMORY, "n1", "rss") == 2**20
@@ -260,14 +260,14 @@ def test_unloaded_model_takes_only_its_own_gauges_along() -> None:
 
 @pytest.mark.parametrize("model_id", ["tab\t", "m" * (LABEL_CHARACTERS + 1)])
 def test_unloaded_model_of_an_unclean_name_takes_its_gauges_along(model_id: str) -> None:
-    """A model whose name was cleaned for show leaves like any other."""
+    """A model whose name was cleaned loses its gauges as well."""
     state = State()
     apply(state, *every_event(model_id))
     assert shown(state, c.QUEUE_DEPTH) == {}
 
 
 def test_label_past_the_budget_folds_into_other() -> None:
-    """Past the budget new values count together, those known alone; what folded is named."""
+    """Above the budget, new values fold into `other`, and the folding is counted."""
     state = State(budget=40)
     for route in [*range(42), 0, 43]:
         state.move(c.HTTP_REQUESTS, ("n1", f"/{route}", "GET", "200"), 1)
@@ -285,7 +285,7 @@ def test_label_past_the_budget_folds_into_other() -> None:
 
 
 def test_closed_labels_and_nodes_do_not_fold() -> None:
-    """A closed vocabulary is bounded by itself, and nodes come from the operator."""
+    """Closed labels and node names never fold."""
     state = State(budget=3)
     for model_id in ("a", "b"):
         for status in c.REQUESTS.vocabulary["status"]:
@@ -298,7 +298,7 @@ def test_closed_labels_and_nodes_do_not_fold() -> None:
 
 @pytest.mark.parametrize("budget", [1, 2])
 def test_smallest_budget_holds(budget: int) -> None:
-    """The budget that settings allow is kept without end of recursion."""
+    """The smallest budgets hold."""
     state = State(budget=budget)
     apply(state, *every_event("a"), *every_event("b"), *every_event("c"))
     for route in "abcdef":
@@ -308,7 +308,7 @@ def test_smallest_budget_holds(budget: int) -> None:
 
 @given(st.text())
 def test_clean_label_is_printable_and_bounded(value: str) -> None:
-    """A label can be shown in one line, and cleaning it again changes nothing."""
+    """A cleaned label is printable and bounded, and does not change when cleaned again."""
     cleaned = clean_label(value)
     assert len(cleaned) <= LABEL_CHARACTERS
     assert not {unicodedata.category(character) for character in cleaned} & {"Cc", "Cs"}
@@ -317,20 +317,20 @@ def test_clean_label_is_printable_and_bounded(value: str) -> None:
 
 
 def test_clean_label_leaves_good_text_alone() -> None:
-    """Letters of any language are fine."""
+    """Letters of any language are kept."""
     assert clean_label('modèle "7B" \\ 中') == 'modèle "7B" \\ 中'
     assert clean_label("a\nb\x00") == "a\ufffdb\ufffd"
 
 
 def peers_shown(state: State) -> set[tuple[str, str]]:
-    """Give node and peer of every series that speaks of a peer."""
+    """Return node and peer of every series of a peer."""
     cut = take_cut(state)
     series = [*cut.numbers[c.PEER_STATUS], *cut.histograms[c.NETWORK_LATENCY]]
     return {(labels[0], labels[1]) for labels in series}
 
 
 def test_forgotten_peer_leaves_no_series() -> None:
-    """What a node had of a peer that is gone for ever goes, counted or not, and nothing else."""
+    """A forgotten peer loses all its series, and no others are lost."""
     state = State()
     met = [
         event
@@ -353,7 +353,7 @@ def test_forgotten_peer_leaves_no_series() -> None:
 
 
 def test_cut_does_not_change_afterwards() -> None:
-    """A scrape that is still rendered shows what was at its moment."""
+    """A cut does not change while it is rendered."""
     state = State()
     apply(state, finished())
     cut = take_cut(state)
@@ -363,7 +363,7 @@ def test_cut_does_not_change_afterwards() -> None:
 
 
 def test_series_are_counted_by_family() -> None:
-    """How many series a family holds is a metric itself, where more can come."""
+    """`exporter_series` counts the series of each family that can grow."""
     state = State()
     apply(state, *every_event()[:-1])
     cut = take_cut(state)
@@ -377,7 +377,7 @@ def test_series_are_counted_by_family() -> None:
 
 
 def test_node_with_two_models_and_four_peers_has_few_series() -> None:
-    """Every event, status, route and method of such a node fits into 1,250 series."""
+    """A node with two models and four peers has at most 1,250 series."""
     state = State()
     apply(state, *whole_node())
     kinds = {kind.__name__ for kind in get_args(events.AnyEvent)} - {"PeerForgotten"}

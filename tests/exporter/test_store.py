@@ -1,4 +1,4 @@
-"""The store: what it shows is what was emitted, through any death of either side."""
+"""The store shows what was emitted, through any death of node or exporter."""
 
 import contextlib
 import os
@@ -43,18 +43,18 @@ def opened(directory: Path, rotate_bytes: int = store_module.ROTATE_BYTES) -> St
 
 
 def killed(store: Store) -> None:
-    """Let go of a store as the kernel does of a killed process's files."""
+    """Close a store's files as the kernel does for a killed process."""
     if store._journal is not None:
         store._journal.close()
 
 
 def number(store: Store, family: c.Family, *labels: str) -> float | None:
-    """Read one number as a scrape would show it."""
+    """Return a number as a scrape would show it."""
     return take_cut(store.state).numbers[family].get(labels)
 
 
 class Sender:
-    """A node: its outbox and the way of its batches, one event of the kind at a time."""
+    """A node: its outbox, sent one batch of one kind of event at a time."""
 
     def __init__(self, name: str = "n1", session: str = "s1", pipe: int = 1) -> None:
         self.outbox = Outbox(name, session, 0.0)
@@ -63,7 +63,7 @@ class Sender:
     async def send(
         self, store: Store, *happened: Event, live: tuple[int, ...] = (), goodbye: bool = False
     ) -> wire.Reply:
-        """Emit, and send one batch for which the reply arrives."""
+        """Emit, and send one batch whose reply arrives."""
         for event in happened:
             self.outbox.emit(event)
         message = self.outbox.next_batch(1.0, goodbye=goodbye)
@@ -74,7 +74,7 @@ class Sender:
 
 
 def test_counts_outlive_a_kill(tmp_path: Path) -> None:
-    """What was shown before a kill is shown after it, counters and levels alike."""
+    """Counters and levels are the same after a kill."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -101,7 +101,7 @@ def _but_the_journals(exposition: bytes) -> list[bytes]:
 
 
 def test_own_metrics_outlive_a_kill(tmp_path: Path) -> None:
-    """The exporter's own counters do not go back either."""
+    """The exporter's own counters do not decrease after a kill."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -117,7 +117,7 @@ def test_own_metrics_outlive_a_kill(tmp_path: Path) -> None:
 
 
 def test_gone_node_stays_gone_over_a_restart(tmp_path: Path) -> None:
-    """A node that fell silent is not brought back to life by the exporter's restart."""
+    """A node that was gone before a restart of the exporter stays gone."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -134,7 +134,7 @@ def test_gone_node_stays_gone_over_a_restart(tmp_path: Path) -> None:
 
 
 def test_recovered_node_has_its_time_to_speak(tmp_path: Path) -> None:
-    """After a restart a node counts as up until it has been silent for the usual time."""
+    """After a restart a node counts as up until it has been silent for the timeout."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -152,7 +152,7 @@ def test_recovered_node_has_its_time_to_speak(tmp_path: Path) -> None:
 
 
 def test_levels_are_asked_for_by_each_new_exporter(tmp_path: Path) -> None:
-    """The first batch that a process takes of a node asks for its levels, the next does not."""
+    """A new exporter requests the levels of a node once."""
 
     async def scenario() -> None:
         sender = Sender()
@@ -169,7 +169,7 @@ def test_levels_are_asked_for_by_each_new_exporter(tmp_path: Path) -> None:
 
 
 def test_two_live_nodes_of_one_name_are_not_mixed(tmp_path: Path) -> None:
-    """The second node waits, unharmed, until the first is gone."""
+    """A second live node with the same name waits unharmed until the first is gone."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -191,7 +191,7 @@ def test_two_live_nodes_of_one_name_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_rotation_keeps_everything_and_bounds_the_log(tmp_path: Path) -> None:
-    """A log that is long is replaced by a snapshot, and a restart shows the same."""
+    """A long log is replaced by a snapshot, and a restart shows the same."""
 
     async def scenario() -> None:
         store = opened(tmp_path, rotate_bytes=1000)
@@ -229,7 +229,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting a tmpfs needs
 
 @needs_root
 def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
-    """On a full disk counting goes on and says so; with room again it is durable again."""
+    """With a full disk counting continues without durability, until there is room again."""
 
     async def scenario(disk: Path) -> None:
         store = opened(disk / "state")
@@ -237,7 +237,7 @@ def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
         await sender.send(store, TokensGenerated(MODEL, 1))
         with contextlib.suppress(OSError):
             (disk / "ballast").write_bytes(b"x" * 2**20)
-        while store.state.storage.durable:  # what is left of the last page
+        while store.state.storage.durable:  # the rest of the last page
             await sender.send(store, TokensGenerated(MODEL, 1))
         assert "No space left" in store.state.storage.failure
         reply = await sender.send(store, TokensGenerated(MODEL, 1))
@@ -258,7 +258,7 @@ def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_logs_at_their_limit_are_replaced(tmp_path: Path) -> None:
-    """Logs that could not be rotated for long end in a snapshot, not in a dead end."""
+    """Logs that are at their limit are replaced by a snapshot."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -302,7 +302,7 @@ def test_read_only_directory_costs_durability_at_start(tmp_path: Path) -> None:
 
 
 class _StuckFile:
-    """A full pipe in the place of a log: writing to it waits, as it does for a stuck disk."""
+    """A full pipe in place of a log: a write waits, as on a stuck disk."""
 
     def __init__(self, store: Store) -> None:
         log = store._journal._log  # type: ignore[union-attr]
@@ -317,7 +317,7 @@ class _StuckFile:
         os.close(writing)
 
     def answer(self) -> None:
-        """Let the waiting write go on."""
+        """Let the waiting write continue."""
         os.read(self._reading, 2**16)
 
     def close(self) -> None:
@@ -326,7 +326,7 @@ class _StuckFile:
 
 @needs_root
 def test_counts_on_a_read_only_disk_are_shown(tmp_path: Path) -> None:
-    """A disk that turned read-only costs what comes, not what was."""
+    """On a read-only disk the old counts are shown, and new ones are not durable."""
 
     async def scenario(disk: Path) -> None:
         store = opened(disk / "state")
@@ -351,7 +351,7 @@ def test_counts_on_a_read_only_disk_are_shown(tmp_path: Path) -> None:
 
 
 def test_counts_that_could_not_be_read_are_kept_aside(tmp_path: Path) -> None:
-    """A directory that was away at the start is not emptied when it comes back."""
+    """A directory that returns after the start is quarantined, not emptied."""
 
     async def scenario() -> None:
         state, away = tmp_path / "state", tmp_path / "away"
@@ -373,7 +373,7 @@ def test_counts_that_could_not_be_read_are_kept_aside(tmp_path: Path) -> None:
 
 
 def test_durable_is_not_said_before_the_snapshot_is_there(tmp_path: Path) -> None:
-    """After a record that hung, a restart loses something until a snapshot is written."""
+    """After a hanging record, the counts are not durable until a snapshot is written."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -384,7 +384,7 @@ def test_durable_is_not_said_before_the_snapshot_is_there(tmp_path: Path) -> Non
         await sender.send(store, TokensGenerated(MODEL, 1))
         stuck.answer()
         assert store._journal is not None
-        await trio.sleep(0.5)  # the record that was given up is written after all
+        await trio.sleep(0.5)  # the abandoned record is written after all
         store._journal.begin_rotation()
         store._failure = ""
         store._note_storage()
@@ -401,7 +401,7 @@ def test_durable_is_not_said_before_the_snapshot_is_there(tmp_path: Path) -> Non
 
 
 def test_pause_of_the_exporter_is_no_nodes_silence(tmp_path: Path) -> None:
-    """Nodes get back the time in which this process stood still."""
+    """A pause of the exporter does not count as silence of its nodes."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -415,7 +415,7 @@ def test_pause_of_the_exporter_is_no_nodes_silence(tmp_path: Path) -> None:
 
 
 def test_pause_excuses_no_silence_after_it(tmp_path: Path) -> None:
-    """A node that spoke after the pause and then fell silent is gone as soon as any other."""
+    """A node that spoke after the pause and then falls silent is gone after the timeout."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -430,7 +430,7 @@ def test_pause_excuses_no_silence_after_it(tmp_path: Path) -> None:
 
 
 def test_directory_with_counts_that_comes_back_is_kept_aside(tmp_path: Path) -> None:
-    """A disk that is mounted only after the start brings older counts, which are not deleted."""
+    """Counts on a disk that is mounted after the start are quarantined, not deleted."""
 
     async def scenario() -> None:
         directory = tmp_path / "state"
@@ -456,7 +456,7 @@ def test_directory_with_counts_that_comes_back_is_kept_aside(tmp_path: Path) -> 
 
 
 def test_disk_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
-    """A record that hangs costs half a second once, then durability until the disk is back."""
+    """A hanging disk delays one batch by half a second; counting continues without durability."""
 
     async def scenario() -> None:
         store = opened(tmp_path)
@@ -498,7 +498,7 @@ OPERATIONS = (
 
 
 class World:
-    """A node and an exporter that are driven through their deaths, beside a simple model."""
+    """Nodes and an exporter that die in any order, beside a simple model of them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -507,11 +507,11 @@ class World:
         self.sender = Sender(session="0", pipe=0)
         self.delivered = 0
         self.waiting = 0
-        """Emitted and not yet known to be taken."""
+        """Emitted events that may not have been counted yet."""
         self.shown = 0.0
 
     async def do(self, operation: str) -> None:
-        """Take one step and look at what is shown."""
+        """Take one step and check the exposition."""
         await getattr(self, operation.replace(" ", "_"))()
         shown = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
         assert shown >= self.shown
@@ -550,7 +550,7 @@ class World:
         await self.kill()
 
     async def restart_node(self) -> None:
-        """End the node cleanly: the rest is sent, then the goodbye."""
+        """End the node cleanly: it sends the rest, then the goodbye."""
         while not self.sender.outbox.empty:
             await self.sender.send(self.store)
         await self.sender.send(self.store, goodbye=True)
@@ -558,7 +558,7 @@ class World:
         self._new_node()
 
     async def kill_node(self) -> None:
-        """What the node had not sent is gone with it, whatever the exporter has taken is not."""
+        """Kill the node, which loses what it had not sent."""
         taken = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
         self.waiting = 0
         self.delivered = int(taken)
@@ -604,5 +604,5 @@ def _live_through(operations: list[str]) -> None:
 
 @given(st.lists(st.sampled_from(OPERATIONS), max_size=25))
 def test_equation_holds_through_any_interleaving(operations: list[str]) -> None:
-    """The equation holds and no counter goes back, whatever dies in whatever order."""
+    """The account adds up and no counter decreases, in any order of deaths."""
     _live_through(operations)

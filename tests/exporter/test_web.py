@@ -1,4 +1,4 @@
-"""The exporter's HTTP answers, asked of the application itself."""
+"""The exporter's HTTP responses, from the application itself."""
 
 import contextlib
 import gzip
@@ -39,7 +39,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 @dataclass
 class Answer:
-    """What a client gets."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,29 +47,29 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body as what it says."""
+        """Return the body as JSON."""
         return json.loads(self.body)
 
 
 class _Api(BaseHTTPRequestHandler):
-    """A node's API that is well, unless a test has it otherwise."""
+    """A fake of the node's API; it is healthy by default."""
 
     status = 200
     body = b""
 
     def do_GET(self) -> None:
-        """Answer whatever is asked."""
+        """Answer any path."""
         self.send_response(self.status)
         self.end_headers()
         self.wfile.write(self.body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def api_url() -> Iterator[str]:
-    """Where the nodes of these tests have their API."""
+    """The URL of the node's API in these tests."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Api) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -80,15 +80,15 @@ def api_url() -> Iterator[str]:
 
 
 class Exporter:
-    """An exporter without its sockets, whose nodes have an API that answers."""
+    """An exporter without sockets, whose nodes have an API that answers."""
 
     api_url = ""
 
     def __init__(self) -> None:
         self.connection_state: dict[str, Any] = {}
-        """As the server hands it to the application."""
+        """The application as the server gets it."""
         self.failed: list[str] = []
-        """Parts that failed unexpectedly."""
+        """Counts of unexpected errors by part."""
         self.ingest = Ingest(State(), TIMEOUT_SECONDS)
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.store.state.storage.durable = True
@@ -137,7 +137,7 @@ class Exporter:
 
 @trio_test
 async def test_metrics_are_served() -> None:
-    """A plain request gets the text format, its length told."""
+    """A plain request gets the text format with its length."""
     exporter = Exporter()
     exporter.hear(*every_event()[:-1])
     answer = await exporter.ask("/metrics")
@@ -150,7 +150,7 @@ async def test_metrics_are_served() -> None:
 
 @trio_test
 async def test_scrape_is_measured() -> None:
-    """What the last scrape took is in the next one."""
+    """The duration of a scrape is in the next one."""
     exporter = Exporter()
     await exporter.ask("/metrics")
     await exporter.store.tick(trio.current_time())
@@ -161,7 +161,7 @@ async def test_scrape_is_measured() -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/readyz", "/livez", "/nothing"])
 @trio_test
 async def test_head_is_get_without_its_body(path: str) -> None:
-    """HEAD has the status and headers of GET and no body."""
+    """HEAD has the status and the headers of GET, and no body."""
     exporter = Exporter()
     got, headed = await exporter.ask(path), await exporter.ask(path, "HEAD")
     assert (headed.status, headed.body) == (got.status, b"")
@@ -172,7 +172,7 @@ async def test_head_is_get_without_its_body(path: str) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "TRACE"])
 @trio_test
 async def test_other_methods_are_refused(method: str) -> None:
-    """Nothing here can be changed from outside."""
+    """Other methods are refused."""
     answer = await Exporter().ask("/metrics", method)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
@@ -180,7 +180,7 @@ async def test_other_methods_are_refused(method: str) -> None:
 @pytest.mark.parametrize("path", ["/", "", "/metrics/", "/Metrics", "/metrics/x", "/health/../x"])
 @trio_test
 async def test_other_path_is_not_found(path: str) -> None:
-    """A wrong path is answered with the right ones."""
+    """An unknown path is answered with the paths that exist."""
     answer = await Exporter().ask(path)
     assert answer.status == 404
     assert b"/metrics" in answer.body
@@ -206,7 +206,7 @@ async def test_other_path_is_not_found(path: str) -> None:
 )
 @trio_test
 async def test_format_is_negotiated(accept: str, content_type: str) -> None:
-    """OpenMetrics goes to who would rather have it, labelled 1.0 whatever version was asked for."""
+    """OpenMetrics is sent only if the client prefers it, labelled 1.0 for any version."""
     answer = await Exporter().ask("/metrics", accept=accept)
     assert answer.headers["content-type"] == content_type
     assert answer.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
@@ -230,7 +230,7 @@ async def test_format_is_negotiated(accept: str, content_type: str) -> None:
 )
 @trio_test
 async def test_compression_is_negotiated(codings: str, *, compressed: bool) -> None:
-    """Gzip goes to who takes it and to nobody else."""
+    """Gzip is sent only if the client accepts it."""
     answer = await Exporter().ask("/metrics", accept_encoding=codings)
     assert (answer.headers.get("content-encoding") == "gzip") == compressed
     text = gzip.decompress(answer.body) if compressed else answer.body
@@ -240,7 +240,7 @@ async def test_compression_is_negotiated(codings: str, *, compressed: bool) -> N
 
 @trio_test
 async def test_names_restrict_the_answer() -> None:
-    """`name[]` may be given several times, also percent-encoded."""
+    """`name[]` may be repeated and percent-encoded."""
     exporter = Exporter()
     exporter.hear()
     wanted = "name[]=distributed_llm_node_up&name%5B%5D=distributed_llm_node_status"
@@ -251,7 +251,7 @@ async def test_names_restrict_the_answer() -> None:
 
 @trio_test
 async def test_concurrent_scrapes_are_all_answered() -> None:
-    """Scrapes beyond those that render at once wait their turn and share nothing."""
+    """Scrapes beyond the limit of concurrent renderings wait and are answered."""
     exporter = Exporter()
     exporter.hear(*every_event()[:-1])
     answers: list[Answer] = []
@@ -267,13 +267,13 @@ async def test_concurrent_scrapes_are_all_answered() -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have readers cut soon, and one scrape in memory at a time."""
+    """Cut readers early, and allow one scrape in memory at a time."""
     monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(server, "_SCRAPES", 1)
 
 
 def _ask_over_http_2() -> bytes:
-    """Ask for `/metrics`, and let nothing of the answer through."""
+    """Request `/metrics` without letting any of the response through."""
     client = H2Connection(H2Configuration(client_side=True))
     client.local_settings = Settings(
         client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0}
@@ -288,7 +288,7 @@ def _ask_over_http_2() -> bytes:
 @pytest.mark.parametrize("version", ["1.1", "2"])
 @trio_test
 async def test_scraper_that_never_reads_is_cut(version: str) -> None:
-    """What waits for a reader is bounded in number and in time, and others are answered."""
+    """Scrapers that do not read are bounded in number and time, and others are answered."""
     exporter = Exporter()
     routes = [events.HttpFinished(f"/{number}", "GET", 200, 1.0) for number in range(9_000)]
     exporter.hear(*routes)
@@ -301,7 +301,7 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
             client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
             await client.send(_ask_over_http_2() if version == "2" else question)
-            while exporter.application._scrapes.available_tokens:  # noqa: ASYNC110 - tells nobody
+            while exporter.application._scrapes.available_tokens:  # noqa: ASYNC110 - has no event
                 await trio.sleep(0.01)
             assert (await exporter.ask("/livez")).status == 200
             assert (await exporter.ask("/metrics")).status == 200  # once the first is cut
@@ -316,7 +316,7 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
 )
 @trio_test
 async def test_connection_beyond_the_limit_is_for_probes(path: str, status: int) -> None:
-    """Where every connection works, a scrape is told to come again, and a probe is answered."""
+    """If every connection is busy, scrapes get 503 and probes are answered."""
     exporter, stream = Exporter(), cast("Any", None)
     connection = Connection(stream, "192.0.2.1")
     connection.is_reserved = True
@@ -335,7 +335,7 @@ async def test_livez_asks_nothing_but_the_loop() -> None:
 @pytest.mark.parametrize("path", ["/health", "/readyz"])
 @trio_test
 async def test_health_without_a_node_is_503(path: str) -> None:
-    """Nobody has reported: that is a reason."""
+    """Without a node `/health` is 503 with that reason."""
     answer = await Exporter().ask(path)
     assert (answer.status, answer.json["status"]) == (503, "failed")
     assert answer.json["reasons"] == ["events: no node has reported"]
@@ -347,7 +347,7 @@ async def test_health_without_a_node_is_503(path: str) -> None:
 async def test_health_of_a_serving_node_is_200(
     autojump_clock: MockClock, path: str, state: events.NodeState
 ) -> None:
-    """A node that serves, or has no slot free, is well."""
+    """A node that is online or busy is healthy."""
     del autojump_clock
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged(state))
@@ -360,7 +360,7 @@ async def test_health_of_a_serving_node_is_200(
 
 @trio_test
 async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
-    """A node that fell silent is named, and well again when it is back."""
+    """A silent node is named in a 503, until it is back."""
     del autojump_clock
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged("online"))
@@ -375,7 +375,7 @@ async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_departed_node_is_no_fault_while_another_serves() -> None:
-    """A node that said goodbye is shown; it does not keep the others from being well."""
+    """A node that said goodbye does not fail `/health` while another one serves."""
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged("online"))
     exporter.hear(first=2, goodbye=True)
@@ -391,7 +391,7 @@ async def test_departed_node_is_no_fault_while_another_serves() -> None:
 
 @trio_test
 async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a check runs into, the exporter goes on and says so."""
+    """A check that raises counts as failed, with its reason."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a fault of ours")
@@ -407,7 +407,7 @@ async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPat
 
 @trio_test
 async def test_health_after_a_goodbye_is_503() -> None:
-    """A node that has left does not serve."""
+    """After the goodbye of the only node `/health` is 503."""
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged("online"))
     exporter.hear(first=2, goodbye=True)
@@ -417,7 +417,7 @@ async def test_health_after_a_goodbye_is_503() -> None:
 @pytest.mark.parametrize("state", ["draining", "unknown"])
 @trio_test
 async def test_health_of_a_node_that_takes_no_request_is_503(state: events.NodeState) -> None:
-    """Only online and busy are well; the state is the reason."""
+    """Only online and busy are healthy; the status is the reason."""
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged(state))
     answer = await exporter.ask("/health")
@@ -427,7 +427,7 @@ async def test_health_of_a_node_that_takes_no_request_is_503(state: events.NodeS
 
 @trio_test
 async def test_failed_check_is_named_and_counted(autojump_clock: MockClock) -> None:
-    """What a check found is in the answer and in the metrics."""
+    """A failed check is in the response and in the metrics."""
     del autojump_clock
     exporter = Exporter()
     answer = await exporter.ask("/health")
@@ -462,7 +462,7 @@ async def test_failed_check_is_named_and_counted(autojump_clock: MockClock) -> N
 async def test_node_that_is_not_well_says_why(
     told: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node's own words, which model is not there, are part of the reason."""
+    """The reason includes the node's own words: which model is not ready."""
     monkeypatch.setattr(_Api, "status", 503)
     monkeypatch.setattr(_Api, "body", told.encode())
     exporter = Exporter()
@@ -475,7 +475,7 @@ async def test_node_that_is_not_well_says_why(
 
 @trio_test
 async def test_probing_does_not_run_the_checks_again(autojump_clock: MockClock) -> None:
-    """However often one asks, the checks run once a second."""
+    """Frequent probes do not run the checks more than once a second."""
     del autojump_clock
     exporter = Exporter()
     for _ in range(20):
@@ -487,7 +487,7 @@ async def test_probing_does_not_run_the_checks_again(autojump_clock: MockClock) 
 
 @trio_test
 async def test_engine_without_progress_is_503(autojump_clock: MockClock) -> None:
-    """Work in hand and no progress is a stall; an idle engine and a short pause are none."""
+    """Work without progress fails the check; an idle engine or a short pause does not."""
     del autojump_clock
     exporter = Exporter()
     for first, (seconds, status) in enumerate(
@@ -508,7 +508,7 @@ async def test_engine_without_progress_is_503(autojump_clock: MockClock) -> None
 
 @trio_test
 async def test_journal_that_fails_degrades_and_does_not_fail(autojump_clock: MockClock) -> None:
-    """The node serves and the counts go on: that is told, not paged."""
+    """A failing journal is `degraded`, still 200: the node serves and counting continues."""
     del autojump_clock
     exporter = Exporter()
     exporter.hear(events.NodeStateChanged("online"))
@@ -532,7 +532,7 @@ async def test_journal_that_fails_degrades_and_does_not_fail(autojump_clock: Moc
 )
 @trio_test
 async def test_api_that_cannot_be_asked_fails_its_check(url: str) -> None:
-    """Whatever a node says its address is, the exporter goes on and names the fault."""
+    """An unusable address of a node fails its check, and the reason shows the address."""
     exporter = Exporter()
     exporter.hear(events.NodeStarted(1.5e9, "1", "3", "e", url), events.NodeStateChanged("online"))
     await exporter.health._run("node_api")
@@ -543,7 +543,7 @@ async def test_api_that_cannot_be_asked_fails_its_check(url: str) -> None:
 
 @trio_test
 async def test_websocket_is_refused() -> None:
-    """What is no HTTP request is closed, and tells nothing."""
+    """A WebSocket is closed."""
     sent: list[Any] = []
 
     async def receive() -> Any:
