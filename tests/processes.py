@@ -75,8 +75,8 @@ def start(
 ) -> Iterator[Running]:
     """Run `python -m …` until the block ends; entered when it is ready.
 
-    At the end it is killed. A test of a clean end uses `Running.end`: there, a node waits two
-    seconds for an exporter that is gone.
+    The block ends with `kill -9`, because a node that stops waits two seconds for an exporter that
+    is gone. To test a clean end, call `Running.end`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     notify = directory / f"notify-{time.monotonic_ns()}.sock"

@@ -72,7 +72,7 @@ def many_descriptors() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_descriptors")
 def test_process_whose_owner_is_gone_already_does_not_start() -> None:
-    """A program does not start if its owner is already gone, whatever the number of the pipe."""
+    """A program does not start if its owner is already gone, even with a descriptor above 1024."""
     low, write_end = os.pipe()
     read_end = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
     os.close(low)
