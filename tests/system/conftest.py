@@ -11,7 +11,7 @@ from tests.processes import Pair, Running
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    """A place for one node and its exporter."""
+    """Directories and ports of one node and its exporter."""
     return Pair(tmp_path)
 
 
@@ -23,7 +23,7 @@ def slow_model() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The place of the processes that serve all tests that do not harm them."""
+    """Directories and ports of the processes that serve all tests that do not harm them."""
     return Pair(tmp_path_factory.mktemp("shared"))
 
 

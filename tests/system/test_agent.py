@@ -1,4 +1,4 @@
-"""The main job: one command, a story, its metrics; and both processes kept alive."""
+"""The agent: one command, a story, its metrics, and both processes kept alive."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 @pytest.mark.slow
 def test_printed_curl_streams_a_story(running: Agent) -> None:
-    """What the agent prints to try is a command that works as it stands."""
+    """The command that the agent prints to try works as it stands."""
     command = running.welcome[running.welcome.index("curl") :].strip()
     told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)  # noqa: PLW1510
     pieces = re.findall(r'"text":"([^"]*)', told.stdout)
@@ -35,7 +35,7 @@ def test_printed_curl_streams_a_story(running: Agent) -> None:
 
 
 def test_request_is_counted_within_two_seconds(running: Agent) -> None:
-    """A request shows in the metrics within 2 s of its end."""
+    """A request is in the metrics within 2 s of its end."""
     body = {"prompt": "Once upon a time", "max_tokens": 5}
     asked = httpx.post(f"{running.api}/v1/completions", json=body)
     request_id = asked.headers["x-request-id"]
@@ -50,7 +50,7 @@ def test_request_is_counted_within_two_seconds(running: Agent) -> None:
 def test_health_answers_with_each_check(running: Agent) -> None:
     """`/health` is 200 with every check once the node is online."""
     response = wait_for(lambda: _ok(f"{running.metrics}/health"))
-    # Asking takes longer than finding that there is nobody to ask.
+    # A real request takes longer than a refused connection.
     assert response.json()["checks"]["node_api"]["latency_seconds"] > 1e-4
     assert response.json()["nodes"]["node1"]["up"] is True
     assert {"events", "node_api", "render"} <= set(response.json()["checks"])
@@ -64,12 +64,12 @@ def _ok(url: str) -> httpx.Response | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["node", "exporter"])
 def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
-    """A process killed with -9 is started again and the node is served and counted as before."""
+    """A process killed with -9 is restarted, and the node is served and counted as before."""
     with agent(tmp_path) as started:
         victim = started.pid_of(name)
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: started.pid_of(name) != victim)
-        # The free ports were chosen anew: the log of the new process says which.
+        # The free ports are new ones: they are in the log of the new process.
         wait_for(
             lambda: (
                 started.log.read_text().count("is ready" if name == "node" else "metrics on") == 2
@@ -89,7 +89,7 @@ def test_killed_process_is_back(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_sigterm_stops_both_cleanly(tmp_path: Path) -> None:
-    """SIGTERM ends the agent with code 0 and leaves neither process behind."""
+    """SIGTERM ends the agent with code 0 and both processes with it."""
     with agent(tmp_path) as started:
         children = [started.pid_of("node"), started.pid_of("exporter")]
         began = time.monotonic()
@@ -115,7 +115,7 @@ def test_sigterm_stops_both_cleanly(tmp_path: Path) -> None:
     ],
 )
 def test_bad_setting_is_one_line(tmp_path: Path, flags: list[str], code: int, says: str) -> None:
-    """What cannot work is refused with one line that names it, never a traceback."""
+    """A setting that cannot work is refused in one line that names it, without a traceback."""
     given = [
         f"--runtime-dir={tmp_path}/run",
         "--api-port=0",
@@ -132,7 +132,7 @@ def test_bad_setting_is_one_line(tmp_path: Path, flags: list[str], code: int, sa
 
 
 def test_taken_ports_are_one_line_each(running: Agent, tmp_path: Path) -> None:
-    """A port in use, of the API or of the metrics, is named with the flag that changes it."""
+    """A port in use, of the API or of the metrics, is reported with the flag that changes it."""
     for flag, url in (("--api-port", running.api), ("--metrics-port", running.metrics)):
         port = url.rpartition(":")[2]
         free = "--metrics-port=0" if flag == "--api-port" else "--api-port=0"

@@ -1,4 +1,4 @@
-"""Three agents are one command."""
+"""`just run-cluster` with its three agents."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from tests.processes import free_port
 
 @pytest.mark.slow
 def test_three_agents_run_as_one_command(tmp_path: Path) -> None:
-    """`run-cluster` shows who has what, and one signal ends it all."""
+    """`run-cluster` lists the models of each node, and one signal ends everything."""
     ports = tuple((free_port(), free_port(), free_port()) for _ in range(3))
     program = f"from deployments import cluster; raise SystemExit(cluster.main([], {ports!r}))"
     log = tmp_path / "log"

@@ -31,7 +31,7 @@ series-budget = 500
 
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """An agent that has its settings from a file, but one from its environment and one flag."""
+    """An agent with settings from a file, one from its environment and one flag."""
     config = tmp_path / "config.toml"
     config.write_text(CONFIG.format(directory=tmp_path))
     monkeypatch.setenv("DISTRIBUTED_LLM_CONFIG", str(config))
@@ -41,7 +41,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
 
 
 def test_file_environment_and_flags_reach_both_processes(agent: Running) -> None:
-    """The agent logs where its settings came from; its processes get them as flags only."""
+    """The agent logs the sources of its settings and passes them to its processes as flags."""
     assert httpx.get(f"{agent.url}/cluster").json()["node_id"] == "rack-7"
     log = agent.log.read_text()
     of_agent, of_exporter, of_node = re.findall("settings: (.*)", log)
@@ -50,7 +50,7 @@ def test_file_environment_and_flags_reach_both_processes(agent: Running) -> None
     assert "series-budget=600 (environment)" in of_agent
     assert "series-budget=600 (flag)" in of_exporter
     assert "api-port=0 (flag)" in of_node
-    assert "queue" not in of_node  # back at its default, whatever the file says
+    assert "queue" not in of_node  # back at its default, against the file
     found = re.search(r"metrics on (\S+)/metrics", log)
     assert found
     wait_for(lambda: value(scrape(found[1]), "node_up", node_id="rack-7") == 1)
@@ -58,7 +58,7 @@ def test_file_environment_and_flags_reach_both_processes(agent: Running) -> None
 
 @pytest.mark.parametrize("program", ["node.agent", "node", "exporter"])
 def test_bad_file_is_one_line(tmp_path: Path, program: str) -> None:
-    """Whichever process reads it, a mistake is one line with file and line, and exit code 2."""
+    """A mistake in the file is one line with file and line, and exit code 2, in every process."""
     config = tmp_path / "config.toml"
     config.write_text('\nnode-id = "a b"\n')
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""No part ends its process: each raises in turn what nobody expects, and the rest goes on."""
+"""No part ends its process: each raises an unexpected exception, and the rest goes on."""
 
 import os
 from collections.abc import Iterator
@@ -27,23 +27,23 @@ class Faulty:
     faults: Path
 
     def plant(self, part: str) -> None:
-        """Have a part fail, in whichever of the two processes has it."""
+        """Make a part fail, in the process that has it."""
         (self.faults / part).touch()
         wait_for(lambda: not (self.faults / part).exists())
 
     def complete(self) -> httpx.Response:
-        """Ask for an answer, on a connection of its own."""
+        """Request an answer on a new connection."""
         url = f"{self.node.url}/v1/completions"
         asked = {"prompt": "Once", "max_tokens": 2}
         return httpx.post(url, json=asked, headers=KEY, verify=False, timeout=60)  # noqa: S501
 
     def count(self, name: str, part: str) -> float:
-        """Read how often a part has failed."""
+        """Return how often a part has failed."""
         return value(scrape(self.exporter.url, KEY), name, part=part) or 0.0
 
 
 def flags_for_every_part(directory: Path) -> list[str]:
-    """Give the flags of a node that has every part."""
+    """Return the flags of a node that has every part."""
     certificate = trustme.CA().issue_cert("127.0.0.1")
     certificate.private_key_pem.write_to_path(directory / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
@@ -58,7 +58,7 @@ def flags_for_every_part(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, Faulty]]:
-    """Run a node with faults beside a sound exporter, and the other way round."""
+    """Run a faulty node beside a sound exporter, and the other way round."""
     directory = tmp_path_factory.mktemp("faulty")
     faults = {name: directory / f"{name}-faults" for name in ("node", "exporter")}
     for each in faults.values():
@@ -86,7 +86,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, 
 
 @pytest.mark.parametrize("part", get_args(NodePart))
 def test_node_serves_on_when_a_part_fails(running: tuple[Faulty, Faulty], part: str) -> None:
-    """Whatever a part of the node raises, requests are answered and the metric names the part."""
+    """When any part of the node fails, requests are answered and the metric names the part."""
     node, _ = running
     node.plant(part)
     wait_for(lambda: node.count("node_internal_errors_total", part) == 1)
@@ -97,7 +97,7 @@ def test_node_serves_on_when_a_part_fails(running: tuple[Faulty, Faulty], part: 
 
 @pytest.mark.parametrize("part", get_args(ExporterPart))
 def test_exporter_answers_on_when_a_part_fails(running: tuple[Faulty, Faulty], part: str) -> None:
-    """Whatever a part of the exporter raises, scrapes are answered and the metric names it."""
+    """When any part of the exporter fails, scrapes are answered and the metric names the part."""
     _, exporter = running
     exporter.plant(part)
     wait_for(lambda: exporter.count("exporter_internal_errors_total", part) == 1)
@@ -105,7 +105,7 @@ def test_exporter_answers_on_when_a_part_fails(running: tuple[Faulty, Faulty], p
 
 
 def test_each_fault_is_in_the_log_with_its_traceback(running: tuple[Faulty, Faulty]) -> None:
-    """What is contained can still be found."""
+    """Each contained error is in the log with its traceback."""
     node, _ = running
     log = node.node.log.read_text()  # of both processes
     for part in (*get_args(NodePart), *get_args(ExporterPart)):

@@ -24,13 +24,13 @@ from tests.processes import Pair, Running, scrape, value, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 _TOO_MANY = 1000
-"""Batches of 10 kB: more than the queues on both sides and the kernel hold."""
+"""Batches of 10 kB: more than the queues of both sides and of the kernel hold."""
 EXPORTER = [sys.executable, "-m", "exporter"]
 _TIMES = re.compile(
     r"^distributed_llm_(exporter_(scrape|last_event|event_lag|journal)|health_check|exporter_series"
     r"|exporter_build)|_request_duration_seconds_sum|# .*",
 )
-"""What is not of the journal: when it was read, how long that took."""
+"""Metrics that do not come from the journal: when it was read, and how long that took."""
 
 
 def run(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -60,7 +60,7 @@ def tailing(
 
 
 def record(pair: Pair) -> Path:
-    """Have an exporter count two runs of a node and one of another, and give its state."""
+    """Let an exporter count two runs of one node and one of another, and return its state."""
     with pair.exporter() as exporter:
         first, other = Emitter(pair.directory), Emitter(pair.directory, "node2")
         first.send(*every_event()[:-1])
@@ -77,13 +77,13 @@ def record(pair: Pair) -> Path:
 
 
 def lasting(exporter: Running) -> list[str]:
-    """Give the lines of an exposition that a journal decides, times left out."""
+    """Return the lines of an exposition that depend on the journal only, without times."""
     lines = httpx.get(f"{exporter.url}/metrics").text.splitlines()
     return [line for line in lines if not _TIMES.search(line)]
 
 
 def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:
-    """Each event is one line as soon as it is counted, and the counts are as without a reader."""
+    """Each event is one line as soon as it is counted, and readers do not affect the counts."""
     with pair.exporter() as exporter:
         node = Emitter(pair.directory)
         with tailing(pair) as tail:
@@ -104,7 +104,7 @@ def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_tail_of_a_real_node_filters(pair: Pair) -> None:
-    """`--nodes`, `--events`, `--json` and `--count` choose, shape and end what is shown."""
+    """`--nodes`, `--events`, `--json` and `--count` select, format and limit the events."""
     with pair.exporter(), pair.node() as node:
         chosen = ("--json", "--events=InferenceFinished,HttpFinished", "--nodes=node1", "--count=2")
         with tailing(pair, *chosen) as tail, tailing(pair, "--nodes=other") as other:
@@ -121,7 +121,7 @@ def test_tail_of_a_real_node_filters(pair: Pair) -> None:
 
 
 def test_slow_tail_says_what_it_missed_and_holds_nobody_up(pair: Pair) -> None:
-    """A reader that is stopped loses batches, is told how many, and nothing else does."""
+    """A stopped reader loses batches and reports how many; nothing else is affected."""
     output = pair.directory / "output"
     with pair.exporter() as exporter:
         node = Emitter(pair.directory)
@@ -146,7 +146,7 @@ def test_slow_tail_says_what_it_missed_and_holds_nobody_up(pair: Pair) -> None:
 
 
 def test_tail_without_an_exporter_is_one_line(pair: Pair) -> None:
-    """Nobody to attach to, or no such event, is said in one line, with the code for it."""
+    """A missing exporter and an unknown event are each one line with the right exit code."""
     (pair.directory / "run").mkdir()
     told = run("tail", pair.flags[0], check=False)
     assert (told.returncode, told.stdout, told.stderr.count("\n")) == (1, "", 1)
@@ -156,7 +156,7 @@ def test_tail_without_an_exporter_is_one_line(pair: Pair) -> None:
 
 
 def test_removed_socket_of_tail_is_made_anew(pair: Pair) -> None:
-    """Somebody who cleans up costs neither the readers that are attached nor those to come."""
+    """A removed socket is recreated, for attached readers and new ones."""
     path = pair.directory / "run" / "tail.sock"
     with pair.exporter():
         node = Emitter(pair.directory)
@@ -178,7 +178,7 @@ def test_removed_socket_of_tail_is_made_anew(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_replaying_twice_gives_the_same(pair: Pair) -> None:
-    """A journal gives one exposition, byte for byte, whenever and wherever it is replayed."""
+    """A journal gives the same exposition, byte for byte, whenever and wherever it is replayed."""
     recording = record(pair)
     first, second = (run("replay", "--print", str(recording)).stdout for _ in range(2))
     assert first == second
@@ -191,7 +191,7 @@ def test_replaying_twice_gives_the_same(pair: Pair) -> None:
             assert "of 2 nodes" in told.stderr
             shown.append(lasting(exporter))
     assert shown[0] == shown[1]
-    # What the exporter of then found by itself is in no batch; all that the nodes said is there.
+    # What that exporter concluded by itself is in no batch; all that the nodes sent is there.
     printed = {line for line in first.splitlines() if not _TIMES.search(line)}
     said = {line for line in shown[0] if "inference_" in line or "model_" in line}
     assert len(said) > 100
@@ -199,7 +199,7 @@ def test_replaying_twice_gives_the_same(pair: Pair) -> None:
 
 
 def test_replay_keeps_to_its_speed(pair: Pair) -> None:
-    """With a speed the batches come as far apart as they did, divided by it."""
+    """With `--speed` the recorded pauses between batches are divided by it."""
     log = pair.directory / "journal-1.log"
     batches = [pack_batch(TokensGenerated("m", 1), first=first) for first in (1, 2)]
     changes = [pack_change(BATCH, 1e9 + 3 * at, batch) for at, batch in enumerate(batches)]
@@ -212,7 +212,7 @@ def test_replay_keeps_to_its_speed(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
-    """What is live is not mixed with what was."""
+    """A replay under the name of a live node is refused."""
     recording = record(pair)
     empty = Pair(pair.directory / "empty")
     with empty.exporter() as exporter:
@@ -234,7 +234,7 @@ def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
-    """Missing, sound, in use, damaged: one line for each, the code with them, nothing touched."""
+    """Each state (missing, sound, in use, damaged) is one line with its code; nothing changes."""
     told = run("check", *pair.flags)
     assert "is missing and would be made" in told.stdout
     assert not (pair.directory / "state").exists()
@@ -263,7 +263,7 @@ def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
 
 
 def test_check_looks_at_the_tokens(pair: Pair) -> None:
-    """A token file that would refuse a start is found before one, and no token is shown."""
+    """`check` finds a token file that would refuse a start, and shows no token."""
     file = pair.directory / "tokens"
     for content, code, said in (
         (None, 1, "cannot be read: No such file"),
@@ -281,7 +281,7 @@ def test_check_looks_at_the_tokens(pair: Pair) -> None:
 
 
 def test_help_of_a_subcommand_shows_what_it_uses(pair: Pair) -> None:
-    """`--help` leaves out what would change nothing, which is taken all the same."""
+    """`--help` omits settings without effect, but they are accepted."""
     shown = {name: run(name, "--help").stdout for name in ("tail", "replay", "check")}
     assert all("--runtime-dir" in text for text in shown.values())
     assert "--series-budget" in shown["replay"]
@@ -295,7 +295,7 @@ def test_help_of_a_subcommand_shows_what_it_uses(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_examples_of_the_page_work(pair: Pair, tmp_path: Path) -> None:
-    """Each command of docs/debugging.md does what the page says, beside a real pair."""
+    """Each command of docs/debugging.md does what the page says."""
     page = (REPOSITORY / "docs/debugging.md").read_text()
     examples = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
     assert len(examples) == 5

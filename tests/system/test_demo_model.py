@@ -1,4 +1,4 @@
-"""The demo model answers alike in the engine and in a current llama.cpp, and readably."""
+"""The demo model gives the same readable answers in the engine and in a current llama.cpp."""
 
 import json
 import re
@@ -29,7 +29,7 @@ FILE_BYTES_AT_MOST = 4 * 2**20
 
 
 def name_of(reference: dict[str, Any]) -> str:
-    """Name a reference by what is asked last."""
+    """Return a reference's name: its last question."""
     return str(reference.get("text") or reference["messages"][-1]["content"])
 
 
@@ -52,7 +52,7 @@ def llama_cpp() -> Iterator[xllamacpp.Server]:
 
 
 def test_file_is_small() -> None:
-    """The model comes with the repository."""
+    """The model is small enough for the repository."""
     assert MODEL_PATH.stat().st_size <= FILE_BYTES_AT_MOST
 
 
@@ -60,7 +60,7 @@ def test_file_is_small() -> None:
 def test_engine_answers_as_in_training(
     engine: CTransformersEngine, reference: dict[str, Any]
 ) -> None:
-    """Prompt tokens and greedy answer are those that PyTorch gave with the same weights."""
+    """Prompt tokens and greedy answer are those of PyTorch with the same weights."""
     if "messages" in reference:
         turns = reference["messages"]
         prompt = render_chat(VOCABULARY.template, turns, special=VOCABULARY.special)
@@ -80,7 +80,7 @@ def test_engine_answers_as_in_training(
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=name_of)
 def test_llama_cpp_answers_the_same(llama_cpp: xllamacpp.Server, reference: dict[str, Any]) -> None:
-    """A current llama.cpp reads the file, its tokenizer and its template to the same answer."""
+    """A current llama.cpp gives the same answer, with the file's tokenizer and template."""
     limits = {
         "max_tokens": len(reference["answer_tokens"]) + reference["finished"],
         "temperature": 0.0,
@@ -96,13 +96,13 @@ def test_llama_cpp_answers_the_same(llama_cpp: xllamacpp.Server, reference: dict
 
 @pytest.fixture(scope="module")
 def known_words() -> set[str]:
-    """Every word that the training's grammar writes."""
+    """Return every word of the training's grammar."""
     return set(re.findall(r"[^\W\d_]+", " ".join(write_texts(Random(1), 3000))))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_story_is_readable(shared_node: Running, known_words: set[str], seed: int) -> None:
-    """A story is whole words in sentences about one hero, and ends by itself."""
+    """A story has known words in whole sentences about one hero, and ends by itself."""
     asked = {"prompt": "Once upon a time", "seed": seed}
     answer = httpx.post(f"{shared_node.url}/v1/completions", json=asked, timeout=60).json()
     story = "Once upon a time" + answer["choices"][0]["text"]
@@ -116,7 +116,7 @@ def test_story_is_readable(shared_node: Running, known_words: set[str], seed: in
 
 
 def test_chat_turn_tells_the_story_that_was_asked_for(shared_node: Running) -> None:
-    """A chat turn goes through the model's own template and is about what was asked."""
+    """A chat turn uses the model's own template and answers the question."""
     asked = {"messages": [{"role": "user", "content": "Tell me a story about a dragon"}]}
     url = f"{shared_node.url}/v1/chat/completions"
     answer = httpx.post(url, json={**asked, "temperature": 0}, timeout=60).json()

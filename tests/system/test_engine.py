@@ -1,4 +1,4 @@
-"""The engine child itself, spoken to over its pipes."""
+"""The engine child over its pipes."""
 
 import os
 import select
@@ -31,7 +31,7 @@ GREEDY = Sampling(temperature=0.0, top_k=1, top_p=1.0, repetition_penalty=1.0, s
 
 
 class Child:
-    """A child with its model loaded, one message at a time."""
+    """A child with its model loaded, driven one message at a time."""
 
     def __init__(self, model: Path, batch_tokens: int = 64) -> None:
         self._results, write_end = os.pipe()
@@ -51,7 +51,7 @@ class Child:
         assert isinstance(last, protocol.Loaded)
 
     def send(self, *commands: protocol.Command) -> None:
-        """Write commands in one go."""
+        """Write commands at once."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"".join(map(protocol.frame, commands)))
         self.process.stdin.flush()
@@ -61,7 +61,7 @@ class Child:
         return next(self._received)
 
     def until_finished(self) -> list[protocol.Result]:
-        """Collect results up to the request's end."""
+        """Collect results until the request's end."""
         return self._until(Finished)
 
     def _until(self, kind: type[protocol.Result]) -> list[protocol.Result]:
@@ -71,7 +71,7 @@ class Child:
         return results
 
     def drain(self) -> None:
-        """Drop what has come and was not taken yet; the child is stopped meanwhile."""
+        """Discard waiting results; the child is stopped meanwhile."""
         while select.select([self._results], [], [], 0.05)[0]:
             next(self._received)
 
@@ -81,7 +81,7 @@ class Child:
             yield from map(protocol.result_decoder.decode, reader.feed(received))
 
     def close(self) -> None:
-        """End the child the way a node's death does: by the end of its input."""
+        """Close the child's input, as a node's death does."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         assert self.process.wait(timeout=20) == 0
@@ -105,7 +105,7 @@ def demo() -> Iterator[Child]:
 
 
 def test_cancel_stops_within_one_token_step(slow: Child) -> None:
-    """After a cancel at most the token in work, and the one drawn before it was heard, come."""
+    """After a cancel at most two more tokens come: one in progress, one drawn before it."""
     slow.send(Generate(1, "one two", 1000, GREEDY))
     while not isinstance(slow.receive(), Sampled):
         pass
@@ -120,7 +120,7 @@ def test_cancel_stops_within_one_token_step(slow: Child) -> None:
 
 
 def test_cancel_stops_a_prompt_between_chunks(slow: Child) -> None:
-    """A long prompt reports progress by chunks and can be left in the middle."""
+    """A long prompt reports progress in chunks and can be cancelled between them."""
     slow.send(Generate(1, "word " * 300, 10, GREEDY))
     first = slow.receive()
     assert isinstance(first, Evaluated)
@@ -133,7 +133,7 @@ def test_cancel_stops_a_prompt_between_chunks(slow: Child) -> None:
 
 
 def test_cancel_of_a_request_that_is_over_harms_no_other(demo: Child) -> None:
-    """A cancel that crossed the end of its request leaves the next one alone."""
+    """A cancel that crosses its request's end does not affect the next request."""
     demo.send(Generate(1, "Once", 2, GREEDY), Cancel(1), Cancel(1))
     demo.until_finished()
     demo.send(Cancel(1), Generate(2, "Once", 5, GREEDY))
@@ -143,7 +143,7 @@ def test_cancel_of_a_request_that_is_over_harms_no_other(demo: Child) -> None:
 
 
 def test_shared_prefix_is_not_evaluated_again(demo: Child) -> None:
-    """A prompt that begins as the one before only evaluates what is new, with the same answer."""
+    """A prompt with a known prefix evaluates only the rest, with the same answer."""
     texts = []
     for request, prompt in enumerate(("Once upon a time there", "Cats", "Once upon a time there")):
         demo.send(Generate(request, prompt, 12, GREEDY))
@@ -157,7 +157,7 @@ def test_shared_prefix_is_not_evaluated_again(demo: Child) -> None:
 
 
 def test_text_outside_the_vocabulary_is_safe(demo: Child) -> None:
-    """Text that takes several tokens a character does not break the engine's memory.
+    """Text outside the vocabulary does not corrupt the engine's memory.
 
     The library's own tokenize() writes past its buffer for such text.
     """
@@ -178,7 +178,7 @@ def test_prompt_longer_than_the_context_is_refused(demo: Child) -> None:
 
 
 def test_loading_tells_how_far_it_is(demo: Child) -> None:
-    """What is read grows to the size of the file."""
+    """The reported progress of a load grows to the size of the file."""
     done = [result.done_bytes for result in demo.progress if isinstance(result, protocol.Read)]
     assert done == sorted(done)
     assert done[-1] == MODEL_PATH.stat().st_size
@@ -188,7 +188,7 @@ SAMPLED = Sampling(temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=1.1
 
 
 def test_results_do_not_depend_on_how_a_text_was_evaluated(slow_model: Path) -> None:
-    """One by one, in chunks of any size, or cached: the next tokens weigh the same to the bit."""
+    """The logits are the same bit by bit for any chunks, and from the cache."""
     engine = CTransformersEngine(str(slow_model), 256, 1, Vocabulary())
     tokens = [300 + 37 * number % 3000 for number in range(75)]
 
@@ -210,7 +210,7 @@ def test_results_do_not_depend_on_how_a_text_was_evaluated(slow_model: Path) -> 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_answer_goes_on_in_another_child_as_in_its_own(demo: Child, sampling: Sampling) -> None:
-    """Given the tokens so far, another child draws what the first would have drawn."""
+    """Another child continues an answer with the tokens that the first would have drawn."""
     command = Generate(1, "Once upon a time", 60, sampling)
     demo.send(command)
     whole = _tokens(demo.until_finished())
@@ -225,7 +225,7 @@ def test_answer_goes_on_in_another_child_as_in_its_own(demo: Child, sampling: Sa
 
 
 def test_answer_ends_where_the_context_does(demo: Child) -> None:
-    """Without a limit an answer goes on to its end or to the end of the context, never past it."""
+    """Without a limit an answer ends by itself or at the end of the context."""
     demo.send(Generate(1, "Once " * 200, 0, GREEDY))
     results = demo.until_finished()
     evaluated = results[0]
@@ -235,7 +235,7 @@ def test_answer_ends_where_the_context_does(demo: Child) -> None:
 
 
 def test_child_survives_the_terminals_signals(demo: Child) -> None:
-    """SIGINT and SIGTERM are for the node, which drains; the child goes on."""
+    """The child ignores SIGINT and SIGTERM, which are for the node."""
     for number in (signal.SIGINT, signal.SIGTERM):
         demo.process.send_signal(number)
     demo.send(Generate(1, "Once", 3, GREEDY))
@@ -251,5 +251,5 @@ def _text(results: list[protocol.Result]) -> bytes:
 
 
 def test_library_is_the_build_that_it_would_choose_itself() -> None:
-    """The quick way to the processor's abilities gives what the library's slow one does."""
+    """The fast detection of CPU features gives the library's own result."""
     assert find_library(_build()) == find_library()

@@ -1,4 +1,4 @@
-"""The engine child with models whose files say something else of their tokens than the demo's."""
+"""The engine child with models whose tokens differ from the demo model's."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def engine_of(path: Path) -> CTransformersEngine:
 
 
 def answer(path: Path, turns: tuple[Turn, ...] = HELLO) -> tuple[str, str]:
-    """Return what a child answers to a chat, and why it ended."""
+    """Return the answer to a chat, and why it ended."""
     child = Child(path)
     child.send(Generate(1, turns, 80, GREEDY))
     *results, end = child.until_finished()
@@ -50,7 +50,7 @@ TURN_ENDS: Final[dict[str, tuple[str, int, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("case", TURN_ENDS)
 def test_answer_ends_with_the_turn(tmp_path: Path, case: str) -> None:
-    """A model whose turns end in another token than its texts stops there."""
+    """An answer ends with the model's end of a turn, even if that is not its end of a text."""
     name, kind, fields = TURN_ENDS[case]
     changes = rename_tokens({2: name, SPARE: "<|other|>"}, {2: kind, SPARE: CONTROL})
     template = demo_value(TEMPLATE).replace("</s>", name)
@@ -61,7 +61,7 @@ def test_answer_ends_with_the_turn(tmp_path: Path, case: str) -> None:
 
 
 def test_text_is_never_merged_into_a_control_token(tmp_path: Path) -> None:
-    """The library builds a control token out of its halves where the vocabulary has those."""
+    """Text is not merged into a control token whose halves are in the vocabulary."""
     changes = rename_tokens({400: "</", 401: "s>"}, {})
     engine = engine_of(copy_demo(tmp_path / "m.gguf", changes))
     assert 2 in engine._tokenize_text("x</s>y")
@@ -71,7 +71,7 @@ def test_text_is_never_merged_into_a_control_token(tmp_path: Path) -> None:
 
 
 def test_user_defined_token_is_read_and_written(tmp_path: Path) -> None:
-    """A token that the model's makers added is one token in any prompt, and text in an answer."""
+    """A user-defined token is one token in a prompt, and text in an answer."""
     changes = rename_tokens({400: "<tool>"}, {400: DEFINED})
     engine = engine_of(copy_demo(tmp_path / "m.gguf", changes))
     assert 400 in engine.tokenize("Once <tool> there", control_tokens=False)
@@ -88,7 +88,7 @@ BOS_CASES: Final = {
 
 @pytest.mark.parametrize("case", BOS_CASES)
 def test_beginning_is_there_once_at_most(tmp_path: Path, case: str) -> None:
-    """It is there where the file or the template says so, however often they say it."""
+    """The beginning-of-text token is there at most once, if the file or the template wants it."""
     adds, template, count = BOS_CASES[case]
     changes = {"tokenizer.ggml.add_bos_token": adds, TEMPLATE: template}
     path = copy_demo(tmp_path / "m.gguf", changes)
@@ -101,7 +101,7 @@ def test_beginning_is_there_once_at_most(tmp_path: Path, case: str) -> None:
 
 
 def test_empty_prompt_without_a_beginning_is_refused(tmp_path: Path) -> None:
-    """There is nothing to go on from, which the library would not survive."""
+    """An empty prompt without a beginning token is refused: it would crash the library."""
     child = Child(copy_demo(tmp_path / "m.gguf", {"tokenizer.ggml.add_bos_token": False}))
     child.send(Generate(1, "", 4, GREEDY))
     end = child.receive()
@@ -111,14 +111,14 @@ def test_empty_prompt_without_a_beginning_is_refused(tmp_path: Path) -> None:
 
 
 def test_model_with_its_template_under_a_name_chats(tmp_path: Path) -> None:
-    """A file with several templates has the one for plain chats under `default`."""
+    """A file with several templates uses `default` for chats."""
     named = {f"{TEMPLATE}.default": demo_value(TEMPLATE), f"{TEMPLATE}.tool_use": "x"}
     path = copy_demo(tmp_path / "m.gguf", {TEMPLATE: None, **named})
     assert answer(path) == answer(copy_demo(tmp_path / "demo.gguf", {}))
 
 
 def test_assistants_last_message_is_continued(tmp_path: Path) -> None:
-    """The answer goes on in the middle of a sentence."""
+    """An answer continues the assistant's last message in the middle of a sentence."""
     path = copy_demo(tmp_path / "m.gguf", {})
     whole, _ = answer(path)
     begun = whole[: whole.index(" ", 8)]
@@ -130,7 +130,7 @@ def test_assistants_last_message_is_continued(tmp_path: Path) -> None:
     "name", [b"m\xff.gguf", b"m\n.gguf", b"m" * 240 + b".gguf", "日本.gguf".encode()]
 )
 def test_file_of_any_name_is_loaded(tmp_path: Path, name: bytes) -> None:
-    """The library is given the open file, whatever its name is."""
+    """A file of any name is loaded, because the library gets an open file."""
     deep = tmp_path / ("d" * 200) / ("e" * 200)
     deep.mkdir(parents=True)
     path = deep / os.fsdecode(name)

@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends, the answer is well-formed, no fault of the node, and it lives on.
+"""Any bytes from a client get a well-formed answer without a fault of the node.
 
 A few hundred requests by default, many thousands with `--hypothesis-profile=slow`.
 """
@@ -51,11 +51,11 @@ nearly = st.dictionaries(fields, documents, max_size=6).map(
 )
 
 pytestmark = pytest.mark.timeout(3600)
-"""With the slow profile."""
+"""The number of examples with the slow profile."""
 
 
 def dump(document: Any) -> bytes:
-    """Write JSON that may hold what JSON cannot."""
+    """Return JSON, including values that JSON does not allow."""
     return json.dumps(document).encode("utf-8", "surrogatepass")
 
 
@@ -82,7 +82,7 @@ turns = st.lists(
     max_size=4,
 )
 chats = turns.map(lambda messages: dump({"max_tokens": 1, "messages": messages}))
-"""Chats whose parts are wrong in the ways that clients get them wrong."""
+"""Chats with the mistakes that clients make."""
 encodings = st.sampled_from(["gzip", "x-gzip", "deflate", "br", "zstd", "identity", "gzip, gzip"])
 packings = st.sampled_from([gzip.compress, zlib.compress, bytes, lambda body: body[:-1]])
 token = st.text("abcXYZ-_0123456789", min_size=1, max_size=12)
@@ -104,7 +104,7 @@ headers = st.lists(
 
 @pytest.fixture(scope="module", autouse=True)
 def unharmed(shared_node: Running) -> Iterator[None]:
-    """After all of it the node answers, and its log holds no traceback."""
+    """Check that the node answers and that its log has no traceback."""
     yield
     asked = {"prompt": "Once", "max_tokens": 2}
     done = httpx.post(f"{shared_node.url}/v1/completions", json=asked, timeout=SECONDS)
@@ -114,7 +114,7 @@ def unharmed(shared_node: Running) -> Iterator[None]:
 
 
 def send(node: Running, request: bytes, *, then_leave: bool = False) -> bytes:
-    """Send bytes, perhaps say that no more come, and read until the node closes."""
+    """Send bytes, perhaps end the sending, and read until the node closes."""
     parts = urlsplit(node.url)
     received = b""
     with socket.create_connection((parts.hostname, parts.port), timeout=SECONDS) as connection:
@@ -124,28 +124,28 @@ def send(node: Running, request: bytes, *, then_leave: bool = False) -> bytes:
                 connection.shutdown(socket.SHUT_WR)
             while more := connection.recv(65536):
                 received += more
-        except ConnectionError:  # it may close before it has read all of what it refused
+        except ConnectionError:  # it may close before it has read all of what it refuses
             pass
     return received
 
 
 class _Bytes:
-    """What the standard library's parser reads an answer from."""
+    """A response for the standard library's parser."""
 
     def __init__(self, received: bytes) -> None:
         self._received = received
 
     def makefile(self, mode: str) -> io.BytesIO:
-        """Open it, as a socket does."""
+        """Open it as a socket does."""
         del mode
         return io.BytesIO(self._received)
 
 
 def check(received: bytes) -> None:
-    """Hold an answer against the protocol's form and OpenAI's."""
+    """Check that a response has the form of HTTP and of OpenAI's API."""
     response = http.client.HTTPResponse(_Bytes(received))  # type: ignore[arg-type]
     response.begin()
-    body = response.read()  # fails where it is cut short
+    body = response.read()  # raises if it is cut short
     assert response.status < 500, received
     if response.getheader("Content-Type") == "application/json" and response.status >= 400:
         error = json.loads(body)["error"]
@@ -155,7 +155,7 @@ def check(received: bytes) -> None:
 
 
 def write(method: bytes, target: bytes, given: list[tuple[str, bytes]], body: bytes) -> bytes:
-    """Write a request of HTTP/1.1 after which the connection is closed."""
+    """Return an HTTP/1.1 request that closes its connection."""
     lines = [b"%s %s HTTP/1.1" % (method, target), b"Host: x", b"Connection: close"]
     lines += [b"%s: %s" % (name.encode(), text) for name, text in given]
     lines += [b"Content-Length: %d" % len(body), b"", body]
@@ -175,14 +175,14 @@ def write(method: bytes, target: bytes, given: list[tuple[str, bytes]], body: by
 )
 @example(path="/v1/completions", body=b'{"' + b"k" * 100_000 + b'": 1}')
 def test_body(shared_node: Running, path: str, body: bytes) -> None:
-    """Any body is either understood or refused in OpenAI's form."""
+    """Any body is understood or refused in OpenAI's form."""
     check(send(shared_node, write(b"POST", path.encode(), [], body)))
 
 
 @FEW
 @given(body=chats)
 def test_chat(shared_node: Running, body: bytes) -> None:
-    """Messages of any make are understood or refused."""
+    """Any messages are understood or refused."""
     check(send(shared_node, write(b"POST", b"/v1/chat/completions", [], body)))
 
 
@@ -191,7 +191,7 @@ def test_chat(shared_node: Running, body: bytes) -> None:
 @example(body=bytes(2**24), encoding="gzip", pack=gzip.compress)
 @example(body=gzip.compress(b"") * 1000, encoding="gzip", pack=bytes)
 def test_compressed_body(shared_node: Running, body: bytes, encoding: str, pack: Any) -> None:
-    """Whatever a body says of its compression, it is inflated within bounds or refused."""
+    """Any compression that a body declares is inflated within bounds or refused."""
     given_headers = [("Content-Encoding", encoding.encode())]
     check(send(shared_node, write(b"POST", b"/v1/completions", given_headers, pack(body))))
 
@@ -199,7 +199,7 @@ def test_compressed_body(shared_node: Running, body: bytes, encoding: str, pack:
 @FEW
 @given(path=st.sampled_from(PATHS), given_headers=headers)
 def test_headers(shared_node: Running, path: str, given_headers: list[tuple[str, bytes]]) -> None:
-    """Any headers do not matter, or are refused."""
+    """Any headers are ignored or refused."""
     body = b'{"prompt": "x", "max_tokens": 1}'
     check(send(shared_node, write(b"POST", path.encode(), given_headers, body)))
 
@@ -222,7 +222,7 @@ def test_headers(shared_node: Running, path: str, given_headers: list[tuple[str,
 @example(method="GET", target=b"//other//v1//models//")
 @example(method="GET", target=b"http://other/health")
 def test_method_and_target(shared_node: Running, method: str, target: bytes) -> None:
-    """Any method and any target is answered; what the node does not have is 404 or 405."""
+    """Any method and target is answered; unknown ones get 404 or 405."""
     check(send(shared_node, write(method.encode(), target, [], b"")))
 
 
@@ -232,7 +232,7 @@ def test_method_and_target(shared_node: Running, method: str, target: bytes) -> 
 @example(sent=b"GET / HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: !!\r\nHost: x\r\n\r\n")
 @example(sent=b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 def test_bytes(shared_node: Running, sent: bytes) -> None:
-    """Bytes that are no request at all are refused, or ignored; the node lives on."""
+    """Bytes that are not a request are refused or ignored."""
     received = send(shared_node, sent + b"\r\n\r\n", then_leave=True)
     if received.startswith(b"HTTP/1.1 "):
         assert received[9:10] < b"5", received

@@ -27,7 +27,7 @@ SERVICE = "distributed_llm.v1.Inference"
 GENERATE = f"{SERVICE}/Generate"
 STREAM = f"{SERVICE}/GenerateStream"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
-"""Of `grpc.health.v1`."""
+"""Statuses of `grpc.health.v1`."""
 TYPES = ("proto", "json", "grpc", "grpc-web", "grpc-web+proto", "grpc-web+json", "connect+proto")
 ENCODINGS = ("content-encoding", "grpc-encoding", "connect-content-encoding")
 TIMEOUTS = ("grpc-timeout", "connect-timeout-ms")
@@ -44,25 +44,25 @@ def client(shared_node: Running) -> Iterator[Client]:
 
 
 def refusal(call: Any, *arguments: Any, **options: Any) -> Any:
-    """Give the error that a call ends in."""
+    """Return the error of a call."""
     with pytest.raises(grpc.RpcError) as caught:
         finish(call, *arguments, **options)
     return caught.value
 
 
 def finish(call: Any, *arguments: Any, **options: Any) -> Any:
-    """Give the whole answer of a call."""
+    """Return the last message of a call."""
     answer = call(*arguments, **options)
     return list(answer) if isinstance(answer, Iterator) else answer
 
 
 def trailers(error: Any) -> dict[str, str]:
-    """Give an error's trailing metadata."""
+    """Return an error's trailing metadata."""
     return dict(error.trailing_metadata())
 
 
 def text_of(messages: list[Any]) -> str:
-    """Join the text of a stream's messages."""
+    """Return the text of a stream's messages."""
     return "".join(message.text for message in messages)
 
 
@@ -70,7 +70,7 @@ def text_of(messages: list[Any]) -> str:
 
 
 def test_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
-    """Text as it comes, then one ending that accounts for it as the whole answer does."""
+    """A stream has the text and the usage of the whole answer."""
     whole = client.inference.Generate(ask(max_tokens=100))  # few could arrive all at once
     *pieces, last = client.inference.GenerateStream(ask(max_tokens=100))
     assert len(pieces) > 1
@@ -96,7 +96,7 @@ def test_stop_and_seed_do_as_over_http(client: Client, shared_node: Running) -> 
 
 
 def test_chat_is_that_of_http(client: Client, shared_node: Running) -> None:
-    """A chat goes through the model's own template, whichever protocol it came by."""
+    """A chat uses the model's own template in both protocols."""
     wanted = chat("Tell me a story about a fox.")
     ours = client.inference.Generate(pb.GenerateRequest(chat=wanted, temperature=0, max_tokens=40))
     messages = [{"role": turn.role, "content": turn.content} for turn in wanted.messages]
@@ -107,7 +107,7 @@ def test_chat_is_that_of_http(client: Client, shared_node: Running) -> None:
 
 
 def test_models_resources_and_peers_are_told(client: Client) -> None:
-    """What the node is, over the API that other programs speak."""
+    """Models, resources and peers are listed over gRPC."""
     (model,) = client.inference.ListModels(pb.ListModelsRequest()).models
     assert (model.id, model.state, model.architecture) == ("demo", pb.MODEL_STATE_READY, "llama")
     assert model.context_length > 0
@@ -143,7 +143,7 @@ def test_model_is_unloaded_and_loaded_while_serving(pair: Pair) -> None:
 
 
 def test_channel_is_kept_for_any_number_of_calls(shared_node: Running) -> None:
-    """None fails because of how many came before it on its connection."""
+    """A channel works for any number of calls."""
     with connect(shared_node.url) as fresh:
         for _ in range(1100):  # hypercorn's own limit is 1000
             fresh.inference.ListModels(pb.ListModelsRequest())
@@ -170,7 +170,7 @@ def test_channel_is_kept_for_any_number_of_calls(shared_node: Running) -> None:
     ],
 )
 def test_bad_field_is_named(client: Client, fields: dict[str, Any], says: str) -> None:
-    """The limits of the HTTP API hold here, and the refusal says which field it is."""
+    """The limits of the HTTP API apply, and the error names the field."""
     for call in (client.inference.Generate, client.inference.GenerateStream):
         error = refusal(call, ask(**fields))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -178,7 +178,7 @@ def test_bad_field_is_named(client: Client, fields: dict[str, Any], says: str) -
 
 
 def test_unknown_model_and_long_prompt_have_their_codes(client: Client) -> None:
-    """What a program has to tell apart differs in code or in `error-code`."""
+    """Errors that a program must distinguish differ in their code or in `error-code`."""
     unknown = refusal(client.inference.Generate, ask(model="other"))
     assert unknown.code() is grpc.StatusCode.NOT_FOUND
     assert trailers(unknown)["error-code"] == "model_not_found"
@@ -188,14 +188,14 @@ def test_unknown_model_and_long_prompt_have_their_codes(client: Client) -> None:
 
 
 def test_unknown_method_is_unimplemented(client: Client) -> None:
-    """A client that is newer than the node is told so, by method and by service."""
+    """An unknown method or service is UNIMPLEMENTED with its name."""
     for path in (f"/{SERVICE}/GenerateTwice", "/distributed_llm.v2.Inference/Generate"):
         call = client.channel.unary_unary(path, bytes, bytes)
         assert refusal(call, b"").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_garbage_is_an_error_of_the_protocol(client: Client, shared_node: Running) -> None:
-    """Bytes that are no message, and metadata that is none, end in no traceback."""
+    """Bytes that are not a message, and malformed metadata, cause no traceback."""
     call = client.channel.unary_unary(f"/{GENERATE}", bytes, bytes)
     assert refusal(call, b"\xff\xff").code() is grpc.StatusCode.INVALID_ARGUMENT
     url = f"{shared_node.url}/{GENERATE}"
@@ -215,7 +215,7 @@ def test_garbage_is_an_error_of_the_protocol(client: Client, shared_node: Runnin
 
 
 def test_fuzzed_calls_end_in_a_refusal(shared_node: Running) -> None:
-    """Whatever bytes, types, encodings and paths come, the node answers and has no fault."""
+    """Any bytes, types, encodings and paths get an answer without a fault of the node."""
     random = Random(5)
     whole = ask(max_tokens=1).SerializeToString()
     codes = []
@@ -238,7 +238,7 @@ def test_fuzzed_calls_end_in_a_refusal(shared_node: Running) -> None:
 
 @pytest.mark.slow
 def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> None:
-    """RESOURCE_EXHAUSTED with `retry-after` for the one that has no place."""
+    """A full queue is RESOURCE_EXHAUSTED with `retry-after`."""
     with pair.node(f"--model={slow_model}", "--queue=1") as node, connect(node.url) as client:
         running = client.inference.GenerateStream(ask(max_tokens=1500))
         next(running)
@@ -263,7 +263,7 @@ def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> Non
 
 
 def test_cancelled_calls_free_the_engine(pair: Pair, slow_model: Path) -> None:
-    """A cancel reaches the engine in the middle of an answer, streamed or not, and in the queue."""
+    """A cancel stops the engine, for streams, whole answers and queued calls."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}") as node,
@@ -294,14 +294,14 @@ def test_cancelled_calls_free_the_engine(pair: Pair, slow_model: Path) -> None:
 
 @pytest.mark.slow
 def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
-    """A call past its deadline is told so, counted so, and the engine is free for the next."""
+    """A call past its deadline gets and counts DEADLINE_EXCEEDED, and the engine is free."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}") as node,
         connect(node.url) as client,
     ):
-        # grpcio gives a call up by itself as well, and may come before the node's own clock: only
-        # the node of a client that waits is sure to be the one that ends the call.
+        # grpcio also gives up a call by itself, perhaps before the node's clock does. The
+        # node is certain to end the call only if the client waits longer.
         for call in (client.inference.Generate, client.inference.GenerateStream):
             error = refusal(call, ask(max_tokens=1900), timeout=1)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -330,14 +330,14 @@ def _level(exporter: Running, name: str, **labels: str) -> float | None:
 
 
 def _counted(exporter: Running, calls: int) -> Samples | None:
-    """Give the samples when so many calls are counted, and so all that was before the last."""
+    """Return the samples once this many calls are counted, and with them all earlier calls."""
     samples = scrape(exporter.url)
     return samples if value(samples, "rpc_requests_total") == calls else None
 
 
 @pytest.mark.slow
 def test_clients_that_leave_early_leave_nothing(pair: Pair, slow_model: Path) -> None:
-    """Of 60 calls at once half leave at any moment: each end is counted, no task is left over."""
+    """When half of 60 clients leave at once, each end is counted and no task remains."""
     random = Random(3)
     with (
         pair.exporter() as exporter,
@@ -353,23 +353,23 @@ def test_clients_that_leave_early_leave_nothing(pair: Pair, slow_model: Path) ->
         stayed = [end for end, seconds in zip(ends, leaving, strict=True) if seconds is None]
         samples = wait_for(lambda: _all_counted(exporter, stayed))
         assert grpc.StatusCode.CANCELLED not in stayed
-        # Some who left had done so before the node knew of them.
+        # Some clients left before the node had read their request.
         assert _calls(samples, grpc.StatusCode.CANCELLED) > 0
         method = "distributed_llm.v1.Inference/GenerateStream"
         calls = value(samples, "rpc_requests_total", method=method) or 0
         assert len(stayed) < calls <= len(ends)
-        # The exporter's probes come and go meanwhile; what a call leaves would be there 60 times.
+        # The exporter's probes come and go; a leak of the calls would be 60 tasks.
         wait_for(lambda: (_level(exporter, "system_goroutines") or 0) < tasks + 10)
 
 
 def _tasks_at_rest(samples: Samples) -> float | None:
-    """Give the tasks of a node that is no longer starting: the first samples are from before."""
+    """Return the tasks of a node that has started: the first samples are from before."""
     started = (value(samples, "node_uptime_seconds") or 0) > 3
     return value(samples, "system_goroutines") if started else None
 
 
 def _all_counted(exporter: Running, stayed: list[grpc.StatusCode]) -> Samples | None:
-    """Give the samples once nothing is in work and the end of each who stayed is there."""
+    """Return the samples once nothing is in progress and each client that stayed is counted."""
     samples = scrape(exporter.url)
     told = all(_calls(samples, code) >= stayed.count(code) for code in set(stayed))
     return samples if told and value(samples, "inference_requests_in_flight") == 0 else None
@@ -380,7 +380,7 @@ def _calls(samples: Samples, code: grpc.StatusCode) -> float:
 
 
 def _call_or_leave(client: Client, seconds: float | None) -> grpc.StatusCode:
-    """Read a stream to its end, or leave a long one; give the code that it ended with."""
+    """Read a stream to its end, or leave a long one; return its code."""
     tokens = 4 if seconds is None else 400
     call = client.inference.GenerateStream(ask(max_tokens=tokens))
     timer = threading.Timer(seconds or 0, call.cancel)
@@ -396,7 +396,7 @@ def _call_or_leave(client: Client, seconds: float | None) -> grpc.StatusCode:
 
 
 def test_health_of_each_service(client: Client) -> None:
-    """The node and its service are served; another is not known."""
+    """The node and its service are SERVING; another service is unknown."""
     for service in ("", SERVICE):
         request = health_pb2.HealthCheckRequest(service=service)
         assert client.health.Check(request).status == SERVING
@@ -409,7 +409,7 @@ def test_health_of_each_service(client: Client) -> None:
 
 @pytest.mark.slow
 def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
-    """SERVING, NOT_SERVING from the signal on, and an end when the node stops; exit code 0."""
+    """Watch: SERVING, NOT_SERVING from the signal on, and an end when the node stops."""
     with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
         watch = client.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert next(watch).status == SERVING
@@ -429,7 +429,7 @@ def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
 
 @pytest.mark.slow
 def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> None:
-    """A stream longer than the grace ends with UNAVAILABLE, never as if it were whole."""
+    """A stream longer than the grace ends with UNAVAILABLE."""
     with (
         pair.node(f"--model={slow_model}", "--drain-seconds=0.5") as node,
         connect(node.url) as client,
@@ -445,7 +445,7 @@ def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> No
 
 @pytest.mark.slow
 def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) -> None:
-    """NOT_SERVING while the engine is down, by the same rule as `/health`."""
+    """Health is NOT_SERVING while the engine is down, as in `/health`."""
     with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
         watch = client.health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == SERVING
@@ -456,7 +456,7 @@ def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) ->
 
 
 def test_reflection_lists_what_is_served(client: Client) -> None:
-    """A client without the proto files finds services and methods, by either version."""
+    """Reflection lists services and methods, in both versions."""
     database = ProtoReflectionDescriptorDatabase(client.channel)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
     file = database.FindFileContainingSymbol(SERVICE)
@@ -472,7 +472,7 @@ def test_reflection_lists_what_is_served(client: Client) -> None:
 
 @pytest.mark.slow
 def test_key_is_asked_for_in_every_protocol(pair: Pair, tmp_path: Path) -> None:
-    """Without a key UNAUTHENTICATED, with one all as usual; health asks for none."""
+    """Calls without a key are UNAUTHENTICATED; health needs none."""
     keys = tmp_path / "keys"
     keys.write_text(f"{KEY}\n")
     with (
@@ -494,7 +494,7 @@ def test_key_is_asked_for_in_every_protocol(pair: Pair, tmp_path: Path) -> None:
         reflection = ProtoReflectionDescriptorDatabase(client.channel)
         assert refusal(reflection.get_services).code() is grpc.StatusCode.UNAUTHENTICATED
         assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING
-        # What only looks like a call passes no other way.
+        # A request that only resembles a call needs the key, too.
         for path in (f"/{SERVICE}/a/b", f"/{SERVICE}/../v1/models", f"/{SERVICE}/", "/v1/models"):
             assert httpx.get(node.url + path).status_code in (401, 404)
         connect_json = httpx.post(f"{node.url}/{GENERATE}", json={"prompt": "x"})
@@ -510,7 +510,7 @@ def test_key_is_asked_for_in_every_protocol(pair: Pair, tmp_path: Path) -> None:
     ("given", "kept"), [("abc-1.x", True), ("", False), ("two words", False), ("x" * 65, False)]
 )
 def test_request_id_goes_in_and_out(client: Client, given: str, *, kept: bool) -> None:
-    """A good id comes back; for none, or a bad one, another is made up; refusals have one too."""
+    """A valid request id is returned; otherwise one is generated, for refusals too."""
     metadata = [("x-request-id", given)] if given else []
     _, call = client.inference.Generate.with_call(ask(max_tokens=1), metadata=metadata)
     refused = refusal(client.inference.Generate, ask(model="other"), metadata=metadata)
@@ -525,7 +525,7 @@ def test_request_id_goes_in_and_out(client: Client, given: str, *, kept: bool) -
 
 @pytest.mark.slow
 def test_calls_are_counted_as_calls_alone(pair: Pair) -> None:
-    """One `rpc_requests_total` for each call, none of `http_requests_total`, its id as exemplar."""
+    """Each call counts once in `rpc_requests_total`, with its id as exemplar, and not as HTTP."""
     with pair.exporter() as exporter, pair.node() as node, connect(node.url) as client:
         client.inference.Generate(ask(), metadata=[("x-request-id", "of-this-call")])
         wait_for(lambda: 'request_id="of-this-call"' in _open_metrics(exporter))
@@ -555,7 +555,7 @@ def _open_metrics(exporter: Running) -> str:
 
 
 def test_connect_is_json_for_curl(shared_node: Running) -> None:
-    """Plain JSON in and out; an error is a status with a JSON object that names its code."""
+    """Connect takes and returns plain JSON; an error is a status with a JSON object."""
     url = f"{shared_node.url}/{GENERATE}"
     asked = {"prompt": "Once upon a time", "maxTokens": 5, "temperature": 0}
     answer = httpx.post(url, json=asked, timeout=60).json()
@@ -572,7 +572,7 @@ def test_connect_is_json_for_curl(shared_node: Running) -> None:
 
 
 def test_grpc_web_streams_over_http_1(client: Client, shared_node: Running) -> None:
-    """A browser's form of gRPC: the same messages, the status in a last frame of the body."""
+    """gRPC-Web has the same messages, with the status in a last frame of the body."""
     message = ask().SerializeToString()
     headers = {"content-type": "application/grpc-web+proto"}
     response = httpx.post(
@@ -587,7 +587,7 @@ def test_grpc_web_streams_over_http_1(client: Client, shared_node: Running) -> N
 
 
 def test_connect_streams_json(client: Client, shared_node: Running) -> None:
-    """Connect's own streaming: a frame of JSON a message, the end as a frame of its own."""
+    """Connect's streams have one JSON frame a message, and the end as another frame."""
     body = _frame(json.dumps({"prompt": "Once upon a time", "maxTokens": 8, "temperature": 0}))
     headers = {"content-type": "application/connect+json"}
     response = httpx.post(f"{shared_node.url}/{STREAM}", content=body, headers=headers, timeout=60)

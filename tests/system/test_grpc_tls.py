@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_grpc_over_tls(pair: Pair, tmp_path: Path) -> None:
-    """A grpcio client that trusts the authority streams; one that does not gets no answer."""
+    """A grpcio client that trusts the CA can stream; one that does not cannot connect."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"

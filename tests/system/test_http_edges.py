@@ -1,4 +1,4 @@
-"""What ordinary clients do at the edges of HTTP: served, or refused with a reason that helps."""
+"""Unusual but ordinary HTTP requests are served, or refused with a helpful reason."""
 
 import gzip
 import http.client
@@ -37,19 +37,19 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     ],
 )
 def test_json_is_read_whatever_its_content_type(shared_node: Running, kind: str) -> None:
-    """`curl -d` says that it sends a form."""
+    """JSON with the content type of a form, as `curl -d` sends it, is read."""
     assert complete(shared_node, BODY, content_type=kind).status_code == 200
 
 
 def test_form_is_refused_as_no_json(shared_node: Running) -> None:
-    """A body that is a form is named as what it is not."""
+    """A form is refused with the reason that it is not JSON."""
     refused = httpx.post(f"{shared_node.url}/v1/completions", data={"prompt": "a"})
     assert refused.status_code == 400
     assert "not JSON" in error_of(refused)["message"]
 
 
 def test_compressed_body_is_served(shared_node: Running) -> None:
-    """As a plain one; a long one as well, which is decoded beside the event loop."""
+    """A compressed body is served; a long one is inflated beside the event loop."""
     plain = complete(shared_node, BODY).json()["choices"]
     packed = complete(shared_node, gzip.compress(BODY), content_encoding="gzip")
     assert packed.json()["choices"] == plain
@@ -60,7 +60,7 @@ def test_compressed_body_is_served(shared_node: Running) -> None:
 
 
 def test_compression_that_is_not_supported_is_named(shared_node: Running) -> None:
-    """415 says what to send instead."""
+    """An unsupported compression is 415 with the supported ones."""
     refused = complete(shared_node, BODY, content_encoding="br")
     assert refused.status_code == 415
     assert refused.headers["accept-encoding"] == "gzip, deflate"
@@ -73,7 +73,7 @@ def test_compression_that_is_not_supported_is_named(shared_node: Running) -> Non
     "path", ["//v1/models", "/v1//models", "/v1/models/", "///v1///models//", "//v1/models//demo/"]
 )
 def test_doubled_and_trailing_slashes_are_served(shared_node: Running, path: str) -> None:
-    """A base URL that ends in a slash makes such paths."""
+    """Doubled and trailing slashes, as a base URL with a slash causes them, are served."""
     assert httpx.get(shared_node.url + path).status_code == 200
     post = httpx.post(f"{shared_node.url}/v1//chat/completions/", json={})
     assert error_of(post)["param"] == "messages"
@@ -95,7 +95,7 @@ def test_doubled_and_trailing_slashes_are_served(shared_node: Running, path: str
     ],
 )
 def test_unknown_path_says_which_api_is_served(shared_node: Running, path: str, told: str) -> None:
-    """And what was probably meant."""
+    """An unknown path is answered with the served paths and the probable one."""
     response = httpx.get(shared_node.url + path)
     assert response.status_code == 404
     message = error_of(response)["message"]
@@ -105,21 +105,21 @@ def test_unknown_path_says_which_api_is_served(shared_node: Running, path: str, 
 
 
 def test_wrong_method_says_which_are_right(shared_node: Running) -> None:
-    """In the header as in the text."""
+    """A wrong method is answered with the right ones, in `Allow` and in the text."""
     refused = httpx.delete(f"{shared_node.url}/v1/models/demo")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert "has only GET, HEAD, OPTIONS" in error_of(refused)["message"]
 
 
 def test_path_is_shown_short(shared_node: Running) -> None:
-    """Whatever was asked for, the error is on one line."""
+    """The error for any path is short and on one line."""
     refused = httpx.get(f"{shared_node.url}/v1/{'%0a' * 2000}")
     assert refused.status_code == 404
     assert len(error_of(refused)["message"]) < 400
 
 
 def test_target_in_absolute_form_is_served(shared_node: Running) -> None:
-    """As a client behind a proxy sends it."""
+    """A target in absolute form, as behind a proxy, is served."""
     parts = urlsplit(shared_node.url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=30)
     connection.request("GET", f"{shared_node.url}/v1/models/demo")
@@ -134,6 +134,6 @@ def test_target_in_absolute_form_is_served(shared_node: Running) -> None:
 
 
 def test_byte_order_mark_is_passed_over(shared_node: Running) -> None:
-    """Some editors and shells put one before what is then sent."""
+    """A byte order mark, which some editors and shells write, is ignored."""
     assert complete(shared_node, b"\xef\xbb\xbf" + BODY).status_code == 200
     assert "UTF-16" in error_of(complete(shared_node, BODY.decode().encode("utf-16")))["message"]

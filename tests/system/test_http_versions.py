@@ -1,4 +1,4 @@
-"""Every version of HTTP, as curl speaks it, in clear and over TLS."""
+"""Every version of HTTP with curl, in clear text and over TLS."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CURL is None, reason="curl is
 
 
 def has_http2() -> bool:
-    """Whether this curl speaks HTTP/2."""
+    """Return whether this curl supports HTTP/2."""
     shown = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True)
     return "HTTP2" in shown.stdout
 
 
 @pytest.fixture(params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
-    """A flag of curl that chooses the version of HTTP."""
+    """A flag of curl that selects the version of HTTP."""
     flag: str = request.param
     if "2" in flag and not has_http2():
         pytest.skip("this curl has no HTTP/2")
@@ -37,7 +37,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the certificates of these tests."""
+    """The CA of these tests."""
     return trustme.CA()
 
 
@@ -45,7 +45,7 @@ def authority() -> trustme.CA:
 def secured_node(
     authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A node that speaks TLS."""
+    """A node with TLS."""
     directory = tmp_path_factory.mktemp("tls")
     certificate, key = directory / "cert.pem", directory / "key.pem"
     issued = authority.issue_cert("127.0.0.1")
@@ -58,7 +58,7 @@ def secured_node(
 
 
 def curl(*arguments: str) -> tuple[str, list[str]]:
-    """Run curl and give the body and curl's figures; it must end by itself."""
+    """Run curl until it ends by itself; return the body and curl's figures."""
     command = ["curl", "--silent", "--show-error", "--max-time", "20", "-w", f"\n{FIGURES}"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     body, _, figures = done.stdout.rpartition("\n")
@@ -66,17 +66,17 @@ def curl(*arguments: str) -> tuple[str, list[str]]:
 
 
 def ask(**body: Any) -> tuple[str, str]:
-    """Give curl's arguments for a completion."""
+    """Return curl's arguments for a completion."""
     return "--data", json.dumps({"prompt": "Once upon a time", "max_tokens": 8} | body)
 
 
 def test_whole_answer(shared_node: Running, version: str) -> None:
-    """A whole answer comes in the version that was asked in, and curl is let go at once."""
+    """A whole answer has the requested version, and curl ends at once."""
     began = time.monotonic()
     body, figures = curl(version, *ask(), f"{shared_node.url}/v1/completions")
     assert json.loads(body)["choices"][0]["text"]
     assert figures[:2] == ["200", VERSIONS[version] if version != "--http1.0" else "1.1"]
-    assert time.monotonic() - began < 15  # not until the keep-alive timer
+    assert time.monotonic() - began < 15  # not only at the keep-alive timeout
 
 
 def test_streamed_answer(shared_node: Running, version: str) -> None:
@@ -96,7 +96,7 @@ def test_connection_close_is_done(shared_node: Running, *, stream: bool) -> None
 
 @pytest.mark.parametrize(("flag", "opened"), [("--http1.0", "1"), ("--http1.1", "0")])
 def test_connection_is_kept(shared_node: Running, flag: str, opened: str) -> None:
-    """Two requests of one curl share a connection, but for HTTP/1.0, which has no such."""
+    """Two requests of one curl share a connection, except over HTTP/1.0."""
     url = f"{shared_node.url}/v1/models"
     _, figures = curl(flag, "-o", "/dev/null", "-o", "/dev/null", url, url)
     assert figures[-1] == opened
@@ -106,13 +106,13 @@ def test_connection_is_kept(shared_node: Running, flag: str, opened: str) -> Non
 def test_tls_negotiates_the_version(
     secured_node: Running, authority: trustme.CA, tmp_path: Path, flag: str, spoken: str
 ) -> None:
-    """Over TLS the client's preference is agreed on in the handshake, and curl can verify."""
+    """TLS negotiates the client's preferred version, with a certificate that curl can verify."""
     if spoken == "2" and not has_http2():
         pytest.skip("this curl has no HTTP/2")
     trusted = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(trusted)
     url = f"{secured_node.url}/v1/completions"
-    # Twice on one connection: in clear this curl cannot do that over HTTP/2 (it is a fault of its).
+    # Twice on one connection; in clear text this curl has a fault that prevents it over HTTP/2.
     body, figures = curl(flag, "--cacert", str(trusted), *ask(stream=True), url, url)
     assert body.rstrip().endswith("data: [DONE]")
     assert figures == ["200", spoken, "0"]
@@ -123,7 +123,7 @@ def test_tls_negotiates_the_version(
 def test_long_body_is_refused_and_answered(
     shared_node: Running, version: str, tmp_path: Path, mebibytes: int, *, chunked: bool
 ) -> None:
-    """A body over the limit, said or not, gets its answer; one that nobody reads holds nothing."""
+    """A body above the limit is refused, and an unread one does not hold its connection."""
     file = tmp_path / "body"
     file.write_bytes(bytes(mebibytes * 2**20))
     head = ("-H", "Transfer-Encoding: chunked") if chunked and "1.1" in version else ()

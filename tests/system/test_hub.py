@@ -1,4 +1,4 @@
-"""Downloads from a hub that breaks, lies, refuses, hangs or is gone."""
+"""Downloads from a hub that breaks off, lies, refuses, hangs or is down."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def fetch(file: HubFile = FILE, seconds: float = 60) -> tuple[Path, list[tuple[int, int]]]:
-    """Fetch a file and give its place and the progress that was told."""
+    """Download a file; return its path and the reported progress."""
     told: list[tuple[int, int]] = []
 
     async def run() -> Path:
@@ -63,7 +63,7 @@ def blobs(home: Path) -> Path:
 
 
 def test_file_comes_into_the_usual_cache(hub: Hub, tmp_path: Path) -> None:
-    """The file is whole, where the hub's own client looks for it, and its progress was told."""
+    """The file is where the hub's own client looks for it, and progress was reported."""
     path, told = fetch()
     assert path.read_bytes() == hub.content
     for revision in ("main", COMMIT):
@@ -78,7 +78,7 @@ def test_file_comes_into_the_usual_cache(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_cache_may_have_any_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory whose name is not UTF-8 holds models like any other."""
+    """A cache whose name is not UTF-8 works like any other."""
     home = tmp_path / os.fsdecode(b"home\xff")
     monkeypatch.setenv("HF_HOME", str(home))
     path, _ = fetch()
@@ -91,7 +91,7 @@ def test_cache_may_have_any_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_second_start_asks_nobody(hub: Hub) -> None:
-    """What is in the cache is used without a word over the network."""
+    """A cached file is used without any request."""
     path, _ = fetch()
     asked = len(hub.asked)
     assert fetch() == (path, [])
@@ -100,7 +100,7 @@ def test_second_start_asks_nobody(hub: Hub) -> None:
 
 @pytest.mark.usefixtures("hub")
 def test_cached_file_is_used_when_the_hub_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a node starts with what it has; what it has not it names in one line."""
+    """Without the hub a cached file is used; a missing one is an error of one line."""
     path, _ = fetch()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert fetch() == (path, [])
@@ -111,7 +111,7 @@ def test_cached_file_is_used_when_the_hub_is_gone(monkeypatch: pytest.MonkeyPatc
 
 
 def test_broken_connection_goes_on_where_it_was(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    """After each break only what is missing is asked for, and the file is whole."""
+    """A broken download continues where it broke off, and the file is whole."""
     caplog.set_level(logging.INFO)
     hub.cuts = [2 * MIB, MIB, 0]
     path, _ = fetch()
@@ -122,7 +122,7 @@ def test_broken_connection_goes_on_where_it_was(hub: Hub, caplog: pytest.LogCapt
 
 
 def test_killed_download_goes_on_at_the_next_start(hub: Hub, tmp_path: Path) -> None:
-    """What a process that was killed with -9 had written is not fetched again."""
+    """A download killed with -9 continues at the next start."""
     hub.hold = threading.Event()
     hub.cuts = [3 * MIB]
     incomplete = blobs(tmp_path) / f"{hub.hash}.incomplete"
@@ -140,7 +140,7 @@ def test_killed_download_goes_on_at_the_next_start(hub: Hub, tmp_path: Path) -> 
 
 
 def test_download_that_hangs_is_ended_at_once(hub: Hub) -> None:
-    """A cancel does not wait for the connection, and leaves no process behind."""
+    """A hanging download is cancelled at once and leaves no process behind."""
     hub.hold = threading.Event()
     hub.cuts = [0]
 
@@ -160,7 +160,7 @@ def test_download_that_hangs_is_ended_at_once(hub: Hub) -> None:
 
 
 def test_server_without_ranges_sends_it_anew(hub: Hub) -> None:
-    """Where a server ignores the range, the file starts over and is whole."""
+    """If the server ignores ranges, the download starts over."""
     hub.ranges = False
     hub.cuts = [2 * MIB]
     path, _ = fetch()
@@ -169,7 +169,7 @@ def test_server_without_ranges_sends_it_anew(hub: Hub) -> None:
 
 @pytest.mark.parametrize("change", ["altered", "longer", "shorter"])
 def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, change: str) -> None:
-    """A file that is not the one that the hub names is never in use; the right one then is."""
+    """A file with the wrong hash is never used; the right one is afterwards."""
     right = hub.content
     hub.sent = {
         "altered": right[:MIB] + bytes([right[MIB] ^ 1]) + right[MIB + 1 :],
@@ -198,13 +198,13 @@ def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, change: 
     ],
 )
 def test_refusal_is_one_line_with_its_remedy(hub: Hub, refusal: tuple[int, str], says: str) -> None:
-    """Whatever the hub answers, an operator reads what is wrong and what to do."""
+    """Each refusal of the hub is one line with its remedy."""
     hub.refusal = refusal
     assert says in refused()
 
 
 def test_hub_that_is_none_is_one_line(hub: Hub) -> None:
-    """A server that gives no hash, or no commit, is not believed."""
+    """A server that sends no hash or no commit is refused."""
     hub.etag = "abc"
     assert "no size and SHA-256" in refused()
     hub.etag = None
@@ -214,14 +214,14 @@ def test_hub_that_is_none_is_one_line(hub: Hub) -> None:
 
 @pytest.mark.slow
 def test_connection_that_does_not_come_back_is_one_line(hub: Hub, tmp_path: Path) -> None:
-    """After some breaks in a row that brought nothing it is given up; what is here is kept."""
+    """A download ends after several breaks without any data, and keeps the partial file."""
     hub.cuts = [MIB, *[0] * 20]
     assert "restart to resume" in refused()
     assert (blobs(tmp_path) / f"{hub.hash}.incomplete").stat().st_size == MIB
 
 
 def test_full_disk_is_said_before_the_download(hub: Hub) -> None:
-    """A file larger than the room that there is is not begun."""
+    """A file larger than the free space is refused before the download."""
     hub.size = 2**60
     assert "no room in" in refused()
     assert not hub.of_storage()
@@ -231,7 +231,7 @@ def test_full_disk_is_said_before_the_download(hub: Hub) -> None:
 def test_cache_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache that is no directory is named with the variable that moves it."""
+    """An unwritable cache is reported with the variable that moves it."""
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("HF_HOME", str(file))
@@ -241,7 +241,7 @@ def test_cache_that_cannot_be_written_is_one_line(
 def test_token_goes_to_the_hub_alone(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The operator's token is not for the storage, and neither it nor a signature is logged."""
+    """The token is sent to the hub only, and neither it nor a signature is logged."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
     hub.cuts = [MIB]
@@ -255,7 +255,7 @@ def test_token_goes_to_the_hub_alone(
 
 
 def test_other_protocol_is_not_used_even_where_it_is_offered(hub: Hub) -> None:
-    """Xet, which would start over after a death, is not asked for."""
+    """Xet, which cannot continue a download after a kill, is never requested."""
     hub.extra = {
         "X-Xet-Hash": "f" * 64,
         "Link": f'<{hub.url}/api/models/tiny/stories/xet-read-token/{COMMIT}>; rel="xet-auth"',
@@ -265,7 +265,7 @@ def test_other_protocol_is_not_used_even_where_it_is_offered(hub: Hub) -> None:
 
 
 def test_two_nodes_fetch_it_once(hub: Hub) -> None:
-    """Who comes second waits for the first, and both have the file."""
+    """Two nodes download a file once: the second one waits."""
     hub.hold = threading.Event()
     hub.cuts = [MIB]
     paths: list[Path] = []
@@ -280,7 +280,7 @@ def test_two_nodes_fetch_it_once(hub: Hub) -> None:
 
 
 def test_named_revision_is_the_one_that_is_asked_for(hub: Hub) -> None:
-    """A tag, a branch or a commit goes to the hub as it was written."""
+    """The revision is requested as it was written: a tag, a branch or a commit."""
     for revision in ("v1.0", "refs/pr/3", COMMIT):
         hub.asked.clear()
         path, _ = fetch(HubFile(FILE.repository, FILE.path, revision))
@@ -293,7 +293,7 @@ def test_named_revision_is_the_one_that_is_asked_for(hub: Hub) -> None:
 
 
 def test_process_ends_with_its_node(hub: Hub) -> None:
-    """A download whose node was killed does not go on by itself."""
+    """A download ends with its node."""
     hub.hold = threading.Event()
     hub.cuts = [MIB]
     program = (
@@ -312,7 +312,7 @@ def test_process_ends_with_its_node(hub: Hub) -> None:
 
 @pytest.mark.slow
 def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
-    """A node fetches its model, says how far that is, serves it, and next time needs no hub."""
+    """A node downloads its model, shows the progress, serves it, and later needs no hub."""
     hub.content = MODEL_PATH.read_bytes()
     hub.cuts = [MIB]
     flag = f"--model=tales=hf:{FILE.repository}/{FILE.path}"
@@ -331,7 +331,7 @@ def test_node_serves_a_model_of_the_hub(hub: Hub, pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> None:
-    """What was not had is told with its remedy, exit code 1, and without a traceback."""
+    """A failed download is one line with its remedy and exit code 1."""
     hub.refusal = (404, "EntryNotFound")
     command = [
         sys.executable,
@@ -354,7 +354,7 @@ def test_node_without_its_model_says_so_in_one_line(hub: Hub, pair: Pair) -> Non
 
 @pytest.mark.slow
 def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> None:
-    """While a download hangs the API says that the model loads; SIGTERM ends both with code 0."""
+    """During a hanging download the API reports a loading model, and SIGTERM ends both with 0."""
     hub.hold = threading.Event()
     hub.cuts = [MIB]
     port = free_port()

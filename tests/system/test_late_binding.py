@@ -1,4 +1,4 @@
-"""A request that waits goes to whichever node is free first, however old the adverts are."""
+"""A waiting request goes to the first free node, with adverts of any age."""
 
 import contextlib
 import threading
@@ -17,7 +17,7 @@ __all__ = ["cluster"]
 
 REQUESTS = 50
 BASELINE_EVERY = 5
-"""One idle measurement for so many requests: the machine's speed changes within the test."""
+"""One idle measurement for this many requests, as the machine's speed varies."""
 
 
 def seconds_to_answer(node: Running) -> float:
@@ -29,14 +29,14 @@ def seconds_to_answer(node: Running) -> float:
 
 
 def silence(node: Running) -> float:
-    """Return how old the advert of a node's only peer is."""
+    """Return the age of the advert of a node's only peer."""
     (peer,) = httpx.get(f"{node.url}/cluster", timeout=60).json()["peers"]
     return float(peer["silent_seconds"])
 
 
 @contextlib.contextmanager
 def kept_busy(node: Running) -> Iterator[None]:
-    """Have a node answer at length, again and again."""
+    """Keep a node busy with long answers."""
     stop, started = threading.Event(), threading.Event()
 
     def ask() -> None:
@@ -63,7 +63,7 @@ def kept_busy(node: Running) -> Iterator[None]:
 def test_short_requests_do_not_wait_behind_a_long_answer(
     cluster: Cluster, slow_model: Path
 ) -> None:
-    """With one node busy for long and one idle, each waits for a round of adverts at the most."""
+    """With one busy and one idle node, requests wait for at most one round of adverts."""
     first = cluster.start("a", f"story={slow_model}")
     second = cluster.start("b", f"story={slow_model}")
     wait_for(lambda: knows(first, "story"))

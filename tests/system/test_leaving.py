@@ -1,4 +1,4 @@
-"""Real clients that leave at the first moment of a request leave nothing behind at the node."""
+"""Clients that leave at the first moment of a request leave nothing behind."""
 
 import json
 import socket
@@ -59,7 +59,7 @@ def ask_grpc(node: Running) -> None:
 def test_clients_that_leave_at_once_leave_nothing(
     pair: Pair, slow_model: Path, ask: Callable[[Running], None], *, busy: bool
 ) -> None:
-    """Nothing stays queued, and no answer is generated for nobody: all of them would take long."""
+    """Nothing stays queued and no answer is generated: all of them would take long."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
         running = stream(node.url, **ASKED)
         if busy:
@@ -67,7 +67,7 @@ def test_clients_that_leave_at_once_leave_nothing(
         for _ in range(CLIENTS):
             ask(node)
         running.close()  # type: ignore[attr-defined]
-        # The last in the queue: whoever was before it has been served in full, or has left it.
+        # The last in the queue: everything before it has been served or has left.
         last = httpx.post(f"{node.url}{PATH}", json=LAST, timeout=110)
         assert last.status_code == 200
         wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="ok"))

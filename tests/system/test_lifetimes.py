@@ -1,4 +1,4 @@
-"""The agent's processes live and end with it, whatever happens to it: kill -9, hang-up, freeze."""
+"""The agent's processes live and end with it, through kill -9, hang-up and freeze."""
 
 import contextlib
 import fcntl
@@ -21,17 +21,17 @@ from tests.agents import COMMAND, agent, flags
 from tests.processes import Pair, free_port, stream, wait_for
 
 GONE_SECONDS = 5.0
-"""Promised is one; the machine may be busy."""
+"""The promise is 1 s; the machine may be busy."""
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Return whether all of them have ended, fetched by their parents or not."""
+    """Return whether all of them have ended, reaped or not."""
     return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 @contextlib.contextmanager
 def killed_at_the_end(processes: list[psutil.Process]) -> Iterator[None]:
-    """Leave nothing behind where a test fails."""
+    """Kill the processes that a failed test leaves."""
     try:
         yield
     finally:
@@ -43,14 +43,16 @@ def killed_at_the_end(processes: list[psutil.Process]) -> Iterator[None]:
 def test_killed_agent_takes_all_with_it_and_another_starts_at_once(
     tmp_path: Path, slow_model: Path
 ) -> None:
-    """Node, exporter and working engine end with their agent; their ports and files are free."""
+    """A killed agent takes all its processes with it, and another can start at once."""
     ports = [f"--{name}-port={free_port()}" for name in ("api", "mesh", "metrics")]
     with agent(tmp_path, *ports, f"--model={slow_model}") as first:
         processes = first.descendants()
         with killed_at_the_end(processes):
             answer = stream(first.api, max_tokens=1000)
             next(answer)
-            os.kill(first.pid_of("exporter"), signal.SIGSTOP)  # it could not end by itself
+            os.kill(
+                first.pid_of("exporter"), signal.SIGSTOP
+            )  # a stopped process cannot end by itself
             first.process.kill()
             first.process.wait()
             with agent(tmp_path, *ports) as second:
@@ -61,7 +63,7 @@ def test_killed_agent_takes_all_with_it_and_another_starts_at_once(
 
 
 def test_killed_node_takes_its_working_engine_with_it(pair: Pair, slow_model: Path) -> None:
-    """An engine that computes does not go on for nobody."""
+    """A computing engine ends with its killed node."""
     with pair.node(f"--model={slow_model}") as node:
         engines = psutil.Process(node.process.pid).children(recursive=True)
         with killed_at_the_end(engines):
@@ -75,7 +77,7 @@ def test_killed_node_takes_its_working_engine_with_it(pair: Pair, slow_model: Pa
 
 
 def test_hang_up_is_a_clean_stop(tmp_path: Path) -> None:
-    """SIGHUP, even twice, ends the agent with code 0 after a drain, and leaves nothing behind."""
+    """SIGHUP, even twice, drains and ends the agent with code 0 and no process left."""
     with agent(tmp_path) as started:
         processes = started.descendants()
         with killed_at_the_end(processes):
@@ -88,13 +90,13 @@ def test_hang_up_is_a_clean_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", ["node", "exporter"])
 def test_hang_up_stops_a_process_that_runs_alone(pair: Pair, program: str) -> None:
-    """Node and exporter, too, take the end of their terminal for a clean stop."""
+    """SIGHUP stops a node or an exporter without an agent cleanly, too."""
     with getattr(pair, program)() as running:
         assert running.end(signal.SIGHUP) == 0
 
 
 def test_hang_up_of_a_nohup_agent_is_ignored(tmp_path: Path) -> None:
-    """Under nohup the agent stays when its terminal goes."""
+    """Under nohup the agent ignores SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with agent(tmp_path) as started:
@@ -109,7 +111,7 @@ def test_hang_up_of_a_nohup_agent_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("just"), reason="just is not on PATH")
 def test_closed_terminal_stops_run_local(tmp_path: Path) -> None:
-    """Closing the terminal of `just run-local` ends everything cleanly, its output gone or not."""
+    """Closing the terminal of `just run-local` is a clean stop, with or without its output."""
     own = [flag for flag in flags(tmp_path) if not flag.startswith("--node-id")]
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "wb") as terminal:
@@ -133,7 +135,7 @@ def test_closed_terminal_stops_run_local(tmp_path: Path) -> None:
         with killed_at_the_end(processes):
             shell.wait(timeout=30)
             wait_for(lambda: gone(processes), 30)
-    # A clean stop lets the exporter take note of the node's last word.
+    # A clean stop removes the socket.
     assert (tmp_path / "state").is_dir()
     assert not (tmp_path / "run" / "telemetry.sock").exists()
 
@@ -161,7 +163,7 @@ trio.run(Service("thing", [sys.executable, "-c", THING], 5, silence_seconds=1).r
 
 @pytest.mark.parametrize("frozen", ["both", "watcher"])
 def test_freeze_kills_nothing_on_thaw(frozen: str) -> None:
-    """A process is not taken for hung because the agent, or all, stood still for a while."""
+    """Processes are not considered hung because the agent, or all of them, were frozen."""
     with subprocess.Popen(
         [sys.executable, "-c", WATCHER], stdout=subprocess.PIPE, text=True
     ) as watcher:
@@ -177,7 +179,7 @@ def test_freeze_kills_nothing_on_thaw(frozen: str) -> None:
             for number in (signal.SIGSTOP, signal.SIGCONT):
                 for pid in stopped:
                     os.kill(pid, number)
-                # Three times the patience, and what is left of it after the thaw.
+                # Three times the timeout, and the rest of one after the thaw.
                 threading.Event().wait(3)
             assert psutil.Process(thing).is_running()
         finally:
@@ -187,7 +189,7 @@ def test_freeze_kills_nothing_on_thaw(frozen: str) -> None:
 
 
 def init(directory: Path) -> list[str]:
-    """Return the command line of an agent that is process 1 of a namespace of its own."""
+    """Return the command line of an agent that is process 1 of its own namespace."""
     return [
         "unshare",
         "--pid",
@@ -200,7 +202,7 @@ def init(directory: Path) -> list[str]:
 
 
 def can_unshare() -> bool:
-    """Return whether a namespace of processes can be made here."""
+    """Return whether a PID namespace can be created here."""
     command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
     return (
         bool(shutil.which("unshare"))
@@ -210,7 +212,7 @@ def can_unshare() -> bool:
 
 @pytest.mark.skipif(not can_unshare(), reason="no namespace of processes can be made here")
 def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
-    """As the first process of a container it reaps what it adopts, and ends on SIGTERM."""
+    """As process 1 of a container the agent reaps orphans, and ends on SIGTERM."""
     log = tmp_path / "log"
     with (
         log.open("w") as stderr,
@@ -223,7 +225,7 @@ def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
             (root,) = psutil.Process(outer.pid).children()
             node = next(p for p in root.children() if "node" in p.cmdline())
             (engine,) = node.children()
-            # What a shell in the container leaves: its parent ends first.
+            # A shell in the container leaves an orphan: its parent ends first.
             node.kill()
             wait_for(lambda: not engine.is_running())
             wait_for(lambda: "the node ended (killed by signal 9)" in log.read_text())
@@ -237,7 +239,7 @@ def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unusable", ["closed", "full", "nobody reads"])
 def test_agent_serves_without_usable_streams(tmp_path: Path, unusable: str) -> None:
-    """Whatever becomes of its input and output, the agent starts, serves and stops with 0."""
+    """The agent starts, serves and stops with 0 when its standard streams are unusable."""
     port = free_port()
     command = [*COMMAND, *flags(tmp_path), f"--api-port={port}", "--log-level=debug"]
     url = f"http://127.0.0.1:{port}/health"
@@ -251,7 +253,7 @@ def test_agent_serves_without_usable_streams(tmp_path: Path, unusable: str) -> N
             read_end, write_end = os.pipe()
             streams.callback(os.close, read_end)
             with os.fdopen(write_end, "wb") as pipe:
-                pipe.write(b"x" * 2**16)  # no line goes in any more
+                pipe.write(b"x" * 2**16)  # the pipe is full
                 process = subprocess.Popen(command, stdout=pipe, stderr=pipe)
         try:
             wait_for(lambda: process.poll() is not None or _is_well(url), 60)
@@ -269,7 +271,7 @@ def _is_well(url: str) -> bool:
 
 
 def can_be_anybody() -> bool:
-    """Return whether a namespace of users can be made here."""
+    """Return whether a user namespace can be created here."""
     command = ["unshare", "--user", "--map-user=12345", "--map-group=12345", "true"]
     return (
         bool(shutil.which("unshare"))
@@ -280,7 +282,7 @@ def can_be_anybody() -> bool:
 @pytest.mark.skipif(not can_be_anybody(), reason="no namespace of users can be made here")
 @pytest.mark.parametrize("home", [None, "/dev/null", "/proc"])
 def test_agent_serves_any_user_from_anywhere(tmp_path: Path, home: str | None) -> None:
-    """A user without a name or a home, in a directory that was deleted, has a working agent."""
+    """The agent works for a user without a name or home, in a deleted directory."""
     port = free_port()
     log, cwd = tmp_path / "log", tmp_path / "cwd"
     cwd.mkdir()

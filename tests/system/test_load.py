@@ -1,4 +1,4 @@
-"""Two hundred clients at once, half of whom leave: everyone is accounted for, nothing is left."""
+"""Two hundred concurrent clients, half of whom leave: all are counted, nothing leaks."""
 
 import json
 import random
@@ -18,15 +18,15 @@ LEAVERS = CLIENTS // 2
 LONGEST_STAY_SECONDS = 3.0
 FILES_TO_SPARE = 8
 TASKS_TO_SPARE = 4
-"""A health check may be under way at either look."""
+"""A health check may be running at each look."""
 MEMORY_TO_SPARE = 24 * 2**20
-"""Two waves warm the allocators up before the first look; a leak of the load is many times this."""
+"""Two waves warm up the allocators before the first look; a leak would be many times this."""
 
 pytestmark = pytest.mark.slow
 
 
 def test_crowd_is_accounted_for_and_leaves_nothing(pair: Pair, slow_model: Path) -> None:
-    """A queue of 16 under 200 clients: each request has one end, and no slot, file, task leaks."""
+    """With 200 clients and a queue of 16, each request has one end, and nothing leaks."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}", "--queue=16", "--request-seconds=60") as node,
@@ -45,14 +45,14 @@ def test_crowd_is_accounted_for_and_leaves_nothing(pair: Pair, slow_model: Path)
 
 
 class _Look(NamedTuple):
-    """What a node holds while it has nothing to do."""
+    """The resources of an idle node."""
 
     files: int
     memory: int
 
 
 def _look(exporter: Running, node: Running, requests: int, tasks_at_rest: float) -> _Look:
-    """Look once every request has ended and no task is left of them."""
+    """Return the resources once every request has ended and none has a task left."""
     wait_for(lambda: _is_settled(scrape(exporter.url), requests, tasks_at_rest), 60)
     process = psutil.Process(node.process.pid)
     return _Look(process.num_fds(), process.memory_info().rss)
@@ -72,14 +72,14 @@ def _tasks_at_rest(samples: Samples) -> float | None:
 
 
 def _check_accounts(samples: Samples, asked: Counter[str]) -> None:
-    """Compare what the clients saw with what the node says."""
+    """Compare what the clients saw with what the node counted."""
 
     def count(status: str) -> float:
         return value(samples, "inference_requests_total", status=status) or 0
 
     assert asked.total() == 3 * CLIENTS
     assert not set(asked) - {"200", "429", "left"}, asked
-    # Who left had one of these ends too, or was gone before its request was taken in.
+    # A client that left has one of these ends too, or left before admission.
     assert count("ok") >= asked["200"]
     assert count("rejected") >= asked["429"]
     ended = sum(map(count, ("ok", "rejected", "cancelled")))
@@ -95,7 +95,7 @@ def _check_accounts(samples: Samples, asked: Counter[str]) -> None:
 
 
 async def _crowd(node: Running, wave: int) -> Counter[str]:
-    """Ask from all clients at once; count the statuses that they saw, or that they left."""
+    """Send from all clients at once; count the statuses and the clients that left."""
     seen = Counter[str]()
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:

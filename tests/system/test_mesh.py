@@ -1,4 +1,4 @@
-"""Real nodes form a mesh, notice who is gone, and keep strangers out."""
+"""Real nodes form a mesh, notice failures, and reject strangers."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ SECRET = "the secret of the mesh that a test made"
 
 
 class Cluster:
-    """Nodes that share a seed; each has directories of its own."""
+    """Nodes that share a seed; each has its own directories."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.directory = directory
@@ -52,7 +52,7 @@ def states(node: Running) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
-    """A mesh of three sees a kill, a restart under the old name, and a goodbye."""
+    """A mesh of three sees a kill, a restart under the same name, and a goodbye."""
     first = cluster.start("a", mesh_port=cluster.seed)
     second, third = cluster.start("b"), cluster.start("c")
     wait_for(lambda: states(first) == {"b": "alive", "c": "alive"})
@@ -67,7 +67,7 @@ def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
         [peer] = [peer for peer in view(first)["peers"] if peer["node_id"] == node_id]
         return [(m["model_id"], m["state"], m["layers"]) for m in peer["advert"]["models"]]
 
-    # A node joins while its model is still being loaded: the layers come with the next round.
+    # A node joins before its model is loaded: the layers come with the next round.
     wait_for(lambda: models_of("c") == [("demo", "ready", 6)])
 
     incarnation = heard["b"]["incarnation"]
@@ -87,7 +87,7 @@ def test_nodes_join_die_and_come_back(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_peers_are_listed_over_grpc(cluster: Cluster) -> None:
-    """GetPeers says of each peer where it is, how it is, and what it has."""
+    """GetPeers lists each peer's address, state and models."""
     first = cluster.start("a", mesh_port=cluster.seed)
     second = cluster.start("b", f"--model=story={MODEL_PATH}")
     wait_for(lambda: states(first) == {"b": "alive"})
@@ -102,7 +102,7 @@ def test_peers_are_listed_over_grpc(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
-    """`plan --explain` takes a running node's view: who gets the model and who does not."""
+    """`plan --explain` uses a running node's view and explains each node's share."""
     first = cluster.start("a", mesh_port=cluster.seed)
     cluster.start("b")
     wait_for(lambda: states(first) == {"b": "alive"})
@@ -128,7 +128,7 @@ def test_plan_is_explained_by_a_node_of_the_mesh(cluster: Cluster) -> None:
     ],
 )
 def test_plan_without_its_needs_is_one_line(arguments: list[str], code: int, says: str) -> None:
-    """What cannot be planned is said in one line, never with a traceback."""
+    """A plan that cannot be made is one line without a traceback."""
     done = commands.run("node", "plan", *arguments)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -163,7 +163,7 @@ def test_stranger_stays_outside(cluster: Cluster, tmp_path: Path) -> None:
     ],
 )
 def test_open_mesh_is_refused_in_one_line(pair: Pair, flags: list[str], says: str) -> None:
-    """A mesh that everybody could speak in does not start."""
+    """A mesh open to everyone is refused at the start."""
     quiet = ("--log-level=warning", "--api-port=0", "--mesh-port=0")
     done = commands.run("node", *pair.flags, *quiet, *flags)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The official `openai` client against a running node: what it asks, gets, and is refused."""
+"""The official `openai` client against a running node."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ def client_of(node: Running) -> openai.OpenAI:
 
 
 def check_shape(kind: type[BaseModel], body: dict[str, Any]) -> None:
-    """Hold a body to OpenAI's own type: every field known, of its type, and none invented."""
+    """Check that a body has OpenAI's own type: known fields, right types, none invented."""
     parsed = kind.model_validate(body, strict=False)
     assert json.loads(parsed.model_dump_json(exclude_unset=True)) == body
     extra = [model for model in parts(parsed) if model.model_extra]
@@ -65,7 +65,7 @@ def post(node: Running, path: str, **body: Any) -> httpx.Response:
 
 
 def events(node: Running, path: str, **body: Any) -> list[Any]:
-    """Give what a stream's events hold, after a look at the stream's form."""
+    """Check a stream's form and return the content of its events."""
     response = post(node, path, stream=True, **body)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream"
@@ -79,7 +79,7 @@ def dot(one: list[float], other: list[float]) -> float:
 
 
 def test_answers_are_of_openais_own_types(shared_node: Running) -> None:
-    """Every body that is answered is what OpenAI's types say, with nothing invented."""
+    """Every response has OpenAI's own types."""
     whole = post(shared_node, "/v1/completions", prompt=STORY, max_tokens=4).json()
     check_shape(Completion, whole)
     chat = post(shared_node, "/v1/chat/completions", messages=HELLO, max_tokens=4).json()
@@ -90,7 +90,7 @@ def test_answers_are_of_openais_own_types(shared_node: Running) -> None:
         shared_node, "/v1/completions", prompt=STORY, max_tokens=4, stream_options=options
     )
     for chunk in chunks:
-        for choice in chunk["choices"]:  # null in OpenAI's streams, which the type knows only whole
+        for choice in chunk["choices"]:  # null in OpenAI's streams, which the type does not know
             choice["finish_reason"] = choice["finish_reason"] or "stop"
         check_shape(Completion, chunk)
     for chunk in events(
@@ -105,7 +105,7 @@ def test_answers_are_of_openais_own_types(shared_node: Running) -> None:
 
 
 def test_completion_streams_what_it_answers_whole(client: openai.OpenAI) -> None:
-    """One greedy request, streamed and not, gives one text, one end and one account."""
+    """A greedy completion has the same text, end and usage, streamed and whole."""
     asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 24, "temperature": 0}
     whole = client.completions.create(**asked)
     chunks = list(
@@ -123,7 +123,7 @@ def test_completion_streams_what_it_answers_whole(client: openai.OpenAI) -> None
 
 
 def test_chat_streams_what_it_answers_whole(client: openai.OpenAI) -> None:
-    """As with a completion; the turn's role comes first."""
+    """A greedy chat is the same streamed and whole; its role comes first."""
     asked: Any = {"model": "demo", "messages": HELLO, "max_completion_tokens": 40, "temperature": 0}
     whole = client.chat.completions.create(**asked)
     chunks = list(client.chat.completions.create(**asked, stream=True))
@@ -135,7 +135,7 @@ def test_chat_streams_what_it_answers_whole(client: openai.OpenAI) -> None:
 
 
 def test_chat_helper_of_the_client_works(client: openai.OpenAI) -> None:
-    """The client's accumulating helper, which is strict about chunks, follows a stream."""
+    """The client's strict streaming helper accepts a stream."""
     asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0}
     with client.chat.completions.stream(**asked) as stream:
         final = stream.get_final_completion()
@@ -145,7 +145,7 @@ def test_chat_helper_of_the_client_works(client: openai.OpenAI) -> None:
 
 
 def test_answer_can_be_sent_back(client: openai.OpenAI) -> None:
-    """A conversation goes on with the answer's own message as it came, parts and all."""
+    """A conversation continues with the answer's message as it came, parts included."""
     first = client.chat.completions.create(
         model="demo", messages=HELLO, max_tokens=12, temperature=0
     )
@@ -162,7 +162,7 @@ def test_answer_can_be_sent_back(client: openai.OpenAI) -> None:
 
 
 def test_last_message_of_the_assistant_is_continued(client: openai.OpenAI) -> None:
-    """An answer that is sent back in part goes on as it did, and only what is new comes back."""
+    """If part of an answer is sent back, the rest is generated and returned."""
     asked: Any = {"model": "demo", "max_tokens": 24, "temperature": 0}
     whole = client.chat.completions.create(messages=HELLO, **asked).choices[0].message.content
     assert whole is not None
@@ -179,7 +179,7 @@ def test_last_message_of_the_assistant_is_continued(client: openai.OpenAI) -> No
 
 
 def test_fields_that_clients_send_as_their_defaults_are_taken(client: openai.OpenAI) -> None:
-    """A client that fills in every default gets what one that leaves them out gets."""
+    """Fields at their defaults do not change the answer."""
     asked: Any = {"model": "demo", "messages": HELLO, "max_tokens": 8, "temperature": 0}
     plain = client.chat.completions.create(**asked)
     filled = client.chat.completions.create(
@@ -205,7 +205,7 @@ def test_fields_that_clients_send_as_their_defaults_are_taken(client: openai.Ope
 
 
 def test_stop_over_several_tokens_is_never_shown(client: openai.OpenAI) -> None:
-    """An answer ends before each stop, streamed or not, wherever the tokens' borders are."""
+    """An answer ends before each stop, streamed or not, for any tokens."""
     asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 60, "temperature": 0}
     text = client.completions.create(**asked).choices[0].text
     for at in range(4, 40, 6):
@@ -221,7 +221,7 @@ def test_stop_over_several_tokens_is_never_shown(client: openai.OpenAI) -> None:
 
 
 def test_multibyte_characters_arrive_whole(client: openai.OpenAI) -> None:
-    """A character whose bytes are tokens of their own is in one chunk, never torn into two."""
+    """A character of several tokens is in one chunk."""
     asked: Any = {
         "model": "demo",
         "prompt": STORY,
@@ -229,8 +229,8 @@ def test_multibyte_characters_arrive_whole(client: openai.OpenAI) -> None:
         "temperature": 100,
         "top_p": 1,
     }
-    extra = {"top_k": 10_000}  # close to a fair draw: some bytes in a row make a character
-    torn = "\N{REPLACEMENT CHARACTER}"  # what bytes in a row that make none are shown as
+    extra = {"top_k": 10_000}  # nearly uniform sampling: some bytes in a row make a character
+    torn = "\N{REPLACEMENT CHARACTER}"  # the replacement for bytes that make none
     for seed in range(100):
         whole = client.completions.create(**asked, seed=seed, extra_body=extra).choices[0].text
         if set(whole) - set(map(chr, range(128))) - {torn}:
@@ -242,7 +242,7 @@ def test_multibyte_characters_arrive_whole(client: openai.OpenAI) -> None:
 
 
 def test_sampling_settings_change_what_is_sampled(client: openai.OpenAI) -> None:
-    """Each setting reaches the engine: with a seed it repeats, and without it is another text."""
+    """Each setting reaches the engine: the text differs, and repeats with a seed."""
     asked: Any = {"model": "demo", "prompt": STORY, "max_tokens": 40, "temperature": 1.5, "seed": 3}
 
     def text(**changed: Any) -> str:
@@ -264,7 +264,7 @@ SDK_FIELDS = ("seed", "top_p", "temperature")
 
 
 def test_usage_tells_of_cached_tokens(client: openai.OpenAI) -> None:
-    """What is sent again is not evaluated again, and the account says so."""
+    """A prefix sent again is not evaluated again, and the usage shows it."""
     prompt = f"Once upon a time {secrets.token_hex(8)} there was a little dog."
     asked: Any = {"model": "demo", "prompt": prompt, "max_tokens": 2}
     first, second = (client.completions.create(**asked).usage for _ in range(2))
@@ -279,7 +279,7 @@ def test_usage_tells_of_cached_tokens(client: openai.OpenAI) -> None:
 
 
 def test_embeddings_are_llama_cpps(client: openai.OpenAI) -> None:
-    """A vector is the model's own: llama.cpp makes the same of the same text."""
+    """An embedding equals llama.cpp's for the same text."""
     texts = [STORY, "Hello", "The dog was happy.", "The cat was happy.", "é€🙂"]
     answer = client.embeddings.create(model="demo", input=texts)
     assert [vector.index for vector in answer.data] == list(range(len(texts)))
@@ -299,7 +299,7 @@ def test_embeddings_are_llama_cpps(client: openai.OpenAI) -> None:
 
 
 def test_embeddings_come_as_numbers_or_packed(shared_node: Running, client: openai.OpenAI) -> None:
-    """Both forms hold the same numbers; the client's default is the packed one."""
+    """Both encodings hold the same numbers; the client's default is base64."""
     numbers = post(shared_node, "/v1/embeddings", input=STORY).json()
     check_shape(CreateEmbeddingResponse, numbers)
     packed = post(shared_node, "/v1/embeddings", input=[STORY], encoding_format="base64").json()
@@ -310,11 +310,11 @@ def test_embeddings_come_as_numbers_or_packed(shared_node: Running, client: open
     assert through == pytest.approx(vector, abs=1e-6)
     chat = client.embeddings.create(model="demo", input=f"{STORY}, there").data[0].embedding
     again = client.embeddings.create(model="demo", input=STORY).data[0].embedding
-    assert again == through != chat  # what is cached of a text before is not what is given
+    assert again == through != chat  # a cached prefix does not affect the next text
 
 
 def test_text_too_long_for_a_vector_is_refused(client: openai.OpenAI) -> None:
-    """As a prompt that does not fit, of which the others in the request get nothing either."""
+    """A text that is too long is refused, with the other texts of its request."""
     with pytest.raises(openai.BadRequestError) as refused:
         client.embeddings.create(model="demo", input=["Hello", "word " * 3000])
     assert refused.value.code == "context_length_exceeded"
@@ -324,7 +324,7 @@ def test_text_too_long_for_a_vector_is_refused(client: openai.OpenAI) -> None:
 
 
 def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
-    """A model has one description; one that is not served is OpenAI's 404."""
+    """A model has one description; an unknown one is OpenAI's 404."""
     (listed,) = client.models.list()
     assert client.models.retrieve("demo") == listed
     for unknown in ("gpt-4", "meta/llama"):
@@ -336,7 +336,7 @@ def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
 
 
 def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
-    """What is refused is an exception of its own, which names the parameter."""
+    """Each refusal raises the client's own exception, which names the parameter."""
     ask = client.chat.completions.create
     with pytest.raises(openai.BadRequestError) as refused:
         ask(model="demo", messages=HELLO, n=2)
@@ -381,7 +381,7 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
 def test_every_path_and_method_answers_in_the_apis_form(
     shared_node: Running, method: str, path: str, status: int
 ) -> None:
-    """405 says what is allowed, HEAD has no body, and an error is OpenAI's object."""
+    """405 lists the allowed methods, HEAD has no body, and errors are OpenAI's objects."""
     response = httpx.request(method, f"{shared_node.url}{path}")
     assert response.status_code == status
     assert response.headers["x-request-id"]
@@ -395,14 +395,14 @@ def test_every_path_and_method_answers_in_the_apis_form(
 
 
 def test_body_that_is_too_large_is_refused_in_the_apis_form(shared_node: Running) -> None:
-    """More than the node reads is a 413 that says so."""
+    """A body above the limit is a 413 with the limit."""
     response = httpx.post(f"{shared_node.url}/v1/completions", content=b" " * (8 * 2**20 + 1))
     assert response.status_code == 413
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_request_id_goes_in_and_out(client: openai.OpenAI) -> None:
-    """The caller's id comes back; without one, or with a bad one, an id is made up."""
+    """A valid request id is returned; otherwise one is generated."""
     given = client.completions.with_raw_response.create(
         model="demo", prompt=STORY, max_tokens=1, extra_headers={"X-Request-ID": "order-66"}
     )
@@ -413,7 +413,7 @@ def test_request_id_goes_in_and_out(client: openai.OpenAI) -> None:
 
 
 def test_async_client_and_many_at_once(shared_node: Running) -> None:
-    """Concurrent clients of one node each get the answer that they would get alone."""
+    """Each concurrent client gets the answer that it would get alone."""
     asked: Any = {"model": "demo", "max_tokens": 16, "temperature": 0}
     prompts = [f"{name} went to the" for name in ("Lily", "Tom", "Ben", "Mia", "Sam", "Max")]
     with client_of(shared_node) as alone:
@@ -445,7 +445,7 @@ def test_async_client_and_many_at_once(shared_node: Running) -> None:
 
 @pytest.mark.slow
 def test_cancelling_a_stream_frees_the_engine(pair: Pair, slow_model: Path) -> None:
-    """A client that closes its stream in the middle is counted, and the next is served at once."""
+    """A client that closes its stream is counted, and the next is served at once."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
         client = client_of(node)
         model = client.models.list().data[0].id
@@ -463,7 +463,7 @@ def test_cancelling_a_stream_frees_the_engine(pair: Pair, slow_model: Path) -> N
 
 @pytest.mark.slow
 def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> None:
-    """Where one may wait, of two that come while one is served one is told when to try again."""
+    """With a full queue the client raises RateLimitError with the time to retry."""
     with (
         pair.node(f"--model={slow_model}", "--queue=1") as node,
         client_of(node) as client,
@@ -486,7 +486,7 @@ def test_full_queue_is_the_clients_rate_limit(pair: Pair, slow_model: Path) -> N
 
 @pytest.mark.slow
 def test_clients_take_turns(pair: Pair, slow_model: Path) -> None:
-    """A client at another address does not wait behind all that the first one sent."""
+    """A client at another address does not wait for all requests of the first."""
     with pair.node(f"--model={slow_model}") as node, ThreadPoolExecutor(8) as pool:
         ended: list[str] = []
 
@@ -506,7 +506,7 @@ def test_clients_take_turns(pair: Pair, slow_model: Path) -> None:
 
 
 def test_key_is_asked_for_in_the_clients_words(pair: Pair, tmp_path: Path) -> None:
-    """A wrong key is the client's AuthenticationError, which names its request too."""
+    """A wrong key raises AuthenticationError, with the request's id."""
     keys = tmp_path / "keys"
     keys.write_text("sk-right\n")
     with pair.node(f"--api-key-file={keys}") as node:

@@ -1,4 +1,4 @@
-"""The examples and tables of docs/api.md are true of a running node."""
+"""The examples and tables of docs/api.md match a running node."""
 
 import json
 import re
@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 @pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{n}" for n in range(len(BLOCKS))])
 def test_example_runs(shared_node: Running, language: str, code: str) -> None:
-    """Each example, with this node's address in it, ends well and prints an answer."""
+    """Each example works with this node's address and prints an answer."""
     program = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
     code = code.replace("http://127.0.0.1:8080", shared_node.url)
     done = subprocess.run(
@@ -36,14 +36,14 @@ def test_example_runs(shared_node: Running, language: str, code: str) -> None:
 
 
 def test_every_field_is_in_the_page() -> None:
-    """What can be said in a request is told, whether it is understood or refused."""
+    """The page lists every field of a request, supported or refused."""
     told = set(re.findall(r"`([a-z_]+)`", PAGE.read_text()))
     for body in (schema.CompletionRequest, schema.ChatRequest, schema.EmbeddingRequest):
         assert set(body.__struct_fields__) <= told, body.__name__
 
 
 def test_accepted_values_of_the_page_are_neutral() -> None:
-    """Each field in the page's table is one that is taken at a value that changes nothing."""
+    """Each accepted value in the page's table changes nothing."""
     table = PAGE.read_text().partition("## What is refused")[2].partition("`/openapi.json`")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}

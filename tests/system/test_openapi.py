@@ -1,4 +1,4 @@
-"""The API's description is true: it validates, answers obey it, and requests drawn from it do."""
+"""The OpenAPI description is valid, and requests and responses match it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def validate(schema: dict[str, Any], body: object) -> None:
 
 
 def check_response(response: httpx.Response, path: str, method: str = "post") -> None:
-    """Hold an answer to what is described of it."""
+    """Check a response against its description."""
     answers = DESCRIBED["paths"][path][method]["responses"]
     key = "200" if response.status_code == 200 else f"{response.status_code // 100}XX"
     content = answers[key]["content"]
@@ -66,7 +66,7 @@ def check_response(response: httpx.Response, path: str, method: str = "post") ->
 
 
 def drawn(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Give values that a schema of this project allows."""
+    """Return values that a schema of this project allows."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return st.deferred(lambda: drawn(DESCRIBED["components"]["schemas"][name]))
@@ -113,7 +113,7 @@ DRAWN: dict[str, Callable[[dict[str, Any]], st.SearchStrategy[Any]]] = {
 
 
 def test_description_is_one() -> None:
-    """It obeys the OpenAPI Specification, and every reference in it leads somewhere."""
+    """The description is valid OpenAPI, and every reference resolves."""
     OpenAPIV31SpecValidator(DESCRIBED).validate()
     for name, schema in DESCRIBED["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -121,7 +121,7 @@ def test_description_is_one() -> None:
 
 
 def test_description_is_served(client: httpx.Client) -> None:
-    """What the node serves is what is tested here, and names each route of the API."""
+    """The node serves the tested description, which has each route of the API."""
     assert client.get("/openapi.json").json() == json.loads(json.dumps(DESCRIBED))
     for path, item in DESCRIBED["paths"].items():
         for method in item:
@@ -132,7 +132,7 @@ def test_description_is_served(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", POSTS)
 def test_answers_are_as_described(client: httpx.Client, path: str) -> None:
-    """What is answered, whole, streamed or refused, is what the description says."""
+    """Whole, streamed and refused responses match the description."""
     asked = EXAMPLES[path]
     limit = {} if path == "/v1/embeddings" else {"max_tokens": 4}
     validate(body_schema(path), asked | limit)
@@ -152,7 +152,7 @@ def test_answers_are_as_described(client: httpx.Client, path: str) -> None:
 def test_whatever_is_allowed_is_answered_or_refused(
     client: httpx.Client, path: str, data: st.DataObject
 ) -> None:
-    """Requests drawn from the description are answered or refused with a reason, and soon."""
+    """Requests drawn from the description are answered or refused with a reason, quickly."""
     body = data.draw(drawn(body_schema(path)))
     validate(body_schema(path), body)
     if body.get("model"):
@@ -170,7 +170,7 @@ def test_whatever_is_allowed_is_answered_or_refused(
 def test_whatever_is_not_allowed_is_refused(
     client: httpx.Client, path: str, data: st.DataObject
 ) -> None:
-    """With one field of any other value than is described, a request is refused by its name."""
+    """A request with one field outside the description is refused with its name."""
     fields = DESCRIBED["components"]["schemas"][body_schema(path)["$ref"].rpartition("/")[2]]
     name = data.draw(st.sampled_from(sorted(fields["properties"])))
     body = EXAMPLES[path] | {name: data.draw(JSON)}
@@ -191,7 +191,7 @@ def test_whatever_is_not_allowed_is_refused(
     kind=st.sampled_from(["application/json", "text/plain", "multipart/form-data", ""]),
 )
 def test_any_bytes_are_refused(client: httpx.Client, path: str, body: bytes, kind: str) -> None:
-    """No body, whatever it says of itself, is more than refused."""
+    """Any bytes are at most refused."""
     response = client.post(path, content=body, headers={"content-type": kind})
     assert response.status_code == 400
     check_response(response, path)

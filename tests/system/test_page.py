@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser, against a real node."""
+"""The page at `/` in a real browser, with a real node."""
 
 import dataclasses
 import re
@@ -32,8 +32,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One headless browser; each visit has a profile of its own in it."""
-    expect.set_options(timeout=30_000)  # the machine may be busy with other tests
+    """One headless browser; each visit has its own profile."""
+    expect.set_options(timeout=30_000)  # other tests may keep the machine busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @dataclasses.dataclass
 class Visit:
-    """An open page, what it asked for, and what the browser complained of."""
+    """An open page, its requests and the browser's complaints."""
 
     page: Page
     requested: list[str] = dataclasses.field(default_factory=list)
@@ -54,25 +54,25 @@ class Visit:
         self.page.keyboard.press("Control+Enter")
 
     def reading(self, name: str) -> str:
-        """Give a reading of the last answer."""
+        """Return a figure of the last answer."""
         return self.page.locator(f".answer dd[data-reading={name}]").last.inner_text()
 
     def message(self) -> str:
-        """Give what stands beside the input."""
+        """Return the message beside the input."""
         return self.page.locator("#message").inner_text()
 
     def note_request(self, request: Request) -> None:
         self.requested.append(request.url)
 
     def note_console(self, message: ConsoleMessage) -> None:
-        # The browser itself writes one for each answer of 4xx or 5xx: those are expected.
+        # The browser itself logs each answer of 4xx or 5xx; those are expected.
         if message.type in {"error", "warning"} and "the server responded" not in message.text:
             self.complaints.append(message.text)
 
 
 @contextmanager
 def visit(browser: Browser, node: Running, **context: Any) -> Iterator[Visit]:
-    """Open the page; at the end nothing was asked of others and nothing complained of."""
+    """Open the page; check at the end that it used no other host and logged no error."""
     opened = browser.new_context(**({"viewport": WIDE} | context))
     visited = Visit(opened.new_page())
     opened.on("request", visited.note_request)
@@ -94,14 +94,14 @@ def visited(browser: Browser, shared_node: Running) -> Iterator[Visit]:
 
 
 def assert_accessible(page: Page) -> None:
-    """Hold the page against axe's rules as it is now, and its width against the window's."""
+    """Check the page against axe's rules, and its width against the window's."""
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
 
 def test_conversation_by_keyboard_alone(visited: Visit, shared_node: Running) -> None:
-    """From the first key to the second answer no pointer is needed; what is shown is the API's."""
+    """A conversation works by keyboard alone, and shows the API's answers."""
     page = visited.page
     expect(page.locator("#prompt")).to_be_focused()
     page.keyboard.press("Tab")
@@ -149,14 +149,14 @@ def test_conversation_by_keyboard_alone(visited: Visit, shared_node: Running) ->
 def test_text_grows_and_stop_frees_the_engine(
     browser: Browser, pair: Pair, slow_model: Path
 ) -> None:
-    """Text is there long before the end; Escape ends it in page, queue and engine."""
+    """Text appears while it is generated; Escape stops page, queue and engine."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}") as node,
         visit(browser, node, reduced_motion="reduce") as visited,
     ):
         page = visited.page
-        visited.send("Once upon a time")  # in chat, for which this model has no template
+        visited.send("Once upon a time")  # in a chat, for which this model has no template
         text = page.locator(".answer .text")
         expect(text).to_have_text(re.compile(r"^Once upon a time( \w+){3}"))
         expect(page.locator("#stop")).to_be_visible()
@@ -188,7 +188,7 @@ def test_text_grows_and_stop_frees_the_engine(
 
 
 def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
-    """An error is words beside the input; the text is there again, the conversation as before."""
+    """A refusal is shown beside the input; text and conversation are kept."""
     page = visited.page
     visited.send("Hello")
     expect(page.locator(".answer.ended")).to_have_count(1)
@@ -205,7 +205,7 @@ def test_refused_prompt_is_explained_and_kept(visited: Visit) -> None:
 
 
 def test_window_follows_the_end_unless_scrolled_away(visited: Visit) -> None:
-    """What grows below the window moves it along at the end, and never who reads further up."""
+    """The window follows a growing answer, unless the reader has scrolled up."""
     page = visited.page
     page.check("input[value=completion]")
     for count in (1, 2, 3, 4):
@@ -228,7 +228,7 @@ def test_window_follows_the_end_unless_scrolled_away(visited: Visit) -> None:
 
 
 def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
-    """A setting out of its range is shown, not hidden in what is folded, and nothing is sent."""
+    """An invalid setting opens the folded settings, and nothing is sent."""
     page = visited.page
     page.click("summary")
     page.fill("#max-tokens", "0")
@@ -239,7 +239,7 @@ def test_invalid_setting_opens_the_settings(visited: Visit) -> None:
 
 
 def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_path: Path) -> None:
-    """The page is open, the API is not; a wrong key is said so; the right one is stored nowhere."""
+    """The page asks for the API key, reports a wrong one, and stores none."""
     keys = tmp_path / "keys"
     keys.write_text(f"{KEY}\n")
     with pair.node(f"--api-key-file={keys}") as node, visit(browser, node) as visited:
@@ -264,7 +264,7 @@ def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_
 
 
 def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_model: Path) -> None:
-    """Of three who ask a node that answers one and queues one, one is told to come again."""
+    """With a full queue the page says when to retry."""
     with (
         pair.node(f"--model={slow_model}", "--queue=1") as node,
         visit(browser, node) as first,
@@ -291,7 +291,7 @@ def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_mo
 def test_broken_stream_is_told_and_what_came_is_kept(
     browser: Browser, pair: Pair, slow_model: Path, number: signal.Signals, message: str
 ) -> None:
-    """Neither a node's death nor its drain looks like an answer's end."""
+    """A broken stream or a drain is shown as an error, and the text so far is kept."""
     flags = (f"--model={slow_model}", "--drain-seconds=0.2")
     with pair.node(*flags) as node, visit(browser, node) as visited:
         visited.page.check("input[value=completion]")
@@ -302,7 +302,7 @@ def test_broken_stream_is_told_and_what_came_is_kept(
         expect(visited.page.locator("#message")).to_contain_text(message)
         assert visited.reading("end") == "broken off"
         assert re.search(r"time( \w+){3}", text.inner_text())
-        visited.complaints.clear()  # Chromium's line on the broken connection
+        visited.complaints.clear()  # Chromium's line about the broken connection
 
         visited.send("And now?")
         expect(visited.page.locator("#message")).to_contain_text("The node cannot be reached")
@@ -310,7 +310,7 @@ def test_broken_stream_is_told_and_what_came_is_kept(
 
 
 def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
-    """Tokens that were there when the clock of the speed began do not make it faster."""
+    """The speed excludes the tokens of the first read."""
     readings = visited.page.evaluate(
         """async () => {
             const { Meter } = await import("/pages/meter.js");
@@ -334,7 +334,7 @@ def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
 def test_all_can_use_it(
     browser: Browser, shared_node: Running, scheme: str, viewport: dict[str, int]
 ) -> None:
-    """No rule of axe is broken, empty or full, and nothing runs out of the window sideways."""
+    """The page breaks no rule of axe and fits the window, empty and full."""
     with visit(browser, shared_node, color_scheme=scheme, viewport=viewport) as visited:
         page = visited.page
         expect(page.locator("#model")).to_have_value("demo")

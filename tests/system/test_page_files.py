@@ -10,7 +10,7 @@ from tests.processes import Running
 
 
 def test_page_is_static_and_strict(shared_node: Running) -> None:
-    """Each part has its type and the headers that keep foreign code out; nothing is inline."""
+    """Each part has its type and strict headers, and nothing is inline."""
     for path in pages.PAGE_PATHS:
         answer = httpx.get(shared_node.url + path)
         assert answer.status_code == 200
@@ -25,7 +25,7 @@ def test_page_is_static_and_strict(shared_node: Running) -> None:
 
 
 def test_every_part_of_the_page_is_served() -> None:
-    """A file that is there and not served, or the other way round, is a mistake."""
+    """Every file of the page is served, and no others."""
     files = {file.name for file in Path(pages.__file__).parent.iterdir() if file.is_file()}
     served = {path.removeprefix("/pages/") for path in pages.PAGE_PATHS} - {"/"} | {"index.html"}
     assert files - {"__init__.py", "page.py"} == served

@@ -1,4 +1,4 @@
-"""Node and exporter as two processes: in any order, through deaths, with real clients."""
+"""Node and exporter as two processes: any order of start, deaths, and real clients."""
 
 import http.client
 import os
@@ -40,11 +40,11 @@ DUE = {
     "health_check_total": {"check", "status"},
     "health_check_latency_seconds": {"check"},
 }
-"""The contract's metrics with their labels; those of the network come with the mesh."""
+"""The promised metrics with their labels, except those of the network."""
 
 
 def complete(node: Running, **body: Any) -> dict[str, Any]:
-    """Ask for a completion in one piece."""
+    """Request a completion in one piece."""
     asked = {"prompt": "Once upon a time", "max_tokens": 8} | body
     response = httpx.post(f"{node.url}/v1/completions", json=asked, timeout=60)
     response.raise_for_status()
@@ -55,7 +55,7 @@ def complete(node: Running, **body: Any) -> dict[str, Any]:
 def test_contract_metrics_are_in_a_scrape_of_the_running_system(
     shared_exporter: Running, shared_node: Running
 ) -> None:
-    """Each name that the contract lists and that is due is served, with its labels."""
+    """Each promised metric is in a scrape, with its labels."""
     complete(shared_node)
     wait_for(lambda: value(scrape(shared_exporter.url), "inference_tokens_generated_total"))
     shown = {
@@ -69,7 +69,7 @@ def test_contract_metrics_are_in_a_scrape_of_the_running_system(
 
 @pytest.mark.slow
 def test_any_order_of_start_counts_everything(pair: Pair) -> None:
-    """A request made before any exporter ran is counted when one comes."""
+    """A request made before the exporter started is counted when it starts."""
     with pair.node() as node:
         complete(node)
         with pair.exporter() as exporter:
@@ -82,7 +82,7 @@ def test_any_order_of_start_counts_everything(pair: Pair) -> None:
 
 
 def test_exporter_outlives_its_node(pair: Pair) -> None:
-    """A node killed with -9 is shown as gone, with its counters kept and its levels taken away."""
+    """A node killed with -9 is shown as gone; its counters stay and its gauges disappear."""
     with pair.exporter() as exporter:
         with pair.node() as node:
             complete(node)
@@ -103,7 +103,7 @@ def test_exporter_outlives_its_node(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_node_restart_goes_on_counting(pair: Pair) -> None:
-    """Counters of a node go on over its restart."""
+    """A node's counters continue after its restart."""
     with pair.exporter() as exporter:
         for turn in (1, 2):
             with pair.node() as node:
@@ -113,7 +113,7 @@ def test_node_restart_goes_on_counting(pair: Pair) -> None:
 
 
 def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: Path) -> None:
-    """A stream goes on in a new engine with the text that it would have had; it is counted."""
+    """When an engine is killed, its stream continues with the same text, and that is counted."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
         whole = text_of(list(stream(node.url, max_tokens=100, temperature=0)))
         chunks = stream(node.url, max_tokens=100, temperature=0)
@@ -131,7 +131,7 @@ def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: P
 def test_engine_that_does_not_come_back_is_an_error(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
-    """Without a model to load the stream ends in an error event that says so, not in silence."""
+    """If no engine can be started, the stream ends with an error event."""
     model = tmp_path / "model.gguf"
     model.hardlink_to(slow_model)
     with pair.node(f"--model={model}") as node:
@@ -149,7 +149,7 @@ def test_engine_that_does_not_come_back_is_an_error(
 
 @pytest.mark.slow
 def test_request_has_its_time(pair: Pair, slow_model: Path) -> None:
-    """Past its time a whole answer is a 504, a stream ends in an error event, and both count."""
+    """Past the time limit an answer is a 504, a stream ends with an error, and both count."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}", "--request-seconds=1") as node,
@@ -172,7 +172,7 @@ def _timed_out(exporter: Running) -> Any:
 
 @pytest.mark.slow
 def test_model_that_ends_the_node_is_counted(pair: Pair, tmp_path: Path) -> None:
-    """A node that cannot serve its model says so before it ends, and not goodbye."""
+    """A node that cannot serve its model reports the failed load, and no goodbye."""
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(MODEL_PATH.read_bytes()[:300_000])
     command = [sys.executable, "-m", "node", *pair.flags, f"--model={damaged}"]
@@ -199,7 +199,7 @@ def _lost(exporter: Running) -> Any:
 def test_models_are_loaded_when_asked_for_and_let_go_when_idle(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
-    """A directory's models wait on disk; an idle one leaves memory and its series leave too."""
+    """A model of a directory is loaded on demand; an idle one leaves memory and metrics."""
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "other.gguf").hardlink_to(slow_model)
     flags = (f"--models-dir={tmp_path / 'more'}", "--idle-unload-seconds=1", "--model=tiny=")
@@ -227,21 +227,21 @@ def _unloaded(exporter: Running, model: str) -> bool:
 
 @pytest.mark.slow
 def test_levels_are_back_with_the_engine(pair: Pair) -> None:
-    """What a crash took from the scrape is there as soon as the model is: its slots and queue."""
+    """After a crash, slots and queue are shown again as soon as the model is loaded."""
     with pair.exporter() as exporter, pair.node() as node:
         wait_for(lambda: "inference_slots" in _levels(exporter, "demo"))
         before = _levels(exporter, "demo")
         os.kill(_engine_pid(node), signal.SIGKILL)
         wait_for(lambda: value(scrape(exporter.url), "engine_restarts_total", reason="crashed"))
         wait_for(lambda: "model_size_bytes" in _levels(exporter, "demo"))
-        assert _levels(exporter, "demo") >= before - {"engine_silent_seconds"}  # told each second
+        assert _levels(exporter, "demo") >= before - {"engine_silent_seconds"}  # sent each second
 
 
 @pytest.mark.slow
 def test_model_that_could_not_be_loaded_has_no_levels(
     pair: Pair, slow_model: Path, tmp_path: Path
 ) -> None:
-    """Whether its load failed or was given up, a model has no queue and no slots to show."""
+    """A model whose load failed or was cancelled has no queue and no slots."""
     (tmp_path / "more").mkdir()
     other = tmp_path / "more" / "other.gguf"
     other.hardlink_to(slow_model)
@@ -266,7 +266,7 @@ def test_model_that_could_not_be_loaded_has_no_levels(
 
 
 def _levels(exporter: Running, model: str) -> set[str]:
-    """Name the gauges that a model has."""
+    """Return the names of the gauges of a model."""
     response = httpx.get(f"{exporter.url}/metrics")
     return {
         family.name.removeprefix(PREFIX)
@@ -277,9 +277,9 @@ def _levels(exporter: Running, model: str) -> set[str]:
 
 
 def _suspend_other(node: Running, pid: int) -> bool:
-    """Suspend the child that is not this one; false while there is none."""
+    """Suspend the child that is not this one; return whether there is one."""
     children = psutil.Process(node.process.pid).children()
-    # One that is not yet its own program would, stopped, hold the thread that starts it for ever.
+    # A stopped child that has not yet started its program would block the thread that starts it.
     others = [
         c for c in children if c.pid != pid and "node.engine.ctransformers.child" in c.cmdline()
     ]
@@ -298,7 +298,7 @@ def test_engine_ends_with_its_node(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
-    """An engine that stops in the middle is killed by the watchdog, and its stream goes on."""
+    """A hung engine is killed by the watchdog, and its stream continues."""
     with (
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}", "--stall-seconds=1") as node,
@@ -315,7 +315,7 @@ def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
 
 @pytest.mark.slow
 def test_wedged_engine_is_unhealthy_until_it_is_replaced(pair: Pair, slow_model: Path) -> None:
-    """Green but dead it is not: work without progress is a 503 that names the model."""
+    """Work without progress is a 503 that names the model, until the engine is replaced."""
     with (
         pair.exporter("--engine-silence-seconds=1") as exporter,
         pair.node(f"--model={slow_model}", "--stall-seconds=5") as node,
@@ -346,7 +346,7 @@ def _stalled(exporter: Running) -> Any:
 
 @pytest.mark.slow
 def test_long_prompt_is_no_stall(pair: Pair, slow_model: Path) -> None:
-    """A prompt that takes longer than the limit makes progress chunk by chunk."""
+    """A long prompt makes progress in chunks and is not a stall."""
     limit_seconds = 2.0
     with (
         pair.exporter(f"--engine-silence-seconds={limit_seconds}") as exporter,
@@ -390,7 +390,7 @@ def _cancelled(exporter: Running) -> Any:
 
 
 def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> None:
-    """SIGTERM with a stream running: the stream ends whole within the grace, exit code 0."""
+    """After SIGTERM a running stream finishes within the grace, and the exit code is 0."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
         chunks = stream(node.url, max_tokens=150, temperature=0)
         first = next(chunks)
@@ -412,7 +412,7 @@ def test_sigterm_lets_a_running_stream_finish(pair: Pair, slow_model: Path) -> N
 
 @pytest.mark.slow
 def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_model: Path) -> None:
-    """A stream longer than the grace ends with an error event, never silently; exit code 0."""
+    """A stream longer than the grace ends with an error event, and the exit code is 0."""
     with pair.exporter(), pair.node(f"--model={slow_model}", "--drain-seconds=0.5") as node:
         chunks = stream(node.url, max_tokens=1900, temperature=0)
         next(chunks)
@@ -423,7 +423,7 @@ def test_sigterm_cuts_a_stream_after_the_grace_with_an_error(pair: Pair, slow_mo
 
 @pytest.mark.slow
 def test_full_queue_answers_429(pair: Pair, slow_model: Path) -> None:
-    """Of two requests for one place in the queue, one waits and one is told to come again."""
+    """When the queue has one place left, the second request gets 429."""
     with (
         pair.node(f"--model={slow_model}", "--queue=1") as node,
         ThreadPoolExecutor(2) as clients,
@@ -445,7 +445,7 @@ def _post(node: Running, body: dict[str, Any]) -> httpx.Response:
 
 
 def test_openai_client_completes_chats_and_streams(shared_node: Running) -> None:
-    """The official client works unchanged against the node, errors included."""
+    """The official client works unchanged with the node, errors included."""
     client = openai.OpenAI(base_url=f"{shared_node.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["demo"]
     whole = client.completions.create(
@@ -468,7 +468,7 @@ def test_openai_client_completes_chats_and_streams(shared_node: Running) -> None
 
 
 def test_one_seed_gives_one_text(shared_node: Running) -> None:
-    """Sampling with a seed repeats, streamed or not; another seed gives another text."""
+    """The same seed gives the same text, streamed or not; another seed gives another text."""
     texts = [
         complete(shared_node, seed=seed, max_tokens=40)["choices"][0]["text"] for seed in (1, 1, 2)
     ]
@@ -491,7 +491,7 @@ def test_one_seed_gives_one_text(shared_node: Running) -> None:
     ],
 )
 def test_bad_field_is_named(shared_node: Running, body: dict[str, Any], parameter: str) -> None:
-    """A wrong, missing or unsupported field gives OpenAI's error object that names it."""
+    """A wrong, missing or unsupported field is named in OpenAI's error object."""
     response = httpx.post(f"{shared_node.url}/v1/completions", json=body)
     assert response.status_code == (404 if parameter == "model" else 400)
     assert response.json()["error"]["param"] == parameter
@@ -499,7 +499,7 @@ def test_bad_field_is_named(shared_node: Running, body: dict[str, Any], paramete
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"[" * 100_000])
 def test_malformed_json_is_400(shared_node: Running, body: bytes) -> None:
-    """A body that is no JSON object is the caller's mistake and is told so."""
+    """A body that is not a JSON object is a 400."""
     response = httpx.post(f"{shared_node.url}/v1/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
@@ -512,7 +512,7 @@ def test_malformed_json_is_400(shared_node: Running, body: bytes) -> None:
 def test_unknown_route_is_an_error_object(
     shared_node: Running, method: str, path: str, status: int
 ) -> None:
-    """Unknown paths and methods answer in the API's own form."""
+    """Unknown paths and methods are answered in OpenAI's form."""
     response = httpx.request(method, f"{shared_node.url}{path}")
     assert response.status_code == status
     assert response.json()["error"]["type"] == "invalid_request_error"
@@ -520,7 +520,7 @@ def test_unknown_route_is_an_error_object(
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_connection_close_closes(shared_node: Running, version: str) -> None:
-    """A connection that is asked to close is closed after the response, streamed or not."""
+    """With `Connection: close` the server closes after the response, streamed or not."""
     address = urlsplit(shared_node.url)
     body = b'{"prompt": "Once", "max_tokens": 3, "stream": true}'
     request = (
@@ -550,7 +550,7 @@ def test_connection_is_kept_for_the_next_request(shared_node: Running) -> None:
 
 
 def test_second_exporter_is_refused(pair: Pair) -> None:
-    """Two exporters on one socket would share out the batches: the second is told who is first."""
+    """A second exporter on the socket is refused, and the first is named."""
     with pair.exporter() as exporter:
         done = commands.run("exporter", "--metrics-port=0", *pair.flags)
         assert done.returncode == 1

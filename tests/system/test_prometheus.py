@@ -21,7 +21,7 @@ from tests.whole_node import whole_node
 REPOSITORY = Path(__file__).parents[2]
 
 _SMALL_BUDGET = "--series-budget=17"
-"""Fewer than the routes of a whole node, so that the families of folding have series too."""
+"""Fewer than the routes of a whole node, so that labels fold."""
 _TYPES = {PREFIX + family.name.removesuffix("_total"): family.kind for family in FAMILIES}
 
 needs_prometheus = pytest.mark.skipif(
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 @needs_prometheus
 def test_prometheus_scrapes_what_the_node_did(pair: Pair, tmp_path: Path) -> None:
-    """Prometheus finds the target healthy and shows a request that the node served."""
+    """Prometheus finds the target healthy and shows a served request."""
     with pair.exporter() as exporter, pair.node() as node:
         target = exporter.url.removeprefix("http://")
         with prometheus(tmp_path / "prometheus", target) as url:
@@ -55,7 +55,7 @@ def test_prometheus_scrapes_what_the_node_did(pair: Pair, tmp_path: Path) -> Non
 def test_prometheus_knows_each_familys_type(
     pair: Pair, tmp_path: Path, *, openmetrics: bool
 ) -> None:
-    """In both formats every family is scraped without an error, as what it is declared to be."""
+    """Prometheus scrapes every family in both formats with its declared type."""
     with (
         pair.exporter(_SMALL_BUDGET) as exporter,
         forwarder(exporter.url, openmetrics=openmetrics) as (target, content_types),
@@ -64,7 +64,7 @@ def test_prometheus_knows_each_familys_type(
         node = Emitter(pair.directory)
 
         def told() -> dict[str, str]:
-            node.send(*whole_node())  # a node that falls silent takes its gauges along
+            node.send(*whole_node())  # a silent node loses its gauges
             metadata = httpx.get(f"{url}/api/v1/metadata").json()["data"]
             return {name: kinds[0]["type"] for name, kinds in metadata.items()}
 
@@ -80,9 +80,9 @@ def test_prometheus_knows_each_familys_type(
 
 @contextmanager
 def forwarder(url: str, *, openmetrics: bool) -> Iterator[tuple[str, list[str]]]:
-    """Stand between: gives its address, and the type of each answer that it passed on.
+    """Forward scrapes; yield the address and the content types of the responses.
 
-    Where OpenMetrics is not wanted it takes the request's `Accept` away.
+    Without `openmetrics` the request's `Accept` is replaced by `*/*`.
     """
     content_types: list[str] = []
 
@@ -112,7 +112,7 @@ def forwarder(url: str, *, openmetrics: bool) -> Iterator[tuple[str, list[str]]]
 
 @needs_prometheus
 def test_promtool_likes_every_family(pair: Pair) -> None:
-    """`promtool check metrics` finds nothing to say of a scrape that has each family."""
+    """`promtool check metrics` accepts a scrape that has each family."""
     with pair.exporter(_SMALL_BUDGET) as exporter:
         node = Emitter(pair.directory)
         node.send(*whole_node())
@@ -129,7 +129,7 @@ def test_promtool_likes_every_family(pair: Pair) -> None:
 
 @needs_prometheus
 def test_promtool_likes_the_exposition(pair: Pair) -> None:
-    """`promtool check metrics` finds nothing to say of a scrape."""
+    """`promtool check metrics` accepts a scrape."""
     with pair.exporter() as exporter, pair.node() as node:
         body = {"prompt": "Once upon a time", "max_tokens": 8}
         httpx.post(f"{node.url}/v1/completions", json=body).raise_for_status()
@@ -147,7 +147,7 @@ def _assert_quiet(shown: str) -> None:
 
 @needs_prometheus
 def test_configuration_for_prometheus_is_sound() -> None:
-    """The configuration that comes with the project is one that Prometheus takes."""
+    """Prometheus accepts the configuration that comes with the project."""
     told = subprocess.run(  # noqa: PLW1510
         ["promtool", "check", "config", REPOSITORY / "deployments/prometheus/prometheus.yml"],
         capture_output=True,

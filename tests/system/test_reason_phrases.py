@@ -1,4 +1,4 @@
-"""Status lines of node and exporter say in words what the status is."""
+"""Status lines of node and exporter contain the reason phrase."""
 
 import socket
 from urllib.parse import urlsplit
@@ -7,7 +7,7 @@ from tests.processes import Pair, Running
 
 
 def status_line(running: Running, method: str, path: str) -> str:
-    """Return the first line of an answer over HTTP/1.1."""
+    """Return the status line of a response over HTTP/1.1."""
     parts = urlsplit(running.url)
     request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
@@ -16,7 +16,7 @@ def status_line(running: Running, method: str, path: str) -> str:
 
 
 def test_node_sends_reason_phrases(shared_node: Running) -> None:
-    """Some clients show nothing else of an error."""
+    """The node sends reason phrases, which are all that some clients show."""
     assert status_line(shared_node, "GET", "/health") == "HTTP/1.1 200 OK"
     assert status_line(shared_node, "POST", "/v1/completions") == "HTTP/1.1 400 Bad Request"
     assert status_line(shared_node, "GET", "/nowhere") == "HTTP/1.1 404 Not Found"
@@ -24,7 +24,7 @@ def test_node_sends_reason_phrases(shared_node: Running) -> None:
 
 
 def test_exporter_sends_reason_phrases(pair: Pair) -> None:
-    """It answers on the same server."""
+    """The exporter sends reason phrases."""
     with pair.exporter() as exporter:
         assert status_line(exporter, "GET", "/livez") == "HTTP/1.1 200 OK"
         assert status_line(exporter, "GET", "/nowhere") == "HTTP/1.1 404 Not Found"

@@ -1,4 +1,4 @@
-"""Nodes answer for each other: models that are elsewhere, full queues, and peers that die."""
+"""Nodes answer for each other: models elsewhere, full queues, and peers that die."""
 
 import contextlib
 import os
@@ -68,7 +68,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def knows(node: Running, model: str, peers: int = 1) -> bool:
-    """Whether a node knows so many living peers that have a model in memory."""
+    """Return whether a node knows this many live peers that have a model in memory."""
     known = httpx.get(f"{node.url}/cluster").json()["peers"]
     ready = [
         peer
@@ -89,7 +89,7 @@ def engine_of(node: Running) -> int:
 
 
 def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
-    """Completions, streams, chats and calls for a model that is elsewhere are answered the same."""
+    """Every node serves a peer's model, with the same answers."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     second = cluster.start("b", f"story={MODEL_PATH}")
     wait_for(lambda: knows(first, "story"))
@@ -126,7 +126,7 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:
-    """A prompt that is too long there is a 400 here, a stream's status not yet sent."""
+    """A prompt that is too long for the peer is a 400, for streams as well."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     cluster.start("b", f"story={MODEL_PATH}")
     wait_for(lambda: knows(first, "story"))
@@ -139,7 +139,7 @@ def test_errors_of_a_peer_are_its_callers(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> None:
-    """While the engine here is busy others are answered by a peer that has nothing to do."""
+    """While the engine here is busy, requests go to an idle peer."""
     first = cluster.start("a", f"story={slow_model}")
     cluster.start("b", f"story={slow_model}")
     wait_for(lambda: knows(first, "story"))
@@ -160,7 +160,7 @@ def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> Non
     ],
 )
 def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) -> None:
-    """A peer that is lost in the middle is replaced; the text is what it would have been."""
+    """When a peer dies in the middle of a stream, another one continues the same text."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     second = cluster.start("b", f"story={slow_model}", "--drain-seconds=0.5")
     wait_for(lambda: knows(first, "story"))
@@ -188,7 +188,7 @@ def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) 
 def test_stream_that_nobody_can_go_on_with_ends_in_an_error(
     cluster: Cluster, slow_model: Path
 ) -> None:
-    """The last node with the model is gone: the stream says so in an event, never in silence."""
+    """When the last node with the model dies, the stream ends with an error event."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     second = cluster.start("b", f"story={slow_model}")
     wait_for(lambda: knows(first, "story"))
@@ -201,7 +201,7 @@ def test_stream_that_nobody_can_go_on_with_ends_in_an_error(
 
 @pytest.fixture(scope="module")
 def other_model(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The slow model trained on, as it were: one matrix of it is another."""
+    """Return a model file of the same name with one changed matrix."""
     path = tmp_path_factory.mktemp("other") / slow_model.name
     shutil.copy(slow_model, path)
     reader = gguf.GGUFReader(path, "r+")
@@ -215,7 +215,7 @@ def other_model(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_answer_is_not_gone_on_with_by_other_weights(
     cluster: Cluster, slow_model: Path, other_model: Path
 ) -> None:
-    """A peer whose model only has the same name takes nobody's place, before or in an answer."""
+    """A peer with other weights under the same name neither starts nor continues an answer."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     second = cluster.start("b", f"story={slow_model}")
     third = cluster.start("c", f"story={other_model}")
@@ -225,7 +225,7 @@ def test_answer_is_not_gone_on_with_by_other_weights(
 
     running = stream(second.url, max_tokens=100, **STORY)
     next(running)
-    queued = complete(second, max_tokens=20).json()["choices"][0]["text"]  # though c is idle
+    queued = complete(second, max_tokens=20).json()["choices"][0]["text"]  # although c is idle
     assert queued == texts[0]
     assert len(list(running)) >= 99
     assert cluster.requests("c") == 1
@@ -243,7 +243,7 @@ def test_answer_is_not_gone_on_with_by_other_weights(
 
 @pytest.mark.slow
 def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model: Path) -> None:
-    """Leaving here stops the engine there at its next token, and is counted there."""
+    """When a caller leaves, the peer's engine stops at its next token, and the peer counts it."""
     first = cluster.start("a", f"other={MODEL_PATH}")
     cluster.start("b", f"story={slow_model}")
     wait_for(lambda: knows(first, "story"))
@@ -258,7 +258,7 @@ def test_caller_that_leaves_frees_the_peers_engine(cluster: Cluster, slow_model:
 
 @pytest.mark.slow
 def test_keys_hold_for_the_whole_mesh(cluster: Cluster, tmp_path: Path) -> None:
-    """With a key a caller is answered by a peer too; without one nobody, by no route."""
+    """With an API key, peers answer for each other, and no route admits a caller without it."""
     keys, secret = tmp_path / "keys", tmp_path / "secret"
     keys.write_text("open-sesame\n")
     secret.write_text(SECRET)

@@ -1,4 +1,4 @@
-"""Keys and tokens: what is closed is closed, and no secret is told."""
+"""Keys and tokens protect API and metrics, and are never shown."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ WRONG = (("authorization", "Bearer sk-wrong"),)
 
 
 def test_api_and_metrics_ask_for_what_they_were_given(pair: Pair, tmp_path: Path) -> None:
-    """Without a valid key 401 in the API's form; probes and checks need none."""
+    """Without a valid key the API answers 401; probes and checks need none."""
     keys, tokens = tmp_path / "keys", tmp_path / "tokens"
     keys.write_text(f"# clients\n{KEY}\n")
     tokens.write_text(f"{TOKEN}\n")
@@ -67,7 +67,7 @@ def test_api_and_metrics_ask_for_what_they_were_given(pair: Pair, tmp_path: Path
 def test_unusable_secret_file_is_one_line(
     pair: Pair, tmp_path: Path, program: str, content: bytes | None
 ) -> None:
-    """A file without a usable key must not end in an open port."""
+    """A secret file without a usable key is refused at the start in one line."""
     file = tmp_path / "secrets"
     if content is not None:
         file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""CORS on a real node: off unless asked for."""
+"""CORS on a real node: off by default."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ PREFLIGHT = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
 
 
 def test_off_by_default(shared_node: Running) -> None:
-    """No page of another origin may use a node whose operator said nothing."""
+    """Pages of other origins have no access by default."""
     for method in ("GET", "OPTIONS"):
         shown = httpx.request(method, f"{shared_node.url}/v1/models", headers=PREFLIGHT)
         assert not any(name.startswith("access-control") for name in shown.headers)
@@ -20,7 +20,7 @@ def test_off_by_default(shared_node: Running) -> None:
 
 @pytest.fixture(scope="module")
 def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A node that pages of two origins may use."""
+    """A node that allows pages of two origins."""
     flag = f"--cors-origins={ORIGIN},http://localhost:5173"
     with Pair(tmp_path_factory.mktemp("cors")).node(flag) as node:
         yield node
@@ -28,7 +28,7 @@ def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_named_origin_may(open_node: Running, *, http2: bool) -> None:
-    """The named origin is let in, another one is not, over either version."""
+    """Only the named origins have access, over HTTP/1.1 and HTTP/2."""
     with httpx.Client(http1=not http2, http2=http2) as client:
         asked = client.options(f"{open_node.url}/v1/chat/completions", headers=PREFLIGHT)
         assert asked.status_code == 204

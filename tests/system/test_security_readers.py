@@ -1,4 +1,4 @@
-"""Clients that do not read, do not send, or come in crowds: they harm nobody but themselves."""
+"""Clients that do not read, do not send, or come in crowds harm no others."""
 
 import contextlib
 import resource
@@ -28,7 +28,7 @@ def address(node: Running) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def connect(node: Running) -> Iterator[socket.socket]:
-    """Open a connection whose own buffer takes next to nothing."""
+    """Open a connection with a tiny receive buffer."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(90)
@@ -38,7 +38,7 @@ def connect(node: Running) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def stop_reading_http1(node: Running) -> Iterator[socket.socket]:
-    """Ask for a stream and never read."""
+    """Request a stream and never read."""
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
     with connect(node) as connection:
         connection.sendall(head + BODY)
@@ -63,7 +63,7 @@ def ask_http2(client: h2.connection.H2Connection, method: str, path: str, body: 
 
 @contextlib.contextmanager
 def stop_reading_http2(node: Running) -> Iterator[socket.socket]:
-    """Ask for a stream over HTTP/2 and never read the socket."""
+    """Request a stream over HTTP/2 and never read from the socket."""
     client = open_http2(2**20)
     ask_http2(client, "POST", "/v1/completions", BODY)
     with connect(node) as connection:
@@ -73,9 +73,9 @@ def stop_reading_http2(node: Running) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def give_no_window(node: Running) -> Iterator[socket.socket]:
-    """Ask for a stream over HTTP/2, read the socket, and never let the server send its body.
+    """Request a stream over HTTP/2 and give the server no window for its body.
 
-    The connection goes on to serve another stream of the same client.
+    The connection serves another stream of the same client meanwhile.
     """
     client = open_http2(0)
     slow = ask_http2(client, "POST", "/v1/completions", BODY)
@@ -98,7 +98,7 @@ def give_no_window(node: Running) -> Iterator[socket.socket]:
 
 
 def complete(node: Running) -> None:
-    """Ask for an answer as everybody does."""
+    """Request an answer in the ordinary way."""
     asked = {"prompt": "Once", "max_tokens": 2}
     httpx.post(f"{node.url}/v1/completions", json=asked, timeout=60).raise_for_status()
 
@@ -106,7 +106,7 @@ def complete(node: Running) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", [stop_reading_http1, stop_reading_http2, give_no_window])
 def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> None:
-    """Its stream ends with a reason, is counted, and gives back slot, task and file descriptor."""
+    """A stalled reader is cut with a reason, counted, and frees slot, task and descriptor."""
     flags = (f"--model={slow_model}", "--reader-seconds=1.5")
     with pair.exporter() as exporter, pair.node(*flags) as node:
 
@@ -114,7 +114,7 @@ def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> 
             return value(scrape(exporter.url), name, **labels) or 0.0
 
         def held() -> dict[str, float]:
-            """Count what the node holds, by a sample taken from now on."""
+            """Return the node's resources, from a new sample."""
             now = count("node_uptime_seconds")
             wait_for(lambda: count("node_uptime_seconds") > now + 1)
             files = psutil.Process(node.process.pid).num_fds()
@@ -135,7 +135,7 @@ def test_reader_that_stops_is_cut(pair: Pair, slow_model: Path, reader: Any) -> 
 
 @pytest.mark.slow
 def test_others_are_served_meanwhile(pair: Pair) -> None:
-    """Readers that stopped hold nobody up who reads."""
+    """Stalled readers do not delay others."""
     with pair.node("--reader-seconds=30") as node, contextlib.ExitStack() as readers:
         for _ in range(20):
             readers.enter_context(stop_reading_http1(node))
@@ -145,7 +145,7 @@ def test_others_are_served_meanwhile(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
-    """A client that reads nothing cannot hold the node's end up."""
+    """A stalled reader does not delay the node's stop."""
     flags = (f"--model={slow_model}", "--reader-seconds=600", "--drain-seconds=0.5")
     with pair.node(*flags) as node, stop_reading_http1(node), stop_reading_http2(node):
         wait_for(lambda: len(psutil.Process(node.process.pid).net_connections("tcp")) > 2)
@@ -156,7 +156,7 @@ def test_stop_does_not_wait_for_a_reader(pair: Pair, slow_model: Path) -> None:
 
 @pytest.mark.slow
 def test_idle_connections_make_room(pair: Pair) -> None:
-    """Beyond the limit the connection that has been idle for the longest is closed, not the new."""
+    """Above the limit, the connection that has been idle for longest is closed."""
     with pair.node("--connections=3") as node, contextlib.ExitStack() as stack:
         held = [stack.enter_context(connect(node)) for _ in range(20)]
         assert httpx.get(f"{node.url}/v1/models").status_code == 200
@@ -166,7 +166,7 @@ def test_idle_connections_make_room(pair: Pair) -> None:
 
 @pytest.mark.slow
 def test_busy_connections_keep_their_places_and_probes_get_in(pair: Pair) -> None:
-    """Where every connection has a request in work, others are told so, and probes are answered."""
+    """If every connection is busy, new ones are refused and probes are answered."""
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Expect: 100-continue\r\nContent-Length: {len(BODY)}\r\nConnection: close\r\n\r\n"
@@ -189,7 +189,7 @@ def test_busy_connections_keep_their_places_and_probes_get_in(pair: Pair) -> Non
 
 @pytest.mark.slow
 def test_descriptors_that_run_out_end_nothing(pair: Pair) -> None:
-    """Connections beyond the limit of open files end no node and do not fill its log."""
+    """Connections beyond the limit of open files neither end a node nor fill its log."""
     with pair.node() as node, contextlib.ExitStack() as stack:
         before = len(node.log.read_text().splitlines())
         taken = len(list(Path(f"/proc/{node.process.pid}/fd").iterdir()))
@@ -198,12 +198,12 @@ def test_descriptors_that_run_out_end_nothing(pair: Pair) -> None:
             stack.enter_context(connect(node))
         assert httpx.get(f"{node.url}/livez").status_code == 200
         assert node.log.read_text().count("cannot accept connections") == 1
-        # One traceback of the sampler may be among the lines.
+        # The sampler may log one traceback.
         assert len(node.log.read_text().splitlines()) < before + 30
 
 
 def test_headers_are_bounded(shared_node: Running) -> None:
-    """Too many or too large headers are 431, over either version."""
+    """Too many or too large headers are 431, over HTTP/1.1 and HTTP/2."""
     for http2 in (False, True):
         with httpx.Client(http1=not http2, http2=http2) as client:
             many = {f"x-{number}": "v" for number in range(120)} | {"X-Request-ID": "order-66"}
@@ -216,7 +216,7 @@ def test_headers_are_bounded(shared_node: Running) -> None:
 
 @pytest.fixture(params=["node", "exporter"])
 def running(request: pytest.FixtureRequest) -> Running:
-    """Either process."""
+    """Run a node or an exporter."""
     shared: Running = request.getfixturevalue(f"shared_{request.param}")
     return shared
 
@@ -233,7 +233,7 @@ def running(request: pytest.FixtureRequest) -> Running:
 def test_request_that_breaks_the_protocol_ends_only_its_connection(
     running: Running, headers: list[tuple[str, str]]
 ) -> None:
-    """What the server's library cannot take must not end the process, nor another's request."""
+    """A request that breaks the HTTP library ends only its own connection."""
     raw = [(name.encode(), text.encode(errors="surrogateescape")) for name, text in headers]
     config = h2.config.H2Configuration(
         client_side=True, header_encoding=None, validate_outbound_headers=False
@@ -250,7 +250,7 @@ def test_request_that_breaks_the_protocol_ends_only_its_connection(
 
 
 def test_body_after_its_answer_ends_nothing_else(running: Running) -> None:
-    """Over HTTP/2 a body may still be on its way when the answer is out."""
+    """Over HTTP/2 a body that arrives after its response ends nothing else."""
     with connect(running) as connection:
         client = open_http2(2**20)
         pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "x")]

@@ -1,4 +1,4 @@
-"""Keys and tokens change without a restart, and never by accident to an open door."""
+"""Keys and tokens change without a restart, and a mistake never opens the door."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.processes import Pair, Running, wait_for
 
 
 class Secret:
-    """A file as Kubernetes mounts a Secret's: a link to a link, which is swapped."""
+    """A file as Kubernetes mounts a Secret: a link to a link, which is swapped."""
 
     def __init__(self, directory: Path, *tokens: str) -> None:
         self.path = directory / "tokens"
@@ -22,7 +22,7 @@ class Secret:
         self.path.symlink_to(directory / "..data" / "tokens")
 
     def swap(self, text: str) -> None:
-        """Put another version in its place, at once."""
+        """Replace the content atomically."""
         self._version += 1
         version = self._directory / f"..{self._version}"
         version.mkdir()
@@ -46,7 +46,7 @@ def tells(running: Running, line: str, times: int) -> bool:
 
 
 def follow(running: Running, url: str, secret: Secret, still: str) -> None:
-    """Go through the rotations of either process."""
+    """Rotate the tokens of a process."""
 
     def answers(token: str, status: int) -> Callable[[], bool]:
         return lambda: httpx.get(url, headers=bearer(token)).status_code == status
@@ -81,14 +81,14 @@ def follow(running: Running, url: str, secret: Secret, still: str) -> None:
 
 @pytest.mark.slow
 def test_keys_are_followed(pair: Pair, secret: Secret) -> None:
-    """A new key counts within a second or so; a file without one leaves the old ones."""
+    """A new key is valid within about a second; a file without a key changes nothing."""
     with pair.node(f"--api-key-file={secret.path}") as node:
         follow(node, f"{node.url}/v1/models", secret, "the earlier tokens stay valid")
 
 
 @pytest.mark.slow
 def test_tokens_are_followed(pair: Pair, secret: Secret) -> None:
-    """The exporter's tokens are followed in the same way."""
+    """The exporter follows its tokens in the same way."""
     with pair.exporter(f"--metrics-token-file={secret.path}") as exporter:
         url = f"{exporter.url}/metrics"
         follow(exporter, url, secret, "the earlier tokens stay valid")

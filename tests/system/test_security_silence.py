@@ -1,4 +1,4 @@
-"""What a client says, and its key, stay between it and the node: no log, metric or journal."""
+"""Prompts, answers and keys appear in no log, metric or journal."""
 
 import contextlib
 import socket
@@ -20,7 +20,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 def succeed(node: Running) -> None:
-    """Ask in every form that is answered."""
+    """Send each kind of request that is answered."""
     for body in ({"prompt": PROMPT}, {"prompt": PROMPT, "stream": True, "stop": [PROMPT]}):
         asked = {**body, "max_tokens": 4, "user": PROMPT}
         httpx.post(f"{node.url}/v1/completions", json=asked, headers=BEARER).raise_for_status()
@@ -29,7 +29,7 @@ def succeed(node: Running) -> None:
 
 
 def fail(node: Running) -> None:
-    """Ask for what is refused, each in another way."""
+    """Send requests that are refused for different reasons."""
     url = f"{node.url}/v1/completions"
     for body in (
         {"prompt": [PROMPT, PROMPT]},
@@ -49,7 +49,7 @@ def fail(node: Running) -> None:
 
 
 def break_protocol(node: Running) -> None:
-    """Send what is no HTTP, with a key in it."""
+    """Send bytes that are not HTTP, with a key in them."""
     parts = urlsplit(node.url)
     for sent in (f"GET /{PROMPT} HTTP/1.1\r\n{KEY}\0\r\n\r\n", f"{PROMPT}\r\n{KEY}\r\n\r\n"):
         with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
@@ -60,7 +60,7 @@ def break_protocol(node: Running) -> None:
 
 
 def crash(node: Running) -> None:
-    """Kill the engine in the middle of an answer, then ask again."""
+    """Kill the engine in the middle of an answer, then send another request."""
     url = f"{node.url}/v1/completions"
     asked = {"prompt": PROMPT, "stream": True}
     with httpx.Client(headers=BEARER, timeout=60) as bearing:
@@ -74,7 +74,7 @@ def crash(node: Running) -> None:
 
 
 def leave(node: Running) -> None:
-    """Go away in the middle of an answer."""
+    """Leave in the middle of an answer."""
     with httpx.stream(
         "POST",
         f"{node.url}/v1/completions",
@@ -86,7 +86,7 @@ def leave(node: Running) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_told(pair: Pair, tmp_path: Path) -> None:
-    """Success, refusal, broken protocol, crash and leaving: nowhere a word of it, at debug too."""
+    """No text and no key is logged in any of these cases, even at level debug."""
     keys, tokens = tmp_path / "keys", tmp_path / "tokens"
     keys.write_text(KEY)
     tokens.write_text(TOKEN)

@@ -1,4 +1,4 @@
-"""TLS: certificates of both sides, their renewal, and what goes on without one."""
+"""TLS: certificates of both sides, and their renewal."""
 
 import socket
 import ssl
@@ -15,13 +15,13 @@ from tests.processes import Pair, scrape, value, wait_for
 
 @dataclass
 class Files:
-    """A certificate and its authority, as files and as a client uses them."""
+    """A certificate and its CA, as files and for a client."""
 
     directory: Path
     authority: trustme.CA
 
     def issue(self) -> None:
-        """Write a new certificate in the place of the old one, each file whole or not at all."""
+        """Replace the certificate with a new one, each file atomically."""
         issued = self.authority.issue_cert("127.0.0.1")
         unfinished = self.directory / "unfinished"
         issued.private_key_pem.write_to_path(unfinished)
@@ -31,14 +31,14 @@ class Files:
 
     @property
     def flags(self) -> list[str]:
-        """What the node is told."""
+        """The node's flags."""
         return [
             f"--tls-cert-file={self.directory / 'cert.pem'}",
             f"--tls-key-file={self.directory / 'key.pem'}",
         ]
 
     def trust(self, client: trustme.LeafCert | None = None) -> ssl.SSLContext:
-        """Give a client's side: verifies, and shows a certificate where it has one."""
+        """Return a client's TLS context; it verifies the server and may have a certificate."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         if client is not None:
@@ -48,7 +48,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """A certificate in a directory of its own."""
+    """A certificate in its own directory."""
     made = Files(tmp_path / "certificates", trustme.CA())
     made.directory.mkdir()
     made.issue()
@@ -56,20 +56,20 @@ def files(tmp_path: Path) -> Files:
 
 
 def shown_certificate(url: str) -> str:
-    """Give the certificate that the server shows to a new connection."""
+    """Return the certificate that the server shows to a new connection."""
     parts = httpx.URL(url)
     return ssl.get_server_certificate((parts.host, parts.port or 443))
 
 
 def test_node_speaks_tls_and_its_exporter_knows(pair: Pair, files: Files) -> None:
-    """The URL says https, a client can verify it, the exporter's check asks by it."""
+    """The node serves https, which clients can verify, and the exporter's check uses it."""
     with pair.exporter() as exporter, pair.node(*files.flags) as node:
         assert node.url.startswith("https://")
         asked = {"prompt": "Once", "max_tokens": 2}
         done = httpx.post(f"{node.url}/v1/completions", json=asked, verify=files.trust())
         assert done.status_code == 200
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{node.url}/health")  # signed by nobody that the system knows
+            httpx.get(f"{node.url}/health")  # not signed by any CA of the system
 
         def checked_well() -> bool:
             checks = httpx.get(f"{exporter.url}/health").json()["checks"]
@@ -79,13 +79,13 @@ def test_node_speaks_tls_and_its_exporter_knows(pair: Pair, files: Files) -> Non
         clear = httpx.URL(node.url)
         with socket.create_connection((clear.host, clear.port)) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b"HTTP/1.1" not in connection.recv(100)  # an alert of TLS, no answer in clear
+            assert b"HTTP/1.1" not in connection.recv(100)  # a TLS alert, no response in clear text
         assert "Traceback" not in node.log.read_text()
 
 
 @pytest.mark.slow
 def test_renewed_certificate_is_shown(pair: Pair, files: Files) -> None:
-    """A renewal needs no restart; one that cannot be used leaves the former in use."""
+    """A renewed certificate is used without a restart; an unusable one is ignored."""
     with pair.node(*files.flags) as node:
         first = shown_certificate(node.url)
         files.issue()
@@ -104,7 +104,7 @@ def test_renewed_certificate_is_shown(pair: Pair, files: Files) -> None:
 def test_client_certificate_is_asked_for_but_by_probes(
     pair: Pair, files: Files, *, http2: bool
 ) -> None:
-    """With an authority for clients only its own get in; `/health` answers who has none."""
+    """With a client CA only its certificates are accepted; `/health` needs none."""
     clients = trustme.CA()
     authority = files.directory / "clients.pem"
     clients.cert_pem.write_to_path(authority)
@@ -154,7 +154,7 @@ def test_client_certificate_is_asked_for_but_by_probes(
 def test_unusable_files_are_one_line(
     pair: Pair, files: Files, flags: list[str], code: int, said: str
 ) -> None:
-    """What cannot be served is said before anything is opened, in one line that names the flag."""
+    """Unusable files are refused at the start in one line that names the flag."""
     (files.directory / "text").write_text("not a certificate")
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(files.directory / "other")
     given = [flag.format(d=files.directory) for flag in flags]

@@ -1,4 +1,4 @@
-"""Whatever end its requests come to, a node's totals add up."""
+"""A node's totals add up over every kind of end."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def _ask(node: Running, **body: Any) -> httpx.Response:
 
 
 def _finish_two(node: Running) -> int:
-    """One answer in one piece, one streamed."""
+    """Finish one whole and one streamed answer."""
     assert _ask(node).json()["usage"]["completion_tokens"] == TOKENS
     assert list(stream(node.url, temperature=0, max_tokens=TOKENS))
     return 2 * TOKENS
@@ -62,7 +62,7 @@ def _send_too_long(node: Running) -> None:
 
 
 def _leave_in_the_middle(node: Running) -> int:
-    """Leave after some tokens; how many were delivered is not known to the client's side."""
+    """Leave after some tokens; the client's side does not know how many were delivered."""
     chunks = stream(node.url, temperature=0, max_tokens=200)
     for _ in range(3):
         next(chunks)
@@ -71,7 +71,7 @@ def _leave_in_the_middle(node: Running) -> int:
 
 
 def _overfill(node: Running) -> None:
-    """One is served, one waits, one is turned away."""
+    """Overfill the queue: one request is served, one waits, one is refused."""
     running = stream(node.url, temperature=0, max_tokens=200)
     next(running)
     with ThreadPoolExecutor(2) as clients:
@@ -83,7 +83,7 @@ def _overfill(node: Running) -> None:
 
 
 def _run_out_of_time(node: Running) -> None:
-    """The engine is stopped for longer than the request may take."""
+    """Stop the engine for longer than the request may take."""
     chunks = stream(node.url, temperature=0, max_tokens=200)
     next(chunks)
     (child,) = psutil.Process(node.process.pid).children()
@@ -93,7 +93,7 @@ def _run_out_of_time(node: Running) -> None:
 
 
 def _lose_the_engine(node: Running, model: Path) -> int:
-    """The engine dies and its model is gone, so that no other can go on."""
+    """Kill the engine after removing its model, so that no other can continue."""
     chunks = stream(node.url, temperature=0, max_tokens=200)
     next(chunks)
     model.unlink()
@@ -110,7 +110,7 @@ def _settled(exporter: Running) -> Samples | None:
 
 
 def _check_reasons(samples: Samples) -> None:
-    """Each request that was taken in has one finish reason."""
+    """Check that each admitted request has one finish reason."""
     finishes = value(samples, "inference_finish_total") or 0
     turned_away = 1
     assert finishes + turned_away == value(samples, "inference_requests_total")
@@ -120,7 +120,7 @@ def _check_reasons(samples: Samples) -> None:
 
 
 def _check_tokens(samples: Samples, delivered: int) -> None:
-    """Tokens generated are those of the finished requests, and delivered or discarded."""
+    """Check that generated tokens are those of finished requests, and delivered or discarded."""
     generated = value(samples, "inference_tokens_generated_total") or 0
     assert value(samples, "inference_request_output_tokens_sum") == generated
     discarded = value(samples, "inference_tokens_discarded_total") or 0
@@ -128,7 +128,7 @@ def _check_tokens(samples: Samples, delivered: int) -> None:
 
 
 def _check_phases(samples: Samples) -> None:
-    """Queue, prefill and decode add up to the latency of the requests that were taken in."""
+    """Check that queue, prefill and decode add up to the latency of admitted requests."""
     phases = sum(
         value(samples, f"inference_{phase}_seconds_sum") or 0
         for phase in ("queue", "prefill", "decode")
