@@ -8,7 +8,7 @@ from tests.node.memory_child import Children
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> Children:
-    """Engine children in memory in the place of processes."""
+    """Yield engine children in memory in place of processes."""
     given = Children()
     monkeypatch.setattr(supervisor, "open_child", given.open_child)
     return given

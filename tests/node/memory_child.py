@@ -1,4 +1,4 @@
-"""An engine child in memory: the real engine and frames, but the test says what the child says."""
+"""An engine child in memory: real engine and real frames, with results that the test chooses."""
 
 import math
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ DESCRIBED: Final = protocol.Described(
 
 
 class _Process:
-    """What `ChildProcess` asks of a process."""
+    """The part of a process that `ChildProcess` uses."""
 
     def __init__(self, pid: int, died: Callable[[], None]) -> None:
         self.pid = pid
@@ -32,7 +32,7 @@ class _Process:
         self.end(-9)
 
     def end(self, code: int) -> None:
-        """End it as it would by itself."""
+        """End it as it would end by itself."""
         if not self._ended.is_set():
             self.code = code
             self._ended.set()
@@ -40,7 +40,7 @@ class _Process:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended."""
+        """Return whether it has ended."""
         return self._ended.is_set()
 
     async def wait(self) -> int:
@@ -70,33 +70,33 @@ class MemoryChild:
         return self._waiting.pop(0)
 
     async def hear_generate(self) -> int:
-        """Wait for a request, which must be what comes next, and give its name."""
+        """Wait for the next command, which must be a request, and return its name."""
         command = await self.hear()
         assert isinstance(command, protocol.Generate), command
         return command.request
 
     async def hear_cancel(self) -> int:
-        """Wait for a cancel, which must be what comes next, and give its request's name."""
+        """Wait for the next command, which must be a cancel, and return its request's name."""
         command = await self.hear()
         assert isinstance(command, protocol.Cancel), command
         return command.request
 
     async def say(self, *results: protocol.Result) -> None:
-        """Write results, and wait until the node has dealt with them."""
+        """Write results, and wait until the node has handled them."""
         await self._results.send_all(b"".join(map(protocol.frame, results)))
         await trio.testing.wait_all_tasks_blocked()
 
     async def say_tokens(self, request: int, *pieces: str) -> None:
-        """Say that a short prompt was evaluated and these tokens were drawn."""
+        """Report that a short prompt was evaluated and these tokens were drawn."""
         sampled = [protocol.Sampled(request, len(piece), piece.encode()) for piece in pieces]
         await self.say(protocol.Evaluated(request, 3, 3, 1), *sampled)
 
     async def finish(self, request: int, reason: EndReason = "stop") -> None:
-        """Say that a request is over."""
+        """Report that a request is over."""
         await self.say(protocol.Finished(request, reason, ""))
 
     async def load(self, described: protocol.Described = DESCRIBED) -> None:
-        """Load the model as asked."""
+        """Report that the model is loaded."""
         assert isinstance(await self.hear(), protocol.Load)
         await self.say(described)
         assert isinstance(await self.hear(), protocol.Proceed)
@@ -104,7 +104,7 @@ class MemoryChild:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is gone, by itself or by the node."""
+        """Return whether it has ended, by itself or through the node."""
         return self._process.has_ended
 
     def die(self, code: int = -11) -> None:
@@ -117,7 +117,7 @@ class MemoryChild:
 
 
 class Children:
-    """The children that an engine starts, in their order."""
+    """The children that an engine starts, in order."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[MemoryChild](math.inf)
@@ -129,7 +129,7 @@ class Children:
 
     @asynccontextmanager
     async def open_child(self) -> AsyncIterator[ChildProcess]:
-        """Stand in for `node.engine.process.open_child`."""
+        """Replace `node.engine.process.open_child`."""
         self._started += 1
         child = MemoryChild(self._started)
         self._send.send_nowait(child)

@@ -1,8 +1,8 @@
-"""A mesh in memory: real memberships and seals, on a network and a clock that the test makes.
+"""A mesh in memory: real memberships and seals on a network and a clock of the test.
 
-It does what `node.mesh.mesh` and `node.mesh.transport` do with sockets: dials what is wanted,
-carries each survey over each connection, and the answer back. Messages can be lost, late or
-doubled, and the network can be cut.
+It does what `node.mesh.mesh` and `node.mesh.transport` do with sockets: it dials, carries each
+survey over each connection, and carries the answer back. Messages can be lost, late or doubled, and
+the network can be cut.
 """
 
 import functools
@@ -36,11 +36,11 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=14) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=30,
 )
-"""Whatever a message can hold."""
+"""More than any message holds."""
 _SOONER_ROUNDS: Final = 0.2
 _CONNECT_SECONDS: Final = 0.02
 _LEAVE_SECONDS: Final = 1.1
-"""A process that leaves still answers for so long: longer than it may, so that all ask it."""
+"""A leaving process answers for this long: longer than it may, so that all nodes ask it."""
 
 
 def advert(
@@ -62,7 +62,7 @@ class Node:
     round_due: float = 0.0
     tick_due: float = 0.0
     dialed: dict[str, bool] = field(default_factory=dict)
-    """Whether each dialed address is connected."""
+    """The dialed addresses, and whether each is connected."""
     changes: list[tuple[float, Change]] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     leaving: bool = False
@@ -96,14 +96,14 @@ class Network:
         self.nodes: dict[str, Node] = {}
         self.loss, self.doubling, self.delay = loss, doubling, delay
         self.cut: Callable[[str, str], bool] = lambda _from, _to: False
-        """Whether no message gets from one address to another."""
+        """Return whether no message gets from one address to another."""
         self._random = random.Random(seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._incarnation = itertools.count(1)
 
     def start(self, node_id: str, address: str, *seeds: str, limit: int = 64) -> Node:
-        """Start a node, in the place of what ran at its address."""
+        """Start a node in place of any node at its address."""
         identity = Identity(node_id, next(self._incarnation), self._random.getrandbits(63), "1")
         membership = Membership(identity, [address], limit)
         node = Node(membership, address, Seal([SECRET]))
@@ -116,7 +116,7 @@ class Network:
         return node
 
     def kill(self, node: Node) -> None:
-        """End a process: its connections break at once."""
+        """Kill a node: its connections break at once."""
         del self.nodes[node.address]
         node.running = False
         for other in self.nodes.values():
@@ -128,7 +128,7 @@ class Network:
         node.membership.disconnected(address, self.now)
 
     def leave(self, node: Node) -> None:
-        """End a process as it ends by itself."""
+        """Let a node leave."""
         node.nonce = self._nonce()
         message = node.membership.leave(advert(node.address), WALL + self.now, node.nonce)
         self._ask(node, message)
@@ -140,19 +140,19 @@ class Network:
             self.kill(node)
 
     def stop(self, node: Node) -> None:
-        """Stop a process as SIGSTOP does: what comes waits."""
+        """Stop a node as SIGSTOP does: its messages wait."""
         node.running = False
 
     def resume(self, node: Node) -> None:
-        """Let a stopped process go on."""
+        """Resume a stopped node."""
         node.running = True
-        self._tick(node)  # before it has heard what waits: the worst order
+        self._tick(node)  # before it has read the waiting messages: the worst order
         backlog, node.backlog = node.backlog, []
         for call in backlog:
             call()
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         end = self.now + seconds
         while self._events and self._events[0][0] <= end:
             self.now, _, call = heapq.heappop(self._events)
@@ -261,5 +261,5 @@ class Network:
 
 
 def address_of(number: int) -> str:
-    """Give the address of the node with a number."""
+    """Return the address of the node with a number."""
     return f"10.0.{number // 250}.{number % 250 + 1}:7946"

@@ -1,4 +1,4 @@
-"""The bodies that the API answers with: a stream has the same content as the whole answer."""
+"""Response bodies: a stream has the same content as the whole answer."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from node.api.http.answer import (
 
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
-    """The pieces of a stream are of one answer, whose text is theirs together."""
+    """The chunks of a streamed completion have one id, and their texts add up to the whole."""
     writer = AnswerWriter("m", 7, chat=False, with_usage=with_usage)
     whole = writer.whole("ab", "stop", USAGE)
     assert writer.first() is None
@@ -30,7 +30,7 @@ def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool)
 
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_stream_of_a_chat_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
-    """As with a completion; the first chunk says whose turn it is."""
+    """The chunks of a streamed chat add up to the whole, and the first one has the role."""
     writer = AnswerWriter("m", 7, chat=True, with_usage=with_usage)
     whole = writer.whole("ab", "stop", USAGE)
     opening = writer.first()
@@ -54,7 +54,7 @@ def check_alike(
     assert {chunk.id for chunk in chunks} == {whole.id}
     reasons = [chunk.choices[0].finish_reason for chunk in chunks]
     assert reasons == [None] * (len(chunks) - 1) + ["stop"]
-    for chunk in chunks:  # OpenAI's stream has the field, as null, where usage was asked for
+    for chunk in chunks:  # OpenAI's stream has the field, as null, if usage was requested
         assert msgspec.to_builtins(chunk).get("usage", "-") == (None if writer.with_usage else "-")
     account = writer.usage(USAGE)
     assert account.choices == []

@@ -1,4 +1,4 @@
-"""Which client a request is from, who is let in, and which targets are served."""
+"""The edge of the API: who a request is from, who is admitted, and which targets exist."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ KEY = "sk-a-key"
 
 
 class Asked:
-    """An application that keeps the scope of what came through."""
+    """An application that records the scopes of admitted requests."""
 
     def __init__(self) -> None:
         self.client: str | None = None
@@ -33,7 +33,7 @@ class Asked:
         self.refused: object = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Take a request."""
+        """Record a request."""
         del receive, send
         self.client = scope.get(CLIENT)
         self.path = scope["path"]
@@ -48,7 +48,7 @@ async def ask(
     authorization: bytes | None = None,
     method: str = "GET",
 ) -> list[Any]:
-    """Send one request through and return what was answered."""
+    """Send one request and return the response."""
     stream: Any = None
     connection = Connection(stream, "192.0.2.1")
     connection.certificate = certificate
@@ -76,7 +76,7 @@ async def ask(
 
 
 def error_of(sent: list[Any]) -> tuple[int, str, str, str]:
-    """Return an answer's status, code and message, and its challenge."""
+    """Return a response's status, code and message, and its challenge."""
     start, body = sent
     error = json.loads(body["body"])["error"]
     challenge = dict(start["headers"]).get(b"www-authenticate", b"").decode()
@@ -85,7 +85,7 @@ def error_of(sent: list[Any]) -> tuple[int, str, str, str]:
 
 @trio_test
 async def test_request_is_of_its_key_else_certificate_else_address() -> None:
-    """Fairness goes by the best name that there is, and never by the key itself."""
+    """A client is known by its key, else its certificate, else its address; keys are hashed."""
     asked = Asked()
     keys = BearerTokens([KEY, "another"])
     application = note_client(require_key(asked, keys))
@@ -100,7 +100,7 @@ async def test_request_is_of_its_key_else_certificate_else_address() -> None:
 
 @trio_test
 async def test_only_what_probes_ask_needs_no_certificate() -> None:
-    """Every other path is closed, the page and what only looks like a probe's path too."""
+    """Only the paths of probes are open without a client certificate."""
     for path in ("/", "/v1/models", "/health/", "//health", "/HEALTH", *OPEN_PATHS):
         asked = Asked()
         await ask(note_client(require_certificate(asked)), path)
@@ -126,7 +126,7 @@ async def test_only_what_probes_ask_needs_no_certificate() -> None:
 async def test_wrong_key_is_told_apart_from_a_missing_one(
     authorization: bytes, kind: type[MissingKeyError | WrongKeyError], challenge: str
 ) -> None:
-    """Code, text and challenge differ, over HTTP as over gRPC, and no key is shown."""
+    """A wrong key differs from a missing one in code, text and challenge, and is never shown."""
     asked = Asked()
     application = require_key(asked, BearerTokens([KEY]))
     sent = await ask(application, "/v1/models", authorization=authorization)
@@ -152,7 +152,7 @@ async def test_wrong_key_is_told_apart_from_a_missing_one(
 )
 @trio_test
 async def test_target_in_absolute_form_is_served_by_its_path(target: str, path: str | None) -> None:
-    """Whatever asks as a proxy does is understood; what is not a path is refused."""
+    """A target in absolute form is served by its path; an invalid one is refused."""
     asked = Asked()
     sent = await ask(check_head(asked), target)
     assert asked.path == path
@@ -161,7 +161,7 @@ async def test_target_in_absolute_form_is_served_by_its_path(target: str, path: 
 
 @trio_test
 async def test_options_of_the_whole_server_are_answered() -> None:
-    """`OPTIONS *` asks about no path."""
+    """`OPTIONS *` is answered."""
     start, _ = await ask(check_head(Asked()), "*", method="OPTIONS")
     assert start["status"] == 204
     assert dict(start["headers"])[b"allow"] == b"GET, HEAD, OPTIONS, POST"

@@ -1,4 +1,4 @@
-"""A request comes to exactly one end, and its account of time and tokens is right."""
+"""A request ends exactly once, with a correct account of its time and tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +43,7 @@ def opened(
 
 
 def account(emitted: Sequence[Event]) -> InferenceFinished:
-    """Give the one account of a request's end."""
+    """Return the only account of a request's end."""
     (ended,) = [event for event in emitted if isinstance(event, InferenceFinished)]
     return ended
 
@@ -57,7 +57,7 @@ async def read_all(asked: Attempt) -> tuple[str, Ending]:
 
 @trio_test
 async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
-    """Queue, prefill and decode follow each other without a gap and without an overlap."""
+    """Queue, prefill and decode follow each other without gap or overlap."""
     emitted: list[Event] = []
     asked = opened(emitted)
     await trio.sleep(0.5)
@@ -81,7 +81,7 @@ async def test_phases_add_up_to_the_whole(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock) -> None:
-    """A request that ends in the queue waited all its time, and had no first token."""
+    """A request that ends in the queue has only queue time, and no first token."""
     del autojump_clock
     emitted: list[Event] = []
     asked = opened(emitted)
@@ -95,7 +95,7 @@ async def test_phase_that_was_not_reached_took_no_time(autojump_clock: MockClock
 
 @trio_test
 async def test_caller_reads_the_text_and_the_ending() -> None:
-    """The pieces come in their order, a split character whole, then how it ended."""
+    """The pieces arrive in order, a split character whole, then the end."""
     asked = opened([])
     asked.begin()
     asked.evaluated(3, 3, 0)
@@ -107,7 +107,7 @@ async def test_caller_reads_the_text_and_the_ending() -> None:
 
 @trio_test
 async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
-    """What was held back for a stop sequence that did not come is not lost."""
+    """Text held back for a stop sequence that did not come arrives with the end."""
     asked = opened([], "END")
     asked.begin()
     asked.sampled(7, b"the EN")
@@ -117,7 +117,7 @@ async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
 
 @trio_test
 async def test_receive_more_takes_what_is_there() -> None:
-    """A slow reader catches up at once and never waits for that."""
+    """`receive_more` returns what is there without waiting."""
     asked = opened([])
     asked.begin()
     assert asked.answer.receive_more() == []
@@ -132,7 +132,7 @@ async def test_receive_more_takes_what_is_there() -> None:
 
 @trio_test
 async def test_reader_that_does_not_read_holds_nobody_up() -> None:
-    """There is room for the longest answer, so that the engine's side never waits or fails."""
+    """A reader that does not read never blocks the engine's side."""
     asked = opened([], "END")
     asked.begin()
     for _ in range(64):
@@ -143,7 +143,7 @@ async def test_reader_that_does_not_read_holds_nobody_up() -> None:
 
 @trio_test
 async def test_each_token_is_counted_as_it_is_made() -> None:
-    """Tokens count when they are drawn, also those that nobody wants any more."""
+    """Tokens count when they are drawn, even if no one wants them any more."""
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
@@ -156,7 +156,7 @@ async def test_each_token_is_counted_as_it_is_made() -> None:
 
 @trio_test
 async def test_stop_sequence_ends_the_answer() -> None:
-    """At a stop the engine is not wanted any more and the answer is whole."""
+    """A stop sequence ends the answer and releases the engine."""
     emitted: list[Event] = []
     asked = opened(emitted, "END")
     asked.begin()
@@ -179,7 +179,7 @@ async def test_stop_sequence_ends_the_answer() -> None:
 @pytest.mark.parametrize("late", [0, 1, 5])
 @trio_test
 async def test_tokens_past_the_stop_are_not_counted(*, late: int, streamed: bool) -> None:
-    """However long the engine goes on, the answer's tokens are those up to and with its stop."""
+    """Tokens count up to and including the one that completes the stop sequence."""
     emitted: list[Event] = []
     asked = opened(emitted, "END", streamed=streamed)
     asked.begin()
@@ -196,7 +196,7 @@ async def test_tokens_past_the_stop_are_not_counted(*, late: int, streamed: bool
 
 @trio_test
 async def test_stop_sequence_at_the_last_token_is_a_stop() -> None:
-    """An answer that ended with its stop sequence was not cut off."""
+    """A stop sequence at the last allowed token is a stop, not a cut-off."""
     asked = opened([], "END")
     asked.begin()
     asked.sampled(7, b"one END")
@@ -209,7 +209,7 @@ async def test_stop_sequence_at_the_last_token_is_a_stop() -> None:
 async def test_tokens_of_a_cancelled_answer_are_discarded(
     *, streamed: bool, discarded: int
 ) -> None:
-    """Of a stream what was not read is thrown away, of a whole answer everything."""
+    """After a cancel, unread tokens of a stream are discarded, and all tokens of a whole answer."""
     emitted: list[Event] = []
     asked = opened(emitted, streamed=streamed)
     asked.begin()
@@ -236,7 +236,7 @@ async def test_tokens_of_a_cancelled_answer_are_discarded(
 )
 @trio_test
 async def test_error_reaches_the_caller(error: RequestError, status: str) -> None:
-    """An error ends the answer after what had come of it, and counts by whose fault it is."""
+    """An error ends the answer after its text, and counts by whose fault it is."""
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
@@ -252,7 +252,7 @@ async def test_error_reaches_the_caller(error: RequestError, status: str) -> Non
 
 @trio_test
 async def test_prompt_that_is_too_long_is_refused() -> None:
-    """What the engine says of it reaches the caller before the stream's status is sent."""
+    """A prompt that is too long is refused before the stream's status is sent."""
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
@@ -264,7 +264,7 @@ async def test_prompt_that_is_too_long_is_refused() -> None:
 
 @trio_test
 async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockClock) -> None:
-    """A stream's status is held back until the engine works on the prompt."""
+    """A stream's status waits until the engine works on the prompt."""
     del autojump_clock
     asked = opened([])
     asked.begin()
@@ -277,7 +277,7 @@ async def test_request_is_accepted_with_its_first_chunk(autojump_clock: MockCloc
 
 @trio_test
 async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
-    """The next engine is given the tokens so far, and the caller notices nothing."""
+    """After a crash the next engine continues from the tokens so far."""
     emitted: list[Event] = []
     asked = opened(emitted)
     assert not asked.prior
@@ -302,7 +302,7 @@ async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
 
 @trio_test
 async def test_request_that_ends_every_engine_is_given_up() -> None:
-    """It is tried again while tokens come, and twice without one."""
+    """A request is retried while it makes progress, and twice without any."""
     emitted: list[Event] = []
     asked = opened(emitted)
     for _ in range(5):
@@ -320,7 +320,7 @@ async def test_request_that_ends_every_engine_is_given_up() -> None:
 
 @trio_test
 async def test_interrupted_answer_that_nobody_waits_for_is_over() -> None:
-    """A caller that left, or a stop sequence that was found, asks for no new engine."""
+    """After a cancel or a stop sequence there is no retry."""
     left: list[Event] = []
     asked = opened(left)
     asked.begin()
@@ -336,7 +336,7 @@ async def test_interrupted_answer_that_nobody_waits_for_is_over() -> None:
 
 @trio_test
 async def test_caller_leaves_while_there_is_no_engine() -> None:
-    """Between two engines nobody has the request, so that leaving ends it at once."""
+    """A caller that leaves between two engines ends the request at once."""
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
@@ -348,7 +348,7 @@ async def test_caller_leaves_while_there_is_no_engine() -> None:
 
 @trio_test
 async def test_deadline_ends_a_request_that_waits(autojump_clock: MockClock) -> None:
-    """Time in the queue counts; the caller is told as soon as it is over."""
+    """The deadline includes the time in the queue."""
     emitted: list[Event] = []
     asked = opened(emitted, deadline_seconds=5)
     with pytest.raises(DeadlineExceededError):
@@ -360,7 +360,7 @@ async def test_deadline_ends_a_request_that_waits(autojump_clock: MockClock) -> 
 
 @trio_test
 async def test_deadline_stops_the_engine(autojump_clock: MockClock) -> None:
-    """The caller is told at once, and the account is closed when the engine has let go."""
+    """The caller sees the deadline at once; the account is closed when the engine has stopped."""
     emitted: list[Event] = []
     asked = opened(emitted, deadline_seconds=5, streamed=True)
     asked.begin()
@@ -379,7 +379,7 @@ async def test_deadline_stops_the_engine(autojump_clock: MockClock) -> None:
 
 @trio_test
 async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: MockClock) -> None:
-    """A slow reader gets the whole of it: a deadline that comes later cuts nothing off."""
+    """An answer that was finished before its deadline is delivered whole to a slow reader."""
     del autojump_clock
     emitted: list[Event] = []
     asked = opened(emitted, deadline_seconds=5, streamed=True)
@@ -394,7 +394,7 @@ async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: M
 
 @trio_test
 async def test_what_comes_after_the_end_changes_nothing() -> None:
-    """A late word of the engine or a second farewell of the caller is harmless."""
+    """Results after the end and a second cancel change nothing."""
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
@@ -438,7 +438,7 @@ actions = st.lists(
 def test_any_course_has_one_end_and_a_sound_account(
     before: tuple[str, ...], then: list[tuple[Any, ...]], *, streamed: bool
 ) -> None:
-    """Whatever happens in whatever order, one account is given and its sums are right."""
+    """Any order of events gives one account with correct sums."""
     emitted: list[Event] = []
 
     async def live() -> None:
@@ -469,7 +469,7 @@ def test_any_course_has_one_end_and_a_sound_account(
 
 @trio_test
 async def test_request_that_was_never_taken_in_took_no_time(autojump_clock: MockClock) -> None:
-    """It has no phases, so that phases and latency add up over all requests."""
+    """A request that was never admitted has no phases, so that phases and latency add up."""
     del autojump_clock
     emitted: list[Event] = []
     asked = opened(emitted)

@@ -23,13 +23,13 @@ RAW = zlib.compressobj(wbits=-15)
     ],
 )
 def test_body_is_inflated(encoding: str, body: bytes) -> None:
-    """As clients send it: deflate comes with its header and without."""
+    """Bodies in gzip and in deflate, with and without its header, are inflated."""
     assert inflate(body, encoding) == TEXT
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip,br", "x" * 9000])
 def test_encoding_that_is_not_supported_says_which_are(encoding: str) -> None:
-    """415 with `Accept-Encoding`, as RFC 9110 has it, and a short text."""
+    """An unsupported encoding is a short 415 with `Accept-Encoding`, as in RFC 9110."""
     with pytest.raises(UnsupportedEncodingError, match="use gzip, deflate or none") as refused:
         inflate(TEXT, encoding)
     assert refused.value.status == 415
@@ -39,7 +39,7 @@ def test_encoding_that_is_not_supported_says_which_are(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_inflated_body_is_bounded(encoding: str) -> None:
-    """A bomb costs no more memory than the largest body; that body itself is taken."""
+    """A bomb takes no more memory than the largest allowed body, which is accepted."""
     compress = gzip.compress if encoding == "gzip" else zlib.compress
     assert len(inflate(compress(bytes(BODY_BYTES)), encoding)) == BODY_BYTES
     with pytest.raises(BodyTooLargeError) as refused:
@@ -61,7 +61,7 @@ def test_inflated_body_is_bounded(encoding: str) -> None:
     ],
 )
 def test_broken_body_is_refused(encoding: str, body: bytes, told: str) -> None:
-    """What does not inflate whole is a 400 that says so."""
+    """A body that does not inflate completely is a 400 with the reason."""
     with pytest.raises(InvalidRequestError, match=told) as refused:
         inflate(body, encoding)
     assert refused.value.status == 400

@@ -1,4 +1,4 @@
-"""The carrier gets every event to the exporter, whatever that is doing."""
+"""The carrier delivers every event to the exporter, whatever that is doing."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ ACCEPTED = wire.Reply(wire.PROTOCOL, 0, True, False, "")
 
 @asynccontextmanager
 async def carried(directory: Path) -> AsyncIterator[Outbox]:
-    """Carry an outbox to a socket in a directory, whether or not anybody listens."""
+    """Carry an outbox to a socket in a directory until the block ends."""
     outbox = Outbox("n", "s", trio.current_time())
     with trio.fail_after(LIMIT_SECONDS):
         async with open_carrier(outbox, directory / "x.sock", list, strict_guard()):
@@ -43,7 +43,7 @@ async def take(socket: pynng.Rep0, reply: bytes | None = None) -> wire.Batch:
 @pytest.mark.slow
 @trio_test
 async def test_absent_exporter_costs_no_event_while_the_bytes_suffice(tmp_path: Path) -> None:
-    """More events than may wait unpacked wait packed, and all arrive."""
+    """Events that wait for an exporter are packed, and all of them arrive."""
     count = 0
     async with trio.open_nursery() as nursery, carried(tmp_path) as outbox:
         for _ in range(8):
@@ -70,7 +70,7 @@ async def _take_until_goodbye(socket: pynng.Rep0, count: int) -> None:
 async def test_nonsense_for_an_answer_does_not_end_the_node(
     tmp_path: Path, nonsense: bytes
 ) -> None:
-    """A batch whose answer says nothing is sent again until one does."""
+    """A batch is sent again until it gets a valid reply."""
     async with trio.open_nursery() as nursery, carried(tmp_path) as outbox:
         socket = listen(tmp_path)
         outbox.emit(TokensGenerated("m", 7))
@@ -82,7 +82,7 @@ async def test_nonsense_for_an_answer_does_not_end_the_node(
 
 @trio_test
 async def test_node_that_fails_sends_its_last_events_and_no_goodbye(tmp_path: Path) -> None:
-    """Why a node ended is known when it has ended, and is told from a clean end."""
+    """A node that fails sends its last events, but no goodbye."""
     batches: list[wire.Batch] = []
     with listen(tmp_path) as socket:
         async with trio.open_nursery() as nursery:
@@ -102,6 +102,6 @@ async def _fail(directory: Path) -> None:
     try:
         async with carried(directory) as outbox:
             outbox.emit(TokensGenerated("m", 1))
-            raise ZeroDivisionError  # noqa: TRY301 - it is the block that fails
+            raise ZeroDivisionError  # noqa: TRY301 - the block itself fails
     except* ZeroDivisionError:
         pass

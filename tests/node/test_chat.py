@@ -1,4 +1,4 @@
-"""Chats are written by the model file's template, which is a stranger's program."""
+"""Chats are written by the template in the model's file, which is untrusted."""
 
 import pytest
 
@@ -38,24 +38,24 @@ def render(template: str, bos: str = "<s>", eos: str = "</s>") -> str:
 
 
 def test_template_writes_the_prompt() -> None:
-    """The prompt is the template's, open for the assistant's turn; text is never a template."""
+    """The template writes the prompt up to the assistant's turn; text is not a template."""
     assert render(TEMPLATE) == ("<s><|system|>Be kind.</s><|user|>Hi, {{ 7 * 7 }}</s><|assistant|>")
 
 
 def test_model_without_template_is_refused() -> None:
-    """Without a template nobody knows the form of a chat; the message says what to do."""
+    """A chat with a model without a template is refused, with a message that says what to do."""
     with pytest.raises(NoTemplateError, match="completion"):
         render("")
 
 
 def test_template_can_refuse_messages() -> None:
-    """What `raise_exception` says reaches the caller."""
+    """The text of `raise_exception` is in the error."""
     with pytest.raises(ChatRefusedError, match="no role assistant"):
         render("{{ raise_exception('no role assistant') }}")
 
 
 def test_name_of_a_participant_is_the_templates_to_write() -> None:
-    """A name reaches the template, and is not defined where none was given."""
+    """The template gets the name of a participant; it is undefined if none was given."""
     template = "{% for m in messages %}{{ m.name | default('-') }}{% endfor %}"
     turns = [
         {"role": "user", "content": "a", "name": "Ann"},
@@ -65,7 +65,7 @@ def test_name_of_a_participant_is_the_templates_to_write() -> None:
 
 
 def test_template_that_writes_a_nul_is_refused() -> None:
-    """The engine's library would end the prompt there."""
+    """A NUL from a template is refused: the engine's library would end the prompt there."""
     with pytest.raises(ChatRefusedError, match="NUL"):
         render("a{{ '\\x00' }}b")
 
@@ -81,21 +81,21 @@ def test_template_that_writes_a_nul_is_refused() -> None:
     ],
 )
 def test_broken_template_is_the_requests_error(template: str) -> None:
-    """A template that fails costs its request, with the reason."""
+    """A template that fails ends its request only, with the reason."""
     with pytest.raises(ChatRefusedError, match="template refuses"):
         render(template)
 
 
 @pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ range(100001) | length }}"])
 def test_template_that_calculates_badly_is_the_requests_error(template: str) -> None:
-    """A division by zero, or a range that the sandbox refuses, is not the node's failure."""
+    """A division by zero or a refused range ends its request only."""
     with pytest.raises(ChatRefusedError, match="template refuses"):
         render(template)
 
 
 @pytest.mark.parametrize("template", ESCAPES)
 def test_escape_from_the_sandbox_is_refused(template: str) -> None:
-    """A template reaches no attribute beyond its values and changes nothing."""
+    """A template cannot leave its sandbox or change its values."""
     with pytest.raises(ChatRefusedError):
         render(template)
     assert [turn["role"] for turn in CHAT] == ["system", "user"]
@@ -103,5 +103,5 @@ def test_escape_from_the_sandbox_is_refused(template: str) -> None:
 
 @pytest.mark.parametrize("name", ["config", "request", "open", "__import__", "session", "g"])
 def test_template_sees_nothing_of_the_node(name: str) -> None:
-    """Names that web frameworks or Python give are not there."""
+    """A template has no names of web frameworks or of Python."""
     assert render(f"{{{{ {name} is defined }}}}") == "False"

@@ -1,4 +1,4 @@
-"""A template finds what Hugging Face's `apply_chat_template` gives it, and writes what it does.
+"""Templates behave as in Hugging Face's `apply_chat_template`.
 
 The expected texts are what transformers writes for the same template and messages.
 """
@@ -102,7 +102,7 @@ ENVIRONMENT: Final = {
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
 def test_template_finds_what_it_finds_elsewhere(name: str) -> None:
-    """The names, filters, statements and rules for whitespace are Hugging Face's."""
+    """Names, filters, statements and whitespace rules are Hugging Face's."""
     template, expected = ENVIRONMENT[name]
     special = {"pad_token": "<pad>"}
     assert render_chat(template, CHAT, "<s>", "</s>", special=special) == expected
@@ -119,7 +119,7 @@ REFUSED: Final = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusal_carries_the_templates_reason(name: str) -> None:
-    """What fails elsewhere fails here, and costs the request alone."""
+    """A template that fails in transformers fails here, and ends its request only."""
     template, why = REFUSED[name]
     with pytest.raises(ChatRefusedError, match=why):
         render_chat(template, CHAT)
@@ -174,20 +174,20 @@ CONTINUED: Final = {
 
 @pytest.mark.parametrize("model", MODELS)
 def test_prompt_is_open_for_the_assistants_turn(model: str) -> None:
-    """After the user's words the template writes the beginning of an answer."""
+    """After the user's message the template writes the beginning of an answer."""
     turns = [{"role": "user", "content": "Hi"}]
     assert render_chat(MODELS[model], turns, "<s>", "</s>") == ASKED[model]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_last_message_of_the_assistant_is_continued(model: str) -> None:
-    """The prompt ends with the message, less the spaces that the template trims itself."""
+    """The prompt ends with the message, without spaces that the template itself trims."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Once upon "}]
     assert render_chat(MODELS[model], turns, "<s>", "</s>") == CONTINUED[model]
 
 
 def test_earlier_message_of_the_assistant_is_closed() -> None:
-    """Only the last message is left open, even if an earlier one says the same."""
+    """Only the last message is continued, even if an earlier one has the same text."""
     turns = [{"role": "assistant", "content": "x"}, {"role": "assistant", "content": "x"}]
     prompt = render_chat(CHATML, turns)
     assert prompt == "<|im_start|>assistant\nx<|im_end|>\n<|im_start|>assistant\nx"
@@ -200,12 +200,12 @@ def test_empty_message_is_continued() -> None:
 
 
 def test_template_that_leaves_the_last_message_out_is_refused() -> None:
-    """Where the template drops the message there is nothing to go on from."""
+    """A template that omits the last message cannot continue it."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Once"}]
     with pytest.raises(ChatRefusedError, match="leaves out the last message"):
         render_chat("{{ messages[0].content }}", turns)
 
 
 def test_time_is_the_local_one() -> None:
-    """A template may ask for the date in any form."""
+    """A template can format the local time in any way."""
     assert re.fullmatch(r"\d\d [A-Z]\w+ \d{4}", render_chat("{{ strftime_now('%d %B %Y') }}", CHAT))

@@ -1,4 +1,4 @@
-"""The node that answers a request is the one that its caller waits for least."""
+"""The node that answers a request is the one with the shortest wait."""
 
 import itertools
 
@@ -35,14 +35,14 @@ def peer(name: str, in_flight: int, *, loaded: bool = True, slots: int = 1) -> C
     ],
 )
 def test_node_is_chosen(candidates: list[Candidate], chosen: str | None) -> None:
-    """Here while free, then who is free, then the least load; and memory before disk."""
+    """The order is: this node if free, free peers, the least load; memory before disk."""
     for order in itertools.permutations(candidates):
         found = choose(order)
         assert (None if found is None else found.node_id) == chosen
 
 
 def test_who_failed_is_left_out() -> None:
-    """A node that was tried is not tried again for the same request."""
+    """A node that failed is not tried again for the same request."""
     candidates = [here(1), peer("a", 0), peer("b", 1)]
     assert choose(candidates, {"a"}) == here(1)
     assert choose(candidates, {"a", HERE}) == peer("b", 1)

@@ -1,4 +1,4 @@
-"""What a caller asked for reaches the scheduler whole, or is refused before it is queued."""
+"""API requests become scheduler requests without loss, or are refused before they are queued."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ def read(kind: type[Any], **body: Any) -> Any:
 
 
 def test_completion_is_text_alone() -> None:
-    """A prompt stays the text that it is, whatever is in it."""
+    """A prompt is text only, whatever is in it."""
     asked = read(CompletionRequest, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4)
     wanted = conversion.completion_request(asked, "m", "r", "c")
     assert (wanted.model_id, wanted.request_id, wanted.client) == ("m", "r", "c")
@@ -25,7 +25,7 @@ def test_completion_is_text_alone() -> None:
 
 
 def test_chat_is_the_templates_to_write() -> None:
-    """Turns reach the template: parts on lines of their own, OpenAI's developer as system."""
+    """Messages reach the template: parts on lines of their own, `developer` as `system`."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [
         {"role": "developer", "content": "Be kind."},
@@ -41,14 +41,14 @@ def test_chat_is_the_templates_to_write() -> None:
 
 
 def test_last_turn_of_the_assistant_stays_the_last() -> None:
-    """The answer continues it; nothing is put behind it, and nothing is taken off it."""
+    """A last message of the assistant stays last and unchanged."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]
     asked = read(ChatRequest, messages=messages)
     assert conversion.chat_request(asked, "m", "r").prompt == tuple(messages)
 
 
 def test_each_text_is_a_request_for_its_vector() -> None:
-    """Vectors are made one by one, in the order of the texts."""
+    """Each text is a separate request for its vector, in the order of the texts."""
     asked = read(EmbeddingRequest, input=["a", "b"])
     wanted = conversion.embedding_requests(asked, "m", "r", "c")
     assert [(one.prompt, one.embed, one.client) for one in wanted] == [
@@ -58,7 +58,7 @@ def test_each_text_is_a_request_for_its_vector() -> None:
 
 
 def test_nul_is_refused_wherever_it_is() -> None:
-    """The engine's library would end the text there."""
+    """A NUL is refused: the engine's library would end the text there."""
     text = "a\0b"
     asked = read(CompletionRequest, prompt=text)
     chat = read(ChatRequest, messages=[{"role": "user", "content": text}])

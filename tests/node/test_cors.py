@@ -1,4 +1,4 @@
-"""Pages of other origins: only those named, and preflights before authentication."""
+"""CORS: only named origins have access, and preflights come before authentication."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ ORIGIN = b"https://chat.example"
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Answer whatever is asked."""
+    """Answer any request."""
     del scope, receive
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
     await send({"type": "http.response.body", "body": b"said"})
@@ -22,7 +22,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 async def ask(
     application: Application, method: str = "POST", **headers: bytes
 ) -> tuple[int, dict[bytes, bytes]]:
-    """Give the status and the headers of an answer."""
+    """Return the status and the headers of a response."""
     started: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -40,7 +40,7 @@ async def ask(
 
 @trio_test
 async def test_preflight_needs_no_key() -> None:
-    """A browser asks first, without the key, whether it may send one."""
+    """A preflight needs no key."""
     closed = allow_origins(require_key(answer, BearerTokens(["key"])), (ORIGIN.decode(),))
     status, headers = await ask(
         closed,
@@ -58,7 +58,7 @@ async def test_preflight_needs_no_key() -> None:
 
 @trio_test
 async def test_page_may_read_refusals_too() -> None:
-    """A 401 without the header would be a riddle to the page's author."""
+    """A page of a named origin can read refusals such as a 401."""
     closed = allow_origins(require_key(answer, BearerTokens(["key"])), (ORIGIN.decode(),))
     status, headers = await ask(closed, origin=ORIGIN)
     assert status == 401
@@ -73,7 +73,7 @@ async def test_page_may_read_refusals_too() -> None:
 @pytest.mark.parametrize("origin", [b"https://other.example", b"http://chat.example", b"null", b""])
 @trio_test
 async def test_other_origin_gets_nothing(origin: bytes) -> None:
-    """An origin that is not named is answered as without CORS, which its browser keeps from it."""
+    """Another origin gets no CORS headers."""
     application = allow_origins(answer, (ORIGIN.decode(),))
     for method, status in (("POST", 200), ("OPTIONS", 200)):
         got, headers = await ask(
@@ -85,13 +85,13 @@ async def test_other_origin_gets_nothing(origin: bytes) -> None:
 
 @trio_test
 async def test_star_is_any_origin() -> None:
-    """An operator may open the API to all pages."""
+    """`*` allows every origin."""
     _, headers = await ask(allow_origins(answer, ("*",)), origin=b"http://localhost:5173")
     assert headers[b"access-control-allow-origin"] == b"http://localhost:5173"
 
 
 @trio_test
 async def test_request_of_no_page_is_left_alone() -> None:
-    """Who is no browser sees no difference."""
+    """Requests without an origin are unchanged."""
     _, headers = await ask(allow_origins(answer, ("*",)))
     assert headers == {b"x": b"y"}

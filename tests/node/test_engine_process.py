@@ -1,4 +1,4 @@
-"""An engine's child process: what is left where it cannot be started."""
+"""The process of an engine child that cannot be started."""
 
 import resource
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ ENOUGH = 64
 
 
 def open_descriptors() -> set[str]:
-    """List those of this process."""
+    """Return the open descriptors of this process."""
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 @contextmanager
 def descriptors_at_most(number: int) -> Iterator[None]:
-    """Allow no descriptor of this number or above."""
+    """Forbid descriptors of this number and above."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
     try:
@@ -32,7 +32,7 @@ def descriptors_at_most(number: int) -> Iterator[None]:
 
 @trio_test
 async def test_child_that_cannot_be_started_leaves_no_descriptor() -> None:
-    """Wherever in a start the descriptors run out, those that were opened are closed."""
+    """Wherever a start runs out of descriptors, it closes those that it opened."""
     lowest = next(number for number in range(10**6) if str(number) not in open_descriptors())
     failed = 0
     with trio.fail_after(60):

@@ -1,4 +1,4 @@
-"""Clients take turns, a queue holds what it may, and nobody can fill it for all."""
+"""Clients take turns in a bounded queue that none of them can fill."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ clients = st.sampled_from(["a", "b", "c"])
 
 
 def drained(queue: FairQueue[str]) -> list[str]:
-    """Take everything."""
+    """Take every item."""
     taken = []
     while (item := queue.take()) is not None:
         taken.append(item)
@@ -19,7 +19,7 @@ def drained(queue: FairQueue[str]) -> list[str]:
 
 
 def test_clients_are_served_in_turn() -> None:
-    """Who asked much is not before who asked little; each one's own order stays."""
+    """Clients are served in turn, each in its own order."""
     queue = FairQueue[str](9)
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
         assert queue.put(item[0], item) is None
@@ -27,7 +27,7 @@ def test_clients_are_served_in_turn() -> None:
 
 
 def test_late_client_waits_one_turn() -> None:
-    """One that comes while others are served is behind one item of each of them."""
+    """A late client waits for one item of each other client."""
     queue = FairQueue[str](9)
     for item in ("a1", "a2", "b1", "b2"):
         queue.put(item[0], item)
@@ -37,7 +37,7 @@ def test_late_client_waits_one_turn() -> None:
 
 
 def test_full_queue_makes_room_for_who_asks_less() -> None:
-    """The newest item of the greediest leaves; not for one that would then have as many."""
+    """A full queue drops the newest item of the largest client for a client with fewer."""
     queue = FairQueue[str](3)
     for item in ("a1", "a2", "a3"):
         queue.put("a", item)
@@ -50,7 +50,7 @@ def test_full_queue_makes_room_for_who_asks_less() -> None:
 
 
 def test_removed_item_is_not_served() -> None:
-    """Who left is passed over, and leaving twice is harmless."""
+    """A removed item is not served, and removing it twice is harmless."""
     queue = FairQueue[str](3)
     for item in ("a1", "a2", "b1"):
         queue.put(item[0], item)
@@ -65,7 +65,7 @@ def test_removed_item_is_not_served() -> None:
 def test_nothing_is_lost_and_nobody_waits_behind_another_twice(
     arrivals: list[str], limit: int
 ) -> None:
-    """Each item is served once or given back; between two of one client each other has a turn."""
+    """Each item is served or returned once; between two of a client each other one has a turn."""
     queue = FairQueue[tuple[str, int]](limit)
     returned = []
     for number, client in enumerate(arrivals):

@@ -1,4 +1,4 @@
-"""What nodes ask of each other is signed, taken once, and read as it was written."""
+"""Forwarded requests are signed, accepted once, and read as they were written."""
 
 import math
 
@@ -37,7 +37,7 @@ FRAMES: list[wire.Frame] = [
 
 
 def request(**changed: object) -> InferenceRequest:
-    """Give a request in which every field is set."""
+    """Return a request with every field set."""
     fields: dict[str, object] = {
         "model_id": "m",
         "prompt": "Once ä",
@@ -58,7 +58,7 @@ def request(**changed: object) -> InferenceRequest:
 
 
 def test_question_is_read_back_the_same() -> None:
-    """Another node reads what was asked, a text or a chat."""
+    """Another node reads the same request, for texts and chats."""
     assert wire.read_request(wire.pack_request(request())) == request()
     chat = request(prompt=({"role": "user", "content": "ä"},))
     assert wire.read_request(wire.pack_request(chat)) == chat
@@ -66,14 +66,14 @@ def test_question_is_read_back_the_same() -> None:
 
 @given(garbage=st.binary(max_size=64))
 def test_garbage_is_no_question(garbage: bytes) -> None:
-    """What cannot be read is refused with the one error that is expected."""
+    """Garbage raises the one expected error."""
     with pytest.raises(ValueError):  # noqa: PT011 - msgspec says what is wrong in many ways
         wire.read_request(garbage)
 
 
 @given(size=st.integers(1, 40))
 def test_frames_are_read_from_any_pieces(size: int) -> None:
-    """However the stream comes, the frames come out whole and in order."""
+    """Frames are read from a stream in any pieces."""
     stream = b"".join(map(wire.pack, FRAMES))
     decoder = wire.FrameDecoder()
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
@@ -81,7 +81,7 @@ def test_frames_are_read_from_any_pieces(size: int) -> None:
 
 
 def test_signature_proves_the_secret_the_question_and_the_time() -> None:
-    """Another secret, another question or another time is no proof; an older secret may be."""
+    """A signature is valid for its secret, request and time; older secrets may be accepted."""
     signer = Signer(["secret"])
     value = signer.sign(b"question", NOW)
     assert not Signer(["other"]).check(value, b"question", NOW)
@@ -94,7 +94,7 @@ def test_signature_proves_the_secret_the_question_and_the_time() -> None:
 
 
 def test_signature_is_taken_once() -> None:
-    """Who listens on the network cannot ask again; the memory ends with the window."""
+    """A signature is accepted once, and forgotten after its window."""
     signer = Signer(["secret"])
     value = signer.sign(b"question", NOW)
     assert signer.check(value, b"question", NOW)
@@ -105,13 +105,13 @@ def test_signature_is_taken_once() -> None:
 
 
 def test_memory_of_signatures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More requests than can be remembered are refused until their window has passed."""
+    """Requests beyond the remembered number are refused until their window has passed."""
     monkeypatch.setattr("node.routing.signature._REMEMBERED", 3)
     signer = Signer(["secret"])
     values = [signer.sign(bytes([number]), NOW + number) for number in range(4)]
     taken = [signer.check(value, bytes([i]), NOW) for i, value in enumerate(values)]
     assert taken == [True, True, True, False]
-    later = NOW + WINDOW_SECONDS + 1  # the first of them is too old to be sent again
+    later = NOW + WINDOW_SECONDS + 1  # the first of them is too old to be repeated
     assert signer.check(signer.sign(b"new", later), b"new", later)
     assert not signer.check(values[1], bytes([1]), later)
     assert not signer.check(values[3], bytes([3]), later)
@@ -119,14 +119,14 @@ def test_memory_of_signatures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("value", ["", ".", "1", "1600000000.", "x.y", "²." + "0" * 64, "9" * 99])
 def test_malformed_signature_is_none(value: str) -> None:
-    """Whatever stands in the header, the answer is no, not an error."""
+    """A malformed signature is not valid, and raises nothing."""
     assert not Signer([""]).check(value, b"", NOW)
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("field", ["deadline_seconds", "waited_seconds"])
 def test_question_with_a_time_that_is_none_is_refused(field: str, seconds: float) -> None:
-    """What a peer says of time does not reach the clock or the histograms unchecked."""
+    """A request with an impossible time is refused."""
     with pytest.raises(ValueError, match="number of seconds"):
         wire.read_request(wire.pack_request(request(**{field: seconds})))
 
@@ -145,24 +145,24 @@ def test_question_with_a_time_that_is_none_is_refused(field: str, seconds: float
     ],
 )
 def test_frame_that_makes_no_sense_is_garbage(frame: wire.Frame) -> None:
-    """A number out of its range is as good as a broken stream."""
+    """A frame with a number out of its range is garbage."""
     with pytest.raises(ValueError):  # noqa: PT011 - msgspec says what is wrong in many ways
         wire.FrameDecoder().feed(wire.pack(frame))
 
 
 def attempt(asked: InferenceRequest, emitted: list[Event]) -> Attempt:
-    """Give an attempt at a new answer."""
+    """Return an attempt at a new answer."""
     return Attempt(Answer(asked), Account(asked, emitted.append))
 
 
 def ends(emitted: list[Event]) -> list[InferenceFinished]:
-    """Give the accounts."""
+    """Return the accounts."""
     return [event for event in emitted if isinstance(event, InferenceFinished)]
 
 
 @trio_test
 async def test_rest_of_an_answer_is_what_another_node_needs(autojump_clock: MockClock) -> None:
-    """It has the tokens that came, the time that is left, and how long the request waited."""
+    """The next node gets the tokens so far, the remaining time, and the time in the queue."""
     del autojump_clock
     own = request(prior=(), forwarded=False, only_if_free=False, waited_seconds=0.0)
     answer = Answer(own)
@@ -170,14 +170,14 @@ async def test_rest_of_an_answer_is_what_another_node_needs(autojump_clock: Mock
     rest = answer.remainder(only_if_free=True)
     assert rest == request(prior=(), fingerprint="", deadline_seconds=1.5, waited_seconds=1.0)
     answer.begin("f0")
-    answer.begin("f1")  # before the first token any model of that name will do
+    answer.begin("f1")  # before the first token, any model of that name is suitable
     answer.take(Token(7, b"\xc3"))
     rest = answer.remainder(only_if_free=False)
     changed = {"deadline_seconds": 1.5, "only_if_free": False, "waited_seconds": 0.0}
     assert rest == request(prior=(Token(7, b"\xc3"),), **changed)
     with pytest.raises(OtherModelError):
         answer.begin("f2")
-    answer.begin("")  # it will see itself
+    answer.begin("")  # it will find the stop itself
     assert answer.remainder(only_if_free=False).fingerprint == "f1"
     unbound = Answer(request(deadline_seconds=None)).remainder(only_if_free=False)
     assert unbound.deadline_seconds is None
@@ -185,13 +185,13 @@ async def test_rest_of_an_answer_is_what_another_node_needs(autojump_clock: Mock
 
 @trio_test
 async def test_node_that_goes_on_accounts_for_its_own_part() -> None:
-    """Another node's tokens shape the text and are in that node's account."""
+    """Another node's tokens are part of the text, but count in that node's account."""
     emitted: list[Event] = []
     asked = attempt(request(stops=("äb",), deadline_seconds=None), emitted)
     assert asked.prior == (7, 8)
     asked.begin()
     asked.evaluated(5, 5, 0)
-    asked.sampled(9, b"b")  # the stop sequence began in the part that another node had sent
+    asked.sampled(9, b"b")  # the stop sequence began in the part of the other node
     assert asked.answer.over.is_set()
     assert await asked.answer.receive() == Delta("", 1, Token(9, b"b"))
     asked.finished("cancelled", "")
@@ -202,7 +202,7 @@ async def test_node_that_goes_on_accounts_for_its_own_part() -> None:
 
 @trio_test
 async def test_next_attempt_has_an_account_of_its_own() -> None:
-    """What a lost peer drew is in the peer's account; the caller reads one text."""
+    """A lost peer's tokens are in its own account; the caller reads one text."""
     emitted: list[Event] = []
     own = request(prior=(), stops=(), forwarded=False, deadline_seconds=math.inf)
     first = attempt(own, emitted)
@@ -227,7 +227,7 @@ async def test_next_attempt_has_an_account_of_its_own() -> None:
 
 @trio_test
 async def test_request_that_a_peer_took_over_is_counted_there(autojump_clock: MockClock) -> None:
-    """Here it has no end; there its time in the queue here is part of its time."""
+    """A request that a peer began ends there only, with its time in the queue here included."""
     del autojump_clock
     here: list[Event] = []
     there: list[Event] = []
@@ -248,7 +248,7 @@ async def test_request_that_a_peer_took_over_is_counted_there(autojump_clock: Mo
 @pytest.mark.parametrize("end", ["left", "refused", "out of time", "stopping"])
 @trio_test
 async def test_forwarded_request_that_was_not_begun_is_not_counted(end: str) -> None:
-    """The node that was asked counts it, or the one that answers it in the end."""
+    """A forwarded request that was not begun is not counted here."""
     emitted: list[Event] = []
     asked = attempt(request(), emitted)
     if end == "left":
@@ -267,7 +267,7 @@ async def test_forwarded_request_that_was_not_begun_is_not_counted(end: str) -> 
 )
 @trio_test
 async def test_forwarded_request_counts_where_it_ends(error: RequestError, counted: int) -> None:
-    """One with which another node goes on has not ended here."""
+    """A forwarded request counts on the node where it ends."""
     emitted: list[Event] = []
     asked = attempt(request(), emitted)
     asked.begin()

@@ -1,4 +1,4 @@
-"""The frames between node and engine child: cut right from any stream, and garbage is noticed."""
+"""Frames between node and engine child: read from any stream; garbage is detected."""
 
 import msgspec
 import pytest
@@ -32,7 +32,7 @@ RESULTS = [
     bodies=st.lists(st.binary(max_size=12), max_size=6), size=st.integers(min_value=1, max_value=9)
 )
 def test_frames_are_cut_from_any_pieces(bodies: list[bytes], size: int) -> None:
-    """However a stream comes in pieces, the frames come out whole and in order."""
+    """Frames are read from a stream in any pieces."""
     stream = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
     reader = FrameReader()
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
@@ -40,7 +40,7 @@ def test_frames_are_cut_from_any_pieces(bodies: list[bytes], size: int) -> None:
 
 
 def test_frame_is_given_with_its_last_byte() -> None:
-    """A frame is neither given early nor kept back."""
+    """A frame is returned with its last byte, not earlier or later."""
     whole = frame(protocol.Cancel(3))
     reader = FrameReader()
     assert reader.feed(whole[:-1]) == []
@@ -48,13 +48,13 @@ def test_frame_is_given_with_its_last_byte() -> None:
 
 
 def test_garbage_is_no_frame() -> None:
-    """A length that no message has shows that the stream is broken."""
+    """An impossible length is garbage."""
     with pytest.raises(ValueError, match="frame of"):
         FrameReader().feed(b"\xff\xff\xff\xff")
 
 
 def test_longest_frame_is_allowed() -> None:
-    """The limit itself is no garbage."""
+    """The longest frame is allowed."""
     assert FrameReader().feed(protocol.FRAME_BYTES.to_bytes(4, "big")) == []
 
 
@@ -73,7 +73,7 @@ def test_result_is_read_back_the_same(result: protocol.Result) -> None:
 
 
 def test_command_is_no_result() -> None:
-    """The two directions cannot be mistaken for each other."""
+    """A command is never read as a result, or the other way round."""
     (read,) = FrameReader().feed(frame(protocol.Cancel(1)))
     with pytest.raises(msgspec.ValidationError):
         protocol.result_decoder.decode(read)

@@ -1,4 +1,4 @@
-"""The code of `shared/proto` is the code that its recipe writes."""
+"""The generated gRPC code matches the proto files."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ GENERATED: Final = ROOT / "node/api/grpc/generated"
 
 
 def test_generated_code_is_current(tmp_path: Path) -> None:
-    """Whoever changes a proto file runs `just proto`: the committed code is what comes of it."""
+    """The committed code is the output of `just proto`."""
     proto = ROOT / "shared/proto"
     files = [str(file.relative_to(proto)) for file in proto.rglob("*.proto")]
     programs = Path(sys.executable).parent
@@ -42,7 +42,7 @@ def _contents(directory: Path) -> dict[str, str]:
 
 
 def test_health_messages_are_those_that_clients_know() -> None:
-    """Own words, but the names and numbers of gRPC's health protocol."""
+    """The health messages have the names and numbers of gRPC's own protocol."""
     theirs = health_pb2.DESCRIPTOR
     ours = health_pb.desc()
     assert ours.proto.package == theirs.package

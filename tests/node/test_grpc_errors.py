@@ -1,4 +1,4 @@
-"""Each error has one canonical code, and a fault of the node tells nothing of itself."""
+"""Each error has one canonical code, and faults of the node are not described to clients."""
 
 import grpc
 import pytest
@@ -15,11 +15,11 @@ from node.api.grpc.generated.grpc.health.v1.health_connect import Health
 
 
 class _Inference(Inference):
-    """The service without an answer."""
+    """A service whose calls always fail."""
 
 
 class _Health(Health):
-    """The service without an answer."""
+    """A service whose calls always fail."""
 
 
 EXPECTED = [
@@ -37,7 +37,7 @@ EXPECTED = [
 
 @pytest.mark.parametrize(("kind", "code"), EXPECTED)
 def test_request_error_has_its_code(kind: type[errors.RequestError], code: str) -> None:
-    """What a caller can act on differs by code, and the text reaches it."""
+    """Errors that a caller can act on have different codes, and keep their text."""
     error = as_connect_error(kind("why"))
     assert canonical(error) == code
     assert error.message == "why"
@@ -50,7 +50,7 @@ def test_names_are_grpcs_own() -> None:
 
 
 def test_fault_of_the_node_is_told_to_its_log_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A bug is INTERNAL without a word of it; the log has it."""
+    """An unexpected error is INTERNAL without details; the log has them."""
     error = as_connect_error(ZeroDivisionError("of a secret kind"))
     assert canonical(error) == "internal"
     assert "secret" not in error.message
@@ -58,7 +58,7 @@ def test_fault_of_the_node_is_told_to_its_log_alone(caplog: pytest.LogCaptureFix
 
 
 def test_trailers_say_what_a_program_may_act_on() -> None:
-    """OpenAI's word for the error, and when to come again."""
+    """The trailers have OpenAI's error code and the time to retry."""
     trailers = Headers()
     describe(errors.QueueFullError("full", retry_after_seconds=2.5), trailers)
     assert trailers["error-code"] == "queue_full"
@@ -69,6 +69,6 @@ def test_trailers_say_what_a_program_may_act_on() -> None:
 
 
 def test_every_service_is_known_to_who_asks_for_keys() -> None:
-    """A service that is not among the calls would be refused in another protocol's form."""
+    """Every service is known to the authentication; others would be refused as HTTP."""
     services = build_services(_Inference(), _Health(), lambda _: None)
     assert {f"{service.path}/" for service in services} == set(CALLS)

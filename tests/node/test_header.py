@@ -1,4 +1,4 @@
-"""A model file's header is read, and what the engine cannot run is refused with the remedy."""
+"""A model file's header is read; files that the engine cannot run are refused with a remedy."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def write_model(
     held: int | None = None,
     **fields: str,
 ) -> Path:
-    """Write a file of a few hundred bytes that is a model in all but its size."""
+    """Write a file of a few hundred bytes that is a model in all but size."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(64)
     writer.add_block_count(layers)
@@ -65,7 +65,7 @@ def write_model(
 
 
 def outcome(path: Path) -> str:
-    """Give why the file was refused, or nothing."""
+    """Return the reason of the refusal; empty if there is none."""
     try:
         read_header(path)
     except UnusableModelError as refused:
@@ -83,7 +83,7 @@ def refusal(path: Path) -> str:
 
 
 def test_header_describes_the_model(tmp_path: Path) -> None:
-    """Everything that the node says of a model comes from its header."""
+    """The description of a model is that of its header."""
     template = "{{ messages }}"
     header = read_header(write_model(tmp_path / "m.gguf", tokenizer__chat_template=template))
     described, vocabulary = header.described, header.vocabulary
@@ -95,19 +95,19 @@ def test_header_describes_the_model(tmp_path: Path) -> None:
 
 
 def test_quantization_is_that_of_most_weights(tmp_path: Path) -> None:
-    """The few weights that stay in full precision do not name the file."""
+    """The quantization is that of most weights."""
     header = read_header(write_model(tmp_path / "m.gguf", weights=TYPES.Q6_K))
     assert header.described.quantization == "Q6_K"
 
 
 def test_model_without_template_has_an_empty_one(tmp_path: Path) -> None:
-    """A file without a chat template is no fault."""
+    """A model without a chat template has an empty one."""
     assert read_header(write_model(tmp_path / "m.gguf")).vocabulary.template == ""
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "missing/m.gguf", "."])
 def test_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    """A path without a file is answered with the flag to set."""
+    """A missing file is refused with the flag to set."""
     assert "--model" in refusal(tmp_path / name)
 
 
@@ -115,14 +115,14 @@ def test_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     "written", [b"", b"G", b"GGUF", b"GGML" + bytes(64), b"# a model\n" * 9, bytes(4096)]
 )
 def test_file_that_is_no_gguf_is_refused(tmp_path: Path, written: bytes) -> None:
-    """Anything else with that name is told apart from a model."""
+    """A file that is not GGUF is refused as such."""
     path = tmp_path / "m.gguf"
     path.write_bytes(written)
     assert "download or convert it again" in refusal(path)
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    """A download that broke off anywhere is noticed, for the weights come last."""
+    """A file cut anywhere is refused: its weights are at the end."""
     whole = write_model(tmp_path / "whole.gguf").read_bytes()
     path = tmp_path / "m.gguf"
     data = gguf.GGUFReader(tmp_path / "whole.gguf").tensors[-1]
@@ -133,7 +133,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 
 
 def test_tokenizer_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """Bytes that are no text where a name belongs are damage like any other."""
+    """A tokenizer name that is not text is refused as damage."""
     path = write_model(tmp_path / "m.gguf", tokenizer="TOKENIZER")
     path.write_bytes(path.read_bytes().replace(b"TOKENIZER", b"TOKEN\xff\xff\xffR"))
     refusal(path)
@@ -147,7 +147,7 @@ def test_tokenizer_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_damaged_file_is_described_or_refused(
     tmp_path: Path, changes: list[tuple[int, int]]
 ) -> None:
-    """Whatever the bytes are, nothing but a description or a refusal comes of them."""
+    """Any bytes are described or refused."""
     path = tmp_path / "m.gguf"
     damaged = bytearray(write_model(path).read_bytes())
     for at, byte in changes:
@@ -158,7 +158,7 @@ def test_damaged_file_is_described_or_refused(
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "gemma", "Llama"])
 def test_architecture_of_another_engine_is_refused(tmp_path: Path, architecture: str) -> None:
-    """A model of another architecture is refused by that name, with those that work."""
+    """Another architecture is refused by name, with the supported ones."""
     message = refusal(write_model(tmp_path / "m.gguf", architecture=architecture))
     assert f"architecture '{architecture}' is not among llama, falcon" in message
     assert message.endswith("choose another model file")
@@ -166,7 +166,7 @@ def test_architecture_of_another_engine_is_refused(tmp_path: Path, architecture:
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", "bert", "none", None])
 def test_tokenizer_of_another_kind_is_refused(tmp_path: Path, tokenizer: str | None) -> None:
-    """A tokenizer that the engine lacks is refused by its name, a missing one too."""
+    """Another tokenizer, or a missing one, is refused by name."""
     message = refusal(write_model(tmp_path / "m.gguf", tokenizer=tokenizer))
     assert f"tokenizer '{tokenizer or 'none'}'" in message
     assert message.endswith("choose another model file")
@@ -174,14 +174,14 @@ def test_tokenizer_of_another_kind_is_refused(tmp_path: Path, tokenizer: str | N
 
 @pytest.mark.parametrize("kind", [TYPES.IQ4_XS, TYPES.BF16, TYPES.Q8_K, TYPES.I8, TYPES.MXFP4])
 def test_quantization_that_the_engine_lacks_is_refused(tmp_path: Path, kind: Any) -> None:
-    """A newer kind of weights is refused by its name."""
+    """A quantization that the engine lacks is refused by name."""
     message = refusal(write_model(tmp_path / "m.gguf", weights=kind))
     assert f"quantization {kind.name} is not supported" in message
     assert message.endswith("choose another model file")
 
 
 def test_model_without_layers_is_refused(tmp_path: Path) -> None:
-    """A file that holds no layer, such as a vocabulary, is no model."""
+    """A file without layers, such as a vocabulary, is refused."""
     assert "no layers" in refusal(write_model(tmp_path / "m.gguf", layers=0))
 
 
@@ -189,14 +189,14 @@ def test_model_without_layers_is_refused(tmp_path: Path) -> None:
 def test_model_that_claims_other_layers_than_it_holds_is_refused(
     tmp_path: Path, claimed: int
 ) -> None:
-    """The number of layers sizes what other parts keep: it is what the tensors say."""
+    """A layer count that does not match the tensors is refused."""
     message = refusal(write_model(tmp_path / "m.gguf", layers=claimed, held=2))
     assert f"claims {claimed} layers but contains 2" in message or "whole number" in message
 
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Give up root's rights, which reach everything, for a while."""
+    """Drop root's rights for a while, as root can read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -209,7 +209,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.mark.parametrize("closed", ["file", "directory"])
 def test_file_that_may_not_be_read_is_refused(closed: str) -> None:
-    """The remedy for a file of another user is a permission, not a download."""
+    """A file of another user is refused with the permission as remedy."""
     with tempfile.TemporaryDirectory() as directory:
         path = write_model(Path(directory) / "m.gguf")
         Path(directory).chmod(0o755 if closed == "file" else 0)
@@ -221,7 +221,7 @@ def test_file_that_may_not_be_read_is_refused(closed: str) -> None:
 
 
 def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
-    """A copy has the same one; other weights or another header have another."""
+    """A copy has the same fingerprint; other weights or another header do not."""
     model = write_model(tmp_path / "a.gguf")
     copy = write_model(tmp_path / "b.gguf")
     renamed = write_model(tmp_path / "c.gguf", general__name="other")

@@ -1,4 +1,4 @@
-"""A model file whose header lies, or that is no file, is refused at once and takes no memory."""
+"""Hostile model files are refused at once, with little memory."""
 
 import contextlib
 import os
@@ -26,29 +26,29 @@ from node.engine.weight_types import WEIGHT_TYPES
 
 _DEMO: Final = MODEL_PATH.read_bytes()
 _HEAD_BYTES: Final = 40_000
-"""More than the header of the demo model has."""
+"""More than the demo model's header has."""
 _SECONDS: Final = 5.0
-"""A thousand times what reading a header takes: for a machine under load."""
+"""A thousand times the usual time, for a machine under load."""
 _MEMORY_KIBIBYTES: Final = 64 * 1024
 
 
 def text(value: str) -> bytes:
-    """Write a text as GGUF does."""
+    """Return a text as GGUF writes it."""
     return struct.pack("<Q", len(value)) + value.encode()
 
 
 def head(fields: bytes = b"", *, count: int = 1, tensors: int = 0, version: int = 3) -> bytes:
-    """Write the beginning of a file."""
+    """Return the beginning of a file."""
     return b"GGUF" + struct.pack("<IQQ", version, tensors, count) + fields
 
 
 def array(kind: int, length: int, content: bytes = b"") -> bytes:
-    """Write a field that is a list."""
+    """Return a field that is a list."""
     return text("a.b") + struct.pack("<IIQ", 9, kind, length) + content
 
 
 def tensor(*dimensions: int, kind: int = 0, offset: int = 0, count: int | None = None) -> bytes:
-    """Write the place of one tensor."""
+    """Return the entry of one tensor."""
     number = len(dimensions) if count is None else count
     return (
         text("t")
@@ -89,7 +89,7 @@ LIES: Final = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_lie_costs_neither_time_nor_memory(tmp_path: Path, lie: str) -> None:
-    """Whatever a small file claims, it is refused in one line, at once, for no memory."""
+    """A small file with any claim is refused at once, in one line, with little memory."""
     path = tmp_path / "m.gguf"
     path.write_bytes(LIES[lie])
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -111,7 +111,7 @@ CLAIMS: Final = {
 
 @pytest.mark.parametrize("key", CLAIMS)
 def test_number_beyond_the_model_is_refused(tmp_path: Path, key: str) -> None:
-    """A number that sizes memory elsewhere is one that a model can have."""
+    """A number that sizes memory must be possible for a model."""
     at = _DEMO.index(key.encode()) + len(key) + 4
     path = tmp_path / "m.gguf"
     path.write_bytes(_DEMO[:at] + struct.pack("<I", CLAIMS[key]) + _DEMO[at + 4 :])
@@ -148,7 +148,7 @@ _NUMBERS: Final = st.sampled_from([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1]).ma
 def test_changed_header_is_described_or_refused(
     tmp_path: Path, changes: list[tuple[int, bytes]], length: int
 ) -> None:
-    """Whatever a real header is changed to, a description or a refusal comes of it, soon."""
+    """A real header with any change is described or refused, quickly."""
     path = tmp_path / "m.gguf"
     path.write_bytes(replace_bytes(changes)[:length])
     with contextlib.suppress(UnusableModelError):
@@ -160,7 +160,7 @@ def test_changed_header_is_described_or_refused(
 
 @pytest.fixture
 def odd_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Something in the file system that is no file."""
+    """Return something in the file system that is not a regular file."""
     path = tmp_path / "m.gguf"
     match request.param:
         case "pipe":
@@ -198,13 +198,13 @@ def odd_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     indirect=True,
 )
 def test_what_is_no_file_is_not_opened(odd_file: Path) -> None:
-    """A pipe without a writer does not make the reader wait, nor a device read for ever."""
+    """Pipes and devices are refused without being opened."""
     with bounded(_SECONDS, 2**31), pytest.raises(UnusableModelError, match="give --model"):
         read_header(odd_file)
 
 
 def test_reading_ends_at_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A reader that takes too long or too much is refused like the file that made it do so."""
+    """Reading is limited in time and memory; a file above the limits is refused."""
 
     def hang(*_: object) -> Head:
         while True:
@@ -223,7 +223,7 @@ def test_reading_ends_at_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_limits_go_with_their_block() -> None:
-    """What runs after a header was read is not bound by its limits."""
+    """The limits end with their block."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with bounded(60, 2**31):
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2**31
@@ -231,7 +231,7 @@ def test_limits_go_with_their_block() -> None:
 
 
 def test_part_of_a_model_says_so(tmp_path: Path) -> None:
-    """The first part of a split model is refused as such, with the parts that are not there."""
+    """A part of a split model is refused with the names of the missing parts."""
     fields = text("split.count") + struct.pack("<IH", 2, 3)
     fields += text("split.no") + struct.pack("<IH", 2, 0)
     path = tmp_path / "big-00001-of-00003.gguf"
@@ -244,7 +244,7 @@ def test_part_of_a_model_says_so(tmp_path: Path) -> None:
 
 
 def test_types_of_weights_are_the_formats() -> None:
-    """The table says what the ggml project's own package does."""
+    """The table of weight types equals that of the ggml project's own package."""
     sizes = gguf.GGML_QUANT_SIZES
     known = {int(kind): (kind.name, *sizes[kind]) for kind in gguf.GGMLQuantizationType}
     assert known == {number: tuple(kind) for number, kind in WEIGHT_TYPES.items()}
@@ -252,7 +252,7 @@ def test_types_of_weights_are_the_formats() -> None:
 
 @pytest.mark.parametrize("lie", ["a list of 2**61 texts", "2**63 tensors"])
 def test_plan_of_a_hostile_file_is_one_line(tmp_path: Path, lie: str) -> None:
-    """The command `plan` reads a header in a process of its own, within the same limits."""
+    """`plan` reads a header in a separate process within the same limits."""
     path = tmp_path / os.fsdecode(b"m\xff.gguf")
     path.write_bytes(LIES[lie])
     with pytest.raises(UnreadableModelError, match=r"m\\xff.gguf is damaged") as refused:
@@ -261,7 +261,7 @@ def test_plan_of_a_hostile_file_is_one_line(tmp_path: Path, lie: str) -> None:
 
 
 def test_head_refuses_values_of_another_kind() -> None:
-    """A field that is not what its reader needs is damage, not a crash."""
+    """A field of another type than expected is damage."""
     found = Head({"n": -1, "t": b"\xff", "l": 1}, (), 0)
     for read in (
         lambda: found.number("n"),

@@ -1,4 +1,4 @@
-"""How models are named on the command line."""
+"""The names of models on the command line."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from node.serving.downloads.source import HubFile, parse_source
     ],
 )
 def test_file_of_a_hub_is_read_and_written_alike(text: str, file: HubFile) -> None:
-    """What is read is written as it was."""
+    """A name is written as it was read."""
     assert parse_source(text) == file
     assert str(file) == text
 
@@ -44,14 +44,14 @@ def test_file_of_a_hub_is_read_and_written_alike(text: str, file: HubFile) -> No
     ],
 )
 def test_what_names_no_file_is_refused(text: str) -> None:
-    """A name that could lead out of the cache, or is incomplete, is refused with the form."""
+    """An incomplete name, or one that could leave the cache, is refused with the right form."""
     with pytest.raises(ValueError, match="hf:owner/repo"):
         parse_source(text)
 
 
 @given(st.text(max_size=30).map("hf:".__add__))
 def test_no_name_leads_out_of_the_cache(text: str) -> None:
-    """Whatever is accepted stays below the directory that it is put in."""
+    """An accepted name stays below the directory of the cache."""
     try:
         file = parse_source(text)
     except ValueError:
@@ -62,7 +62,7 @@ def test_no_name_leads_out_of_the_cache(text: str) -> None:
 
 
 def test_path_is_a_path() -> None:
-    """Whatever does not begin as a file of a hub is a path on this machine, named by its file."""
+    """Any other text is a path on this machine; the model is named after its file."""
     for source in (parse_source("/models/hf:x/tiny.gguf"), parse_source("hf:a/b/q8/tiny.gguf")):
         assert source.stem == "tiny"
     assert parse_source("models/a@b.gguf") == Path("models/a@b.gguf")

@@ -1,4 +1,4 @@
-"""Cores and memory are what the cgroup grants, not what the host has."""
+"""Cores and memory are those of the cgroup, not of the host."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ AFFINITY = len(os.sched_getaffinity(0))
 
 
 def limit(directory: Path, **limits: str) -> Path:
-    """Write a cgroup's files, `cpu_max` for instance as `cpu.max`."""
+    """Write a cgroup's files, for instance `cpu_max` as `cpu.max`."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in limits.items():
         (directory / name.replace("_", ".")).write_text(text + "\n")
@@ -32,17 +32,17 @@ def limit(directory: Path, **limits: str) -> Path:
     ],
 )
 def test_cores_are_cut_by_the_quota(tmp_path: Path, quota: str, cores: float) -> None:
-    """A quota gives fractions of cores; without one the affinity mask holds."""
+    """A quota gives fractions of cores; without one the affinity mask counts."""
     assert machine.usable_cores(limit(tmp_path, cpu_max=quota)) == cores
 
 
 def test_cores_without_cgroups_are_those_of_the_affinity_mask(tmp_path: Path) -> None:
-    """A machine without cgroups has no quota."""
+    """Without cgroups the affinity mask counts."""
     assert machine.usable_cores(tmp_path / "none") == AFFINITY
 
 
 def test_affinity_mask_cuts_cores(tmp_path: Path) -> None:
-    """Cores that the process may not run on do not count."""
+    """Cores outside the affinity mask do not count."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
@@ -56,7 +56,7 @@ def test_affinity_mask_cuts_cores(tmp_path: Path) -> None:
     [("1048576", 2**20), ("max", None), (str(2**62), None), ("nonsense", None), ("", None)],
 )
 def test_memory_is_cut_by_the_limit(tmp_path: Path, maximum: str, limited: int | None) -> None:
-    """A limit below the host's memory holds; anything else leaves the host's."""
+    """A limit below the host's memory counts; others do not."""
     usable = machine.usable_memory_bytes(limit(tmp_path, memory_max=maximum))
     assert usable == (limited or psutil.virtual_memory().total)
 
@@ -64,7 +64,7 @@ def test_memory_is_cut_by_the_limit(tmp_path: Path, maximum: str, limited: int |
 def test_tightest_limit_on_the_way_up_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cgroup is bound by those around it too, and not by its neighbours."""
+    """The tightest limit of the parent cgroups counts, and no limit of a sibling."""
     inner = limit(tmp_path / "pod" / "box", cpu_max="max 100000", memory_max="8000")
     limit(tmp_path / "pod", cpu_max="25000 100000", memory_max="9000")
     limit(tmp_path / "neighbour", cpu_max="1000 100000", memory_max="1")
@@ -75,7 +75,7 @@ def test_tightest_limit_on_the_way_up_holds(
 
 
 def test_own_cgroups_end_at_the_root(tmp_path: Path) -> None:
-    """The way up from the process's own cgroup ends where the cgroups are mounted."""
+    """The cgroups of a process end at the mount point."""
     way = list(machine._own_cgroups(tmp_path))
     assert way[-1] == tmp_path
     assert all(inner.parent == outer for inner, outer in itertools.pairwise(way))
@@ -83,12 +83,12 @@ def test_own_cgroups_end_at_the_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cores", "threads"), [(0.5, 1), (1, 1), (1.9, 1), (2, 1), (4, 3), (8, 7)])
 def test_engine_leaves_a_core_free(cores: float, threads: int) -> None:
-    """The engine's threads spin: one core is left for the rest, and there is always a thread."""
+    """One core is left free, because the engine's threads spin; there is at least one thread."""
     assert machine.engine_threads(cores) == threads
 
 
 def test_free_memory_is_what_the_limit_leaves(tmp_path: Path) -> None:
-    """What the group uses is gone, but for the cached files that the kernel gives up first."""
+    """Free memory is the limit minus the use, except for reclaimable cached files."""
     limit(tmp_path, memory_max=str(2**20), memory_current=str(2**19))
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1024\nfile 9\n")
     assert machine.available_memory_bytes(tmp_path) == 2**19 + 1024
@@ -97,7 +97,7 @@ def test_free_memory_is_what_the_limit_leaves(tmp_path: Path) -> None:
 
 
 def test_free_memory_without_a_limit_is_the_hosts(tmp_path: Path) -> None:
-    """A group without a limit has what the host has."""
+    """Without a limit free memory is the host's."""
     limit(tmp_path, memory_max="max", memory_current=str(2**19))
     available = psutil.virtual_memory().available
     assert machine.available_memory_bytes(tmp_path) == pytest.approx(available, rel=0.2)

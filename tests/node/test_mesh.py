@@ -1,4 +1,4 @@
-"""Nodes meet over real sockets, and who does not belong stays outside."""
+"""Nodes meet over real sockets, and strangers stay outside."""
 
 import socket
 import time
@@ -38,7 +38,7 @@ REFUSALS = ("unauthenticated", "stale", "malformed", "incompatible", "conflict",
 
 
 class Nodes:
-    """Meshes of this process; each is entered as the test wants it."""
+    """Meshes in this process; the test enters each of them."""
 
     def __init__(self, stack: AsyncExitStack, directory: Path) -> None:
         self._stack = stack
@@ -60,12 +60,12 @@ class Nodes:
         return mesh
 
     def answers(self, node_id: str, peer: str) -> int:
-        """Count how often a peer has answered a node."""
+        """Return how often a peer has answered a node."""
         told = self.events[node_id]
         return sum(isinstance(each, events.PeerAnswered) and each.peer == peer for each in told)
 
     def failed(self, node_id: str) -> Counter[str]:
-        """Count what a node refused, by reason."""
+        """Return the number of messages that a node refused, by reason."""
         found: Counter[str] = Counter()
         for event in self.events[node_id]:
             if isinstance(event, events.NetworkFailed):
@@ -81,7 +81,7 @@ async def opened(directory: Path) -> AsyncIterator[Nodes]:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for happens on other libraries' threads
+    while not condition():  # noqa: ASYNC110 - the condition depends on threads of other libraries
         await trio.sleep(0.02)
 
 
@@ -91,7 +91,7 @@ def states(mesh: Mesh) -> dict[str, str]:
 
 @trio_test
 async def test_nodes_find_each_other_by_one_seed(tmp_path: Path) -> None:
-    """Three nodes of which two know the first one all know each other, with their adverts."""
+    """Three nodes, of which two know the first, all know each other with their adverts."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         second = await nodes.start("b", seeds=(first.address,))
@@ -115,7 +115,7 @@ async def test_nodes_find_each_other_by_one_seed(tmp_path: Path) -> None:
 
 @trio_test
 async def test_goodbye_reaches_everybody(tmp_path: Path) -> None:
-    """A mesh that is closed has left, in the eyes of all."""
+    """A mesh that is closed has left for all its peers."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         async with AsyncExitStack() as stack:
@@ -127,7 +127,7 @@ async def test_goodbye_reaches_everybody(tmp_path: Path) -> None:
 
 
 _LOCALHOST = sorted({address[0] for *_, address in socket.getaddrinfo("localhost", 1)})
-"""What the name stands for on this machine: one family's address or both."""
+"""The addresses of the name on this machine, of one family or both."""
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ _LOCALHOST = sorted({address[0] for *_, address in socket.getaddrinfo("localhost
 )
 @trio_test
 async def test_seed_is_found_by_both_families(tmp_path: Path, host: str, name: str) -> None:
-    """A name leads to a node whichever of its addresses it listens on."""
+    """A node is found by name at any of the name's addresses."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a", host=host)
         port = first.address.rpartition(":")[2]
@@ -147,7 +147,7 @@ async def test_seed_is_found_by_both_families(tmp_path: Path, host: str, name: s
 
 @trio_test
 async def test_name_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service whose addresses change leads to nodes that were not there before."""
+    """A name is looked up again, so that new addresses lead to new nodes."""
     monkeypatch.setattr(seeds, "LOOKUP_SECONDS", 0.2)
     stands_for: list[str] = []
 
@@ -170,7 +170,7 @@ async def test_name_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_seed_that_cannot_be_dialed_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a name stands for, the node goes on, and other seeds lead somewhere."""
+    """A seed that cannot be dialed is counted, and other seeds are dialed."""
 
     async def resolve(host: str, port: int) -> list[str]:
         nonsense = ["nonsense", "10.0.0.1:0", "10.0.0.1:70000", "[fe80::1%eth0]:7", "\0:1", ""]
@@ -189,7 +189,7 @@ async def test_seed_that_cannot_be_dialed_is_counted(
 async def test_node_without_the_secret_stays_outside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither side takes a word of the other; both count it, and each logs the remedy once."""
+    """Nodes with different secrets ignore each other; both count it and log the remedy once."""
     async with opened(tmp_path) as nodes:
         inside = await nodes.start("a")
         await nodes.start("b", seeds=(inside.address,), secrets=("something else entirely",))
@@ -208,14 +208,14 @@ async def test_node_without_the_secret_stays_outside(
 
 @contextmanager
 def stranger(mesh: Mesh) -> Iterator[pynng.Surveyor0]:
-    """Yield a connection that says what the test wants."""
+    """Yield a connection that sends what the test chooses."""
     url = f"tcp://{mesh.address}"
     with pynng.Surveyor0(dial=url, block_on_dial=True, recv_timeout=5000) as surveyor:
         yield surveyor
 
 
 def survey(sequence: int = 1, *, sent_at: float, node_id: str = "x") -> Message:
-    """Return what a node asks."""
+    """Return a survey."""
     members = Membership(Identity(node_id, 1, 7, "1"), [], 8)
     asked = members.survey(advert(), 0.0, sent_at, b"nonce")
     return msgspec.structs.replace(asked, sequence=sequence)
@@ -225,7 +225,7 @@ def survey(sequence: int = 1, *, sent_at: float, node_id: str = "x") -> Message:
 async def test_node_with_another_clock_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nodes whose clocks are too far apart both say so: nothing else shows why they do not meet."""
+    """Nodes whose clocks are too far apart both log that."""
     there = time.time() - 3600
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
@@ -244,7 +244,7 @@ async def test_node_with_another_clock_is_told(
 
 @trio_test
 async def test_connections_of_strangers_are_bounded(tmp_path: Path) -> None:
-    """Strangers that only connect make room for the next; a node gets in past all of them."""
+    """Idle connections of strangers make room for new ones, and a node still gets in."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         strangers = [socket.create_connection(_pair(first.address)) for _ in range(STRANGERS + 40)]
@@ -262,7 +262,7 @@ async def test_connections_of_strangers_are_bounded(tmp_path: Path) -> None:
 
 SURVEYOR_HEADER = b"\0SP\0\0\x62\0\0"
 RESPONDENT_HEADER = b"\0SP\0\0\x63\0\0"
-"""What each sends first on TCP (the mapping of SP to TCP, protocols 98 and 99)."""
+"""The first bytes of each side over TCP (the mapping of SP to TCP, protocols 98 and 99)."""
 
 
 def _pair(address: str) -> tuple[str, int]:
@@ -287,7 +287,7 @@ def _count_closed(connections: list[socket.socket]) -> int:
 
 @trio_test
 async def test_flood_of_a_stranger_is_cut(tmp_path: Path) -> None:
-    """A connection that sends one refused message after another is closed; the mesh goes on."""
+    """A connection with one refused message after another is closed, and the mesh goes on."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         second = await nodes.start("b", seeds=(first.address,))
@@ -304,7 +304,7 @@ async def test_flood_of_a_stranger_is_cut(tmp_path: Path) -> None:
 
 @trio_test
 async def test_second_answer_to_a_survey_is_not_read(tmp_path: Path) -> None:
-    """A peer answers a survey once: more of it costs nothing but the way."""
+    """A second answer of a peer to the same survey is not read."""
     async with trio.open_nursery() as nursery, opened(tmp_path) as nodes:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, _answer_often, [listener])
@@ -317,7 +317,7 @@ async def test_second_answer_to_a_survey_is_not_read(tmp_path: Path) -> None:
 
 
 async def _answer_often(stream: trio.SocketStream) -> None:
-    """Answer each survey ten times, as no respondent of nng does."""
+    """Answer each survey ten times, which nng never does."""
     await stream.send_all(RESPONDENT_HEADER)
     received = b""
     async for data in stream:
@@ -332,7 +332,7 @@ async def _answer_often(stream: trio.SocketStream) -> None:
 
 @trio_test
 async def test_noise_on_the_port_does_no_harm(tmp_path: Path) -> None:
-    """Strangers may send what they like: it is counted, and the mesh goes on."""
+    """Noise on the port is counted, and the mesh goes on."""
     noise = [b"", b"\xc1", b"x" * 31, b"x" * 5000, Seal().sign([]), b"\x9b" * 40]  # type: ignore[arg-type]
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
@@ -354,7 +354,7 @@ async def test_noise_on_the_port_does_no_harm(tmp_path: Path) -> None:
 async def test_two_nodes_of_one_name_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Everybody who meets two nodes of one name says so, they themselves too."""
+    """Two nodes with one name are reported by all nodes, including themselves."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         for _ in range(2):
@@ -376,7 +376,7 @@ def tls_files(directory: Path, authority: trustme.CA, name: str) -> Tls:
 
 @trio_test
 async def test_tls_lets_in_whom_the_authority_signed(tmp_path: Path) -> None:
-    """With TLS both sides show a certificate of this authority, and who is dialed of this name."""
+    """With TLS both sides need a certificate of the CA, and the dialed side one for its name."""
     authority, stranger = trustme.CA(), trustme.CA()
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a", tls=tls_files(tmp_path / "a", authority, TLS_NAME))
@@ -389,7 +389,7 @@ async def test_tls_lets_in_whom_the_authority_signed(tmp_path: Path) -> None:
             "d", tls=tls_files(tmp_path / "d", authority, "other.name"), **by_seed
         )
         await nodes.start("b", tls=tls_files(tmp_path / "b", authority, TLS_NAME), **by_seed)
-        # The last to come is in; whoever came before has had its chance too, and three rounds.
+        # The last node has joined, so the others had their chance, and three rounds.
         await wait_until(lambda: states(misnamed) == {"a": "alive", "b": "alive"})
         await wait_until(lambda: nodes.answers("a", "b") >= 3)
         assert states(first) == {"b": "alive"}
@@ -398,7 +398,7 @@ async def test_tls_lets_in_whom_the_authority_signed(tmp_path: Path) -> None:
 
 @trio_test
 async def test_taken_port_is_one_line(tmp_path: Path) -> None:
-    """A port in use is named with the flag that changes it."""
+    """A port in use is reported with the flag that changes it."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         port = int(first.address.rpartition(":")[2])
@@ -407,7 +407,7 @@ async def test_taken_port_is_one_line(tmp_path: Path) -> None:
 
 
 def test_incarnation_rises_with_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of a node are told apart by clock and by disk, and by either alone."""
+    """Each start has a higher incarnation, by clock and disk or by either alone."""
     first = next_identity("a", tmp_path / "state", "1")
     second = next_identity("a", tmp_path / "state", "1")
     assert second.incarnation > first.incarnation
@@ -424,7 +424,7 @@ def options_of(*flags: str) -> MeshOptions:
 
 
 def test_node_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is given counts; else the first one of the host, however it is called later."""
+    """A given name is used; otherwise a node keeps the host name of its first start."""
     monkeypatch.setattr(socket, "gethostname", lambda: "Rack 7_.")
     assert kept_node_id("given", tmp_path / "state") == "given"
     assert kept_node_id("", tmp_path / "state") == "Rack-7"
@@ -439,11 +439,11 @@ def test_node_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mesh_without_secret_stays_on_loopback(tmp_path: Path) -> None:
-    """Only a node that has a secret listens for other machines."""
+    """Without a secret the mesh listens on loopback only."""
     file = tmp_path / "secret"
     file.write_text("0123456789abcdef\n")
     assert options_of().host == "127.0.0.1"
-    assert options_of("--host=0.0.0.0").host == "127.0.0.1"  # an API for all, and no mesh
+    assert options_of("--host=0.0.0.0").host == "127.0.0.1"  # an API for all, without a mesh
     assert options_of("--host=::1", "--seed-nodes=[::1]:7946").host == "::1"
     assert options_of("--host=0.0.0.0", f"--mesh-secret-file={file}").host == "0.0.0.0"  # noqa: S104
     for flags in (
@@ -464,7 +464,7 @@ def test_mesh_without_secret_stays_on_loopback(tmp_path: Path) -> None:
     ],
 )
 def test_unusable_secret_is_refused(tmp_path: Path, content: str | None, says: str) -> None:
-    """A secret that is none must not open the mesh; its text is not told."""
+    """An unusable secret is refused at the start and not shown."""
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
@@ -474,14 +474,14 @@ def test_unusable_secret_is_refused(tmp_path: Path, content: str | None, says: s
 
 
 def test_half_of_tls_is_refused(tmp_path: Path) -> None:
-    """A certificate without its key, or without an authority, protects nobody."""
+    """Mesh TLS without the key or without the CA is refused."""
     file = tmp_path / "cert"
     with pytest.raises(StartupError, match="needs all of"):
         options_of(f"--mesh-tls-cert-file={file}")
 
 
 def test_advertised_name_is_refused() -> None:
-    """Peers dial addresses, they look up no names that another node gives."""
+    """An advertised address must be an IP address: peers do not look up names."""
     with pytest.raises(StartupError, match="--mesh-advertise example"):
         options_of("--mesh-advertise=example.org:1")
     assert options_of("--mesh-advertise=192.0.2.7:7946").advertised == ("192.0.2.7:7946",)
@@ -491,7 +491,7 @@ def test_advertised_name_is_refused() -> None:
 async def test_payload_that_is_too_long_stays_here(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A node that has too much to say is a member still, with an empty payload."""
+    """A node whose payload is too long stays a member, with an empty payload."""
     async with opened(tmp_path) as nodes:
         first = await nodes.start("a")
         too_long = b"x" * (PAYLOAD_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What comes from outside the mesh is bounded and checked where it comes in."""
+"""Everything from outside the mesh is limited and checked at the border."""
 
 import ipaddress
 import socket
@@ -47,13 +47,13 @@ from node.mesh.reports import Reporter
     ],
 )
 def test_odd_address_is_not_one(text: str) -> None:
-    """An address has one form; what a socket does not take, or writes otherwise, is none."""
+    """An address in another form, or that a socket does not accept, is refused."""
     assert not is_address(text)
 
 
 @given(st.ip_addresses(), st.integers(1, 65535))
 def test_every_address_has_its_form(ip: Any, port: int) -> None:
-    """What the node writes itself it also reads."""
+    """Every address that a node writes can be read."""
     written = address_of(str(ip), port)
     if ip.version == 6 and ip.scope_id:
         return
@@ -63,7 +63,7 @@ def test_every_address_has_its_form(ip: Any, port: int) -> None:
 
 @given(st.text(max_size=70) | st.text(alphabet="0123456789abcdef:.[]%", max_size=64))
 def test_no_address_is_an_error(text: str) -> None:
-    """Whatever a peer calls an address, it is one or it is passed over."""
+    """Any text is read as an address or ignored."""
     book = AddressBook(["10.0.0.9:1"])
     book.hint([text], 0.0)
     book.resolved("seed", [text])
@@ -71,7 +71,7 @@ def test_no_address_is_an_error(text: str) -> None:
 
 
 def test_addresses_on_others_word_are_bounded() -> None:
-    """A peer that names ever new addresses has no more tried than there is room for."""
+    """A peer that names ever new addresses has only a limited number of them dialed."""
     book = AddressBook([])
     for number in range(10_000):
         book.hint([f"10.0.{number // 250}.{number % 250 + 1}:7946"], number / 1000)
@@ -81,7 +81,7 @@ def test_addresses_on_others_word_are_bounded() -> None:
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Resolves every name to what the test says."""
+    """Resolves every name to the addresses of the test."""
 
     def __init__(self, *hosts: str) -> None:
         self._hosts = hosts
@@ -98,14 +98,14 @@ class _Resolver(trio.abc.HostnameResolver):
 
 @trio_test
 async def test_address_of_the_link_does_not_hide_the_others() -> None:
-    """A name that also stands for an address with a scope is dialed at the others."""
+    """An address with a scope is skipped, and the name's other addresses are dialed."""
     trio.socket.set_custom_hostname_resolver(_Resolver("fe80::1%eth0", "fd00::7"))
     assert await seeds.resolve("node.test", 7946) == ["[fd00::7]:7946"]
 
 
 @trio_test
 async def test_slow_seed_does_not_delay_the_others(autojump_clock: trio.testing.MockClock) -> None:
-    """Each seed is looked up by itself; one that never answers is counted every few seconds."""
+    """Each seed is looked up separately; one that hangs is counted every few seconds."""
     found, failed = list[str](), list[float]()
 
     async def look_up(host: str, port: int) -> list[str]:
@@ -132,7 +132,7 @@ async def test_slow_seed_does_not_delay_the_others(autojump_clock: trio.testing.
 async def test_other_secret_is_logged_once_for_each_sender(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A stranger with a whole network of addresses writes one line, not one for each of them."""
+    """A stranger with many addresses causes one log line, not one for each address."""
     table = PeerTable(Identity("n0", 1, 1, "1"), [], 8)
     reporter = Reporter(table, lambda _: None)
     for number in range(1000):
@@ -150,7 +150,7 @@ def guest(name: str) -> Guest[str]:
 
 
 def test_oldest_stranger_makes_room() -> None:
-    """Whoever connects and says nothing is closed for the next; a member never is."""
+    """A silent stranger is closed for a new connection; a member never is."""
     guests = Guests[str](members=2)
     member = guest("member")
     assert guests.enter(0, member) is None
@@ -165,7 +165,7 @@ def test_oldest_stranger_makes_room() -> None:
 
 
 def test_member_that_was_silent_for_longest_makes_room() -> None:
-    """Past the limit the one goes that has not spoken for longest, however old the others are."""
+    """Above the limit the member is closed that has been silent for longest."""
     guests = Guests[str](members=2)
     for number in range(3):
         guests.enter(number, guest(str(number)))
@@ -177,19 +177,19 @@ def test_member_that_was_silent_for_longest_makes_room() -> None:
     assert closed.connection == "1"
     guests.leave(0)
     assert guests.find(0) is None
-    assert guests.believe(77) is None  # closed meanwhile
+    assert guests.believe(77) is None  # closed in the meantime
 
 
 @pytest.mark.parametrize(("is_refused", "allowed"), [(False, 256), (True, 32)])
 def test_connection_pays_for_its_messages(is_refused: bool, allowed: int) -> None:  # noqa: FBT001
-    """At one moment only so many messages are read; a refused one costs as much as eight."""
+    """Messages of a connection are limited in rate; a refused one costs as much as eight."""
     visitor = guest("visitor")
     paid = [visitor.pay(0.0, is_refused=is_refused) for _ in range(allowed + 1)]
     assert paid == [True] * allowed + [False]
 
 
 def test_peer_and_node_with_another_secret_keep_their_connections() -> None:
-    """Five surveys a second, or one refused message, is what an honest node sends at the most."""
+    """Five surveys a second, or one refused message, are within the limit of an honest node."""
     peer, stranger = guest("peer"), guest("stranger")
     for tick in range(10_000):
         assert peer.pay(tick / 5, is_refused=False)

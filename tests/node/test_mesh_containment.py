@@ -1,4 +1,4 @@
-"""What nng's threads bring about ends nothing, whatever it raises."""
+"""Errors in callbacks of nng's threads are contained."""
 
 import functools
 
@@ -11,7 +11,7 @@ from shared.runtime.guard import Guard
 
 @trio_test
 async def test_callback_that_raises_is_contained() -> None:
-    """A connection whose bookkeeping fails is counted; the event loop and the sockets go on."""
+    """A callback that raises is counted; event loop and sockets go on."""
     failed: list[str] = []
     guard: Guard[str] = Guard(failed.append)
     called = trio.Event()

@@ -1,4 +1,4 @@
-"""Nodes agree on who is there, on a network that loses, delays, doubles and cuts."""
+"""Nodes agree on their members on a network that loses, delays, doubles and cuts messages."""
 
 import random
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def start_all(network: Network, count: int) -> list[Node]:
 
 
 def living(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
-    """Give the different views of who is alive, the viewer included."""
+    """Return the different views of who is alive, including the viewer."""
     return {
         tuple(sorted([n.node_id, *(p for p, s in n.states().items() if s == "alive")]))
         for n in nodes
@@ -32,12 +32,12 @@ def living(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
 
 
 def states_told(node: Node, peer: str) -> list[str | None]:
-    """Give the states that a node told of a peer, in their order."""
+    """Return the states that a node reported of a peer, in order."""
     return [change.after for _, change in node.changes if change.node_id == peer]
 
 
 def test_nodes_that_know_one_seed_know_each_other_soon() -> None:
-    """Ten nodes that were given one address are all known to all within two seconds."""
+    """Ten nodes with one seed all know each other within two seconds."""
     network = Network()
     nodes = start_all(network, 10)
     network.run(JOIN_SECONDS)
@@ -45,7 +45,7 @@ def test_nodes_that_know_one_seed_know_each_other_soon() -> None:
 
 
 def test_killed_peer_is_dead_within_two_seconds() -> None:
-    """A connection that breaks and does not come back is the end of a peer, on every node."""
+    """A peer whose connection breaks for good is dead for every node within two seconds."""
     network = Network()
     *rest, victim = start_all(network, 6)
     network.run(5)
@@ -59,7 +59,7 @@ def test_killed_peer_is_dead_within_two_seconds() -> None:
 
 
 def test_frozen_peer_is_dead_within_three_seconds_and_back_after() -> None:
-    """Silence alone is enough, and a peer that speaks again is alive again."""
+    """A silent peer is dead within three seconds, and alive again when it speaks."""
     network = Network()
     *rest, victim = start_all(network, 6)
     network.run(5)
@@ -70,12 +70,12 @@ def test_frozen_peer_is_dead_within_three_seconds_and_back_after() -> None:
     network.resume(victim)
     network.run(2.5)
     assert living([*rest, victim]) == {tuple(f"n{i}" for i in range(6))}
-    # What it missed is not held against the others: it was it that slept.
+    # What it missed does not count against the others: it was the one that slept.
     assert all("dead" not in states_told(victim, node.node_id) for node in rest)
 
 
 def test_round_of_a_large_mesh_is_longer_and_its_waits_with_it() -> None:
-    """Past 32 peers a node asks as many a second as before; it waits as much longer."""
+    """Above 32 peers a round is longer, and so is the wait for a silent peer."""
     network = Network()
     nodes = start_all(network, 49)
     network.run(8)
@@ -92,7 +92,7 @@ def test_round_of_a_large_mesh_is_longer_and_its_waits_with_it() -> None:
 def test_mesh_that_shrinks_at_once_blames_nobody_who_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When most take their leave rounds are short; who was heard in a long one has its time."""
+    """When many peers leave and rounds become shorter, no peer that stays is declared dead."""
     monkeypatch.setattr("node.mesh.peer_table._PEERS_PER_SECOND", 4)  # for a small test
     network = Network()
     nodes = start_all(network, 25)
@@ -112,7 +112,7 @@ def test_mesh_that_shrinks_at_once_blames_nobody_who_stays(
 
 @pytest.mark.parametrize("number", [0, 5])
 def test_peer_that_leaves_is_gone_at_once(number: int) -> None:
-    """A goodbye is told apart from a death, also of a seed, which is asked on."""
+    """A goodbye is not a death, also for a seed, which is still dialed."""
     network = Network()
     rest = start_all(network, 6)
     leaver = rest.pop(number)
@@ -127,7 +127,7 @@ def test_peer_that_leaves_is_gone_at_once(number: int) -> None:
 
 @pytest.mark.parametrize("address", [address_of(3), address_of(9)])
 def test_restarted_node_leaves_no_ghost(address: str) -> None:
-    """A node that comes back, there or elsewhere, replaces what it was."""
+    """A restarted node replaces its earlier run, on any address."""
     network = Network()
     nodes = start_all(network, 4)
     network.run(5)
@@ -145,7 +145,7 @@ def test_restarted_node_leaves_no_ghost(address: str) -> None:
 
 
 def test_late_node_declares_nobody_dead() -> None:
-    """A node whose own loop stood still for ten seconds waits for the others anew."""
+    """A node whose own loop was blocked for ten seconds waits again for all others."""
     network = Network()
     nodes = start_all(network, 5)
     network.run(5)
@@ -159,7 +159,7 @@ def test_late_node_declares_nobody_dead() -> None:
 
 
 def test_peer_that_says_that_it_is_late_is_waited_for() -> None:
-    """Who knows of a peer's saturated loop is patient with it, and with nobody else."""
+    """A peer that reports a saturated loop is waited for longer; others are not."""
     late, prompt = (Membership(Identity(f"n{i}", 1, i, "1"), [], 8) for i in (1, 2))
     watcher = Membership(Identity("n0", 1, 0, "1"), [], 8)
     for i, (peer, lag) in enumerate(((late, 1.5), (prompt, 0.0))):
@@ -174,7 +174,7 @@ def test_peer_that_says_that_it_is_late_is_waited_for() -> None:
 
 
 def test_partition_heals_without_ghosts() -> None:
-    """Both halves go on, hold the other for dead, and are one again when they can be."""
+    """Both halves of a partition go on, and merge when it ends."""
     network = Network()
     nodes = start_all(network, 8)
     half = {node.address for node in nodes[:4]}
@@ -189,7 +189,7 @@ def test_partition_heals_without_ghosts() -> None:
 
 
 def test_two_nodes_of_one_name_are_told_and_do_not_flap() -> None:
-    """The later one counts, everybody says that there are two, and nothing goes back and forth."""
+    """Two nodes with one name: the later one counts, all report it, and the states do not flap."""
     network = Network()
     nodes = start_all(network, 3)
     network.run(3)
@@ -204,10 +204,10 @@ def test_two_nodes_of_one_name_are_told_and_do_not_flap() -> None:
 
 
 def test_node_recognises_itself() -> None:
-    """A seed that is the node itself makes no peer and is not asked again and again."""
+    """A node that is its own seed is not its peer and is not dialed again."""
     network = Network()
     node = network.start("n0", address_of(0), address_of(5))
-    network.nodes[address_of(5)] = node  # reached by another address too
+    network.nodes[address_of(5)] = node  # reached by another address as well
     network.run(3)
     assert node.states() == {}
     assert node.dialed == {}
@@ -215,7 +215,7 @@ def test_node_recognises_itself() -> None:
 
 
 def test_peer_with_two_addresses_is_asked_at_one() -> None:
-    """Names that lead to one peer by several ways cost one connection."""
+    """A peer with several addresses has one connection."""
     network = Network()
     node = network.start("n0", address_of(0))
     network.nodes[address_of(5)] = node
@@ -226,7 +226,7 @@ def test_peer_with_two_addresses_is_asked_at_one() -> None:
 
 
 def test_table_is_bounded() -> None:
-    """Past its limit a node takes no more peers, says so, and still serves those it has."""
+    """At its limit a node accepts no more peers, says so, and keeps those that it has."""
     network = Network()
     small = network.start("n0", address_of(0), limit=3)
     for i in range(1, 8):
@@ -237,7 +237,7 @@ def test_table_is_bounded() -> None:
 
 
 def test_gone_peer_makes_room_for_a_new_one() -> None:
-    """Whoever is dead is forgotten first."""
+    """Dead peers are forgotten first."""
     network = Network()
     small = network.start("n0", address_of(0), limit=2)
     for i in (1, 2):
@@ -251,7 +251,7 @@ def test_gone_peer_makes_room_for_a_new_one() -> None:
 
 
 def test_other_protocol_is_listed_and_forgotten() -> None:
-    """A node of another version is named, is no member, and leaves the list when it is silent."""
+    """A node of another protocol is listed but is not a member, and is forgotten when silent."""
     membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
     membership.take_incompatible(Head(PROTOCOL + 1, "old", "0.0.1", 0.0), 1.0)
     assert [(p.node_id, p.state, p.software) for p in membership.table.views(1.0)] == [
@@ -263,7 +263,7 @@ def test_other_protocol_is_listed_and_forgotten() -> None:
 
 
 def test_hint_makes_nobody_alive() -> None:
-    """Gossip, or a copied survey, shows where to ask; only an answer proves life."""
+    """Gossip and copied surveys cause a question; only an answer proves life."""
     membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
     ghost = Contact("ghost", 7, (address_of(8),))
     gossip = Membership(Identity("n1", 1, 2, "1"), [], 8).survey(advert(address_of(1)), 0, 0, b"n")
@@ -276,7 +276,7 @@ def test_hint_makes_nobody_alive() -> None:
 
 
 def test_survey_of_a_dead_peer_brings_it_not_back() -> None:
-    """A survey may have been held back on its way: its sender has to answer one of ours."""
+    """A survey of a dead peer does not revive it: it may have been delayed."""
     members = Membership(Identity("n0", 1, 1, "1"), [], 8)
     other = Membership(Identity("n1", 1, 2, "1"), [], 8)
     own = advert(address_of(1))
@@ -293,7 +293,7 @@ def test_survey_of_a_dead_peer_brings_it_not_back() -> None:
 
 
 def test_name_is_not_an_address() -> None:
-    """What a peer calls an address is dialed only if it is one: no look-ups on others' behalf."""
+    """An address from a peer that is a name is not dialed or looked up."""
     membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
     other = Membership(Identity("n1", 1, 2, "1"), [], 8)
     for nonsense in ("example.org:80", "10.0.0.1:99999", "10.0.0.1", "fe80::1%eth0:1", "[::1:1"):
@@ -303,7 +303,7 @@ def test_name_is_not_an_address() -> None:
 
 
 def test_suspected_node_speaks_up() -> None:
-    """Who finds itself among the suspects of another asks at once, which shows that it lives."""
+    """A node that is suspected by another one surveys at once, to show that it lives."""
     membership = Membership(Identity("n0", 1, 1, "1"), [], 8)
     membership.survey(advert(), 0, 0, b"n")
     assert not membership.wants_survey
@@ -314,7 +314,7 @@ def test_suspected_node_speaks_up() -> None:
 
 
 def test_status_of_a_peer_is_told_when_it_changes() -> None:
-    """A peer that gets busy is news, one that stays so is not."""
+    """A change of a peer's status is reported once."""
     network = Network()
     nodes = start_all(network, 2)
     network.run(3)
@@ -344,7 +344,7 @@ def test_status_of_a_peer_is_told_when_it_changes() -> None:
 def test_views_converge_after_any_faults(
     seed: int, loss: float, doubling: float, delay: float, faults: list[tuple[str, int, float]]
 ) -> None:
-    """Whatever happened, once it is over all nodes see the same living peers: those that live."""
+    """After any faults, all nodes agree on the live peers."""
     network = Network(seed, loss=loss, doubling=doubling, delay=delay)
     nodes: dict[int, Node] = dict(enumerate(start_all(network, 6)))
     network.run(2)
@@ -393,7 +393,7 @@ def _make(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_suspect_is_asked_again(seed: int) -> None:
-    """A peer that becomes suspect and does not hear the first question is asked once more."""
+    """A suspect that misses the first question is asked again."""
     network = Network(seed)
     asker, peer = start_all(network, 2)
     network.run(5)
@@ -411,7 +411,7 @@ def test_suspect_is_asked_again(seed: int) -> None:
 @given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.0, 0.02]))
 @settings(max_examples=15)
 def test_lossy_network_makes_nobody_flap(seed: int, loss: float) -> None:
-    """With every fiftieth message lost no peer that lives is ever held for dead."""
+    """If 2% of the messages are lost, no live peer is ever declared dead."""
     network = Network(seed, loss=loss, delay=0.1)
     nodes = start_all(network, 5)
     network.run(60)

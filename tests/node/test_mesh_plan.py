@@ -1,4 +1,4 @@
-"""The plan places every layer once, within each node's memory, and the same on every node."""
+"""The plan places every layer once, within each node's memory, and equally on every node."""
 
 import itertools
 import random
@@ -28,7 +28,7 @@ shapes = st.builds(
 
 @st.composite
 def meshes(draw: st.DrawFn) -> list[Holder]:
-    """Draw nodes of all kinds, none with another's name."""
+    """Draw nodes of all kinds with different names."""
     count = draw(st.integers(0, 12))
     return [
         Holder(
@@ -60,7 +60,7 @@ def ranges(plan: Plan) -> list[tuple[str, int, int]]:
 def test_plan_is_sound(
     shape: Shape, nodes: list[Holder], replicas: int, shuffling: random.Random
 ) -> None:
-    """Contiguous, once each, within memory, everybody accounted for, whatever the order."""
+    """Parts are contiguous, disjoint and within memory; the order of nodes does not matter."""
     plan = make_plan(shape, nodes, replicas)
     shuffled = shuffling.sample(nodes, len(nodes))
     assert make_plan(shape, shuffled, replicas) == plan
@@ -82,7 +82,7 @@ def test_plan_is_sound(
 
 @given(shapes, st.lists(st.integers(1, 1000), min_size=1, max_size=12))
 def test_memory_that_suffices_is_found(shape: Shape, weights: list[int]) -> None:
-    """Where the nodes' memory holds the model with room for one part each, nothing is unserved."""
+    """If the memory suffices with room for one more part per node, all layers are placed."""
     cache = shape.position_bytes * shape.context_length
     ends = shape.embedding_bytes * 2 + shape.output_bytes
     part = max(shape.layer_bytes) + cache + 1 + ends
@@ -95,7 +95,7 @@ def test_memory_that_suffices_is_found(shape: Shape, weights: list[int]) -> None
 
 
 def test_model_that_fits_is_whole_with_replicas() -> None:
-    """The nodes that have the file come first, then the fastest; the rest is told why not."""
+    """Nodes with the file come first, then the fastest; the others get the reason."""
     nodes = [
         node("slow", 4000, 1e9),
         node("fast", 4000, 9e9),
@@ -114,7 +114,7 @@ def test_model_that_fits_is_whole_with_replicas() -> None:
 
 
 def test_split_gives_the_faster_node_more() -> None:
-    """Layers go by measured speed where memory does not decide."""
+    """If memory is ample, layers are distributed by measured speed."""
     nodes = [node("a", 1100, 3e9), node("b", 1100, 1e9)]
     plan = make_plan(shape_of(12, 100), nodes, 1)
     assert not plan.whole
@@ -124,7 +124,7 @@ def test_split_gives_the_faster_node_more() -> None:
 
 
 def test_split_takes_no_more_nodes_than_it_needs() -> None:
-    """Each cut costs a way over the network, so that small nodes stay out."""
+    """Each cut costs time on the network, so that small nodes are not used."""
     nodes = [node("a", 1000), node("b", 900), node("c", 800), node("d", 100)]
     plan = make_plan(shape_of(14, 100), nodes, 1)
     assert {share.node_id for share in plan.shares} == {"a", "b"}
@@ -135,7 +135,7 @@ def test_split_takes_no_more_nodes_than_it_needs() -> None:
 
 
 def test_what_nobody_holds_is_counted() -> None:
-    """A model that is too large for all together says how many layers are missing."""
+    """If the model is too large for all nodes, the missing layers are counted."""
     plan = make_plan(shape_of(20, 100), [node("a", 400), node("b", 700)], 1)
     assert ranges(plan) == [("b", 0, 4), ("a", 5, 6)]
     assert plan.unserved == 13
@@ -143,11 +143,11 @@ def test_what_nobody_holds_is_counted() -> None:
 
 
 def test_ends_of_the_model_are_reckoned_with() -> None:
-    """The embedding goes with the first layer, what stands behind the last with that one."""
+    """The embedding is with the first layer, and the output with the last."""
     shape = Shape((100 * MIB,) * 4, 300 * MIB, 200 * MIB, True, 1024, 0)
     plan = make_plan(shape, [node("a", 700), node("b", 850)], 1)
     sizes = {share.node_id: share.memory_bytes // MIB for share in plan.shares}
-    # The last layer would take the embedding once more to where it is not yet.
+    # Otherwise the last layer would take the embedding once more, to another node.
     assert ranges(plan) == [("b", 0, 2)]
     assert sizes == {"b": 128 + 300 + 300}
     assert plan.unserved == 1
@@ -156,7 +156,7 @@ def test_ends_of_the_model_are_reckoned_with() -> None:
 
 
 def test_context_takes_memory() -> None:
-    """The positions that are asked for are in the prediction."""
+    """The predicted memory includes the requested context."""
     shape = Shape((MIB,) * 2, 0, 0, False, 1024, 2048)
     for asked, expected in ((0, 2 * MIB), (4096, 4 * MIB)):
         [share] = make_plan(shape, [node("a", 1000)], 1, asked).shares
@@ -164,7 +164,7 @@ def test_context_takes_memory() -> None:
 
 
 def test_offer_becomes_a_holder() -> None:
-    """Memory that other models hold is not free; a node on its way out takes nothing."""
+    """Memory of other models is not free; a node that is leaving gets no layers."""
     idle = Offer("http://x:1", "e", 2.0, 2**33, 8, 0.0)
     held = (
         OfferedModel("m", "ready", 8, 100 * MIB, 0, 0, 0, 0, 0, 1),
@@ -203,7 +203,7 @@ absurd_offers = st.builds(
 
 @given(shapes, st.lists(absurd_offers, max_size=6))
 def test_absurd_offer_breaks_no_plan(shape: Shape, offers: list[Offer]) -> None:
-    """Whatever peers say of their machines, the others plan, and place no layer twice."""
+    """With any numbers from peers there is a plan that places no layer twice."""
     nodes = [holder(f"n{i}", offer, "online", "m") for i, offer in enumerate(offers)]
     plan = make_plan(shape, nodes, 2)
     placed = sum(share.last - share.first + 1 for share in plan.shares)
@@ -212,13 +212,13 @@ def test_absurd_offer_breaks_no_plan(shape: Shape, offers: list[Offer]) -> None:
 
 @pytest.mark.parametrize("layers", [0, -1, 20_000_000, 10**12])
 def test_layers_that_no_model_has_are_not_planned(layers: int) -> None:
-    """A damaged header costs neither memory nor time."""
+    """A damaged layer count costs neither memory nor time."""
     assert not can_be_planned(layers)
     assert can_be_planned(126)
 
 
 def test_plan_of_a_large_mesh_is_quick() -> None:
-    """Fifty nodes and 128 layers are planned in far less than a round."""
+    """Fifty nodes and 128 layers are planned in much less than a round."""
     nodes = [node(f"n{i:02}", 2000 + 37 * i, 1e9 + 1e7 * (i * 7 % 50)) for i in range(50)]
     shape = shape_of(128, 500)
     assert make_plan(shape, nodes, 2).unserved == 0
@@ -227,11 +227,11 @@ def test_plan_of_a_large_mesh_is_quick() -> None:
         began = time.perf_counter()
         make_plan(shape, nodes, 2)
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.2  # ten times what is promised: the benchmark measures
+    assert min(seconds) < 0.2  # ten times the promise; the benchmark measures
 
 
 def test_cuts_are_where_the_slowest_part_is_fastest() -> None:
-    """No other way to cut over the same nodes beats the plan."""
+    """No other cut over the same nodes is faster than the plan."""
     sizes = (30, 70, 20, 90, 50, 40, 60)
     shape = Shape(tuple(size * MIB for size in sizes), 0, 0, False, 0, 0)
     nodes = [node("a", 340, 2e9), node("b", 330, 3e9), node("c", 320, 1e9)]

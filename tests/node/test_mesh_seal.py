@@ -1,4 +1,4 @@
-"""Only what a node of this mesh said lately is believed; everything else is refused and counted."""
+"""Only recent messages of nodes of this mesh are accepted; others are refused and counted."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ ours = Seal([SECRET])
 
 
 def message(kind: Kind = "survey", sequence: int = 1, **changed: Any) -> Message:
-    """Give a sound message."""
+    """Return a valid message."""
     members = Membership(Identity("n1", 5, 77, "1"), [], 8)
     said = members.survey(advert(), 0.0, WALL, NONCE)
     return msgspec.structs.replace(said, kind=kind, sequence=sequence, **changed)
@@ -42,7 +42,7 @@ def reason(found: Opened | Refused) -> str:
 
 
 def test_message_of_this_mesh_is_opened() -> None:
-    """What one node signs another reads, as it was."""
+    """A signed message is read as it was written."""
     said = message()
     assert Seal([SECRET]).open_survey(ours.sign(said), WALL) == Opened(said)
     answer = message("answer")
@@ -51,7 +51,7 @@ def test_message_of_this_mesh_is_opened() -> None:
 
 @pytest.mark.parametrize("secrets", [(), ("another secret of another mesh",)])
 def test_other_secret_is_unauthenticated(secrets: tuple[str, ...]) -> None:
-    """Whoever has not the secret is not heard, in either direction."""
+    """Messages with another secret are refused, in both directions."""
     stranger = Seal(secrets)
     assert reason(ours.open_survey(stranger.sign(message()), WALL)) == "unauthenticated"
     assert reason(stranger.open_survey(ours.sign(message()), WALL)) == "unauthenticated"
@@ -60,7 +60,7 @@ def test_other_secret_is_unauthenticated(secrets: tuple[str, ...]) -> None:
 
 
 def test_secret_can_be_changed_without_a_pause() -> None:
-    """While the old one is kept as a second line, messages signed with it are read too."""
+    """Messages signed with the old secret are read while it is kept as a second line."""
     changing, before = Seal(["the new secret of this mesh", SECRET]), Seal([SECRET])
     assert isinstance(changing.open_survey(before.sign(message()), WALL), Opened)
     assert reason(before.open_survey(changing.sign(message()), WALL)) == "unauthenticated"
@@ -68,14 +68,14 @@ def test_secret_can_be_changed_without_a_pause() -> None:
 
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_one_changed_bit_is_noticed(position: int, bit: int) -> None:
-    """Nothing of a message can be changed on its way."""
+    """A message with one changed bit is refused."""
     sealed = bytearray(ours.sign(message()))
     sealed[position % len(sealed)] ^= 1 << bit
     assert reason(Seal([SECRET]).open_survey(bytes(sealed), WALL)) == "unauthenticated"
 
 
 def test_repeated_survey_counts_once() -> None:
-    """A copy of the last survey is answered and teaches nothing; an older one is stale."""
+    """A copy of the last survey is recognised; an older one is stale."""
     seal = Seal([SECRET])
     first, second = ours.sign(message(sequence=1)), ours.sign(message(sequence=2))
     assert seal.open_survey(first, WALL) == Opened(message(sequence=1))
@@ -86,7 +86,7 @@ def test_repeated_survey_counts_once() -> None:
 
 @pytest.mark.parametrize("away", [WINDOW_SECONDS + 1, -WINDOW_SECONDS - 1])
 def test_message_of_another_time_is_stale(away: float) -> None:
-    """A survey that was recorded and is played later is refused, and its sender named."""
+    """A survey that is replayed later is stale, and its sender is named."""
     found = Seal([SECRET]).open_survey(ours.sign(message()), WALL + away)
     assert found == Refused("stale", Head(PROTOCOL, "n1", "1", WALL))
     leave = ours.sign(message("leave"))
@@ -94,19 +94,19 @@ def test_message_of_another_time_is_stale(away: float) -> None:
 
 
 def test_answer_is_good_for_its_survey_only() -> None:
-    """An answer that was recorded answers no later survey, whatever the clocks say."""
+    """An answer is valid for its own survey only."""
     sealed = ours.sign(message("answer"))
     assert reason(ours.open_answer(sealed, WALL, b"nonce of two")) == "stale"
 
 
 def test_message_is_not_taken_for_another_kind() -> None:
-    """Neither a survey that is sent back as an answer nor the reverse means anything."""
+    """A survey is not accepted as an answer, or the other way round."""
     assert reason(ours.open_answer(ours.sign(message("survey")), WALL, NONCE)) == "malformed"
     assert reason(ours.open_survey(ours.sign(message("answer")), WALL)) == "malformed"
 
 
 def test_other_protocol_is_named() -> None:
-    """Of a message of a newer form the first fields can be read: who sent it."""
+    """The sender of a message of another protocol is read."""
     later = [PROTOCOL + 1, "n9", "9.0", WALL, {"a": "field"}, 3]
     sealed = ours.sign(later)  # type: ignore[arg-type]
     found = ours.open_survey(sealed, WALL)
@@ -117,14 +117,14 @@ def test_other_protocol_is_named() -> None:
 
 
 def test_field_that_is_new_in_this_protocol_is_passed_over() -> None:
-    """A later node of the same protocol may say more than this one understands."""
+    """An additional field in this protocol is ignored."""
     said = msgspec.msgpack.decode(msgspec.msgpack.encode(message()))
     sealed = ours.sign([*said, "more"])  # type: ignore[arg-type]
     assert isinstance(Seal([SECRET]).open_survey(sealed, WALL), Opened)
 
 
 def test_memory_of_senders_is_bounded() -> None:
-    """With more senders than there ever are peers the newest are refused, until time passes."""
+    """With too many senders the newest are refused until time passes."""
     seal = Seal([SECRET])
     for session in range(SENDERS):
         assert isinstance(seal.open_survey(ours.sign(message(session=session)), WALL), Opened)
@@ -138,7 +138,7 @@ def test_memory_of_senders_is_bounded() -> None:
 
 
 def test_survey_is_remembered_for_as_long_as_it_could_be_believed() -> None:
-    """Room for a new sender is never made with one whose message could still be played again."""
+    """A sender whose message could still be replayed is not forgotten."""
     seal = Seal([SECRET])
     ahead = message(sent_at=WALL + WINDOW_SECONDS)
     assert isinstance(seal.open_survey(ours.sign(ahead), WALL), Opened)
@@ -152,7 +152,7 @@ def test_survey_is_remembered_for_as_long_as_it_could_be_believed() -> None:
 
 @given(st.binary(max_size=400))
 def test_noise_is_refused(noise: bytes) -> None:
-    """Whatever comes without the secret is refused for what it is."""
+    """Noise is refused with its reason."""
     expected = "malformed" if len(noise) < 32 else "unauthenticated"
     assert reason(ours.open_survey(noise, WALL)) == expected
     assert reason(ours.open_answer(noise, WALL, NONCE)) == expected
@@ -177,7 +177,7 @@ fields: list[list[Any]] = [
     tail=st.lists(anything, max_size=4),
 )
 def test_nonsense_of_a_member_does_no_harm(head: tuple[Any, ...], tail: list[Any]) -> None:
-    """A member that sends what it should not is refused or understood, and nothing breaks."""
+    """Nonsense from a member is refused or understood."""
     seal, members = Seal([SECRET]), Membership(Identity("n0", 1, 1, "1"), [], 4)
     sealed = ours.sign([*head, *tail])  # type: ignore[arg-type]
     found = seal.open_survey(sealed, WALL)
@@ -197,7 +197,7 @@ sound_adverts = st.builds(
 
 @given(sound_adverts)
 def test_any_sound_advert_arrives_as_it_was(said: Advert) -> None:
-    """Whatever a node may say of itself, the others hear exactly that."""
+    """Any valid advert arrives unchanged."""
     sealed = ours.sign(message(advert=said))
     found = Seal([SECRET]).open_survey(sealed, WALL)
     assert isinstance(found, Opened)
@@ -221,9 +221,10 @@ def test_sound_message_of_a_hostile_member_does_no_harm(
     contacts: list[tuple[str, int, tuple[str, ...]]],
     suspects: tuple[str, ...],
 ) -> None:
-    """Whatever fits the form is taken without an error, and only addresses are dialed or passed on.
+    """Any valid message from a hostile member is handled without an error.
 
-    Every step that the node then takes is tried: it surveys, judges, answers and looks.
+    The node takes every step afterwards: it surveys, judges, answers and looks. Only addresses are
+    dialed or passed on.
     """
     members = Membership(Identity("n0", 1, 1, "1"), ["10.0.0.9:1"], 4)
     heard = message(
@@ -246,7 +247,7 @@ def test_sound_message_of_a_hostile_member_does_no_harm(
 
 
 def test_longest_message_is_short_enough() -> None:
-    """A payload, contacts and suspects as long as they may be fit what a connection carries."""
+    """The longest payload, contacts and suspects fit into a message."""
     address = f"[{'f' * 4}{':ffff' * 7}]:65535"
     assert is_address(address)
     longest = message(
@@ -261,17 +262,17 @@ def test_longest_message_is_short_enough() -> None:
 
 
 def test_longer_payload_is_refused() -> None:
-    """A member cannot make the others hold more of it than they agreed to."""
+    """A payload above the limit is refused."""
     sealed = ours.sign(message(advert=Advert((), "online", 0.0, b"x" * (PAYLOAD_BYTES + 1))))
     assert reason(Seal([SECRET]).open_survey(sealed, WALL)) == "malformed"
 
 
 FIRST_PROTOCOL = [1, "old", "0.1.0", WALL, "survey", 5, 77, 1, NONCE, 3]
-"""How a message of protocol 1 began; its advert was an array of eleven fields."""
+"""The beginning of a message of protocol 1; its advert was an array of eleven fields."""
 
 
 def test_node_of_the_first_protocol_is_named() -> None:
-    """A node from before the payload was opaque is incompatible, not malformed."""
+    """A node of protocol 1 is incompatible, not malformed."""
     said = [["10.0.0.1:7946"], "http://x:1", "1", "e", "online", 2.0, 2**33, 8, 0.0, 0.0, []]
     found = Seal([SECRET]).open_survey(ours.sign([*FIRST_PROTOCOL, said, [], []]), WALL)  # type: ignore[arg-type]
     assert found == Refused("incompatible", Head(1, "old", "0.1.0", WALL))

@@ -1,4 +1,4 @@
-"""The settings name the node's models, and one without room is told what it lacks."""
+"""Models from the settings, and the memory that they need."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ MEBIBYTE = 2**20
 
 
 def test_models_are_named_after_their_files() -> None:
-    """A name is kept plain, for it becomes a label; one can be given before the path."""
+    """A model is named after its file, in plain characters, or by a name before the path."""
     models = list_models(["/m/tiny llama.Q8_0.gguf", "chat=/m/x=1.gguf"], None)
     assert models == [
         Model("tiny-llama.Q8_0", Path("/m/tiny llama.Q8_0.gguf"), resident=True),
@@ -22,7 +22,7 @@ def test_models_are_named_after_their_files() -> None:
 
 
 def test_directory_gives_the_rest(tmp_path: Path) -> None:
-    """Its files wait on disk, except those that were named."""
+    """The models of the directory wait on disk, except the named ones."""
     for name in ("a.gguf", "b.gguf", "notes.txt"):
         (tmp_path / name).touch()
     models = list_models([str(tmp_path / "a.gguf")], tmp_path)
@@ -43,13 +43,13 @@ def test_directory_gives_the_rest(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(
     wanted: list[str], directory: Path | None, complaint: str
 ) -> None:
-    """The cause is named before anything is loaded."""
+    """Conflicting settings are refused before anything is loaded."""
     with pytest.raises(StartupError, match=complaint):
         list_models(wanted, directory)
 
 
 def test_shortage_of_memory_is_told_with_its_parts() -> None:
-    """Weights, context and the engine itself are counted, loaded models are in use."""
+    """A lack of memory is explained: weights, context, engine, and the loaded models."""
     model = msgspec.structs.replace(
         DESCRIBED, size_bytes=100 * MEBIBYTE, context_length=64, position_bytes=MEBIBYTE
     )

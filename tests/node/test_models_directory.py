@@ -1,4 +1,4 @@
-"""A directory of models may hold anything: each model in it has one plain name, the rest a line."""
+"""Each model in a directory has one plain name; everything else in it is a log line."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from tests.node.test_header import as_nobody
 
 
 def ids(directory: Path, *wanted: str) -> list[str]:
-    """List the models' ids; the default ones are those in the directory."""
+    """Return the models' ids, by default of those in the directory."""
     return [model.model_id for model in list_models(wanted, directory)]
 
 
 def fill(directory: Path, *names: str | bytes) -> Path:
-    """Write empty files with the folders that they are in."""
+    """Write empty files with their folders."""
     for name in names:
         path = directory / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ FOUND: Final[dict[str, tuple[list[str | bytes], list[str]]]] = {
 
 @pytest.mark.parametrize("case", FOUND)
 def test_files_are_found_and_named(tmp_path: Path, case: str) -> None:
-    """Each model has a name made of its file's, those of folders before it where it is taken."""
+    """A model is named after its file, with its folders in front if the name is taken."""
     names, expected = FOUND[case]
     assert ids(fill(tmp_path, *names)) == expected
 
@@ -73,7 +73,7 @@ SAME: Final[dict[str, list[str | bytes]]] = {
 
 @pytest.mark.parametrize("case", SAME)
 def test_names_are_unique_and_lasting(tmp_path: Path, case: str) -> None:
-    """No model is hidden by another, and the names are the same at each start."""
+    """All models have different names, and the same ones at each start."""
     names = SAME[case]
     found = ids(fill(tmp_path, *names))
     assert len(set(found)) == len(names)
@@ -81,7 +81,7 @@ def test_names_are_unique_and_lasting(tmp_path: Path, case: str) -> None:
 
 
 def test_name_is_plain_whatever_the_file_is_called(tmp_path: Path) -> None:
-    """A name fits an advert, a metric's label, JSON and a log line."""
+    """A name of any file fits an advert, a label, JSON and a log line."""
     odd = [bytes([byte]) * 3 + b"x.gguf" for byte in range(1, 256) if byte not in b"./"]
     for model in list_models((), fill(tmp_path, *odd)):
         assert re.fullmatch(r"[\w.-]{1,64}", model.model_id)
@@ -92,37 +92,37 @@ def test_name_is_plain_whatever_the_file_is_called(tmp_path: Path) -> None:
 
 
 def test_longest_name_fits_an_advert() -> None:
-    """The limit is the one of messages between nodes."""
+    """The longest name is within the limit of messages between nodes."""
     limit = get_args(Name)[1].max_length
     assert len(name_model(Path("ä" * 120 + ".gguf"))) == limit
 
 
 def test_file_that_was_named_is_not_found_again(tmp_path: Path) -> None:
-    """By any path to it; another file of that name is served under its folder's."""
+    """A file named in `--model` is not found again, by any path; a namesake is."""
     fill(tmp_path, "x/a.gguf", "y/a.gguf")
     wanted = str(tmp_path / "x" / ".." / "x" / "a.gguf")
     assert ids(tmp_path, wanted) == ["a", "y-a"]
 
 
 def test_file_of_the_hub_is_taken_for_the_one_found(tmp_path: Path) -> None:
-    """A file that was copied here by hand is not served beside the one of the hub."""
+    """A copy of a file from the hub is not served twice."""
     assert ids(fill(tmp_path, "a.gguf"), "hf:o/r/a.gguf") == ["a"]
 
 
 def test_part_is_named_after_its_model() -> None:
-    """However the first part is given."""
+    """A named part of a split model is named after the model."""
     assert name_model(Path("/m/big-00001-of-00003.gguf")) == "big"
     assert name_model(HubFile("o/r", "q4/big-00001-of-00003.gguf")) == "big"
     assert name_model(Path("/m/big-00002-of-00003.gguf")) == "big-00002-of-00003"
 
 
 def make_pipe(path: Path) -> None:
-    """Make a pipe that nobody writes to."""
+    """Create a pipe without a writer."""
     os.mkfifo(path)
 
 
 def make_socket(path: Path) -> None:
-    """Make a socket that nobody listens on."""
+    """Create a socket without a listener."""
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
 
@@ -140,7 +140,7 @@ ODD: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
 def test_what_is_no_file_is_logged_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
-    """It costs a line in the log, not the start."""
+    """Anything but a file is logged and skipped."""
     make, says = ODD[case]
     make(fill(tmp_path, "a.gguf") / "odd.gguf")
     assert ids(tmp_path) == ["a"]
@@ -150,7 +150,7 @@ def test_what_is_no_file_is_logged_and_left_out(
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
-    """A link to a file is a model of its own name; a folder is entered once."""
+    """Links to files are models; a folder is entered once."""
     models = fill(tmp_path / "models", "x/a.gguf")
     fill(tmp_path / "other", "b.gguf")
     (models / "x" / "back").symlink_to(models)
@@ -164,7 +164,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
 def test_parts_without_their_first_are_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are no models by themselves; the part that is missing is named."""
+    """Parts without their first part are logged once, with the missing one."""
     fill(tmp_path, "a.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf")
     assert ids(tmp_path) == ["a"]
     (line,) = caplog.messages
@@ -172,7 +172,7 @@ def test_parts_without_their_first_are_logged_once(
 
 
 def test_folder_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Another user's folder costs a line; the directory itself is needed."""
+    """An unreadable folder is logged; an unreadable directory is an error."""
     with tempfile.TemporaryDirectory() as name:
         directory = fill(Path(name), "a.gguf", "closed/b.gguf")
         directory.chmod(0o755)
@@ -188,7 +188,7 @@ def test_folder_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture) 
 
 
 def test_depth_of_folders_is_bounded(tmp_path: Path) -> None:
-    """A start ends whatever is in the directory."""
+    """The depth of folders is limited."""
     deep = tmp_path
     for _ in range(40):
         deep /= "d"
@@ -208,5 +208,5 @@ def test_depth_of_folders_is_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_path_is_shown_readably(path: str, shown: str) -> None:
-    """What is not text or not printable is written as an escape."""
+    """Unprintable parts of a path are escaped."""
     assert readable(path) == shown

@@ -1,4 +1,4 @@
-"""The sockets of the agent's processes: a place is found for them, and nothing is left."""
+"""The directories for the sockets of the agent's processes."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from node.errors import StartupError
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory for temporary files that is short enough for the path of a socket."""
+    """A directory for temporary files, short enough for a socket."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         monkeypatch.setattr(tempfile, "tempdir", directory)
         monkeypatch.setattr(notifications, "_FALLBACKS", ())
@@ -23,13 +23,13 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def age(directory: Path) -> None:
-    """Make a directory look as old as one that was left."""
+    """Make a directory look old."""
     old = time.time() - 3600
     os.utime(directory, (old, old))
 
 
 def test_directory_of_a_killed_agent_is_removed(temporary: Path) -> None:
-    """What an agent left that was killed is removed by the next."""
+    """The directory of a killed agent is removed by the next agent."""
     left = temporary / "distributed-llm-agent-left"
     left.mkdir()
     (left / "notify").touch()
@@ -39,7 +39,7 @@ def test_directory_of_a_killed_agent_is_removed(temporary: Path) -> None:
 
 
 def test_directory_of_a_living_agent_is_left_alone(temporary: Path) -> None:
-    """However old it is, a directory in use stays; so does one that was just made."""
+    """Directories in use, and new ones, are kept."""
     made = temporary / "distributed-llm-agent-made"
     made.mkdir()
     with open_notifications() as used:
@@ -51,7 +51,7 @@ def test_directory_of_a_living_agent_is_left_alone(temporary: Path) -> None:
 
 
 def test_long_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    """A socket's path is short; where `TMPDIR` is long another directory is taken."""
+    """If `TMPDIR` is too long for a socket, another directory is used."""
     long = temporary / ("x" * 120)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
@@ -67,7 +67,7 @@ def test_long_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, temporar
 def test_no_place_for_a_socket_is_one_line(
     monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
-    """Without any place the agent says which directory it tried and what to set."""
+    """If there is no usable directory, the error names the tried one and the remedy."""
     long = temporary / ("x" * 120)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))

@@ -1,4 +1,4 @@
-"""What peers offer is read once, used where it makes sense, and never an error of this node."""
+"""The offers of peers are read once, checked, and never an error of this node."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ from tests.node.mesh_network import address_of, advert, anything
 
 
 class KnownMesh(Mesh):
-    """A mesh whose peers have answered what the test says, over a real membership."""
+    """A mesh whose peers have sent the adverts of the test, on a real membership."""
 
     def __init__(self) -> None:
         super().__init__(lambda: ("online", pack_offer(offer())), lambda _: None)
@@ -68,7 +68,7 @@ def readers() -> tuple[KnownMesh, PeerOffers, list[Event]]:
 
 
 def test_offer_of_a_peer_is_what_the_router_gets() -> None:
-    """A peer that serves is found by its model, at the address where its mesh was reached."""
+    """A peer that serves is found by its model, at its address in the mesh."""
     mesh, peers, told = readers()
     mesh.hear("n1", pack_offer(offer()))
     [found] = peers.find("m")
@@ -81,7 +81,7 @@ def test_offer_of_a_peer_is_what_the_router_gets() -> None:
 
 @pytest.mark.parametrize("status", ["draining", "offline", "unknown"])
 def test_peer_that_does_not_serve_is_not_asked(status: NodeState) -> None:
-    """A node on its way out is known, and gets no requests."""
+    """A peer that is leaving gets no requests."""
     mesh, peers, _ = readers()
     mesh.hear("n1", pack_offer(offer()), status)
     assert peers.find("m") == []
@@ -89,7 +89,7 @@ def test_peer_that_does_not_serve_is_not_asked(status: NodeState) -> None:
 
 
 def test_unreadable_offer_is_that_peers_failure(caplog: pytest.LogCaptureFixture) -> None:
-    """It is counted and logged once, the peer is not asked, and the others are."""
+    """An unreadable offer is counted and logged once, and only its peer is not used."""
     mesh, peers, told = readers()
     mesh.hear("n1", b"\xc1")
     mesh.hear("n2", pack_offer(offer(memory_bytes=-1)))
@@ -107,7 +107,7 @@ def test_unreadable_offer_is_that_peers_failure(caplog: pytest.LogCaptureFixture
 @example(b"")
 @example(msgspec.msgpack.encode([[[[[]]]]] * 8))
 def test_any_payload_is_an_offer_or_is_refused(payload: bytes) -> None:
-    """Whatever a member sends in its advert, nothing but its own offer is lost."""
+    """Any payload is an offer or is refused."""
     mesh, peers, told = readers()
     mesh.hear("n1", payload)
     assert len(peers.known()) == 1
@@ -134,7 +134,7 @@ any_offer = st.tuples(
 
 @given(any_offer)
 def test_offer_of_the_right_form_is_in_bounds_or_refused(fields: tuple[Any, ...]) -> None:
-    """What is read can be used: no control characters, no number that a plan trips over."""
+    """An accepted offer has no control characters and only plausible numbers."""
     mesh, peers, _ = readers()
     mesh.hear("n1", msgspec.msgpack.encode(fields)[:PAYLOAD_BYTES])
     [peer] = peers.known()
@@ -147,7 +147,7 @@ def test_offer_of_the_right_form_is_in_bounds_or_refused(fields: tuple[Any, ...]
 
 
 def test_full_offer_fits_an_advert() -> None:
-    """With as many models as it may name, of the longest names, an offer is never cut."""
+    """An offer with as many models as allowed and the longest names fits an advert."""
     most = dict.fromkeys(OfferedModel.__struct_fields__[2:-1], LARGEST_COUNT)
     longest = "\U0001f600" * 64
     model = OfferedModel(longest, "unloaded", fingerprint="f" * 64, **most)
@@ -166,7 +166,7 @@ def test_full_offer_fits_an_advert() -> None:
 
 
 def test_offer_of_a_later_version_is_read() -> None:
-    """Fields that are added at the end are passed over, and those with a default may be missing."""
+    """Additional fields are ignored, and missing fields with a default get it."""
     later = msgspec.msgpack.encode([*msgspec.to_builtins(offer()), "more"])
     assert read_offer(later) == offer()
     assert read_offer(msgspec.msgpack.encode(msgspec.to_builtins(offer())[:6])) == offer(models=())
@@ -176,7 +176,7 @@ def test_offer_of_a_later_version_is_read() -> None:
 
 @pytest.mark.parametrize("name", ["x" * 65, "a\nb", "\udce9"])
 def test_model_that_peers_would_refuse_is_found_out(name: str) -> None:
-    """One model that cannot be told of must not cost the others the whole offer."""
+    """A model that peers would refuse is left out, and the others are offered."""
     with pytest.raises(ValueError, match="model "):
         check_model(OfferedModel(name, "ready", 1, 1, 1, 1, 0, 0, 0, 1))
 
@@ -206,20 +206,20 @@ def test_model_that_peers_would_refuse_is_found_out(name: str) -> None:
     ],
 )
 def test_url_is_where_the_peer_can_be_reached(said: str, reached: str, url: str) -> None:
-    """Only an IP address and a port of a peer's URL count, and only what a socket takes."""
+    """Only the IP address and port of a peer's URL count, if a socket accepts them."""
     assert reachable_url(said, reached) == url
 
 
 @given(st.text(max_size=80) | st.text(alphabet="htps:/[]%.0123456789fe@?#", max_size=40))
 def test_no_url_is_an_error(said: str) -> None:
-    """Whatever a peer calls its URL, this node goes on."""
+    """Any URL of a peer is accepted or ignored."""
     for text in (said, f"http://{said}", f"http://10.0.0.1:{said}"):
         found = reachable_url(text, "10.0.0.2:7946")
         assert found == "" or found.startswith(("http://", "https://"))
 
 
 def test_model_with_absurd_layers_is_not_planned() -> None:
-    """Twenty million layers are a damaged header: no level, and no time lost."""
+    """A model that claims millions of layers is not planned."""
     mesh, peers, _ = readers()
     model = OfferedModel("deep", "failed", 20_000_000, 2**20, 64, 512, 0, 0, 0, 1)
     sound = offer().models[0]
@@ -231,7 +231,7 @@ def test_model_with_absurd_layers_is_not_planned() -> None:
 async def test_own_offer_is_one_that_peers_accept(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    """Whatever the machine and the meter say, what goes out is in bounds; old limits are kept."""
+    """For any figures of the machine, the own offer is one that peers accept."""
     scheduler = Scheduler(lambda _: None, Limits(output_tokens=8, seconds=1.0))
     speed = SpeedMeter(lambda _: None)
     own = OwnOffer(NodeStatus("1", scheduler, lambda _: None), scheduler, speed)

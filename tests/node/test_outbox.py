@@ -1,4 +1,4 @@
-"""The outbox keeps events, numbered and bounded, until they are acknowledged."""
+"""The outbox keeps events, numbered and within bounds, until they are acknowledged."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ def drain(outbox: Outbox, now: float = 0.0) -> Iterator[tuple[wire.Batch, list[E
 
 
 def check_account(outbox: Outbox, emitted: int, **dropped: int) -> None:
-    """Check the totals that the session ends with."""
+    """Check the totals at the end of the session."""
     batch, happened = read(outbox.next_batch(0.0, goodbye=True))
     assert not happened
     assert batch.emitted == emitted
@@ -47,7 +47,7 @@ def check_account(outbox: Outbox, emitted: int, **dropped: int) -> None:
 
 
 def test_events_are_numbered_from_1() -> None:
-    """A batch names its session and its first event; the next one goes on from there."""
+    """A batch has the session and the number of its first event; the next one continues."""
     outbox = Outbox("n", "s", 0.0)
     emit(outbox, range(3))
     batch, happened = read(outbox.next_batch(0.0))
@@ -61,7 +61,7 @@ def test_events_are_numbered_from_1() -> None:
 
 
 def test_batch_stays_the_same_until_acknowledged() -> None:
-    """What was sent once is sent again byte for byte, whatever was emitted or dropped since."""
+    """An unacknowledged batch is sent again with the same bytes."""
     outbox = Outbox("n", "s", 0.0, events_limit=2)
     emit(outbox, range(2))
     sent = outbox.next_batch(1.0)
@@ -73,7 +73,7 @@ def test_batch_stays_the_same_until_acknowledged() -> None:
 
 
 def test_heartbeat_is_an_empty_batch() -> None:
-    """With nothing to send a batch still goes, and acknowledging it changes nothing."""
+    """With no events an empty batch is sent, and acknowledging it changes nothing."""
     outbox = Outbox("n", "s", 0.0)
     batch, happened = read(outbox.next_batch(1.0))
     assert (batch.first_sequence, batch.emitted, happened) == (1, 0, [])
@@ -83,14 +83,14 @@ def test_heartbeat_is_an_empty_batch() -> None:
 
 
 def test_heartbeat_carries_the_totals() -> None:
-    """Drops are told even when no event is left to go with them."""
+    """A heartbeat reports drops as well."""
     outbox = Outbox("n", "s", 0.0, events_limit=0)
     emit(outbox, range(3))
     check_account(outbox, 3, buffer_full=3)
 
 
 def test_batches_are_cut_by_bytes() -> None:
-    """No batch outgrows its bound, and no event is left out at the cut."""
+    """Batches are cut at the limit of bytes without losing an event."""
     outbox = Outbox("n", "s", 0.0)
     long_name = "m" * 1000
     for each in range(1000):
@@ -105,7 +105,7 @@ def test_batches_are_cut_by_bytes() -> None:
 
 
 def test_batch_that_was_sent_takes_no_more_events() -> None:
-    """While a batch is on its way the next one grows."""
+    """A batch that was sent takes no more events; they go with the next one."""
     outbox = Outbox("n", "s", 0.0)
     emit(outbox, range(1))
     outbox.next_batch(0.0)
@@ -114,7 +114,7 @@ def test_batch_that_was_sent_takes_no_more_events() -> None:
 
 
 def test_full_buffer_drops_the_newest() -> None:
-    """Past the bound of events the newest is dropped and counted; the oldest are kept."""
+    """At the limit of events the newest is dropped and counted."""
     outbox = Outbox("n", "s", 0.0, events_limit=3)
     emit(outbox, range(5))
     ((batch, happened),) = drain(outbox)
@@ -123,7 +123,7 @@ def test_full_buffer_drops_the_newest() -> None:
 
 
 def test_full_backlog_drops_the_newest() -> None:
-    """Past the bound of bytes the newest is dropped and counted, and room returns."""
+    """At the limit of bytes the newest is dropped and counted, until there is room again."""
     size = len(msgspec.msgpack.encode(TokensGenerated("m", 1)))
     outbox = Outbox("n", "s", 0.0, backlog_bytes=3 * size)
     emit(outbox, range(5))
@@ -137,7 +137,7 @@ def test_full_backlog_drops_the_newest() -> None:
 
 
 def test_oversize_event_is_dropped_alone() -> None:
-    """An event too large for a batch is dropped and counted; those beside it go."""
+    """An event too large for a batch is dropped and counted; the others are sent."""
     outbox = Outbox("n", "s", 0.0)
     outbox.emit(HttpFinished("a", "GET", 200, 0.5))
     outbox.emit(HttpFinished("b" * wire.EVENT_BYTES, "GET", 200, 0.5))
@@ -148,7 +148,7 @@ def test_oversize_event_is_dropped_alone() -> None:
 
 
 def test_event_that_cannot_be_packed_is_dropped_alone() -> None:
-    """An event that has no form on the wire is counted as dropped; it does not end the carrier."""
+    """An event that cannot be packed is dropped and counted; the others are sent."""
     outbox = Outbox("n", "s", 0.0)
     emit(outbox, range(1))
     outbox.emit(TokensGenerated("\ud800", 1))
@@ -160,7 +160,7 @@ def test_event_that_cannot_be_packed_is_dropped_alone() -> None:
 
 
 def test_rejected_batch_is_counted_as_dropped() -> None:
-    """What the exporter refuses is not sent for ever: it is dropped, and the numbers go on."""
+    """A rejected batch is counted as dropped, and the numbers continue."""
     outbox = Outbox("n", "s", 0.0)
     emit(outbox, range(3))
     outbox.next_batch(0.0)
@@ -172,7 +172,7 @@ def test_rejected_batch_is_counted_as_dropped() -> None:
 
 
 def test_rejected_heartbeat_drops_nothing() -> None:
-    """There is nothing in a heartbeat to lose."""
+    """A rejected heartbeat drops nothing."""
     outbox = Outbox("n", "s", 0.0)
     outbox.next_batch(0.0)
     outbox.acknowledge(rejected=True)
@@ -180,7 +180,7 @@ def test_rejected_heartbeat_drops_nothing() -> None:
 
 
 def test_goodbye_comes_after_the_last_event() -> None:
-    """Only a batch that leaves nothing behind ends the session."""
+    """The goodbye is in the last batch, after all events."""
     outbox = Outbox("n", "s", 0.0)
     emit(outbox, range(1))
     assert not read(outbox.next_batch(0.0, goodbye=True))[0].goodbye
@@ -189,7 +189,7 @@ def test_goodbye_comes_after_the_last_event() -> None:
 
 
 def test_age_counts_from_the_last_collection() -> None:
-    """The age of a batch is a bound from above of its oldest event's wait, never negative."""
+    """The age of a batch is an upper bound of its oldest event's wait, and never negative."""
     outbox = Outbox("n", "s", 10.0)
     emit(outbox, range(1))
     assert read(outbox.next_batch(12.5))[0].age_seconds == 2.5
@@ -200,11 +200,11 @@ def test_age_counts_from_the_last_collection() -> None:
 
 
 def test_event_between_two_steps_of_a_collection_is_kept() -> None:
-    """What another thread emits while the pending events are taken goes with the next batch."""
+    """An event that another thread emits during a collection is in the next batch."""
     outbox = Outbox("n", "s", 0.0)
 
     class Interrupted(list[Event]):
-        """A list from which nothing is read without another thread coming in between."""
+        """A list on which another thread acts between any two steps."""
 
         def __getitem__(self, place: Any) -> Any:
             taken = super().__getitem__(place)
@@ -249,7 +249,7 @@ def test_events_of_many_threads_are_neither_lost_nor_doubled() -> None:
 
 
 def test_forked_process_takes_no_events() -> None:
-    """A copy that nobody carries neither keeps events nor sends the parent's again."""
+    """A forked copy neither keeps events nor sends the parent's again."""
     outbox = Outbox("n", "s", 0.0)
     outbox.emit(TokensGenerated("m", 1))
     child = os.fork()

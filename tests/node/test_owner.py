@@ -33,7 +33,7 @@ GRPC: Final = "/distributed_llm.v1.Inference/"
 
 
 def application(place: Place, router: Router) -> Any:
-    """Build the node's whole API, without what guards it."""
+    """Build the node's API without authentication."""
     status = NodeStatus("0", place.scheduler, place.emitted.append)
     framework: Any = build_app(place.scheduler, router, status, "m")
     add_forwarded(framework, router, Signer([""]), place.emitted.append)
@@ -58,12 +58,12 @@ async def open_api(children: Children) -> AsyncIterator[tuple[Place, MemoryChild
 
 
 class Client:
-    """One client's exchange, as a server hands it to the application."""
+    """One client's exchange, as a server passes it to the application."""
 
     def __init__(self, how: str) -> None:
         self.left = trio.Event()
         self.stuck = trio.Event()
-        """Set when the application sends what the client does not take."""
+        """Set when the application sends the message that the client does not take."""
         self._stuck_at = ""
         self._body, self._scope = _exchange(how)
         self._has_sent = False
@@ -93,7 +93,7 @@ class Client:
 
 
 def _exchange(how: str) -> tuple[bytes, dict[str, Any]]:
-    """Write a request: its body and its ASGI scope."""
+    """Return a request: its body and its ASGI scope."""
     version, kind = how.split()
     headers = [(b"host", b"node")]
     path, body = "/v1/completions", json.dumps(ASKED | {"stream": kind == "stream"}).encode()
@@ -141,7 +141,7 @@ ALL: Final = (*STREAMS, "HTTP/1.1 whole", "HTTP/2 whole", "gRPC whole")
 async def test_client_that_leaves_the_queue_leaves_no_request(
     autojump_clock: MockClock, children: Children, how: str
 ) -> None:
-    """One that left before anything of the response was there is not queued any more."""
+    """A client that leaves before its response starts leaves no request in the queue."""
     del autojump_clock
     async with open_api(children) as (place, child, app), trio.open_nursery() as nursery:
         served = place.admit()
@@ -162,7 +162,7 @@ async def test_client_that_leaves_the_queue_leaves_no_request(
 async def test_client_that_leaves_as_the_response_starts_stops_the_engine(
     autojump_clock: MockClock, children: Children, how: str, stuck_at: str
 ) -> None:
-    """Between admission and the first byte nobody but the owner could give the request up."""
+    """A client that leaves between admission and the first byte stops the engine."""
     del autojump_clock
     async with open_api(children) as (place, child, app), trio.open_nursery() as nursery:
         client = Client(how)
@@ -183,7 +183,7 @@ async def test_client_that_leaves_as_the_response_starts_stops_the_engine(
 async def test_request_whose_task_is_cancelled_is_given_up(
     autojump_clock: MockClock, children: Children, how: str
 ) -> None:
-    """Whatever ends the task that answers, the request ends with it."""
+    """When the task that answers is cancelled, its request ends."""
     del autojump_clock
     async with open_api(children) as (place, child, app):
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""A request's body must arrive in time, however its sender fills the time."""
+"""A request's body must arrive in time, at any pace."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ async def read_all(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def answer_to(pauses: Iterable[float]) -> int:
-    """Return the status that answers a body which ends after these pauses between its pieces."""
+    """Return the status for a body that arrives in pieces after these pauses."""
     sent: list[Any] = []
     coming = iter(pauses)
 
@@ -48,13 +48,13 @@ async def answer_to(pauses: Iterable[float]) -> int:
 async def test_body_that_does_not_arrive_gets_408(
     autojump_clock: MockClock, pauses: list[float]
 ) -> None:
-    """The time is for the whole body: a sender that trickles does not gain any."""
+    """A body that does not arrive in time gets 408, even if it trickles."""
     del autojump_clock
     assert await answer_to(pauses) == 408
 
 
 @trio_test
 async def test_slow_body_in_time_is_answered(autojump_clock: MockClock) -> None:
-    """A body may take nearly all of its time."""
+    """A slow body that arrives in time is answered."""
     del autojump_clock
     assert await answer_to([BODY_SECONDS / 2 - 1] * 2) == 200

@@ -1,4 +1,4 @@
-"""Whatever a peer's address or answer is, asking it ends in one of two errors, or in frames."""
+"""A request to any peer ends in one of two errors or in frames."""
 
 import math
 from collections.abc import AsyncIterator
@@ -12,8 +12,8 @@ from node.routing import wire
 from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.signature import Signer
 
-# httpx2 leaves the generator that reads its connection to the garbage collector, where an answer
-# is not read to its end.
+# httpx2 leaves the generator that reads its connection to the garbage collector if a response is
+# not read to its end.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*PoolByteStream:pytest.PytestUnraisableExceptionWarning"
 )
@@ -24,7 +24,7 @@ ADMITTED = wire.pack(wire.Admitted())
 
 @asynccontextmanager
 async def open_peer(answer: bytes) -> AsyncIterator[str]:
-    """Serve these bytes to whoever asks; give the URL."""
+    """Answer every request with these bytes; yield the URL."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -41,7 +41,7 @@ async def open_peer(answer: bytes) -> AsyncIterator[str]:
 
 
 async def ask(url: str) -> list[wire.Frame]:
-    """Ask, and read all frames."""
+    """Send a request and read all frames."""
     client = PeerClient(Signer([""]))
     with trio.fail_after(60):
         async with client.open(), client.ask(url, b"question", "r") as frames:
@@ -71,7 +71,7 @@ async def ask(url: str) -> list[wire.Frame]:
 )
 @trio_test
 async def test_answer_that_makes_no_sense_is_a_lost_peer(answer: bytes) -> None:
-    """A strange status, a broken frame, a huge one: the peer is lost to this request."""
+    """An invalid response (status, frame or size) is a lost peer."""
     async with open_peer(answer) as url:
         with pytest.raises(PeerLostError):
             await ask(url)
@@ -97,7 +97,7 @@ async def test_answer_that_makes_no_sense_is_a_lost_peer(answer: bytes) -> None:
 )
 @trio_test
 async def test_address_that_leads_nowhere_is_a_lost_peer(url: str) -> None:
-    """An advert may say anything of where its API is."""
+    """An address that leads nowhere is a lost peer."""
     with pytest.raises(PeerLostError):
         await ask(url)
 
@@ -119,7 +119,7 @@ async def test_address_that_leads_nowhere_is_a_lost_peer(url: str) -> None:
 async def test_retry_after_is_believed_where_it_is_a_number(
     header: str, seconds: float | None
 ) -> None:
-    """What is passed on to the caller is finite."""
+    """`Retry-After` is used only if it is a finite number."""
     head = f"HTTP/1.1 429 Busy\r\nRetry-After: {header}\r\n\r\n".encode("latin-1")
     async with open_peer(head) as url:
         with pytest.raises(PeerRefusedError) as refused:
@@ -133,7 +133,7 @@ async def test_retry_after_is_believed_where_it_is_a_number(
 )
 @trio_test
 async def test_refusal_is_read_whatever_its_body_is(body: bytes) -> None:
-    """The status says enough; a body that is no error object is not passed on."""
+    """A refusal counts by its status; a body that is not an error object is ignored."""
     async with open_peer(b"HTTP/1.1 503 Away\r\n\r\n" + body) as url:
         with pytest.raises(PeerRefusedError) as refused:
             await ask(url)
@@ -143,7 +143,7 @@ async def test_refusal_is_read_whatever_its_body_is(body: bytes) -> None:
 
 @trio_test
 async def test_frames_are_read() -> None:
-    """A sound answer comes through."""
+    """Valid frames are read."""
     frames: list[wire.Frame] = [
         wire.Admitted(),
         wire.Begun(),

@@ -1,4 +1,4 @@
-"""A load tells how far it is: every stage by events, on a terminal by a bar, else by few lines."""
+"""A load reports its progress: by events, and by a bar on a terminal or log lines elsewhere."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ class _Terminal(io.StringIO):
 async def test_progress_is_told_now_and_then(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file's many blocks give some events and a line in ten seconds, and always the end."""
+    """A load reports some events, a line every ten seconds, and always its end."""
     del autojump_clock
     caplog.set_level(logging.INFO)
     emitted: list[Event] = []
@@ -40,7 +40,7 @@ async def test_progress_is_told_now_and_then(
 
 @trio_test
 async def test_quick_load_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What is done at once needs no line."""
+    """A quick load logs no line."""
     caplog.set_level(logging.INFO)
     emitted: list[Event] = []
     progress = Progress("m", "download", emitted.append)
@@ -52,12 +52,12 @@ async def test_quick_load_says_nothing(caplog: pytest.LogCaptureFixture) -> None
 
 @trio_test
 async def test_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal a long load draws a bar and leaves the line when it is done."""
+    """On a terminal a long load draws a bar, and moves to the next line when it is done."""
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress("m", "read", lambda _: None)
     progress.note(0, 1000)
-    await trio.sleep(1.2)  # the bar's own clock is the real one
+    await trio.sleep(1.2)  # the bar uses the real clock
     progress.note(500, 1000)
     await trio.sleep(0.2)
     progress.note(600, 1000)

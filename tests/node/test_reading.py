@@ -1,4 +1,4 @@
-"""Bodies are read, or refused with every fault named by its full path; neutral values are taken."""
+"""Bodies are read, or refused with all faults by full path; neutral values are accepted."""
 
 import contextlib
 import json
@@ -62,7 +62,7 @@ WRONG: Final[dict[str, list[Any]]] = {
     "web_search_options": [{}],
     "dimensions": [3],
 }
-"""Of fields that are not supported, values that would change the answer."""
+"""Values of unsupported fields that would change the answer."""
 
 
 def read(kind: type[Any], **body: Any) -> Any:
@@ -70,7 +70,7 @@ def read(kind: type[Any], **body: Any) -> Any:
 
 
 def refusal(body: bytes | dict[str, Any], kind: type[Any] = ChatRequest) -> InvalidRequestError:
-    """Return the error with which a body is refused."""
+    """Return the error that refuses a body."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(InvalidRequestError) as refused:
         reading.decode(raw, kind)
@@ -79,7 +79,7 @@ def refusal(body: bytes | dict[str, Any], kind: type[Any] = ChatRequest) -> Inva
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neutral_values_are_taken_one_by_one_and_together(kind: type[Any]) -> None:
-    """What says what happens anyway is as if it were not sent, and so is null."""
+    """A neutral value of an unsupported field is accepted, and so is null."""
     plain = read(kind, **BODIES[kind])
     for name, values in NEUTRAL[kind].items():
         for value in (*values, None):
@@ -89,14 +89,14 @@ def test_neutral_values_are_taken_one_by_one_and_together(kind: type[Any]) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_null_is_taken_wherever_a_field_is_optional(kind: type[Any]) -> None:
-    """Many clients send null for what they do not set."""
+    """Null is accepted for every optional field."""
     optional = [field.name for field in msgspec.structs.fields(kind) if not field.required]
     assert read(kind, **BODIES[kind], **dict.fromkeys(optional)) == read(kind, **BODIES[kind])
     assert read(ChatRequest, messages=[USER], stream_options={"include_usage": None})
 
 
 def test_neutral_values_inside_a_message_are_taken() -> None:
-    """An answer's message, or that of another server, can be sent back as it came."""
+    """The message of an answer, of this or another server, can be sent back."""
     message = USER | {name: (*values, None)[0] for name, values in NEUTRAL[Message].items()}
     part = dict.fromkeys(NEUTRAL[TextPart]) | {"type": "text", "text": "b"}
     asked = read(ChatRequest, messages=[message, {"role": "user", "content": [part]}])
@@ -118,7 +118,7 @@ OPENAI: Final = [
 
 @pytest.mark.parametrize(("kind", "theirs"), OPENAI)
 def test_every_field_of_openais_client_is_known(kind: type[Any], theirs: type[Any]) -> None:
-    """None is an unknown field: it is supported, or taken at its neutral value."""
+    """Every field of OpenAI's client is supported or accepted at its neutral value."""
     known = {field.name for field in msgspec.structs.fields(kind)} | set(NEUTRAL[kind])
     assert set(theirs.__annotations__) <= known
 
@@ -134,7 +134,7 @@ def test_every_field_of_openais_client_is_known(kind: type[Any], theirs: type[An
     ],
 )
 def test_unsupported_field_is_refused_by_name(kind: type[Any], name: str, value: object) -> None:
-    """What would change the answer is never ignored."""
+    """An unsupported value that would change the answer is refused by name."""
     error = refusal(BODIES[kind] | {name: value}, kind)
     assert f"`{name}` is not supported" in str(error)
     assert error.parameter == name
@@ -142,12 +142,12 @@ def test_unsupported_field_is_refused_by_name(kind: type[Any], name: str, value:
 
 @pytest.mark.parametrize("name", ["Prompt", "messages", "guided", "_", "", "`", "a b"])
 def test_unknown_field_is_refused_by_name(name: str) -> None:
-    """A field that nobody knows is never ignored."""
+    """An unknown field is refused by name."""
     assert f"`{name}` is not a field" in str(refusal({"prompt": "a", name: 1}, CompletionRequest))
 
 
 def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
-    """A client is mended in one go; OpenAI's `param` has room for the first."""
+    """The error names all faults by full path; OpenAI's `param` is the first."""
     wrong = {
         "messages": [USER | {"nope": 1}, {"role": "user"}, {"role": "owner", "content": 5}, "x"],
         "max_tokens": "5",
@@ -167,7 +167,7 @@ def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
 
 
 def test_error_stays_short_whatever_was_sent() -> None:
-    """A body can have a million faults, and a name can be as long as a body and unprintable."""
+    """The error is short and printable for any body."""
     many = str(refusal({"messages": [USER], **{f"field{n}": 1 for n in range(1000)}}))
     assert many.count(" is not a field") == reading.MOST_FAULTS
     long = refusal({"messages": [USER], "x\n\t\x1b[31m" * 10_000: 1})
@@ -185,7 +185,7 @@ def test_error_stays_short_whatever_was_sent() -> None:
     ],
 )
 def test_tool_history_is_refused_by_name(message: dict[str, Any], parameter: str) -> None:
-    """One fault a message, which says that tools are not supported and nothing beside it."""
+    """A tool message gets one fault: that tools are not supported."""
     error = refusal({"messages": [USER, message]})
     assert error.parameter == f"messages[1].{parameter}"
     assert "does not support tools yet" in str(error)
@@ -193,7 +193,7 @@ def test_tool_history_is_refused_by_name(message: dict[str, Any], parameter: str
 
 
 def test_part_that_is_not_text_is_refused_by_its_type() -> None:
-    """Images, sounds and files are refused as such, not for each of their fields."""
+    """Images, sounds and files are refused by their type, not by their fields."""
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     error = refusal({"messages": [{"role": "user", "content": [part]}]})
     assert error.parameter == "messages[0].content[0].type"
@@ -202,7 +202,7 @@ def test_part_that_is_not_text_is_refused_by_its_type() -> None:
 
 
 def test_number_is_whole_however_it_is_written() -> None:
-    """JSON has one kind of number: some languages write 5.0 for 5."""
+    """A whole number may be written as 5.0, as some languages do."""
     asked = reading.decode(b'{"prompt": "a", "max_tokens": 5.0, "seed": 1e3}', CompletionRequest)
     assert (asked.max_tokens, asked.seed) == (5, 1000)
 
@@ -239,7 +239,7 @@ def test_number_is_whole_however_it_is_written() -> None:
     ids=lambda value: repr(value[:24]),
 )
 def test_body_that_is_not_usable_says_what_and_where(body: bytes, told: str) -> None:
-    """Whatever the bytes are, the answer is a 400 that helps."""
+    """An unusable body is a 400 that names what is wrong and where."""
     assert told in str(refusal(body, CompletionRequest))
 
 
@@ -256,20 +256,20 @@ def test_body_that_is_not_usable_says_what_and_where(body: bytes, told: str) -> 
     ids=lambda value: repr(value[:24]),
 )
 def test_number_out_of_range_is_refused_by_name(value: bytes, parameter: str) -> None:
-    """Also where no number of Python's or C's can hold it."""
+    """A number out of range is refused by name, even if Python or C cannot hold it."""
     error = refusal(b'{"prompt": "a", ' + value + b"}", CompletionRequest)
     assert error.parameter == parameter
 
 
 def test_byte_order_mark_and_pairs_of_surrogates_are_read() -> None:
-    """Both are what ordinary clients of Windows and Java send."""
+    """Byte order marks and surrogate pairs, common on Windows and in Java, are read."""
     body = b'\xef\xbb\xbf{"prompt": "\\ud83d\\ude00", "n": 1}'
     assert reading.decode(body, CompletionRequest).text == "\N{GRINNING FACE}"
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_body_is_read_or_refused(body: bytes) -> None:
-    """No body does more than to be refused."""
+    """Any body is read or refused."""
     with contextlib.suppress(InvalidRequestError):
         assert isinstance(reading.decode(body, ChatRequest), ChatRequest)
 
@@ -289,7 +289,7 @@ NEARLY: Final = st.fixed_dictionaries(
 
 @given(NEARLY)
 def test_both_ways_of_reading_agree(document: dict[str, Any]) -> None:
-    """What msgspec reads by itself is what is read field by field."""
+    """Both ways of reading, by msgspec and field by field, agree."""
     raw = json.dumps(document).encode()
     try:
         quick = msgspec.json.decode(raw, type=CompletionRequest)

@@ -1,4 +1,4 @@
-"""Whoever is free first answers: requests that wait go to peers and come back, counted once."""
+"""Waiting requests go to the first free node, come back if need be, and count once."""
 
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,12 +32,12 @@ BUSY = PeerRefusedError(429, "no slot is free", "no_free_slot", None)
 
 @dataclass
 class Question:
-    """What a peer was asked, and what it says to it."""
+    """A request to a peer, and the peer's answer."""
 
     request: InferenceRequest
     frames: trio.MemorySendChannel[wire.Frame]
     gone: trio.Event = field(default_factory=trio.Event)
-    """Set when the asker has left."""
+    """Set when the caller has left."""
 
     def say(self, *frames: wire.Frame) -> None:
         """Answer."""
@@ -45,7 +45,7 @@ class Question:
             self.frames.send_nowait(frame)
 
     def begin(self) -> None:
-        """Take the request in and begin with it."""
+        """Admit the request and begin with it."""
         self.say(wire.Admitted(), wire.Begun(), wire.Accepted())
 
     def finish(self) -> None:
@@ -55,7 +55,7 @@ class Question:
 
 
 class MemoryPeers(PeerClient):
-    """Peers in memory, in the place of the mesh and of HTTP; the test says what they answer."""
+    """Peers in memory in place of mesh and HTTP; the test chooses their answers."""
 
     def __init__(self) -> None:
         self.adverts: dict[str, tuple[PeerModel, float]] = {}
@@ -63,7 +63,7 @@ class MemoryPeers(PeerClient):
         self._send, self._questions = trio.open_memory_channel[tuple[str, Question]](math.inf)
 
     def advertise(self, node_id: str, in_flight: int, **changed: Any) -> None:
-        """Let this node hear a peer's advert."""
+        """Give this node a peer's advert."""
         fields: dict[str, Any] = {
             "model_id": "m",
             "url": node_id,
@@ -87,11 +87,11 @@ class MemoryPeers(PeerClient):
         return {advert.model_id for advert, _ in self.adverts.values()}
 
     def is_living(self, node_id: str) -> bool:
-        """Return whether a peer advertises."""
+        """Return whether a peer has an advert."""
         return node_id in self.adverts
 
     async def hear(self) -> tuple[str, Question]:
-        """Wait until a peer is asked."""
+        """Wait for a request to a peer."""
         return await self._questions.receive()
 
     @asynccontextmanager
@@ -119,7 +119,7 @@ class MemoryPeers(PeerClient):
 
 @dataclass
 class Node:
-    """A node with one model and its peers."""
+    """A node with one model, and its peers."""
 
     router: Router
     scheduler: Scheduler
@@ -141,7 +141,7 @@ class Node:
 
     @property
     def statuses(self) -> list[str]:
-        """How requests ended in this node's account."""
+        """Return the statuses of ended requests in this node's account."""
         return [event.status for event in self.emitted if isinstance(event, InferenceFinished)]
 
 
@@ -186,7 +186,7 @@ async def read(answer: Answer) -> str:
 
 @trio_test
 async def test_free_node_answers_itself(autojump_clock: MockClock, children: Children) -> None:
-    """No peer is asked while this node is free, whatever peers say."""
+    """A free node answers itself, whatever peers advertise."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 0)
@@ -202,7 +202,7 @@ async def test_free_node_answers_itself(autojump_clock: MockClock, children: Chi
 async def test_waiting_request_goes_to_the_peer_that_becomes_free(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A peer that was busy has it as soon as its advert says that it is free, and counts it."""
+    """A waiting request goes to the peer that becomes free, which counts it."""
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 1)
         node.admit()
@@ -228,7 +228,7 @@ async def test_waiting_request_goes_to_the_peer_that_becomes_free(
 
 @trio_test
 async def test_head_of_the_queue_goes_first(autojump_clock: MockClock, children: Children) -> None:
-    """What a peer takes is a turn of the client that waited longest, as an engine here takes it."""
+    """A peer takes the request whose turn it is, as the local engine does."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 1)
@@ -251,7 +251,7 @@ async def test_head_of_the_queue_goes_first(autojump_clock: MockClock, children:
 async def test_request_waits_here_for_whoever_is_free_first(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """With every peer busy the request is served here when this node gets free."""
+    """If every peer is busy, the request is served here when this node is free."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 1)
@@ -280,7 +280,7 @@ async def test_request_waits_here_for_whoever_is_free_first(
 async def test_refused_request_keeps_its_place(
     autojump_clock: MockClock, children: Children, refusal: Exception
 ) -> None:
-    """A peer that does not take it costs its caller nothing: it is still the head of the queue."""
+    """A request that a peer refuses keeps its place at the head of the queue."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -303,7 +303,7 @@ async def test_refused_request_keeps_its_place(
 async def test_peer_that_refused_is_asked_again_after_its_next_advert(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """It was busy with somebody else's request; no question is asked in between."""
+    """A peer that refused is not asked again before its next advert."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -326,7 +326,7 @@ async def test_peer_that_refused_is_asked_again_after_its_next_advert(
 async def test_peer_that_hangs_holds_a_request_for_a_moment_only(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A peer that takes the question and says nothing is given up, and the request served here."""
+    """A peer that does not reply is given up, and the request is served here."""
     async with open_node(children) as (node, child):
         node.admit()
         first = await child.hear_generate()
@@ -385,7 +385,7 @@ async def test_requests_are_counted_once_wherever_they_go(
 async def test_request_that_waits_at_a_peer_goes_to_another_that_is_free_first(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A model that only peers have: the queue where a request waits does not hold it."""
+    """A request for a model on peers only is not held by the first queue that it enters."""
     del autojump_clock
     async with open_node(children) as (node, _):
         node.peers.advertise("b", 1, model_id="other")
@@ -410,7 +410,7 @@ async def test_request_that_waits_at_a_peer_goes_to_another_that_is_free_first(
 async def test_answer_goes_on_after_its_peer_is_lost(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The next node is given the tokens that came; here the rest is counted once."""
+    """When a peer is lost, the next node continues from the tokens so far, counted once."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 0)
@@ -437,7 +437,7 @@ async def test_answer_goes_on_after_its_peer_is_lost(
 async def test_caller_that_leaves_gives_its_request_up(
     autojump_clock: MockClock, children: Children, where: str
 ) -> None:
-    """Nobody works for it any more, and it is counted once: here, unless a peer had begun."""
+    """A request whose caller leaves counts once: here, unless a peer had begun with it."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -464,7 +464,7 @@ async def test_caller_that_leaves_gives_its_request_up(
 async def test_refusal_is_counted_once_wherever_the_model_is(
     autojump_clock: MockClock, children: Children, model_id: str
 ) -> None:
-    """A request that is refused before it is forwarded counts as a local one does."""
+    """A request that is refused before it is forwarded counts once."""
     del autojump_clock
     async with open_node(children, limits=Limits(output_tokens=9)) as (node, _):
         node.peers.advertise("b", 0, model_id="other")
@@ -489,7 +489,7 @@ async def test_refusal_is_counted_once_wherever_the_model_is(
 async def test_request_that_no_peer_takes_is_counted_here(
     autojump_clock: MockClock, children: Children, refusal: Exception, status: str
 ) -> None:
-    """Nobody else has it in an account."""
+    """A request that no peer accepts is counted here."""
     del autojump_clock
     async with open_node(children) as (node, _):
         node.peers.advertise("b", 0, model_id="other")
@@ -504,7 +504,7 @@ async def test_request_that_no_peer_takes_is_counted_here(
 async def test_forwarded_request_is_not_forwarded_again(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """It waits here, or is refused at once if it does not want to wait."""
+    """A forwarded request waits here or is refused at once, but is not forwarded again."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -520,7 +520,7 @@ async def test_forwarded_request_is_not_forwarded_again(
 
 
 def break_off(question: Question) -> None:
-    """Begin, and end the stream."""
+    """Begin, and break off."""
     question.begin()
     question.frames.close()
 
@@ -540,7 +540,7 @@ NONSENSE: list[Callable[[Question], None]] = [
 async def test_whatever_a_peer_answers_another_node_goes_on(
     autojump_clock: MockClock, children: Children, answer_of: Callable[[Question], None]
 ) -> None:
-    """The request ends well here, and the router lives."""
+    """After any answer of a peer the request succeeds on another node."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -562,7 +562,7 @@ async def test_whatever_a_peer_answers_another_node_goes_on(
 async def test_unexpected_fault_ends_its_request_only(
     autojump_clock: MockClock, children: Children, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug in forwarding is that request's failure: it is logged, and the others are served."""
+    """An unexpected error in forwarding fails its request only, and is logged."""
     del autojump_clock
     async with open_node(children) as (node, _):
         node.peers.advertise("b", 0, model_id="other")
@@ -583,7 +583,7 @@ async def test_unexpected_fault_ends_its_request_only(
 async def test_router_that_failed_and_runs_again_forwards_as_before(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """What peers were answering fails; what waits here and what comes later does not."""
+    """After a restart of the router, waiting requests are forwarded as before."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.peers.advertise("b", 0, model_id="other")
@@ -612,7 +612,7 @@ async def test_router_that_failed_and_runs_again_forwards_as_before(
 async def test_fault_in_placing_ends_nothing(
     autojump_clock: MockClock, children: Children, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A peer's offer that nobody expected stops no answer, and the next look is tried."""
+    """An unexpected error in choosing a peer is contained, and the next choice is made."""
     del autojump_clock
     async with open_node(children) as (node, child):
         node.admit()
@@ -635,7 +635,7 @@ async def test_request_that_brings_out_a_fault_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A request at which the lane fails unexpectedly is not tried again; the next one is served."""
+    """A request that causes an unexpected error in the lane is not retried; the next is served."""
     del autojump_clock
     begin = Attempt.begin
     broken: list[Attempt] = []

@@ -1,4 +1,4 @@
-"""The scheduler admits, queues, serves one at a time, and loses nobody when something ends."""
+"""The scheduler admits, queues and serves requests, and every request comes to an end."""
 
 import math
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ from tests.node.memory_child import CONTEXT_LENGTH, DESCRIBED, Children, MemoryC
 STALL_SECONDS = 30.0
 NO_LIMITS = Limits()
 FOREVER_SECONDS = 3600.0
-"""On the jumping clock: a test that hangs fails at once."""
+"""On the jumping clock a test that hangs fails at once."""
 
 
 @dataclass
@@ -69,31 +69,31 @@ class Place:
 
     @property
     def ends(self) -> list[InferenceFinished]:
-        """The accounts of requests that ended."""
+        """Return the accounts of ended requests."""
         return [event for event in self.emitted if isinstance(event, InferenceFinished)]
 
     @property
     def statuses(self) -> list[str]:
-        """How requests ended."""
+        """Return the statuses of ended requests."""
         return [end.status for end in self.ends]
 
     @property
     def load(self) -> tuple[int, int, int]:
-        """In flight, queued and busy slots as last emitted."""
+        """Return requests in flight, queue and busy slots as last emitted."""
         last = [event for event in self.emitted if isinstance(event, LoadChanged)][-1]
         return last.in_flight, last.queued, last.slots_busy
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a test wants of its place."""
+    """The options of a place."""
 
     queue: int = 4
     idle_seconds: float = math.inf
     resident: bool = True
     limits: Limits = NO_LIMITS
     shortage: str = ""
-    """Why there is no memory, if so."""
+    """Why there is no memory, if there is none."""
 
 
 OPTIONS = EngineOptions(
@@ -108,7 +108,7 @@ OPTIONS = EngineOptions(
 
 @asynccontextmanager
 async def open_empty_place(children: Children, asked: Asked) -> AsyncIterator[Place]:
-    """Run lane and engine for as long as the block does, the model not loaded."""
+    """Run lane and engine until the block ends, with the model not loaded."""
     emitted: list[Event] = []
     scheduler = Scheduler(emitted.append, asked.limits)
     watcher = Watcher(emitted.append, lambda _: asked.shortage, scheduler.note_change)
@@ -130,7 +130,7 @@ async def open_empty_place(children: Children, asked: Asked) -> AsyncIterator[Pl
 async def open_place(
     children: Children, queue: int = 4, idle_seconds: float = math.inf
 ) -> AsyncIterator[tuple[Place, MemoryChild]]:
-    """Run lane and engine for as long as the block does, the model loaded."""
+    """Run lane and engine until the block ends, with the model loaded."""
     asked = Asked(queue=queue, idle_seconds=idle_seconds)
     async with open_empty_place(children, asked) as place, trio.open_nursery() as nursery:
         nursery.start_soon(place.scheduler.load, "m")
@@ -148,7 +148,7 @@ async def read_all(asked: Attempt) -> tuple[str, Ending]:
 
 @trio_test
 async def test_request_is_served_to_its_end(autojump_clock: MockClock, children: Children) -> None:
-    """What was asked for reaches the child, what the child says reaches the caller."""
+    """The child gets the request, and the caller gets the child's results."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = place.admit()
@@ -163,7 +163,7 @@ async def test_request_is_served_to_its_end(autojump_clock: MockClock, children:
 
 @trio_test
 async def test_full_queue_answers_429(autojump_clock: MockClock, children: Children) -> None:
-    """One more than may wait is refused and counted; those that wait are served."""
+    """A full queue answers 429 and counts it; the waiting requests are served."""
     del autojump_clock
     async with open_place(children, queue=2) as (place, child):
         first = place.admit()
@@ -185,7 +185,7 @@ async def test_full_queue_answers_429(autojump_clock: MockClock, children: Child
 async def test_unknown_model_is_refused_and_not_counted(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A name from outside becomes no label; the message says what is served."""
+    """An unknown model is refused with the served ones, and does not become a label."""
     del autojump_clock
     async with open_place(children) as (place, _):
         request = InferenceRequest(
@@ -203,7 +203,7 @@ async def test_unknown_model_is_refused_and_not_counted(
 async def test_requests_are_served_in_their_order(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The child has one request at a time, the one that has waited longest."""
+    """The child has one request at a time: the one that has waited longest."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = [place.admit() for _ in range(3)]
@@ -217,7 +217,7 @@ async def test_requests_are_served_in_their_order(
 async def test_cancel_while_queued_never_reaches_the_engine(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Who leaves the queue is counted once, costs no work and leaves a place free."""
+    """A request cancelled in the queue counts once, frees its place and never reaches the engine."""
     del autojump_clock
     async with open_place(children, queue=1) as (place, child):
         first = place.admit()
@@ -237,7 +237,7 @@ async def test_cancel_while_queued_never_reaches_the_engine(
 async def test_who_left_the_queue_is_not_counted_as_waiting(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The load tells of those who still wait, while the engine is busy with another."""
+    """A cancelled request no longer counts as waiting, even while the engine is busy."""
     del autojump_clock
     async with open_place(children) as (place, child):
         first = place.admit()
@@ -251,7 +251,7 @@ async def test_who_left_the_queue_is_not_counted_as_waiting(
 async def test_cancel_while_served_stops_the_engine(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """When the caller leaves the child is told, and the next is served once it has stopped."""
+    """A cancel stops the engine, which then serves the next request."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked, following = place.admit(), place.admit()
@@ -271,7 +271,7 @@ async def test_cancel_while_served_stops_the_engine(
 async def test_cancel_during_prefill_stops_the_engine(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A caller can leave before the first token too."""
+    """A cancel stops the engine before the first token as well."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = place.admit()
@@ -287,7 +287,7 @@ async def test_cancel_during_prefill_stops_the_engine(
 async def test_stop_sequence_stops_the_engine(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The child learns of a stop by a cancel; the answer is whole."""
+    """A stop sequence cancels the request in the engine, and the answer is whole."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = place.admit(stops=("END",))
@@ -304,7 +304,7 @@ async def test_stop_sequence_stops_the_engine(
 async def test_crash_is_not_seen_by_the_caller(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The new child is given the tokens of the old one and goes on; the rest of the queue waits."""
+    """After a crash the new child continues with the tokens so far, and the queue waits."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked, following = place.admit(), place.admit()
@@ -334,7 +334,7 @@ async def test_crash_is_not_seen_by_the_caller(
 async def test_answer_is_not_gone_on_with_by_another_model(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The file was replaced before the crash: who has a part of the old answer is told so."""
+    """If the file was replaced before a crash, a partial answer fails with that reason."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked, following = place.admit(), place.admit()
@@ -355,7 +355,7 @@ async def test_answer_is_not_gone_on_with_by_another_model(
 async def test_request_that_ends_each_engine_fails_alone(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """After the third child that it ended it is given up, and the next is served."""
+    """A request that ends three children fails, and the next one is served."""
     del autojump_clock
     async with open_place(children) as (place, first):
         asked, following = place.admit(), place.admit()
@@ -374,7 +374,7 @@ async def test_request_that_ends_each_engine_fails_alone(
 
 @trio_test
 async def test_stalled_engine_is_replaced(autojump_clock: MockClock, children: Children) -> None:
-    """With work and no progress for too long the child is killed, and a new one goes on."""
+    """A child without progress for too long is killed, and a new one continues."""
     async with open_place(children) as (place, child):
         asked = place.admit()
         await child.hear_generate()
@@ -392,7 +392,7 @@ async def test_stalled_engine_is_replaced(autojump_clock: MockClock, children: C
 
 @trio_test
 async def test_idle_engine_is_not_stalled(autojump_clock: MockClock, children: Children) -> None:
-    """Without work there is no progress to miss."""
+    """An idle engine is not stalled."""
     del autojump_clock
     async with open_place(children) as (place, _):
         await trio.sleep(10 * STALL_SECONDS)
@@ -403,7 +403,7 @@ async def test_idle_engine_is_not_stalled(autojump_clock: MockClock, children: C
 async def test_engine_that_does_not_come_back_fails_who_waits(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A model that cannot be loaded again is said to be unavailable, until it can."""
+    """If a model cannot be loaded again, waiting requests get 503, until it can."""
     del autojump_clock
     async with open_place(children) as (place, child):
         child.die()
@@ -427,7 +427,7 @@ async def test_engine_that_does_not_come_back_fails_who_waits(
 async def test_engine_that_dies_while_it_reloads_fails_nobody(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The model was served a moment ago: who waits for it waits for the next try."""
+    """A request that waits for a reload is not failed by an engine that dies in it."""
     del autojump_clock
     async with open_place(children) as (place, child):
         served, waiting = place.admit(), place.admit()
@@ -451,7 +451,7 @@ async def test_engine_that_dies_while_it_reloads_fails_nobody(
 async def test_engine_that_dies_in_every_load_is_given_up(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The wait is bounded: after so many loads in a row those who wait are told why."""
+    """After too many failed loads in a row, waiting requests fail with the reason."""
     began = autojump_clock.current_time()
     async with open_place(children) as (place, child):
         waiting = place.admit()
@@ -476,7 +476,7 @@ async def test_engine_that_dies_in_every_load_is_given_up(
 async def test_request_waits_for_a_reload_no_longer_than_its_time(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Its deadline holds while there is no engine."""
+    """A request that waits for a reload still has its deadline."""
     del autojump_clock
     async with open_empty_place(children, Asked(limits=Limits(seconds=3))) as place:
         async with trio.open_nursery() as nursery:
@@ -495,7 +495,7 @@ async def test_request_waits_for_a_reload_no_longer_than_its_time(
 async def test_failed_load_keeps_nothing_of_its_callers(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The reason is told to each with an error of its own, which grows with nobody else's."""
+    """Each request gets its own error for a failed load, and nothing keeps them alive."""
     del autojump_clock
     async with open_empty_place(children, Asked(queue=9)) as place:
         waiting = [place.admit() for _ in range(9)]
@@ -519,7 +519,7 @@ async def test_failed_load_keeps_nothing_of_its_callers(
 async def test_longer_context_after_a_reload_is_no_fault(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The file was replaced by one that answers at greater length than the first could."""
+    """A model reloaded with a longer context continues the answer."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = place.admit(max_tokens=0)
@@ -538,7 +538,7 @@ async def test_longer_context_after_a_reload_is_no_fault(
 async def test_who_left_while_the_engine_was_away_is_not_served(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A request that nobody waits for any more costs the new child no work."""
+    """A request whose caller left during a reload is not served."""
     del autojump_clock
     async with open_place(children) as (place, child):
         child.die()
@@ -556,7 +556,7 @@ async def test_who_left_while_the_engine_was_away_is_not_served(
 async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The node does not start with a model that it cannot serve."""
+    """A node does not start with a model that cannot be loaded."""
     del autojump_clock
     async with (
         open_empty_place(children, Asked(resident=False)) as place,
@@ -579,7 +579,7 @@ async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
 async def test_prompt_that_is_too_long_ends_only_its_request(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The engine refuses it and is free for the next."""
+    """A prompt that is too long ends only its own request."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked, following = place.admit(), place.admit()
@@ -591,7 +591,7 @@ async def test_prompt_that_is_too_long_ends_only_its_request(
 
 @trio_test
 async def test_loaded_model_is_described(autojump_clock: MockClock, children: Children) -> None:
-    """What the header says becomes a level while the model is loaded, and only then."""
+    """The metrics describe a model only while it is loaded."""
     del autojump_clock
     async with open_place(children) as (place, child):
         level = events.ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**20, 8)
@@ -613,7 +613,7 @@ async def test_loaded_model_is_described(autojump_clock: MockClock, children: Ch
 async def test_drain_of_an_idle_node_ends_at_once(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """With nothing in work nothing is waited for."""
+    """The drain of an idle node ends at once."""
     async with open_place(children) as (place, _):
         before = autojump_clock.current_time()
         await place.scheduler.drain(60)
@@ -622,7 +622,7 @@ async def test_drain_of_an_idle_node_ends_at_once(
 
 @trio_test
 async def test_drain_takes_no_new_request(autojump_clock: MockClock, children: Children) -> None:
-    """A node that stops refuses with a 503 that counts as a rejection."""
+    """During a drain new requests get 503 and count as rejected."""
     del autojump_clock
     async with open_place(children) as (place, _):
         changes: list[bool] = []
@@ -639,7 +639,7 @@ async def test_drain_takes_no_new_request(autojump_clock: MockClock, children: C
 async def test_drain_waits_for_running_and_queued(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Whoever was taken in is served, and the drain ends with the last of them."""
+    """A drain waits for running and queued requests."""
     async with open_place(children) as (place, child), trio.open_nursery() as nursery:
         asked = [place.admit(), place.admit()]
         began = autojump_clock.current_time()
@@ -656,7 +656,7 @@ async def test_drain_waits_for_running_and_queued(
 
 @trio_test
 async def test_drain_ends_with_its_grace(autojump_clock: MockClock, children: Children) -> None:
-    """Past the grace whoever is left is told that the node stopped, and is counted once."""
+    """At the end of the grace the remaining requests fail as stopped, each counted once."""
     async with open_place(children) as (place, child):
         served, queued = place.admit(), place.admit()
         await child.hear_generate()
@@ -678,7 +678,7 @@ async def test_drain_ends_with_its_grace(autojump_clock: MockClock, children: Ch
 
 @trio_test
 async def test_only_a_free_slot_is_free(autojump_clock: MockClock, children: Children) -> None:
-    """A node is busy from the moment that its engine has a request until it is free again."""
+    """A node is busy from the start of a request in the engine until the slot is free."""
     del autojump_clock
     async with open_place(children) as (place, child):
         changes: list[bool] = []
@@ -697,7 +697,7 @@ ENDS = ["ok", "left", "left in the queue", "crash", "stall", "too long", "stop",
 async def test_every_end_is_counted_once(
     autojump_clock: MockClock, children: Children, end: str
 ) -> None:
-    """One admitted request is one account, whose phases add up, and the lane is idle after it."""
+    """Each admitted request has one account whose phases add up, and the lane ends idle."""
     del autojump_clock
     async with open_place(children) as (place, child):
         asked = place.admit(stops=("END",))
@@ -736,7 +736,7 @@ async def come_to_an_end(place: Place, child: MemoryChild, asked: Attempt, end: 
         case "crash" | "stall":
             if end == "crash":
                 child.die()
-            again = await place.children.next()  # the watchdog ended a child that is silent
+            again = await place.children.next()  # the watchdog killed a silent child
             await again.load()
             await again.hear_generate()
             await again.finish(asked.identity)
@@ -744,7 +744,7 @@ async def come_to_an_end(place: Place, child: MemoryChild, asked: Attempt, end: 
 
 @trio_test
 async def test_clients_take_turns(autojump_clock: MockClock, children: Children) -> None:
-    """Who asks once is not behind all that another asked before."""
+    """A client with one request does not wait behind all requests of another."""
     del autojump_clock
     async with open_place(children) as (place, child):
         first = place.admit(client="a")
@@ -763,7 +763,7 @@ async def test_clients_take_turns(autojump_clock: MockClock, children: Children)
 async def test_who_fills_the_queue_makes_room(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The newest request of the client that has the most leaves for another client's first."""
+    """In a full queue the newest request of the largest client makes room for another client."""
     del autojump_clock
     async with open_place(children, queue=3) as (place, child):
         served = place.admit(client="a")
@@ -787,7 +787,7 @@ async def test_who_fills_the_queue_makes_room(
 async def test_retry_after_follows_the_observed_rate(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """It is the time in which half of those who wait will have been served."""
+    """`Retry-After` is the time in which half of the queue will have been served."""
     del autojump_clock
     async with open_place(children, queue=3) as (place, child):
         asked = place.admit()
@@ -807,7 +807,7 @@ async def test_retry_after_follows_the_observed_rate(
 async def test_longer_answer_than_allowed_is_refused(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The limit is named, holds where nothing was asked for, and the refusal is counted."""
+    """Above the limit of output tokens a request is refused, and without a request it applies."""
     del autojump_clock
     asked = Asked(limits=Limits(output_tokens=5, seconds=9))
     async with open_empty_place(children, asked) as place:
@@ -823,7 +823,7 @@ async def test_longer_answer_than_allowed_is_refused(
 async def test_model_is_loaded_for_its_first_request(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A model that is not resident waits on disk, is no fault, and comes when it is asked for."""
+    """A model on disk is loaded for its first request."""
     del autojump_clock
     async with open_empty_place(children, Asked(resident=False)) as place:
         assert (place.engine.state, place.engine.healthy) == ("unloaded", True)
@@ -841,7 +841,7 @@ async def test_model_is_loaded_for_its_first_request(
 async def test_request_for_a_model_that_cannot_be_loaded_is_told_why(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The request fails, and the next one tries again."""
+    """If the load fails, the request fails with the reason, and the next one tries again."""
     del autojump_clock
     async with open_empty_place(children, Asked(resident=False)) as place:
         for _ in range(2):
@@ -858,7 +858,7 @@ async def test_request_for_a_model_that_cannot_be_loaded_is_told_why(
 async def test_model_without_room_is_refused_before_its_weights_are_read(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """The child never hears that it may proceed."""
+    """A model without room in memory is refused before the child reads its weights."""
     del autojump_clock
     asked = Asked(resident=False, shortage="9 MiB are free")
     async with open_empty_place(children, asked) as place:
@@ -875,7 +875,7 @@ async def test_model_without_room_is_refused_before_its_weights_are_read(
 async def test_model_that_loads_has_its_memory_already(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Another that is asked for meanwhile is not given the same; one that failed gives it back."""
+    """Memory of a loading model is taken, and is free again if the load fails."""
     del autojump_clock
     async with open_empty_place(children, Asked(resident=False)) as place:
         request = place.admit()
@@ -895,7 +895,7 @@ async def test_model_that_loads_has_its_memory_already(
 async def test_unloaded_model_is_finished_with_and_stays_away(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Those who had asked are served, the next are refused, and a load brings it back."""
+    """An unload finishes the model's requests and refuses new ones until it is loaded again."""
     del autojump_clock
     async with open_place(children) as (place, child), trio.open_nursery() as nursery:
         asked = place.admit()
@@ -918,7 +918,7 @@ async def test_unloaded_model_is_finished_with_and_stays_away(
 async def test_unload_that_is_given_up_leaves_the_model_as_it_was(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Who asked for it left while requests were in work: others are served as before."""
+    """An unload whose caller leaves too early leaves the model in service."""
     del autojump_clock
     async with open_place(children) as (place, child):
         first = place.admit()
@@ -936,7 +936,7 @@ async def test_unload_that_is_given_up_leaves_the_model_as_it_was(
 async def test_model_that_is_wanted_in_the_moment_of_its_unload_is_let_go(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Somebody waits for that, whichever was first; then it is loaded anew."""
+    """A model that is requested during its idle unload is unloaded and loaded again."""
     del autojump_clock
 
     async def want(engine: Engine) -> None:
@@ -944,7 +944,7 @@ async def test_model_that_is_wanted_in_the_moment_of_its_unload_is_let_go(
 
     async with open_place(children) as (place, first):
         child = first
-        for _ in range(20):  # Trio draws the order of what can run at the same time
+        for _ in range(20):  # Trio chooses the order of tasks that can run at the same time
             async with trio.open_nursery() as moment:
                 moment.start_soon(place.engine.unload, "requested")
                 moment.start_soon(want, place.engine)
@@ -957,7 +957,7 @@ async def test_model_that_is_wanted_in_the_moment_of_its_unload_is_let_go(
 
 @trio_test
 async def test_unload_stops_a_load(autojump_clock: MockClock, children: Children) -> None:
-    """A model that is being loaded can be given up; who waits for it is told."""
+    """An unload cancels a load, and waiting requests fail with that reason."""
     del autojump_clock
     async with open_empty_place(children, Asked()) as place, trio.open_nursery() as nursery:
 
@@ -976,7 +976,7 @@ async def test_unload_stops_a_load(autojump_clock: MockClock, children: Children
 async def test_idle_model_is_unloaded_until_it_is_asked_for(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """Time without a request counts; the next request has the model loaded again."""
+    """An idle model is unloaded, and loaded again for the next request."""
     async with open_place(children, idle_seconds=60) as (place, child):
         asked = place.admit()
         await child.hear_generate()
@@ -998,11 +998,11 @@ async def test_idle_model_is_unloaded_until_it_is_asked_for(
 async def test_load_on_purpose_restarts_the_idle_time(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A model that somebody loaded is not gone a moment later."""
+    """Loading a model explicitly restarts its idle time."""
     async with open_place(children, idle_seconds=60) as (place, child):
         await trio.sleep(61)
         assert child.has_ended
-        await trio.sleep(50)  # ten seconds before the time is over once more
+        await trio.sleep(50)  # ten seconds before the idle time is over again
         async with trio.open_nursery() as nursery:
             nursery.start_soon(place.scheduler.load, "m")
             await (await children.next()).load()
@@ -1017,7 +1017,7 @@ async def test_load_on_purpose_restarts_the_idle_time(
 async def test_children_that_get_nothing_done_are_started_ever_later(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A crash loop backs off; a child that worked before it crashed is replaced at once."""
+    """Restarts back off in a crash loop; a child that worked before is replaced at once."""
     async with open_place(children) as (place, first):
         child = first
         pauses = []

@@ -1,4 +1,4 @@
-"""Bodies of requests: each wrong field is refused by its name, each good one understood."""
+"""Request bodies: wrong fields are refused by name, right ones are understood."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ def read_chat(**body: Any) -> ChatRequest:
     ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
 )
 def test_wrong_value_names_its_parameter(name: str, value: object) -> None:
-    """A value of a wrong type or out of range is refused by the name of its field."""
+    """A value of a wrong type or out of range is refused with the field's name."""
     with pytest.raises(InvalidRequestError) as refused:
         read(**{"prompt": "a", name: value})
     assert refused.value.status == 400
@@ -70,21 +70,21 @@ def test_wrong_value_names_its_parameter(name: str, value: object) -> None:
     ],
 )
 def test_wrong_message_names_its_parameter(messages: object, parameter: str) -> None:
-    """What is wrong in a chat's messages is named."""
+    """A fault in a message is refused with its path."""
     with pytest.raises(InvalidRequestError) as refused:
         read_chat(messages=messages)
     assert refused.value.parameter == parameter
 
 
 def test_usage_of_a_stream_needs_a_stream() -> None:
-    """As at OpenAI, what is said of a stream is refused where there is none."""
+    """`stream_options` without `stream` are refused, as by OpenAI."""
     with pytest.raises(InvalidRequestError) as refused:
         read(prompt="a", stream_options={"include_usage": True})
     assert refused.value.parameter == "stream_options"
 
 
 def test_two_names_of_one_penalty_are_refused_together() -> None:
-    """Either name is understood; both at once would leave one ignored."""
+    """Either name of the penalty is accepted, but not both at once."""
     assert read(prompt="a", repeat_penalty=1.5).sampling().repetition_penalty == 1.5
     with pytest.raises(InvalidRequestError) as refused:
         read(prompt="a", repeat_penalty=1.5, repetition_penalty=1.2)
@@ -93,20 +93,20 @@ def test_two_names_of_one_penalty_are_refused_together() -> None:
 
 
 def test_message_can_be_sent_back_as_it_was_answered() -> None:
-    """What clients keep of an answer (OpenAI's model, dumped whole) is a message again."""
+    """The message of an answer (OpenAI's model, dumped whole) can be sent back."""
     kept = openai_chat.ChatCompletionMessage(role="assistant", content="Hi").model_dump()
     assert read_chat(messages=[kept]).messages[0].text == "Hi"
 
 
 def test_text_comes_whole_or_in_parts() -> None:
-    """A prompt can be a list of one; a message can be OpenAI's list of text parts."""
+    """A prompt may be a list of one, and a message a list of text parts."""
     assert read(prompt=["a"]).text == "a"
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert read_chat(messages=[{"role": "user", "content": parts}]).messages[0].text == "a\nb"
 
 
 def test_tighter_of_two_limits_holds() -> None:
-    """Neither max_tokens nor the name that replaces it is ignored."""
+    """The lower of `max_tokens` and `max_completion_tokens` applies."""
     chat = {"messages": [{"role": "user", "content": "a"}]}
     assert read_chat(**chat).output_limit == 0
     assert read_chat(**chat, max_tokens=5).output_limit == 5
@@ -131,21 +131,21 @@ def test_tighter_of_two_limits_holds() -> None:
 def test_wrong_request_for_embeddings_names_its_parameter(
     body: dict[str, Any], parameter: str
 ) -> None:
-    """Embeddings are asked for with text alone, and get the model's own width."""
+    """Embeddings accept text only, and no other width than the model's."""
     with pytest.raises(InvalidRequestError) as refused:
         reading.decode(json.dumps(body).encode(), EmbeddingRequest)
     assert refused.value.parameter == parameter
 
 
 def test_embeddings_of_one_text_or_many() -> None:
-    """A lone text is one text."""
+    """A single text is a list of one."""
     for asked_for, texts in (("ab", ["ab"]), (["a", "b"], ["a", "b"])):
         asked = reading.decode(json.dumps({"input": asked_for}).encode(), EmbeddingRequest)
         assert asked.texts() == texts
 
 
 def test_missing_field_is_named() -> None:
-    """What a request needs is asked for by name."""
+    """A missing required field is named."""
     with pytest.raises(InvalidRequestError) as refused:
         read(model="m")
     assert refused.value.parameter == "prompt"
@@ -155,7 +155,7 @@ def test_missing_field_is_named() -> None:
 
 
 def test_every_field_is_understood() -> None:
-    """What a caller may say reaches the sampling."""
+    """Every supported field reaches the sampling."""
     asked = read(
         model="m",
         prompt="a",
@@ -179,7 +179,7 @@ def test_every_field_is_understood() -> None:
 
 
 def test_null_means_not_given() -> None:
-    """Clients that send null for what they do not set are understood."""
+    """Null means not given."""
     asked = read(prompt="", **dict.fromkeys(set(WRONG) - {"prompt"}))
     sampling = asked.sampling()
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.8, 0.95, 40)
@@ -189,7 +189,7 @@ def test_null_means_not_given() -> None:
 
 
 def test_seed_that_is_not_given_differs() -> None:
-    """Two requests without a seed are two draws."""
+    """Without a seed each request has a different one."""
     asked = read(prompt="a")
     assert asked.sampling().seed != asked.sampling().seed
 
@@ -198,12 +198,12 @@ def test_seed_that_is_not_given_differs() -> None:
     ("stop", "stops"), [("ab", ("ab",)), ([], ()), ("", ()), (list("abcd"), ("a", "b", "c", "d"))]
 )
 def test_stops_are_one_or_several(stop: object, stops: tuple[str, ...]) -> None:
-    """A lone sequence is one stop, not one for each letter."""
+    """A single sequence is one stop, not one for each letter."""
     assert read(prompt="a", stop=stop).stops() == stops
 
 
 def test_error_body_is_openais() -> None:
-    """An error has OpenAI's four fields."""
+    """An error body has OpenAI's four fields."""
     assert msgspec.to_builtins(schema.error_body(QueueFullError("wait"))) == {
         "error": {
             "message": "wait",
@@ -216,13 +216,13 @@ def test_error_body_is_openais() -> None:
 
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_top_k_that_is_off_considers_every_token(top_k: int) -> None:
-    """Off is not the default: nothing is left out of the draw."""
+    """`top_k` 0 or -1 considers every token, unlike the default."""
     assert read(prompt="a", top_k=top_k).sampling().top_k == schema.EVERY_TOKEN
 
 
 @pytest.mark.parametrize("last", ["user", "assistant"])
 def test_switches_of_vllm_must_say_what_happens(last: str) -> None:
-    """The last message is continued if it is the assistant's, and only then."""
+    """The switches of vLLM are accepted only if they match what happens."""
     messages = [{"role": "user", "content": "a"}, {"role": last, "content": "b"}]
     continues = last == "assistant"
     switches = {"continue_final_message": continues, "add_generation_prompt": not continues}

@@ -1,4 +1,4 @@
-"""A process that the agent keeps alive, with a real one."""
+"""A real process that the agent keeps alive."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 async def test_process_that_hangs_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it speaks it is left alone; one that stands still is killed and started again."""
+    """A process that pings is left alone; one that is stopped is killed and restarted."""
     starts = tmp_path / "starts"
     monkeypatch.setenv("STARTS", str(starts))
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))  # as under systemd
@@ -39,7 +39,7 @@ async def test_process_that_hangs_is_replaced(
             while not starts.exists():  # noqa: ASYNC110
                 await trio.sleep(0.05)
             (first,) = starts.read_text().split()
-            await trio.sleep(4)  # twice its patience
+            await trio.sleep(4)  # twice its timeout
             assert starts.read_text().split() == [first]
             os.kill(int(first), signal.SIGSTOP)
             while len(starts.read_text().split()) < 2:  # noqa: ASYNC110

@@ -1,4 +1,4 @@
-"""A model's bytes are known part by part, whatever file it is said to be in."""
+"""The sizes of a model's parts are read from its header."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from node.engine.shape import UnreadableModelError, read_shape
 
 
 def test_shape_comes_from_the_header() -> None:
-    """Every byte of the demo model's tensors is in one part of it, layer by layer."""
+    """Every byte of the demo model's tensors is in one part."""
     shape = read_shape(str(MODEL_PATH))
     assert len(shape.layer_bytes) == 6
     assert shape.size_bytes == 2_467_200
@@ -20,14 +20,14 @@ def test_shape_comes_from_the_header() -> None:
 
 @pytest.mark.parametrize(("path", "says"), [("/etc/passwd", "damaged"), ("/no/such", "no model")])
 def test_hostile_file_is_one_line(path: str, says: str) -> None:
-    """What is no model is said in one line, by a process of its own."""
+    """A hostile file is one line, from a separate process."""
     with pytest.raises(UnreadableModelError, match=says) as caught:
         read_shape(path)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_pipe_is_one_line(tmp_path: Path) -> None:
-    """The command does not wait for somebody to write to it."""
+    """A pipe is one line, and is not waited for."""
     os.mkfifo(tmp_path / "m.gguf")
     with pytest.raises(UnreadableModelError, match="no model file"):
         read_shape(str(tmp_path / "m.gguf"))

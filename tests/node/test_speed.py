@@ -1,4 +1,4 @@
-"""The machine's speed is read off the answers that it gave."""
+"""The machine's speed is measured from its answers."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ SIZE = 2**24
 
 @dataclasses.dataclass
 class Telling:
-    """A meter, and what came through it."""
+    """A meter, and the events that passed it."""
 
     passed: list[Event] = dataclasses.field(default_factory=list)
 
@@ -30,7 +30,7 @@ class Telling:
 
 
 def test_speed_is_weights_read_per_second() -> None:
-    """A token costs one reading of all weights; later answers count for a part."""
+    """The speed is weights read per second; later answers count in part."""
     telling = Telling()
     assert telling.meter.bytes_per_second == 0
     assert telling.answer(tokens=101, seconds=2.0) == 50 * SIZE
@@ -39,12 +39,12 @@ def test_speed_is_weights_read_per_second() -> None:
 
 @pytest.mark.parametrize(("tokens", "seconds"), [(0, 0.0), (3, 1.0), (50, 0.0)])
 def test_short_answer_says_nothing(tokens: int, seconds: float) -> None:
-    """An answer of a few tokens, or of no time, is no measurement."""
+    """An answer of a few tokens or of no time is not measured."""
     assert Telling().answer(tokens, seconds) == 0
 
 
 def test_every_event_passes() -> None:
-    """The meter stands in the way of all events and keeps none."""
+    """The meter passes on every event."""
     telling = Telling()
     telling.passed.clear()
     for event in every_event():

@@ -11,7 +11,7 @@ few_letters = st.text("abä", max_size=24)
 
 
 def assemble(pieces: list[bytes], *stops: str) -> list[str]:
-    """Give what each piece released, and at the end what was left."""
+    """Return the text that each piece released, and the rest at the end."""
     assembler = TextAssembler(stops)
     return [*map(assembler.feed, pieces), assembler.finish()]
 
@@ -22,29 +22,29 @@ def cut_into_pieces(written: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def cut_at_first_stop(text: str, stops: list[str]) -> str:
-    """Cut where the stop that is complete first begins, the longest of several."""
+    """Return the text before the stop that is complete first, the longest of several."""
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(found)[1]] if found else text
 
 
 def test_character_split_over_pieces_is_held_until_whole() -> None:
-    """A character whose bytes come in several tokens is shown once, whole."""
+    """A character split over several tokens is shown once, whole."""
     first, second, third = (bytes([byte]) for byte in "€".encode())
     assert assemble([b"1 ", first, second, third, b"!"]) == ["1 ", "", "", "€", "!", ""]
 
 
 def test_character_that_is_never_completed_is_replaced() -> None:
-    """An answer that ends inside a character shows that something was there."""
+    """A character that is never completed is shown as a replacement character."""
     assert assemble(["é".encode()[:1]]) == ["", "\N{REPLACEMENT CHARACTER}"]
 
 
 def test_invalid_byte_is_replaced() -> None:
-    """Bytes that are no UTF-8 cost no more than themselves."""
+    """Invalid bytes replace only themselves."""
     assert assemble([b"a\xffb"]) == ["a\N{REPLACEMENT CHARACTER}b", ""]
 
 
 def test_stop_within_a_piece_ends_the_text() -> None:
-    """Neither the stop sequence nor what follows is shown."""
+    """Neither the stop sequence nor the text after it is shown."""
     assembler = TextAssembler(["END"])
     assert assembler.feed(b"one END two") == "one "
     assert assembler.stopped
@@ -52,23 +52,23 @@ def test_stop_within_a_piece_ends_the_text() -> None:
 
 
 def test_stop_across_pieces_is_held_back() -> None:
-    """What may be the beginning of a stop is not shown until it is known not to be one."""
+    """The possible beginning of a stop is held back until it is known not to be one."""
     assert assemble([b"one E", b"N", b"D two"], "END") == ["one ", "", "", ""]
     assert assemble([b"one E", b"N", b"VY"], "END") == ["one ", "", "ENVY", ""]
 
 
 def test_beginning_of_a_stop_at_the_end_is_shown() -> None:
-    """An answer that ends with half a stop sequence keeps it."""
+    """The beginning of a stop at the end of an answer is shown."""
     assert assemble([b"one EN"], "END") == ["one ", "EN"]
 
 
 def test_repeating_beginning_of_a_stop_is_found() -> None:
-    """The beginning of a stop may itself begin within what was held."""
+    """The beginning of a stop is found inside text that is held back."""
     assert "".join(assemble([b"a", b"a", b"a", b"b"], "aab")) == "a"
 
 
 def test_stop_completed_by_the_last_bytes_is_found() -> None:
-    """The flush at the end can complete a stop sequence."""
+    """The last bytes can complete a stop sequence."""
     assembler = TextAssembler(["\N{REPLACEMENT CHARACTER}"])
     assert assembler.feed(b"a\xe2\x82") == "a"
     assert assembler.finish() == ""
@@ -76,7 +76,7 @@ def test_stop_completed_by_the_last_bytes_is_found() -> None:
 
 
 def test_finish_gives_what_is_left_once() -> None:
-    """Nothing is shown twice."""
+    """`finish` returns the rest only once."""
     assembler = TextAssembler(["xyz"])
     assembler.feed(b"xy")
     assert (assembler.finish(), assembler.finish()) == ("xy", "")
@@ -84,14 +84,14 @@ def test_finish_gives_what_is_left_once() -> None:
 
 @given(text=few_letters, stop=st.text("abä", min_size=1, max_size=4), cuts=st.lists(st.integers(0)))
 def test_any_split_gives_the_text_up_to_the_stop(text: str, stop: str, cuts: list[int]) -> None:
-    """However the bytes come in pieces, the text ends where the stop begins."""
+    """Any split of the bytes gives the text before the stop."""
     shown = "".join(assemble(cut_into_pieces(text.encode(), cuts), stop))
     assert shown == cut_at_first_stop(text, [stop])
 
 
 @given(written=st.binary(max_size=24), cuts=st.lists(st.integers(0)))
 def test_any_split_of_any_bytes_gives_their_text(written: bytes, cuts: list[int]) -> None:
-    """However the bytes come in pieces, and whatever they are, no character is lost."""
+    """Any split of any bytes loses no character."""
     assert "".join(assemble(cut_into_pieces(written, cuts))) == written.decode(errors="replace")
 
 
@@ -103,13 +103,13 @@ def test_any_split_of_any_bytes_gives_their_text(written: bytes, cuts: list[int]
 def test_any_split_gives_the_text_up_to_the_first_stop(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
-    """Of several stops of one length the one that comes first counts."""
+    """Of several stops of one length, the first one in the text counts."""
     shown = "".join(assemble(cut_into_pieces(text.encode(), cuts), *stops))
     assert shown == cut_at_first_stop(text, stops)
 
 
 def test_stop_inside_another_does_not_depend_on_the_split() -> None:
-    """The stop that is complete first ends the text, in whatever pieces it came."""
+    """The stop that is complete first ends the text, for any split."""
     slowly = "".join(assemble([b"a", b"b", b"c"], "abc", "b"))
     assert slowly == "a"
     assert "".join(assemble([b"abc"], "abc", "b")) == slowly

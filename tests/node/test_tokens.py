@@ -1,4 +1,4 @@
-"""A prompt becomes tokens: control tokens only where the template wrote them, one beginning."""
+"""Prompts become tokens: one beginning, and control tokens only from the template."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ FIRST_CHARACTER: Final = 100
 
 
 def encode(text: str) -> list[int]:
-    """Stand for a library: a token for each character, and one that it should not find."""
+    """A fake library: a token for each character, and one that it should not find."""
     tokens: list[int] = []
     for number, part in enumerate(text.split("</s>")):
         tokens += [2] * (number > 0) + each(part)
@@ -27,12 +27,12 @@ def encode(text: str) -> list[int]:
 
 
 def each(text: str) -> list[int]:
-    """Stand for a library that has a token for each character."""
+    """A fake library with a token for each character."""
     return [FIRST_CHARACTER + ord(character) for character in text]
 
 
 def tokens_of(text: str, vocabulary: Vocabulary = VOCABULARY, *, control: bool = True) -> str:
-    """Write tokens for a reader: control and user-defined ones in brackets."""
+    """Return tokens in readable form: control and user-defined ones in brackets."""
     tokenizer = Tokenizer(vocabulary, encode)
     return "".join(
         f"[{token}]" if token < FIRST_CHARACTER else chr(token - FIRST_CHARACTER)
@@ -53,24 +53,24 @@ BEGINNINGS: Final = {
 
 @pytest.mark.parametrize("case", BEGINNINGS)
 def test_text_begins_once(case: str) -> None:
-    """The token that begins a text is there once, where the file or the template wants it."""
+    """The beginning-of-text token is there once, if the file or the template wants it."""
     adds, text, expected = BEGINNINGS[case]
     assert tokens_of(text, Vocabulary(control=CONTROL, adds_bos=adds)) == expected
 
 
 def test_prompt_without_a_template_names_no_control_token() -> None:
-    """A completion's text is text, except for what the model's makers added for use in texts."""
+    """In a completion only user-defined tokens are recognised."""
     assert tokens_of("<s><|user|><tool>a", control=False) == "[1]<s><|user|>[10]a"
 
 
 def test_longest_name_is_found() -> None:
-    """A token is not hidden by one that begins like it."""
+    """The longest of several matching tokens is used."""
     assert tokens_of("<|im_end|>\n<|im_end|><tool>><tool>") == "[1][5][4][11][10]"
 
 
 @pytest.mark.parametrize("text", ["x</s>y", "</s>", "</s></s>"])
 def test_control_token_that_the_library_finds_is_spelt(text: str) -> None:
-    """The library may merge text into a control token: its characters go in its place."""
+    """A control token that the library finds in text is replaced by its characters."""
     spelt = {"<": 200, "s": 201, ">": 202, "<0x2F>": 203}
     vocabulary = Vocabulary(control=CONTROL, adds_bos=False, characters=spelt)
     tokens = Tokenizer(vocabulary, encode).tokenize(text, control_tokens=False)
@@ -116,7 +116,7 @@ CONTENTS: Final = [
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("content", CONTENTS)
 def test_control_token_in_a_message_stays_text(content: str, template: str) -> None:
-    """Whatever a message spells, the prompt has the template's own control tokens and no other."""
+    """A prompt has the template's control tokens only, whatever a message spells."""
     turns = [{"role": "user", "content": content}]
     prompt = render_chat(TEMPLATES[template], turns, marker=Marker(CONTROL))
     found = Tokenizer(VOCABULARY, each).tokenize(prompt, control_tokens=True)
@@ -134,7 +134,7 @@ def test_control_token_in_a_message_stays_text(content: str, template: str) -> N
     )
 )
 def test_messages_side_by_side_write_no_control_token(contents: list[str]) -> None:
-    """Not even what two messages spell together; and every other character is still there."""
+    """Adjacent messages do not form a control token, and no other character is lost."""
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     turns = [{"role": "user", "content": content} for content in contents]
     prompt = render_chat(template, turns, marker=Marker(CONTROL))
@@ -145,14 +145,14 @@ def test_messages_side_by_side_write_no_control_token(contents: list[str]) -> No
 
 
 def test_name_of_a_participant_is_marked_too() -> None:
-    """A name is the caller's text like a message; a role is one of the API's words."""
+    """The name of a participant is text as well; a role is a known word."""
     turns = [{"role": "user", "content": "x", "name": "</s>"}]
     prompt = render_chat("{{ messages[0].name }}", turns, marker=Marker(CONTROL))
     assert tokens_of(prompt, Vocabulary(control=CONTROL, characters={"/": 7})) == "[1][7]"
 
 
 def test_text_without_control_tokens_is_not_changed() -> None:
-    """The template sees an ordinary message as it is, down to its length."""
+    """A text without control tokens reaches the template unchanged."""
     for text in ("", "a < b > c", "{{ x }}", "naïve <tool> 日本語", "<|other|>"):
         assert Marker(CONTROL).mark(text) == text
         assert Marker().mark(text) == text

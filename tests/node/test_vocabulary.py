@@ -1,4 +1,4 @@
-"""What a model file says of its tokens: which end an answer, which are control, which template."""
+"""The vocabulary of a model file: tokens that end an answer, control tokens, the template."""
 
 import array
 from typing import Any, Final
@@ -14,7 +14,7 @@ KINDS: Final = [UNKNOWN, CONTROL, CONTROL, NORMAL, NORMAL, DEFINED, NORMAL, NORM
 
 
 def read(**fields: Any) -> Vocabulary:
-    """Read a vocabulary of a few tokens whose file says besides what is given."""
+    """Read a small vocabulary from a file with further metadata."""
     kinds = fields.pop("kinds", KINDS)
     tokens = fields.pop("tokens", TOKENS)
     named = {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
@@ -34,7 +34,7 @@ ENDS: Final[dict[str, tuple[dict[str, Any], set[int]]]] = {
     "an id of -1, for none": ({"eot_token_id": -1}, set()),
 }
 ALWAYS: Final = {2, 3, 4}
-"""`</s>`, a control token here, `<|im_end|>` and `<end_of_turn>`, whatever their type."""
+"""`</s>`, a control token here, `<|im_end|>` and `<end_of_turn>`, for any type."""
 
 
 @pytest.mark.parametrize("case", ENDS)
@@ -63,7 +63,7 @@ def test_answer_ends_with_the_end_of_a_turn(case: str) -> None:
 )
 @pytest.mark.parametrize("kind", [NORMAL, CONTROL, DEFINED])
 def test_end_of_turn_is_known_by_its_name(name: str, kind: int) -> None:
-    """Many files name only the end of a text and give the end of a turn any type."""
+    """The end of a turn is known by its name, with any type."""
     vocabulary = read(tokens=[*TOKENS[:3], name.encode()], kinds=[*KINDS[:3], kind])
     assert 3 in vocabulary.ends
     assert vocabulary.control[name] == 3
@@ -71,12 +71,12 @@ def test_end_of_turn_is_known_by_its_name(name: str, kind: int) -> None:
 
 
 def test_markup_ends_nothing() -> None:
-    """`</s>` as an ordinary token is text."""
+    """`</s>` does not end an answer if it is an ordinary token."""
     assert read(kinds=[UNKNOWN, CONTROL, NORMAL, *KINDS[3:]], eos_token_id=6).ends == {6, 3, 4}
 
 
 def test_control_and_user_defined_tokens_are_told_apart() -> None:
-    """Only a template may write the first; any text the second."""
+    """Control tokens are for the template only; user-defined ones are for any text."""
     vocabulary = read()
     assert set(vocabulary.control) == {"<s>", "</s>", "<|im_end|>", "<end_of_turn>"}
     assert vocabulary.defined == {"<tool>": 5}
@@ -89,13 +89,13 @@ def test_control_and_user_defined_tokens_are_told_apart() -> None:
 def test_beginning_is_added_where_the_file_says_so(
     fields: dict[str, Any], adds: object, bos: int
 ) -> None:
-    """SentencePiece begins a text with a token of its own, unless the file says otherwise."""
+    """The beginning token is added unless the file says otherwise, as in SentencePiece."""
     vocabulary = read(**fields)
     assert (vocabulary.adds_bos, vocabulary.bos) == (adds, bos)
 
 
 def test_template_knows_tokens_by_name() -> None:
-    """The names are Hugging Face's."""
+    """The template knows tokens by Hugging Face's names."""
     special = read(bos_token_id=1, eos_token_id=2, unknown_token_id=0, padding_token_id=6).special
     assert special == {
         "bos_token": "<s>",
@@ -118,12 +118,12 @@ def test_template_knows_tokens_by_name() -> None:
 def test_template_for_chats_without_tools_is_chosen(
     templates: dict[str, bytes], chosen: str
 ) -> None:
-    """A file may have several templates by name; the one for tools is not for plain chats."""
+    """Of several templates, the one for chats without tools is used."""
     fields = {f"tokenizer.chat_template{name}": text for name, text in templates.items()}
     assert read_vocabulary(Head(dict(fields), (), 0)).template == chosen
 
 
 def test_control_tokens_can_be_spelt() -> None:
-    """Their characters are tokens themselves, or bytes."""
+    """The characters of control tokens are tokens themselves, or bytes."""
     tokens = [*TOKENS, b"<0x3E>"]
     assert read(tokens=tokens, kinds=[*KINDS, 6]).characters == {"<": 7, "<0x3E>": 8}
