@@ -72,8 +72,8 @@ def read_series(port: int) -> Series:
     """Read `/metrics`: each series with its value.
 
     Raises:
-        OSError: Nobody listens, or the connection was cut.
-        http.client.HTTPException: The answer was cut.
+        OSError: The port is closed, or the connection broke.
+        http.client.HTTPException: The response is not complete.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     try:

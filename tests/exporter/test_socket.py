@@ -284,7 +284,7 @@ async def test_node_finds_the_next_exporter_by_itself(directory: Path) -> None:
             node.dial(address, block=True)
             await ask(node, pack_batch())
         with open_socket(directory):
-            node.send(pack_batch())  # nobody answers
+            node.send(pack_batch())  # there is no exporter to answer
         with trio.fail_after(LIMIT_SECONDS):
             async with open_exporter(directory):
                 reply = msgspec.msgpack.decode(await node.arecv(), type=wire.Reply)

@@ -83,10 +83,10 @@ class Network:
     """The nodes by address, and everything that is on its way.
 
     Args:
-        seed: Of all randomness.
-        loss: Share of messages that vanish.
-        doubling: Share of messages that come twice.
-        delay: Most seconds that a message is under way.
+        seed: The seed of all randomness.
+        loss: The share of lost messages.
+        doubling: The share of messages that arrive twice.
+        delay: The longest time of a message on its way, in seconds.
     """
 
     def __init__(

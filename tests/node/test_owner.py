@@ -72,8 +72,8 @@ class Client:
         """Send the request. Ends with the exchange.
 
         Args:
-            app: Who answers.
-            stuck_at: Kind of the first message that the client does not take.
+            app: The application.
+            stuck_at: The kind of the first message that the client does not take.
         """
         self._stuck_at = stuck_at
         await app(self._scope, self._receive, self._send)

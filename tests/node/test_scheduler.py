@@ -217,7 +217,7 @@ async def test_requests_are_served_in_their_order(
 async def test_cancel_while_queued_never_reaches_the_engine(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A request cancelled in the queue counts once, frees its place and never reaches the engine."""
+    """A request cancelled in the queue counts once and never reaches the engine."""
     del autojump_clock
     async with open_place(children, queue=1) as (place, child):
         first = place.admit()
