@@ -1,8 +1,7 @@
 """Generate the dashboard: `python -m deployments.grafana.dashboard > dashboard.json`.
 
-The rows follow the questions at night: what is wrong, who is affected, where is it stuck, and only
-then what machine, mesh and telemetry do. Rows below the first screen are collapsed and load when
-opened.
+The rows follow an investigation: what is wrong, who is affected, where is it stuck, and then the
+machine, the mesh and the telemetry. Rows below the first screen are collapsed and load when opened.
 """
 
 import json
@@ -25,8 +24,8 @@ def write_dashboard(addresses: Addresses) -> str:
         builders.Dashboard("Distributed LLM")
         .uid(DASHBOARD_UID)
         .description(
-            "Nodes that serve language models, in the order of what one asks at night. "
-            "A gap or 'no data' means that nothing is known; 0 means none."
+            "Nodes that serve language models, in the order of an investigation. A gap or 'no "
+            "data' means that the value is unknown; 0 means none."
         )
         .tags(["distributed-llm"])
         .time("now-1h", "now")
@@ -79,7 +78,7 @@ def _row(title: str, panels: Iterator[PanelBuilder]) -> builders.Row:
 
 
 def _number_panels(board: models.Dashboard) -> None:
-    """Give each panel an id, which its link needs."""
+    """Number the panels: a link to a panel needs its id."""
     at = 0
     for panel in board.panels or []:
         inner = panel.panels if isinstance(panel, models.RowPanel) else []

@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid="$datasource")
 NO_DATA: Final = "no data"
-"""What an empty panel shows, so that nobody takes it for 0."""
+"""The text of an empty panel, which must not look like 0."""
 
 BLUE: Final = "blue"
 GREEN: Final = "green"
@@ -47,7 +47,7 @@ Query = tuple[str, str]
 """PromQL and the legend of its series."""
 
 
-def series(  # noqa: PLR0913 - what a panel can be told, by name
+def series(  # noqa: PLR0913 - the options of a panel, by name
     title: str,
     description: str,
     *queries: Query,
@@ -57,17 +57,17 @@ def series(  # noqa: PLR0913 - what a panel can be told, by name
     stacked: bool = False,
     warn: float | None = None,
 ) -> timeseries.Panel:
-    """Return lines over time; a gap means unknown.
+    """Return a panel of lines over time; a gap means unknown.
 
     Args:
-        title: What is asked.
+        title: The question that the panel answers.
         description: How to read it.
-        queries: What is drawn.
+        queries: The lines.
         unit: Grafana's name of the unit.
-        width: Of the 24 columns.
-        height: In grid rows.
-        stacked: Whether the parts add up to a whole.
-        warn: Where a line shows what is too much.
+        width: Columns, of 24.
+        height: Grid rows.
+        stacked: Whether the lines add up to a whole.
+        warn: The value of the dashed warning line.
     """
     panel = (
         timeseries.Panel()
@@ -110,7 +110,7 @@ def number(
     width: int = 3,
     decimals: int = 0,
 ) -> stat.Panel:
-    """Return one current number, coloured by thresholds."""
+    """Return a panel of one current number, coloured by thresholds."""
     panel = (
         stat.Panel()
         .unit(unit)
@@ -151,15 +151,15 @@ def states(
     width: int = 12,
     height: int = 7,
 ) -> statetimeline.Panel:
-    """Return states over time.
+    """Return a panel of states over time.
 
     Args:
-        title: What is asked.
+        title: The question that the panel answers.
         description: How to read it.
-        query: Gives a code for each line.
-        meanings: Code, word and colour of each state.
-        width: Of the 24 columns.
-        height: In grid rows.
+        query: Returns a code for each line.
+        meanings: The code, word and colour of each state.
+        width: Columns, of 24.
+        height: Grid rows.
     """
     options = {
         code: dashboard.ValueMappingResult(text=word, color=color, index=at)
@@ -177,7 +177,7 @@ def states(
     return _finish(panel, title, description, width, height)
 
 
-def rows(  # noqa: PLR0913 - what a panel can be told, by name
+def rows(  # noqa: PLR0913 - the options of a panel, by name
     title: str,
     description: str,
     query: str,
@@ -190,13 +190,13 @@ def rows(  # noqa: PLR0913 - what a panel can be told, by name
     """Return a table of a query's current series, one per row, with their labels.
 
     Args:
-        title: What is asked.
+        title: The question that the panel answers.
         description: How to read it.
-        query: Gives the lines.
-        hidden: Columns that say nothing here.
-        width: Of the 24 columns.
-        height: In grid rows.
-        link: Title and address of a link from each line.
+        query: Returns the rows.
+        hidden: Columns to hide.
+        width: Columns, of 24.
+        height: Grid rows.
+        link: The title and address of a link in each row.
     """
     hide = dict.fromkeys(("Time", "__name__", "job", *hidden), True)
     panel = (

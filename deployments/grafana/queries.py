@@ -1,4 +1,4 @@
-"""How the dashboard queries: the series that its variables select, and common forms of queries."""
+"""Common queries of the dashboard, limited to the series that its variables select."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ SERVICE: Final = f'{JOB}, model_id=~"$model"'
 RATE: Final = "[$__rate_interval]"
 
 ALLOWED: Final = 0.01
-"""The share of bad requests that the objective of 99 % allows, as in the alerts."""
+"""The share of bad requests that an objective of 99% allows, as in the alerts."""
 
 
 def rate(metric: str, labels: str, by: str = "") -> str:

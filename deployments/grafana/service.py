@@ -1,4 +1,4 @@
-"""The rows of the dashboard about the service: what users feel, and where it is stuck."""
+"""The dashboard rows about the service: what users notice, and where it is stuck."""
 
 from collections.abc import Iterator
 
@@ -32,34 +32,34 @@ from deployments.grafana.queries import (
 
 
 def now(addresses: Addresses) -> Iterator[PanelBuilder]:
-    """Is anything wrong now? The first screen, in its own words and not folded."""
+    """Is anything wrong now? The first screen, which is not collapsed."""
     requests = "distributed_llm_inference_requests_total"
     yield number(
-        "Exporters answering",
-        "Exporters that answered the last scrape. One less than there are machines: of one machine "
-        "nothing is known. See the runbook of ExporterDown.",
+        "Exporters up",
+        "Exporters that answered the last scrape. A missing one means that the state of its "
+        "machine is unknown: see the runbook of ExporterDown.",
         f"sum(up{{{JOB}}})",
         (None, RED),
         (1, GREEN),
     )
     yield number(
         "Nodes up",
-        "Nodes that their exporters hear.",
+        "Nodes that their exporters receive events from.",
         f"sum(distributed_llm_node_up{{{NODE}}})",
         (None, RED),
         (1, GREEN),
     )
     yield number(
         "Nodes lost",
-        "Nodes that were heard once, are not now, and said no goodbye.",
+        "Nodes that disappeared without a goodbye.",
         f"sum(1 - distributed_llm_node_up{{{NODE}}} - distributed_llm_node_departed{{{NODE}}})",
         (None, GREEN),
         (1, ORANGE),
     )
     yield number(
-        "Failing",
-        "Share of requests that ended with an error or a timeout in the last 5 minutes; without "
-        "requests there is no share.",
+        "Failed requests",
+        "Share of requests in the last 5 minutes that ended with an error or a timeout; empty "
+        "without requests.",
         f'sum(rate({requests}{{{MODEL}, status=~"error|timeout"}}[5m]))'
         f' / sum(rate({requests}{{{MODEL}, status=~"ok|error|timeout"}}[5m]))',
         (None, GREEN),
@@ -70,7 +70,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield number(
         "First token, p90",
-        "Nine of ten requests of the last 5 minutes had their first token within this time.",
+        "90% of the requests in the last 5 minutes had their first token within this time.",
         "histogram_quantile(0.9, sum by (le) (rate("
         f"distributed_llm_inference_time_to_first_token_seconds_bucket{{{MODEL}}}[5m])))",
         (None, GREEN),
@@ -80,7 +80,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         decimals=2,
     )
     yield number(
-        "Waiting",
+        "Queued",
         "Requests that wait for an engine now.",
         f"sum(distributed_llm_inference_queue_depth{{{MODEL}}})",
         (None, GREEN),
@@ -89,14 +89,14 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield number(
         "Tokens/s",
-        "Tokens generated a second over the last minute.",
+        "Tokens generated per second over the last minute.",
         f"sum(rate(distributed_llm_inference_tokens_generated_total{{{MODEL}}}[1m]))",
         decimals=1,
     )
     yield number(
-        "Longest silence",
-        "The longest time that an engine with work has made no progress. Past 30 s it has stalled; "
-        "see the runbook of EngineStalled.",
+        "Longest stall",
+        "The longest time that an engine with work has made no progress. Above 30 s it has "
+        "stalled: see the runbook of EngineStalled.",
         f"max(distributed_llm_engine_silent_seconds{{{MODEL}}})",
         (None, GREEN),
         (10, YELLOW),
@@ -105,15 +105,16 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield states(
         "Node status",
-        "Each node over time. A gap means that its exporter did not answer; offline is also what a "
-        "node is that was stopped.",
+        "Status of each node over time. A gap means that its exporter did not answer. A node that "
+        "was stopped is offline, too.",
         (f"distributed_llm_node_status{{{NODE}}}", "{{node_id}}"),
         STATUS,
         width=8,
     )
     yield rows(
         "Alerts firing",
-        "What fires now; a click opens the runbook. Empty is well, as long as exporters answer.",
+        "Alerts that fire now; click one for its runbook. Empty is good only if the exporters "
+        "answer.",
         f'ALERTS{{alertstate="firing", {JOB}}}',
         ("Value", "alertstate", "instance", "pod", "namespace"),
         width=8,
@@ -121,16 +122,16 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     ).no_value("nothing fires")
     yield series(
         "Requests by status",
-        "Requests that ended, a second. Cancelled: the client left. Rejected: no room in the "
-        "queue, or a request that was wrong.",
+        "Ended requests per second. cancelled: the client left. rejected: the queue was full, or "
+        "the request was invalid.",
         (f"sum by (status) (rate({requests}{{{MODEL}}}{RATE}))", "{{status}}"),
         unit=units.RequestsPerSecond,
         stacked=True,
     )
     yield series(
         "Time to first token",
-        "Seconds from admission to the first token, waiting included. The dashed line is the "
-        "usual objective.",
+        "Seconds from admission to the first token, including the time in the queue. The dashed "
+        "line is the default objective.",
         *quantiles("distributed_llm_inference_time_to_first_token_seconds", MODEL, "model_id"),
         unit=units.Seconds,
         warn=2.5,
@@ -138,7 +139,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield series(
         "Latency of good answers",
-        "Seconds from admission to the last token, of requests that ended well.",
+        "Seconds from admission to the last token, for successful requests.",
         *quantiles(
             "distributed_llm_inference_latency_seconds", f'{MODEL}, status="ok"', "model_id"
         ),
@@ -147,8 +148,8 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         height=6,
     )
     yield series(
-        "Waiting and in flight",
-        "Requests that wait, and all that were admitted and have not ended.",
+        "Queued and in flight",
+        "Requests in the queue, and all admitted requests that have not ended.",
         (
             f"sum by (model_id) (distributed_llm_inference_queue_depth{{{MODEL}}})",
             "waiting {{model_id}}",
@@ -162,19 +163,19 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
 
 
 def users() -> Iterator[PanelBuilder]:
-    """What do users feel, and what do they ask for?"""
+    """What do users notice, and what do they request?"""
     first = "distributed_llm_inference_time_to_first_token_seconds"
-    token = "distributed_llm_inference_time_per_output_token_seconds"  # noqa: S105 - no password
+    token = "distributed_llm_inference_time_per_output_token_seconds"  # noqa: S105 - not a password
     yield series(
-        "Time per later token",
-        "Seconds per token after the first. 0.2 s is about the speed of reading.",
+        "Time per token after the first",
+        "Seconds per token after the first. 0.2 s is about reading speed.",
         *quantiles(token, MODEL, "model_id"),
         unit=units.Seconds,
         warn=0.2,
     )
     yield series(
         "Tokens generated",
-        "Tokens a second, counted as they are made.",
+        "Tokens generated per second, counted as they are drawn.",
         (
             rate("inference_tokens_generated_total", MODEL, "model_id"),
             "{{model_id}}",
@@ -184,7 +185,7 @@ def users() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Requests by model and node",
-        "Good answers a second: who does the work.",
+        "Successful requests per second, by model and node.",
         (
             rate("inference_requests_total", f'{MODEL}, status="ok"', "model_id, node_id"),
             "{{model_id}} on {{node_id}}",
@@ -193,18 +194,18 @@ def users() -> Iterator[PanelBuilder]:
         stacked=True,
     )
     yield heat(
-        "First token, all requests",
-        "How many requests had their first token after how long.",
+        "Time to first token, all requests",
+        "Distribution of the time to the first token.",
         f"sum by (le) (increase({first}_bucket{{{MODEL}}}{RATE}))",
     )
     yield heat(
-        "Per later token, all requests",
-        "How many requests had how many seconds per token.",
+        "Time per token, all requests",
+        "Distribution of the time per token after the first.",
         f"sum by (le) (increase({token}_bucket{{{MODEL}}}{RATE}))",
     )
     yield series(
         "Prompt tokens",
-        "Prompt tokens a second, and those of them that the engine still held.",
+        "Prompt tokens per second, and the part of them that came from the engine's cache.",
         (rate("inference_prompt_tokens_total", MODEL), "all"),
         (
             rate("inference_prompt_tokens_cached_total", MODEL),
@@ -214,8 +215,8 @@ def users() -> Iterator[PanelBuilder]:
         width=6,
     )
     yield series(
-        "Tokens thrown away",
-        "Tokens a second that were made and that nobody got.",
+        "Tokens discarded",
+        "Generated tokens per second that were not delivered.",
         (
             rate("inference_tokens_discarded_total", MODEL, "reason"),
             "{{reason}}",
@@ -225,8 +226,8 @@ def users() -> Iterator[PanelBuilder]:
         width=6,
     )
     yield series(
-        "How answers end",
-        "Finish reasons a second: stop by the model, length by a limit.",
+        "Finish reasons",
+        "Finish reasons per second. stop: the model ended the answer. length: a limit did.",
         (
             rate("inference_finish_total", MODEL, "reason"),
             "{{reason}}",
@@ -237,7 +238,7 @@ def users() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Size of prompts and answers",
-        "Median and 90th percentile of the tokens of a request.",
+        "Median and 90th percentile of the tokens per request.",
         *[
             (query, f"{what} {legend}")
             for what in ("prompt", "output")
@@ -250,7 +251,7 @@ def users() -> Iterator[PanelBuilder]:
 
 
 def objectives() -> Iterator[PanelBuilder]:
-    """How much of the month is spent?"""
+    """How much of the error budget is spent?"""
     judged = "distributed_llm_inference_slo_requests_total"
     for what, title in (
         ("availability_errors", "Availability"),
@@ -258,7 +259,7 @@ def objectives() -> Iterator[PanelBuilder]:
     ):
         yield series(
             f"{title}: burn rate",
-            "How many times faster than allowed the budget is spent; at 1 it lasts for the month. "
+            "How many times faster than allowed the budget is spent. At 1 it lasts for the month; "
             "14.4 over an hour pages.",
             *[
                 (
@@ -272,7 +273,7 @@ def objectives() -> Iterator[PanelBuilder]:
         )
     yield series(
         "Bad requests by objective",
-        "Share of judged requests that missed each objective (--slo-… of the exporter).",
+        "Share of judged requests that missed each objective (the exporter's --slo-… settings).",
         (
             (
                 f'sum by (slo) (rate({judged}{{{MODEL}, result="bad"}}{RATE}))'
@@ -289,8 +290,8 @@ def objectives() -> Iterator[PanelBuilder]:
     ):
         yield number(
             title,
-            "What is left of the bad requests that 99 % allows, over the time shown. Below 0 it is "
-            "overspent.",
+            "Remaining share of the bad requests that an objective of 99% allows, over the "
+            "selected time range. Below 0 it is overspent.",
             f'1 - (sum(increase({judged}{{{MODEL}, slo="{slo}", result="bad"}}[$__range]))'
             f' / sum(increase({judged}{{{MODEL}, slo="{slo}"}}[$__range]))) / {ALLOWED}',
             (None, RED),
@@ -302,17 +303,17 @@ def objectives() -> Iterator[PanelBuilder]:
 
 
 def queue() -> Iterator[PanelBuilder]:
-    """Where does it wait, and does the engine move?"""
+    """Where do requests wait, and does the engine make progress?"""
     yield series(
         "Slots",
-        "Requests that engines work on, and how many they can.",
+        "Requests in the engines, and the engines' capacity.",
         (f"sum by (state) (distributed_llm_inference_slots{{{MODEL}}})", "{{state}}"),
         width=6,
     )
     yield series(
-        "Engine silence",
-        "Seconds that an engine with work has made no progress. It grows during each piece of a "
-        "prompt; past 30 s it is a stall.",
+        "Time without progress",
+        "Seconds that an engine with work has made no progress. It rises during each chunk of a "
+        "prompt; above 30 s the engine has stalled.",
         (f"distributed_llm_engine_silent_seconds{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
         unit=units.Seconds,
         warn=30,
@@ -332,7 +333,7 @@ def queue() -> Iterator[PanelBuilder]:
         )
     yield series(
         "Engines replaced",
-        "Engine children that crashed or hung and were started anew, over the last 5 minutes.",
+        "Engine processes that crashed or hung and were restarted, over the last 5 minutes.",
         (
             grown("engine_restarts_total", MODEL, "model_id, reason"),
             "{{model_id}} {{reason}}",
@@ -340,8 +341,8 @@ def queue() -> Iterator[PanelBuilder]:
         width=6,
     )
     yield series(
-        "Requests that went on in a new engine",
-        "Requests that lost their engine and were resumed, over the last 5 minutes.",
+        "Requests resumed",
+        "Requests that lost their engine and continued on a new one, over the last 5 minutes.",
         (
             grown("inference_resumed_total", MODEL, "model_id, reason"),
             "{{model_id}} {{reason}}",
@@ -349,9 +350,9 @@ def queue() -> Iterator[PanelBuilder]:
         width=6,
     )
     yield series(
-        "Since the last progress",
-        "Seconds since each engine's last piece of a prompt or token. It grows while there is no "
-        "work, which is no fault.",
+        "Time since the last progress",
+        "Seconds since the last prompt chunk or token of each engine. It also rises while there "
+        "is no work, which is normal.",
         (
             f"time() - distributed_llm_engine_last_progress_timestamp_seconds{{{MODEL}}}",
             "{{model_id}} on {{node_id}}",
@@ -365,20 +366,20 @@ def models() -> Iterator[PanelBuilder]:
     """What is in memory, and how did it get there?"""
     yield rows(
         "Models in memory",
-        "Each model on each node.",
+        "The models that each node has in memory.",
         f"distributed_llm_model_info{{{MODEL}}}",
         ("Value", "instance", "pod", "namespace"),
         width=12,
     )
     yield series(
         "Models loaded",
-        "Models in memory, by node.",
+        "The number of models in memory, by node.",
         (f"distributed_llm_models_loaded{{{NODE}}}", "{{node_id}}"),
         width=6,
     )
     yield series(
         "Size of models",
-        "Bytes of the weights in memory.",
+        "Size of the weights in memory.",
         (f"distributed_llm_model_size_bytes{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
         unit=units.BytesIEC,
         width=6,
@@ -386,13 +387,13 @@ def models() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Layers by model and node",
-        "Layers of each model that are on each node.",
+        "The layers of each model on each node.",
         (f"distributed_llm_layers_allocated{{{MODEL}}}", "{{model_id}} on {{node_id}}"),
         stacked=True,
     )
     yield series(
         "Layers: used and possible",
-        "Layers in use on each node, and how many its memory could hold.",
+        "Layers in use on each node, and the number that fits in its memory.",
         (
             f'distributed_llm_node_resources{{{NODE}, resource_type="used_layers"}}',
             "used {{node_id}}",
@@ -404,12 +405,12 @@ def models() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Layers without a node",
-        "Layers that no living node has memory for. More than 0: the model is not served.",
+        "Layers that do not fit on any live node. Above 0 the model is not served.",
         (f"max by (model_id) (distributed_llm_layers_unserved{{{MODEL}}})", "{{model_id}}"),
     )
     yield series(
         "Loads and unloads",
-        "Over the last 5 minutes, by result and reason.",
+        "Loads and unloads over the last 5 minutes, by result and reason.",
         (
             grown("model_loads_total", MODEL, "model_id, result"),
             "load {{model_id}} {{result}}",
@@ -436,7 +437,7 @@ def models() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Progress of loads",
-        "How much of a model is downloaded, or read into memory.",
+        "Share of a model that is downloaded, or read into memory.",
         (
             f"distributed_llm_model_load_progress_ratio{{{MODEL}}}",
             "{{model_id}} {{stage}} on {{node_id}}",

@@ -1,4 +1,4 @@
-"""The rows of the dashboard about what the service stands on, and about one node."""
+"""The dashboard rows about machine, network and telemetry, and about one node."""
 
 from collections.abc import Iterator
 
@@ -19,17 +19,17 @@ from deployments.grafana.queries import JOB, NODE, RATE, grown, quantiles, rate
 
 
 def machine() -> Iterator[PanelBuilder]:
-    """Has the machine enough of everything?"""
+    """Does the machine have enough resources?"""
     memory = "distributed_llm_system_memory_usage_bytes"
     yield series(
         "CPU",
-        "Percent of one core for node and engine; of all cores for the host.",
+        "Percent of one core for node and engine; percent of all cores for the host.",
         (f"distributed_llm_system_cpu_usage_percent{{{NODE}}}", "{{scope}} {{node_id}}"),
         unit=units.Percent,
     )
     yield series(
-        "CPU cores at work",
-        "CPU seconds a second of node and engine, against the cores that they may use.",
+        "CPU cores in use",
+        "Cores in use by node and engine, and the cores that they may use.",
         (
             rate("system_cpu_seconds_total", NODE, "node_id, scope"),
             "{{scope}} {{node_id}}",
@@ -41,14 +41,14 @@ def machine() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Memory of node and engine",
-        "Resident bytes of the processes.",
+        "Resident memory of the processes.",
         (f'{memory}{{{NODE}, memory_type=~"rss|engine_rss"}}', "{{memory_type}} {{node_id}}"),
         unit=units.BytesIEC,
         stacked=True,
     )
     yield series(
         "Memory of the machine",
-        "Available and all; what the node may use at the most where a limit is set.",
+        "Available and total memory, and the node's limit if there is one.",
         (f'{memory}{{{NODE}, memory_type=~"available|total"}}', "{{memory_type}} {{node_id}}"),
         (
             f'distributed_llm_node_resources{{{NODE}, resource_type="memory_bytes"}}',
@@ -57,14 +57,15 @@ def machine() -> Iterator[PanelBuilder]:
         unit=units.BytesIEC,
     )
     yield series(
-        "Swapped out",
-        "Bytes of the machine's memory that are in swap.",
+        "Swap in use",
+        "Memory of the machine that is swapped out.",
         (f'{memory}{{{NODE}, memory_type="swap"}}', "{{node_id}}"),
         unit=units.BytesIEC,
     )
     yield series(
-        "Page faults that read from disk",
-        "A second. Many for long: the weights do not stay in memory.",
+        "Major page faults",
+        "Page faults per second that read from disk. Many for a long time: the weights do not "
+        "stay in memory.",
         (
             rate("system_major_page_faults_total", NODE, "node_id, scope"),
             "{{scope}} {{node_id}}",
@@ -74,19 +75,19 @@ def machine() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Trio tasks",
-        "Living tasks of the node, Python's counterpart of goroutines. It should follow the "
-        "requests; a line that only climbs is a leak.",
+        "Live Trio tasks of the node. The number should follow the requests; if it only rises, "
+        "tasks leak.",
         (f"distributed_llm_system_goroutines{{{NODE}}}", "{{node_id}}"),
     )
     yield series(
-        "Lateness of the node's event loop",
-        "How much later than asked a sleeping task is woken.",
+        "Event loop lag",
+        "How much later than due a sleeping task is woken.",
         *quantiles("distributed_llm_runtime_event_loop_lag_seconds", NODE, "node_id", (0.5, 0.99)),
         unit=units.Seconds,
     )
     yield series(
         "Worker threads",
-        "Threads of the node in use, and how many there can be.",
+        "Threads of the node in use, and their maximum.",
         (f"distributed_llm_runtime_worker_threads{{{NODE}}}", "{{state}} {{node_id}}"),
     )
 
@@ -95,7 +96,7 @@ def network() -> Iterator[PanelBuilder]:
     """Do the nodes reach each other?"""
     yield series(
         "Message rates",
-        "Messages between nodes a second, by direction and kind.",
+        "Messages per second between nodes, by direction and kind.",
         (
             rate("network_messages_total", NODE, "direction, message_type"),
             "{{direction}} {{message_type}}",
@@ -110,25 +111,26 @@ def network() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Latency by peer, p90",
-        "Nine of ten answers of each peer came within this time: it shows which way is slow.",
+        "90% of the answers of each peer came within this time, which shows slow connections.",
         *quantiles("distributed_llm_network_latency_seconds", NODE, "node_id, target_node", (0.9,)),
         unit=units.Seconds,
     )
     yield states(
         "Peers, as each node sees them",
-        "Offline here and online in the node status above: the network between the two is cut.",
+        "If a peer is offline here and online in the node status above, the network between the "
+        "two is cut.",
         (f"distributed_llm_peer_status{{{NODE}}}", "{{node_id}} sees {{peer}}"),
         STATUS,
         width=8,
     )
     yield series(
         "Connections",
-        "Peers that each node is connected to, alive and suspect.",
+        "Connected peers of each node, alive and suspect.",
         (f"distributed_llm_network_connections{{{NODE}}}", "{{node_id}} {{state}}"),
     )
     yield series(
         "Bytes between nodes",
-        "A second, by direction.",
+        "Bytes per second, by direction.",
         (
             rate("network_bytes_total", NODE, "node_id, direction"),
             "{{node_id}} {{direction}}",
@@ -136,9 +138,9 @@ def network() -> Iterator[PanelBuilder]:
         unit=units.BytesPerSecondIEC,
     )
     yield series(
-        "Refused and failed",
-        "Messages refused and exchanges failed a second. unauthenticated: a wrong cluster secret, "
-        "or somebody who has none.",
+        "Refused and failed messages",
+        "Refused messages and failed exchanges per second. unauthenticated: a message with a "
+        "wrong mesh secret or with none.",
         (
             rate("network_errors_total", NODE, "reason"),
             "{{reason}}",
@@ -152,7 +154,8 @@ def edge() -> Iterator[PanelBuilder]:
     """What do clients see of the two protocols?"""
     yield series(
         "HTTP responses by status",
-        "A second. 429: the queue is full. 499: the client left. 503: stopping, or no engine.",
+        "Responses per second. 429: the queue is full. 499: the client left. 503: the node is "
+        "stopping or has no engine.",
         (
             rate("http_requests_total", NODE, "status"),
             "{{status}}",
@@ -163,7 +166,7 @@ def edge() -> Iterator[PanelBuilder]:
     )
     yield series(
         "HTTP duration by route, p90",
-        "Seconds from the request to the end of its response, streams included; only as fine as "
+        "Seconds from a request to the end of its response, streams included; only as precise as "
         "the buckets of 0.1, 1 and 10 s.",
         *quantiles("distributed_llm_http_request_duration_seconds", NODE, "route", (0.9,)),
         unit=units.Seconds,
@@ -171,7 +174,7 @@ def edge() -> Iterator[PanelBuilder]:
     )
     yield series(
         "gRPC calls by code",
-        "A second. resource_exhausted: the queue is full.",
+        "Calls per second. resource_exhausted: the queue is full.",
         (rate("rpc_requests_total", NODE, "code"), "{{code}}"),
         unit=units.RequestsPerSecond,
         width=6,
@@ -179,7 +182,7 @@ def edge() -> Iterator[PanelBuilder]:
     )
     yield series(
         "gRPC duration by method, p90",
-        "Seconds that calls took; only as fine as the buckets of 0.1, 1 and 10 s.",
+        "Seconds per call; only as precise as the buckets of 0.1, 1 and 10 s.",
         *quantiles("distributed_llm_rpc_latency_seconds", NODE, "method", (0.9,)),
         unit=units.Seconds,
         width=6,
@@ -190,7 +193,7 @@ def health() -> Iterator[PanelBuilder]:
     """What do the exporter's own checks say?"""
     yield states(
         "Health check status",
-        "What the exporter's checks of the last minute found. The reason is in /health.",
+        "Results of the exporter's checks in the last minute. The reasons are in /health.",
         (
             (
                 "sum by (instance, check) (increase("
@@ -203,7 +206,7 @@ def health() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Health checks by status",
-        "Checks a second, over all exporters and checks.",
+        "Checks per second, over all exporters and checks.",
         (
             rate("health_check_total", JOB, "status"),
             "{{status}}",
@@ -213,7 +216,7 @@ def health() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Duration of health checks, p99",
-        "Seconds. node_api grows when the node's event loop is late.",
+        "Seconds per check. node_api rises when the node's event loop is late.",
         *quantiles("distributed_llm_health_check_latency_seconds", JOB, "check", (0.99,)),
         unit=units.Seconds,
         width=6,
@@ -221,11 +224,11 @@ def health() -> Iterator[PanelBuilder]:
 
 
 def telemetry() -> Iterator[PanelBuilder]:
-    """Can the numbers be believed?"""
+    """Can the metrics be trusted?"""
     dropped = "distributed_llm_telemetry_events_dropped_total"
     yield number(
         "Events lost",
-        "Emitted, not dropped and never counted. Anything but 0 is a fault.",
+        "Events that were emitted, not dropped, and never counted. Anything but 0 is a fault.",
         f"sum(distributed_llm_telemetry_events_lost{{{NODE}}})",
         (None, GREEN),
         (1, RED),
@@ -233,7 +236,7 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield number(
         "Events dropped",
-        "In the time shown, for want of room in the node.",
+        "Events dropped in the selected time range because the node's buffer was full.",
         f"sum(increase({dropped}{{{NODE}}}[$__range]))",
         (None, GREEN),
         (1, ORANGE),
@@ -241,23 +244,24 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield number(
         "Durable",
-        "1 where every exporter can write its journal.",
+        "1 if every exporter can write its journal.",
         f"min(distributed_llm_exporter_durable{{{JOB}}})",
         (None, RED),
         (1, GREEN),
         width=4,
     )
     yield number(
-        "Kept aside",
-        "Damaged or dangerous pieces of journals, ever.",
+        "Quarantined",
+        "Damaged parts of journals, and records that crashed the exporter, since the journal "
+        "exists.",
         f"sum(distributed_llm_exporter_quarantined_total{{{JOB}}})",
         (None, GREEN),
         (1, ORANGE),
         width=4,
     )
     yield number(
-        "Silent for",
-        "The longest time since a node that is up was last heard.",
+        "Longest silence",
+        "The longest time since an exporter last received events from a node that is up.",
         f"max(time() - distributed_llm_exporter_last_event_timestamp_seconds{{{NODE}}}"
         f" and distributed_llm_node_up{{{NODE}}} == 1)",
         (None, GREEN),
@@ -267,13 +271,13 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield number(
         "Series",
-        "Series of the metrics that can grow; each of these may have 10,000 at an exporter.",
+        "Series of the metrics that can grow; each may have 10,000 per exporter.",
         f"sum(distributed_llm_exporter_series{{{JOB}}})",
         width=4,
     )
     yield series(
         "Events",
-        "Events a second: emitted = counted + dropped.",
+        "Events per second: emitted = counted + dropped.",
         (rate("telemetry_events_emitted_total", NODE), "emitted"),
         (rate("exporter_events_total", NODE), "counted"),
         (f"sum by (reason) (rate({dropped}{{{NODE}}}{RATE}))", "dropped {{reason}}"),
@@ -281,7 +285,8 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Batches",
-        "Batches a second: taken, and refused by reason. conflict: two live nodes with one name.",
+        "Batches per second: accepted, and refused by reason. conflict: two live nodes have the "
+        "same name.",
         (rate("exporter_batches_total", NODE), "taken"),
         (
             rate("exporter_rejected_batches_total", JOB, "reason"),
@@ -289,7 +294,7 @@ def telemetry() -> Iterator[PanelBuilder]:
         ),
         (
             rate("exporter_duplicate_events_total", NODE),
-            "events that came twice",
+            "duplicate events",
         ),
         unit=units.CountsPerSecond,
     )
@@ -300,8 +305,8 @@ def telemetry() -> Iterator[PanelBuilder]:
         unit=units.Seconds,
     )
     yield series(
-        "Rendering a scrape",
-        "Seconds in the exporter.",
+        "Duration of rendering",
+        "Seconds that the exporter takes to render a scrape.",
         *quantiles(
             "distributed_llm_exporter_scrape_duration_seconds", JOB, "instance", (0.5, 0.99)
         ),
@@ -309,13 +314,14 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Journal",
-        "Bytes of each exporter's current log; it is replaced at 8 MiB.",
+        "Size of each exporter's current log, which is replaced at 8 MiB.",
         (f"distributed_llm_exporter_journal_bytes{{{JOB}}}", "{{instance}}"),
         unit=units.BytesIEC,
     )
     yield series(
-        "Read back at a start",
-        "Events that exporters read from their journals, over the last 5 minutes.",
+        "Events recovered",
+        "Events that exporters recovered from their journals at the start, over the last 5 "
+        "minutes.",
         (
             grown("exporter_recovered_events_total", JOB, "instance"),
             "{{instance}}",
@@ -323,8 +329,8 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Internal errors",
-        "Times that a part of node or exporter failed unexpectedly and was restarted, over the "
-        "last 5 minutes. Anything but 0 is a fault.",
+        "Parts of node or exporter that failed unexpectedly and were restarted, over the last 5 "
+        "minutes. Anything but 0 is a bug.",
         (grown("node_internal_errors_total", NODE, "node_id, part"), "{{node_id}} {{part}}"),
         (
             grown("exporter_internal_errors_total", JOB, "instance, part"),
@@ -333,7 +339,8 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Label values folded into `other`",
-        "Samples a second whose metric had no room for another label value.",
+        "Samples per second that were counted under `other` because the metric has no room for "
+        "new labels.",
         (
             rate("exporter_series_folded_total", JOB, "metric, label"),
             "{{metric}} {{label}}",
@@ -342,14 +349,14 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield rows(
         "Largest metrics",
-        "The ten metrics with the most series, of one exporter each.",
+        "The ten metrics with the most series, for each exporter.",
         f"topk(10, distributed_llm_exporter_series{{{JOB}}})",
         ("pod", "namespace"),
         width=8,
     )
     yield rows(
         "Exporters",
-        "Versions of each exporter and its Python.",
+        "Versions of each exporter and of its Python.",
         f"distributed_llm_exporter_build_info{{{JOB}}}",
         ("Value", "pod", "namespace"),
         width=8,
@@ -357,25 +364,25 @@ def telemetry() -> Iterator[PanelBuilder]:
 
 
 def one_node() -> Iterator[PanelBuilder]:
-    """What does one node do? Repeated for each that is chosen."""
+    """What does one node do? Repeated for each selected node."""
     this = f'{JOB}, node_id="$node"'
     yield states(
         "Status",
-        "The state that the node says it is in, over time; offline also when it is gone.",
+        "The node's reported status over time; offline if it is gone, too.",
         (f'distributed_llm_node_state{{{this}, state!="unknown"}}', "{{state}}"),
         (("0", "", "transparent"), ("1", "yes", GREEN)),
         width=6,
     )
     yield series(
         "Uptime",
-        "Seconds since the node's start.",
+        "Seconds since the start of the node.",
         (f"distributed_llm_node_uptime_seconds{{{this}}}", "{{node_id}}"),
         unit=units.Seconds,
         width=6,
     )
     yield series(
         "Requests by status",
-        "Requests of this node that ended, a second.",
+        "Ended requests per second of this node.",
         (
             rate("inference_requests_total", this, "status"),
             "{{status}}",
@@ -402,7 +409,7 @@ def one_node() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Tokens generated",
-        "Tokens a second of this node.",
+        "Tokens per second of this node.",
         (
             rate("inference_tokens_generated_total", this, "model_id"),
             "{{model_id}}",
@@ -412,14 +419,14 @@ def one_node() -> Iterator[PanelBuilder]:
     )
     yield series(
         "CPU",
-        "Percent of one core for node and engine; of all cores for the host.",
+        "Percent of one core for node and engine; percent of all cores for the host.",
         (f"distributed_llm_system_cpu_usage_percent{{{this}}}", "{{scope}}"),
         unit=units.Percent,
         width=6,
     )
     yield series(
         "Memory",
-        "Resident bytes of node and engine, and what the machine has available.",
+        "Resident memory of node and engine, and the machine's available memory.",
         (
             (
                 f"distributed_llm_system_memory_usage_bytes{{{this}, "
