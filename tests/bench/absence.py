@@ -114,7 +114,7 @@ def _compare(what: str, blocks: Blocks, running: Blocks, aim: str) -> Iterator[R
     ours, theirs = (
         _percentile([*itertools.chain.from_iterable(side)], 0.99) for side in (blocks, running)
     )
-    yield _row("  ... 99th percentile of all blocks together", ours, theirs)
+    yield _row("  ... 99th percentile of all requests", ours, theirs)
 
 
 def _percentile(waits: Sequence[float], share: float) -> float:

@@ -36,8 +36,8 @@ def measure() -> list[Row]:
     """Compare what one request costs on either side."""
     return [
         *_compare("InferenceFinished, the event of a finished request", _emit_finished, _AIM),
-        *_compare("all 7 events of a request but its tokens'", _emit_request, _AIM),
-        *_compare("TokensGenerated, once a token", _emit_token),
+        *_compare("the 7 events of a request without its tokens", _emit_request, _AIM),
+        *_compare("TokensGenerated, once per token", _emit_token),
         *_compare(f"a request of {_TOKENS} tokens, all events", _emit_answer),
     ]
 
@@ -94,8 +94,8 @@ def _compare(what: str, emitter: Emitter, aim: str = "") -> Iterator[Row]:
     )
     moves = f"{len(client.updates)} updates"
     yield _row(f"{what}: against {moves}", emitted, resolved, aim)
-    yield _row("  ... with .labels() at each", emitted, looked_up, aim)
-    yield _row("  ... packed for the carrier as well", packed, looked_up, "")
+    yield _row("  ... with .labels() for each", emitted, looked_up, aim)
+    yield _row("  ... including packing for the carrier", packed, looked_up, "")
 
 
 def _row(what: str, ours: float, theirs: float, aim: str) -> Row:

@@ -55,7 +55,7 @@ def _measure_memory(exporter: Service, runtime_dir: Path) -> Iterator[Row]:
     scrape_seconds = (_cpu_seconds(exporter) - cpu_began) / _SCRAPES
     rss_bytes = exporter.process.memory_info().rss
     yield Row(
-        f"exporter: resident memory at {series:,} series, against none",
+        f"exporter: resident memory with {series:,} series, against none",
         _megabytes(rss_bytes),
         _megabytes(began_bytes),
         f"{rss_bytes / began_bytes:.2f}",

@@ -50,7 +50,7 @@ def _growth_rows(found: dict[int, dict[str, float]]) -> Iterator[Row]:
     least = found[min(found)]
     for count, figures in found.items():
         yield Row(
-            f"mesh of {count}: CPU of each node at rest",
+            f"mesh of {count}: CPU of each idle node",
             f"{figures['cpu_share']:.2%} of a core",
             f"{least['cpu_share']:.2%} of {min(found)}",
             f"{figures['cpu_share'] / least['cpu_share']:.1f}",
@@ -63,7 +63,7 @@ def _growth_rows(found: dict[int, dict[str, float]]) -> Iterator[Row]:
             f"{figures['sent_bytes'] / least['sent_bytes']:.1f}",
         )
         yield Row(
-            "  ... all know all after",
+            "  ... time until all know each other",
             f"{figures['joined_seconds']:.2f} s",
             f"answers in {figures['median_seconds'] * 1e3:.0f} ms",
             "",

@@ -112,4 +112,4 @@ def _wait_ready(notifications: socket.socket, process: "subprocess.Popen[Any]") 
         if fields.get("READY") == "1":
             address = urlsplit(fields["X_URL"])
             return Service(psutil.Process(process.pid), address.hostname or "", address.port or 0)
-    raise RuntimeError(f"process {process.pid} did not get ready; it says why on stderr")
+    raise RuntimeError(f"process {process.pid} did not become ready; its stderr has the reason")

@@ -90,7 +90,7 @@ class _Run:
         rendering, idle = self._waits[self._rendering, False], self._waits[self._loop, False]
         yield from _compare("a loop that renders by itself, against idle", rendering, idle, "")
         yield from self._against_idle(
-            "answers of the node while the exporter renders", self._answers
+            "responses of the node while the exporter renders", self._answers
         )
         yield self._lag_row()
 

@@ -150,7 +150,8 @@ def _compare(what: str, theirs: list[Answer], alone: list[Answer], aim: str) -> 
     cpu_seconds = statistics.mean(answer.cpu_seconds / answer.tokens for answer in theirs)
     token_seconds = statistics.median(1 / answer.tokens_per_second for answer in alone)
     yield Row(
-        "  ... CPU of a token" + (", engine and all" if is_peer else " in the node but its engine"),
+        "  ... CPU per token"
+        + (", with its engine" if is_peer else " in the node, without engine"),
         _milliseconds(cpu_seconds),
         _milliseconds(token_seconds),
         f"{cpu_seconds / token_seconds:.3f}",

@@ -174,13 +174,13 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
         )
     return [
         Row(
-            f"{kills} peers killed: no error but explicit ones, no wrong text",
-            f"{asked} answers, {dict(callers.seen)}, {resumed:.0f} went on elsewhere; "
+            f"{kills} peers killed: only documented errors, no wrong text",
+            f"{asked} answers, {dict(callers.seen)}, {resumed:.0f} continued elsewhere; "
             + "; ".join(sorted(set(callers.failures)))[:200],
             callers.seen["broken off"] == callers.seen["wrong"] == 0 < callers.seen["right"],
         ),
         Row("each request is counted once", f"{counted:.0f} of {asked}", counted == asked),
-        Row("nothing is lost on the way to an exporter", f"{lost}", not any(lost)),
+        Row("no event is lost on the way to an exporter", f"{lost}", not any(lost)),
         Row(
             f"all agree within {CONVERGED_SECONDS:g} s of the last one's return",
             f"{converged:.2f} s",

@@ -46,7 +46,7 @@ def socket_removed(directory: Path) -> list[Row]:
         assert (first.end(), second.end()) == (0, 0)
         return [
             Row(
-                f"a node started afterwards is heard within {HEARD_SECONDS:g} s",
+                f"a node that starts afterwards is connected within {HEARD_SECONDS:g} s",
                 f"{heard:.2f} s after its start",
                 heard <= HEARD_SECONDS,
             ),
@@ -89,7 +89,7 @@ def two_nodes(directory: Path, seconds: float = 5.0) -> list[Row]:
         assert second.end() == 0
         return [
             Row(
-                "the second is refused while the first lives",
+                "the second node is refused while the first lives",
                 f"{again:,.0f} batches refused, {'events' if mixed else 'no event'} counted",
                 again > refused and not mixed,
             ),
@@ -137,7 +137,7 @@ def _refused_row(what: str, runtime: Path, state: Path) -> Row:
     )
     lines = done.stderr.splitlines()
     return Row(
-        f"a second on one {what} ends with code 1 and one line",
+        f"a second exporter on one {what} ends with code 1 and one line",
         f"code {done.returncode}, {len(lines)} lines: {lines[-1] if lines else ''}",
         done.returncode == 1 and len(lines) == 1,
     )

@@ -56,7 +56,7 @@ def journal_cut_under_load(directory: Path) -> list[Row]:
         lost = ground.value("telemetry_events_lost", node_id=NODE) or 0
         return [
             Row(
-                "what the cut cost shows as lost, event for event",
+                "each event that was cut off counts as lost",
                 f"{missing:,} missing, lost {lost:,.0f}",
                 missing == lost > 0,
             ),
@@ -71,7 +71,7 @@ def _damage_row(
     noticed = sum(quarantined == 1 for quarantined, _ in found)
     applied = [count for _, count in found]
     return Row(
-        f"{what}: starts, serves, counts what is kept aside, {len(damages)} times",
+        f"{what}: starts, serves, and counts what is quarantined, {len(damages)} times",
         f"{len(found)} starts, {noticed} noticed, {min(applied):,} to {max(applied):,} "
         f"of {counted:,} events kept",
         noticed == len(damages) and max(applied) <= counted,
@@ -81,8 +81,8 @@ def _damage_row(
 def _newer_row(ground: Ground, undamaged: Path, counted: int) -> Row:
     quarantined, applied = _start_damaged(ground, undamaged, _add_newer_snapshot)
     return Row(
-        "a snapshot from a newer version: set aside, the journal counts",
-        f"{quarantined:.0f} set aside, {applied:,} of {counted:,} events",
+        "a snapshot of a newer version is quarantined, and the journal is used",
+        f"{quarantined:.0f} quarantined, {applied:,} of {counted:,} events",
         quarantined == 1 and applied == counted,
     )
 

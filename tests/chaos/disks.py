@@ -65,7 +65,7 @@ def deleted(directory: Path, seconds: float = 10.0) -> list[Row]:
         time.sleep(seconds)
         return [
             Row(
-                f"made anew and durable within {REPAIRED_SECONDS:g} s",
+                f"recreated and durable within {REPAIRED_SECONDS:g} s",
                 f"{mended:.1f} s",
                 mended <= REPAIRED_SECONDS,
             ),
@@ -102,14 +102,14 @@ def _suffer(directory: Path, state: Path, broken: Break, seconds: float) -> list
         mended = _seconds_until_durable(ground, 1)
         return [
             Row(
-                f"durable 0 within {NOTICED_SECONDS:g} s and for as long as it lasts",
+                f"durable 0 within {NOTICED_SECONDS:g} s and until the repair",
                 f"after {noticed:.1f} s, {'for all' if still else 'not all'} of {seconds:g} s",
                 noticed <= NOTICED_SECONDS and still,
             ),
             Row("/health names it", named, bool(named)),
             _lag_row(lag),
             Row(
-                f"durable 1 by itself within {REPAIRED_SECONDS:g} s of the repair",
+                f"durable 1 again within {REPAIRED_SECONDS:g} s of the repair",
                 f"{mended:.1f} s",
                 mended <= REPAIRED_SECONDS,
             ),
@@ -138,16 +138,16 @@ def _start_broken(directory: Path, broken: Break) -> list[Row]:
         after = ground.applied_kinds(NODE).total()
         return [
             Row(
-                "it starts, its counters as before",
+                "it starts with the same counters",
                 f"{before:,} before the kill, {during:,} after",
                 before == during > 0,
             ),
             Row(
-                f"durable 1 by itself within {REPAIRED_SECONDS:g} s of the repair",
+                f"durable 1 again within {REPAIRED_SECONDS:g} s of the repair",
                 f"{mended:.1f} s",
                 mended <= REPAIRED_SECONDS,
             ),
-            Row("... and as before once more after a kill", f"{after:,}", after == before),
+            Row("... and again after a kill", f"{after:,}", after == before),
             log_row(ground),
         ]
 

@@ -37,8 +37,8 @@ def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
     return [
         Row("the text of an answer is the same", f"{same} of {kills} killed", same == kills),
         Row(
-            "the requests went on, and are counted",
-            f"{restarts:.0f} engines ended, {resumed:.0f} requests went on",
+            "each request continued, and is counted",
+            f"{restarts:.0f} engines ended, {resumed:.0f} requests continued",
             # A kill at the last token ends an engine that has nothing left to do.
             kills * 0.9 <= resumed <= restarts == kills,
         ),

@@ -88,7 +88,7 @@ def cardinality_bomb(directory: Path, routes: int = 200_000) -> list[Row]:
 def _budget_row(samples: Series, metric: str) -> Row:
     series = samples[f'{PREFIX}exporter_series{{metric="{metric}"}}']
     return Row(
-        f"{metric}: at most {BUDGET:,} series and the one for the rest",
+        f"{metric}: at most {BUDGET:,} series plus `other`",
         f"{series:,.0f}",
         BUDGET <= series <= BUDGET + 1,
     )
@@ -97,7 +97,7 @@ def _budget_row(samples: Series, metric: str) -> Row:
 def _folded_row(samples: Series, metric: str, routes: int) -> Row:
     found = samples[f'{PREFIX}exporter_series_folded_total{{label="route",metric="{metric}"}}']
     return Row(
-        f"{metric}: folded ones counted by metric and label",
+        f"{metric}: folded samples are counted by metric and label",
         f"route {found:,.0f} of {routes:,}",
         found == routes - BUDGET,
     )

@@ -214,7 +214,7 @@ def parted(directory: Path, seconds: float = 20.0) -> list[Row]:
                 apart <= FROZEN_SECONDS,
             ),
             Row(
-                f"mended after {seconds:g} s: one mesh within {HEALED_SECONDS:g} s, no ghost",
+                f"restored after {seconds:g} s: one mesh within {HEALED_SECONDS:g} s, no ghost",
                 f"{whole:.2f} s",
                 whole <= HEALED_SECONDS,
             ),
@@ -302,7 +302,7 @@ def _repeat(
                 f"at most {max(back):.2f} s",
                 max(back) <= JOIN_SECONDS,
             ),
-            Row("nobody else was held for dead", f"{false} false deaths", false == 0),
+            Row("no live node was declared dead", f"{false} false deaths", false == 0),
             ground.log_row(),
         ]
 

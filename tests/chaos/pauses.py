@@ -80,5 +80,5 @@ def _pause_row(ground: Ground) -> Row:
     """Look in the log, because a wrong conclusion may be corrected before a scrape shows it."""
     found = ground.exporter_log.read_text().count(f"node {NODE} is gone")
     return Row(
-        "its own pause is not taken for the node's silence", f"said gone {found}", found == 0
+        "its own pause does not count as silence of the node", f"said gone {found}", found == 0
     )

@@ -87,7 +87,7 @@ def prometheus_rows(url: str, truth: Truth, node_id: str = NODE) -> list[Row]:
             all(truth.kinds[kind] - found.first == found.raw for kind, found in increases.items()),
         ),
         Row(
-            "increase() differs by its extrapolation only",
+            "increase() differs only by its extrapolation",
             f"increase() {extrapolated:,.2f}, raw extrapolated {explained:,.2f}",
             all(
                 abs(found.shown - found.explained) <= _ROUNDING * found.explained

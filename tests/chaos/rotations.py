@@ -44,7 +44,7 @@ def killed_rotating(directory: Path, kills: int = 6) -> list[Row]:
         return [
             Row(
                 f"killed {kills} times while a snapshot replaces the log",
-                f"{halves} kills left both",
+                f"{halves} kills left both logs",
                 halves > 0,
             ),
             *proofs,

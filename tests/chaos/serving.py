@@ -80,7 +80,7 @@ def exporter_away(directory: Path, kills: int = 5, stopped_seconds: float = 10.0
         wait_for(lambda: ground.value("inference_requests_total", status="ok") == asked)
         rows = [
             Row(
-                "a real node answers every request meanwhile",
+                "a real node answers every request",
                 f"{asked} asked, {len(client.failures)} failed; median "
                 f"{_median(client.seconds[:calm])} before, {_median(client.seconds[calm:])} during",
                 asked > calm > 0 and not client.failures,
