@@ -1,11 +1,11 @@
-# distributed-llm: what one does with it. `just` lists the recipes.
+# The commands of distributed-llm. `just` lists them.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 venv := justfile_directory() / ".venv"
 python := venv / "bin/python"
 generated := justfile_directory() / "node/api/grpc/generated"
-# A module's tests share its processes, so they stay in one worker.
+# The tests of a module share processes, so they run in one worker.
 workers := "-n 2 --dist loadfile --no-loadscope-reorder"
 export PATH := venv / "bin" + ":" + env("PATH")
 
@@ -13,31 +13,31 @@ export PATH := venv / "bin" + ":" + env("PATH")
 default:
     @just --list --unsorted
 
-# Node, exporter and the demo model on this machine; prints what to try
+# Run node and exporter with the demo model on this machine; prints commands to try
 run-local *flags: (_install "runtime")
     @exec agent --node-id=local {{ flags }}
 
-# Three agents with models of their own that find each other; prints who has what
+# Run three agents with different models that form a mesh; prints the models of each node
 run-cluster *flags: (_install "runtime")
     @exec python -m deployments.cluster {{ flags }}
 
-# Node and exporter together, with your flags (`just agent --help`)
+# Run node and exporter together with your flags (`just agent --help`)
 agent *flags: (_install "runtime")
     @exec agent {{ flags }}
 
-# The node alone
+# Run the node alone
 node *flags: (_install "runtime")
     @exec distributed-llm-node {{ flags }}
 
-# The exporter alone
+# Run the exporter alone
 exporter *flags: (_install "runtime")
     @exec distributed-llm-exporter {{ flags }}
 
-# Run the quick tests, a few minutes; arguments for pytest choose others (`just test tests/node -x`)
+# Run the quick tests, in minutes; arguments go to pytest (`just test tests/node -x`)
 test *arguments="-m 'not slow'": (_install "dev")
     @exec python -m pytest {{ workers }} {{ arguments }}
 
-# Run the other tests: those that take long or need Prometheus, Chromium, systemd ...
+# Run the tests that take long or need Prometheus, Chromium, systemd ...
 test-slow: (_install "dev")
     @exec python -m pytest {{ workers }} -m slow
 
@@ -50,35 +50,35 @@ check: (_install "dev") && test
     ruff check .
     mypy
 
-# Format the code and mend what lint can mend
+# Format the code and apply lint's fixes
 fmt: (_install "dev")
     ruff format .
     ruff check --fix .
 
-# Measure, as ratios against a peer or the limit; names choose (`just bench emit`)
+# Run the benchmarks, or the named ones, against a peer or the limit (`just bench emit`)
 bench *names: (_install "dev")
     @exec python -m tests.bench {{ names }}
 
-# Install llama-cpp-python's server, with which `just bench stream` then compares; it compiles for minutes
+# Install llama-cpp-python's server as a peer for `just bench stream`; it compiles for minutes
 peer: _uv
     uv venv --quiet --allow-existing --python '>=3.11' .local/peer
     uv pip install --quiet --python .local/peer/bin/python 'llama-cpp-python[server]==0.3.36'
 
-# Write docs/metrics.md and docs/settings.md from the code
+# Generate docs/metrics.md and docs/settings.md
 docs: (_install "dev")
     python -m deployments.metrics_reference > docs/metrics.md
     python -m deployments.settings_reference > docs/settings.md
 
-# Write the code of shared/proto anew
+# Generate the code of shared/proto
 proto: (_install "dev")
     cd shared/proto && python -m grpc_tools.protoc --proto_path=. \
         --py_out={{ generated }} --connectrpc_out={{ generated }} $(find . -name '*.proto' -printf '%P\n')
 
-# Write the golden exposition anew, for review
+# Regenerate the golden exposition, for review
 golden: (_install "dev")
     python -m tests.exporter.golden
 
-# Faults against real processes, as a table; names choose (`just chaos exporter-killed`)
+# Make all faults, or the named ones, against real processes (`just chaos exporter-killed`)
 chaos *names: (_install "dev")
     @exec python -m tests.chaos {{ names }}
 
@@ -90,11 +90,11 @@ metrics: (_install "runtime")
 grafana: (_install "runtime")
     @exec python -m deployments.local grafana
 
-# Start Alertmanager, on port 9093; Prometheus sends it alerts from its next (re)start on
+# Start Alertmanager, on port 9093; restart Prometheus afterwards to send it alerts
 alertmanager: (_install "runtime")
     @exec python -m deployments.local alertmanager
 
-# Start all three; Alertmanager only where it is installed
+# Start Prometheus, Grafana and, if it is installed, Alertmanager
 monitoring: (_install "runtime")
     @exec python -m deployments.local monitoring
 
@@ -110,27 +110,27 @@ grafana-stop: (_install "runtime")
 alertmanager-stop: (_install "runtime")
     @exec python -m deployments.local alertmanager-stop
 
-# Stop all three
+# Stop Prometheus, Grafana and Alertmanager
 monitoring-stop: (_install "runtime")
     @exec python -m deployments.local monitoring-stop
 
-# Look whether the agent's metrics, its health and Prometheus are well
+# Check the agent's metrics, its health and Prometheus
 metrics-check: (_install "runtime")
     @exec python -m deployments.local metrics-check
 
-# Write deployments/grafana/dashboard.json anew from dashboard.py
+# Generate deployments/grafana/dashboard.json
 dashboard: (_install "dev")
     python -m deployments.grafana.dashboard > deployments/grafana/dashboard.json
 
-# Draw the dashboard under load to .local/dashboard.png, without a Grafana
+# Draw the dashboard under load to .local/dashboard.png, without Grafana
 dashboard-preview *flags: (_install "dev")
     @exec python -m tests.monitoring.preview {{ flags }}
 
-# Write everything that follows from the rules and from deployments/addresses.toml
+# Generate the monitoring files from the rules and deployments/addresses.toml
 monitoring-files: (_install "dev") && dashboard
     python -m deployments.prometheus
 
-# Compile the pinned requirements again from pyproject.toml (`just pin --upgrade` for newer ones)
+# Pin the requirements of pyproject.toml again (`just pin --upgrade` for newer versions)
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate \
@@ -149,7 +149,7 @@ pin *flags: _uv
         --no-header --no-annotate --group build -c requirements/dev.txt \
         -o requirements/build.txt
 
-# Build both images (`just images sha256:…` says which base); needs Docker or Podman
+# Build both images on a base (`just images sha256:…`); needs Docker or Podman
 images digest="":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -158,7 +158,7 @@ images digest="":
         echo "images: neither Docker's engine nor Podman answers here" >&2; exit 1
     fi
     if [[ ! "{{ digest }}" =~ ^sha256:[0-9a-f]{64}$ ]]; then
-        echo "images: say the digest of python:3.11-slim-bookworm: just images sha256:…" >&2; exit 1
+        echo "images: the digest of python:3.11-slim-bookworm is missing: run just images sha256:…" >&2; exit 1
     fi
     version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
     for image in node exporter; do
@@ -167,7 +167,7 @@ images digest="":
             --build-arg "REVISION=$(git rev-parse HEAD)" --tag "distributed-llm-$image:$version" .
     done
 
-# Run the images' steps in a clean Debian, and what they make; needs root and debootstrap
+# Run the images' build steps and their result in a clean Debian; needs root and debootstrap
 check-images *base: (_install "dev")
     @exec python -m tests.deployments.check_images {{ base }}
 
@@ -183,7 +183,7 @@ clean:
 _uv:
     @command -v uv >/dev/null || { echo "uv is missing: python3 -m venv .venv && .venv/bin/pip install uv" >&2; exit 1; }
 
-# Install when the pinned requirements are newer than what was installed from them.
+# Install if the pinned requirements are newer than the installation.
 [private]
 _install set: _uv
     #!/usr/bin/env bash
