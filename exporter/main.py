@@ -15,6 +15,7 @@ from exporter.errors import StartupError
 from exporter.ingest.batches import refusal
 from exporter.ingest.feed import Feed, open_feed
 from exporter.ingest.socket import open_socket
+from exporter.journal.disk import watch_disk
 from exporter.journal.opening import open_store
 from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
@@ -77,6 +78,8 @@ async def run(settings: ExporterSettings) -> None:
             nursery.start_soon(guard, "feed", feed.keep_path, name="tail socket path")
             nursery.start_soon(guard, "silence", store.watch_nodes, name="node silence")
             nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
+            space = (settings.state_dir, store.state.storage)
+            nursery.start_soon(guard, "disk", watch_disk, *space, name="disk space")
             nursery.start_soon(guard, "health", health.run, name="health checks")
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")

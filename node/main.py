@@ -13,6 +13,7 @@ import trio
 
 from node.api.edge.protection import Protection
 from node.api.edge.server import serve
+from node.certificates import certificate_levels
 from node.errors import RequestError, StartupError
 from node.mesh.mesh import open_mesh
 from node.parts import Parts, build_api, build_parts
@@ -48,6 +49,7 @@ async def run(settings: NodeSettings) -> None:
     outbox, guard, status, mesh = parts.outbox, parts.guard, parts.status, parts.mesh
     stop_serving = trio.Event()
     protection = build_api(parts, stop_serving)
+    mesh_certificate = list(certificate_levels("mesh", settings.mesh_tls_cert_file))
     await wait_released(
         (settings.host, settings.api_port), (parts.mesh_options.host, settings.mesh_port)
     )
@@ -57,7 +59,13 @@ async def run(settings: NodeSettings) -> None:
             open_carrier(
                 outbox,
                 settings.socket_path,
-                lambda: itertools.chain(status.levels(), mesh.levels(), parts.layer_levels()),
+                lambda: itertools.chain(
+                    status.levels(),
+                    mesh.levels(),
+                    parts.layer_levels(),
+                    protection.levels(),
+                    mesh_certificate,
+                ),
                 guard,
             ),
             open_mesh(mesh, parts.mesh_options, guard),

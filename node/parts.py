@@ -152,7 +152,8 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     )
     health = HealthService(status, stop_serving)
     services = build_services(inference, health, parts.outbox.emit)
-    return Protection(own(beside(tidy_paths(framework), services)), parts.settings)
+    application = own(beside(tidy_paths(framework), services))
+    return Protection(application, parts.settings, parts.outbox.emit)
 
 
 def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:

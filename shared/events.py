@@ -21,6 +21,7 @@ PeerState = Literal["alive", "suspect", "dead", "left", "incompatible"]
 Direction = Literal["sent", "received"]
 MessageType = Literal["survey", "answer", "leave", "forward"]
 PeerOperation = Literal["survey", "forward"]
+CertificateUse = Literal["api", "mesh"]
 NetworkFault = Literal[
     "unauthenticated",
     "stale",
@@ -110,6 +111,9 @@ class SystemSampled(Event, frozen=True, tag=4):
     """Trio tasks that are running."""
     worker_threads_busy: int
     worker_threads_total: int
+    open_descriptors: int = 0
+    descriptors_limit: int = 0
+    """How many the process may open; 0 if it has no limit."""
 
 
 class EventLoopLagged(Event, frozen=True, tag=5):
@@ -308,6 +312,14 @@ class InternalError(Event, frozen=True, tag=26):
     part: NodePart
 
 
+class CertificateRead(Event, frozen=True, tag=27):
+    """A certificate of the node was read and is in use. A level."""
+
+    use: CertificateUse
+    expires_at: float
+    """Unix time in seconds, as the certificate says."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -335,5 +347,6 @@ AnyEvent = (
     | NetworkFailed
     | LayersPlanned
     | InternalError
+    | CertificateRead
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

@@ -90,3 +90,5 @@ def _mesh() -> Iterator[Event]:
         yield events.MessagesMoved(direction, message_type, 3, 600)
     for reason in get_args(events.NetworkFault):
         yield events.NetworkFailed(reason, 1)
+    for use in get_args(events.CertificateUse):
+        yield events.CertificateRead(use, 1.9e9)

@@ -23,6 +23,7 @@ ExporterPart = Literal[
     "listener",
     "reaper",
     "silence",
+    "disk",
     "socket_path",
     "terminal",
     "tokens",
@@ -429,6 +430,21 @@ WORKER_THREADS: Final = _gauge(
     state=("busy", "total"),
 )
 
+DESCRIPTORS: Final = _gauge(
+    "system_file_descriptors",
+    "File descriptors of the node's process: open, and how many it may open.",
+    *_NODE,
+    "state",
+    state=("open", "limit"),
+)
+CERTIFICATE_EXPIRY: Final = _gauge(
+    "tls_certificate_expiry_timestamp_seconds",
+    "Unix time at which the certificate in use expires, in seconds.",
+    *_NODE,
+    "use",
+    use=get_args(events.CertificateUse),
+)
+
 # Health
 HEALTH_CHECKS: Final = _counter(
     "health_check_total",
@@ -496,6 +512,13 @@ DURABLE: Final = _gauge(
 )
 JOURNAL_BYTES: Final = _gauge(
     "exporter_journal_bytes", "Bytes of the journal's current log.", derived=True
+)
+STATE_DISK: Final = _gauge(
+    "exporter_state_disk_bytes",
+    "Bytes of the disk that holds the state directory: free for this process, and in total.",
+    "state",
+    derived=True,
+    state=("free", "total"),
 )
 RECOVERED_EVENTS: Final = _counter(
     "exporter_recovered_events_total", "Events read back from the journal at a start."

@@ -43,6 +43,9 @@ def _derived_samples(state: State) -> Iterator[Sample]:
             yield c.SERIES, (family.name,), state.series_count(family)
     yield c.DURABLE, (), int(state.storage.durable)
     yield c.JOURNAL_BYTES, (), state.storage.journal_bytes
+    if state.storage.disk_total_bytes:
+        yield c.STATE_DISK, ("free",), state.storage.disk_free_bytes
+        yield c.STATE_DISK, ("total",), state.storage.disk_total_bytes
     yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
 
 

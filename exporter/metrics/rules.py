@@ -49,6 +49,8 @@ def _system_sampled(node: str, e: events.SystemSampled) -> tuple[Sample, ...]:
         (c.TASKS, (node,), e.tasks),
         (c.WORKER_THREADS, (node, "busy"), e.worker_threads_busy),
         (c.WORKER_THREADS, (node, "total"), e.worker_threads_total),
+        (c.DESCRIPTORS, (node, "open"), e.open_descriptors),
+        (c.DESCRIPTORS, (node, "limit"), e.descriptors_limit),
     )
 
 
@@ -195,6 +197,10 @@ def _internal_error(node: str, e: events.InternalError) -> tuple[Sample, ...]:
     return ((c.NODE_INTERNAL_ERRORS, (node, e.part), 1),)
 
 
+def _certificate_read(node: str, e: events.CertificateRead) -> tuple[Sample, ...]:
+    return ((c.CERTIFICATE_EXPIRY, (node, e.use), e.expires_at),)
+
+
 def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
     del node, event
     return ()
@@ -227,4 +233,5 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.NetworkFailed: _network_failed,
     events.LayersPlanned: _layers_planned,
     events.InternalError: _internal_error,
+    events.CertificateRead: _certificate_read,
 }

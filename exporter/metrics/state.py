@@ -51,6 +51,9 @@ class Storage:
     failure: str = ""
     """Why it is not durable."""
     journal_bytes: int = 0
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+    """Of the disk that the directory is on; 0 while it is not known."""
 
 
 class State:

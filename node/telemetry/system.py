@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -59,6 +60,8 @@ class SystemSampler:
             tasks=trio.lowlevel.current_statistics().tasks_living,
             worker_threads_busy=int(threads.borrowed_tokens),
             worker_threads_total=int(threads.total_tokens),
+            open_descriptors=self._node.num_fds(),
+            descriptors_limit=_descriptors_limit(),
         )
 
     def _follow_children(self) -> None:
@@ -82,6 +85,11 @@ class SystemSampler:
                 return process.memory_info().rss, process.cpu_percent()
         except psutil.NoSuchProcess:
             return 0, 0.0
+
+
+def _descriptors_limit() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
 
 
 def _major_faults(process: psutil.Process) -> int:

@@ -12,7 +12,7 @@ import yaml
 
 from tests.monitoring.alertmanager import CONFIGURATION, PROGRAM, Notification, alertmanager
 from tests.monitoring.scene import configuration
-from tests.monitoring.sources import RULES
+from tests.monitoring.sources import RULES, alerts
 from tests.processes import Pair, free_port, wait_for
 from tests.prometheus import configured_prometheus, query
 
@@ -39,6 +39,14 @@ def test_configuration_is_sound(examples: bool, tmp_path: Path) -> None:  # noqa
         timeout=30,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_configuration_names_real_alerts() -> None:
+    """Every alert that the configuration names is one that a rule raises."""
+    named = re.findall(r'alertname!?=~?"([^"]+)"', CONFIGURATION.read_text())
+    assert {name for value in named for name in value.split("|")} <= {
+        alert["alert"] for alert in alerts()
+    }
 
 
 def brisk_rules(directory: Path) -> list[str]:

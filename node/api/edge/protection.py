@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -11,7 +12,7 @@ from node.api.edge.cors import allow_origins
 from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
-from shared.events import NodePart
+from shared.events import Event, NodePart
 from shared.runtime.guard import Guard
 from shared.runtime.token_file import TokenFile, TokenFileError
 
@@ -24,13 +25,16 @@ class Protection:
     Args:
         application: Answers the admitted requests.
         settings: The node's settings.
+        emit: Takes events.
 
     Raises:
         StartupError: A file cannot be used.
     """
 
-    def __init__(self, application: Application, settings: NodeSettings) -> None:
-        self.tls = _read_tls(settings)
+    def __init__(
+        self, application: Application, settings: NodeSettings, emit: Callable[[Event], None]
+    ) -> None:
+        self.tls = _read_tls(settings, emit)
         self._keys = _read_keys(settings.api_key_file)
         self.application = self._wrap(application, settings)
         is_open = self._keys is None and settings.tls_client_ca_file is None
@@ -48,6 +52,10 @@ class Protection:
             application = allow_origins(application, settings.cors_origins)
         return application
 
+    def levels(self) -> Iterable[Event]:
+        """List the levels of the certificate in use, if there is one."""
+        return self.tls.levels if self.tls is not None else ()
+
     async def watch(self, guard: Guard[NodePart]) -> None:
         """Reload the files after changes. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -58,12 +66,13 @@ class Protection:
             await trio.sleep_forever()
 
 
-def _read_tls(settings: NodeSettings) -> ServerTls | None:
+def _read_tls(settings: NodeSettings, emit: Callable[[Event], None]) -> ServerTls | None:
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return ServerTls(
-        CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    files = CertificateFiles(
+        settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
     )
+    return ServerTls(files, emit)
 
 
 def _read_keys(path: Path | None) -> TokenFile | None:

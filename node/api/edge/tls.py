@@ -2,11 +2,14 @@
 
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from node.certificates import certificate_levels
 from node.errors import StartupError
+from shared.events import Event
 from shared.runtime.follow import FollowedFiles
 
 _PROTOCOLS: Final = ["h2", "http/1.1"]
@@ -38,15 +41,22 @@ class CertificateFiles:
 class ServerTls:
     """TLS settings for new connections, from files that may be renewed.
 
+    Args:
+        files: Where they are.
+        emit: Takes the event of each renewal.
+
     Raises:
         StartupError: The files cannot be used.
     """
 
-    def __init__(self, files: CertificateFiles) -> None:
+    def __init__(self, files: CertificateFiles, emit: Callable[[Event], None]) -> None:
         self.files = files
+        self._emit = emit
         self._followed = FollowedFiles(files.paths())
         self.context = _load(files)
         """Replaced at each renewal; a connection keeps the context with which it began."""
+        self.levels = list(certificate_levels("api", files.certificate))
+        """When the certificate in use expires."""
 
     async def follow(self) -> None:
         """Reload the files after each change. Runs until cancelled."""
@@ -55,11 +65,15 @@ class ServerTls:
     def _reload(self) -> None:
         """Reload the files; if they cannot be used, the previous certificate stays."""
         try:
+            levels = list(certificate_levels("api", self.files.certificate))
             self.context = _load(self.files)
         except StartupError as error:
             _log.error("%s; the previous certificate stays in use", error)
         else:
             _log.info("reloaded the certificate from %s", self.files.certificate)
+            self.levels = levels
+            for level in levels:
+                self._emit(level)
 
 
 def _load(files: CertificateFiles) -> ssl.SSLContext:
