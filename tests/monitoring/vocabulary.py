@@ -9,7 +9,7 @@ from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
 from tests.monitoring.promql import Named, read
 from tests.monitoring.sources import recording_rules
 
-TARGET_LABELS: Final = frozenset({"job", "instance", "namespace", "pod", "node"})
+TARGET_LABELS: Final = frozenset({"job", "instance", "cluster", "namespace", "pod", "node"})
 """What the scrape configurations put on every series."""
 PROMETHEUS_OWN: Final[Mapping[str, frozenset[str]]] = {
     "up": TARGET_LABELS,
