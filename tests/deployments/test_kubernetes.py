@@ -328,13 +328,17 @@ def test_network_policies_mean_the_pods_that_they_name(overlay: str) -> None:
     monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
     pod = node_pod(overlay)
     ingress = allowed(manifests, pod, "ingress")
-    assert ingress["metrics"] == [{"namespaceSelector": monitoring}]
-    assert ingress["mesh"] == [nodes]
-    assert len(ingress["api"]) == 2
-    assert nodes in ingress["api"]
-    assert clients in ingress["api"]
-    assert allowed(manifests, pod, "egress").keys() == {53, "mesh", "api"}
-    ports = {port["name"] for container in containers(pod).values() for port in container["ports"]}
+    assert ingress[9090] == [{"namespaceSelector": monitoring}]
+    assert ingress[7946] == [nodes]
+    assert len(ingress[8080]) == 2
+    assert nodes in ingress[8080]
+    assert clients in ingress[8080]
+    assert allowed(manifests, pod, "egress").keys() == {53, 5353, 7946, 8080}
+    ports = {
+        port["containerPort"]
+        for container in containers(pod).values()
+        for port in container["ports"]
+    }
     assert ingress.keys() == ports
     for policy in of_kind(manifests, "NetworkPolicy"):
         meant = [pod for pod in pods(manifests) if selects(policy["spec"]["podSelector"], pod)]
