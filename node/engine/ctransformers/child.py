@@ -38,6 +38,8 @@ from shared.paths import readable
 
 _COMMANDS: Final = 0
 _READ_BYTES: Final = 64 * 1024
+_DESCRIPTORS: Final = ("/proc/self/fd", "/dev/fd")
+"""Where open files have names: on Linux, whose containers may lack the second, and elsewhere."""
 _FILE_READ_BYTES: Final = 16 * 2**20
 _UNKNOWN_CONTEXT: Final = 2048
 """Used if neither the settings nor the file specify the positions."""
@@ -200,10 +202,16 @@ def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> C
     read_through(link, file)
     # By its descriptor, so that it is the file that was checked, even if its name changes
     # meanwhile.
-    opened = f"/dev/fd/{file.fileno()}"
+    opened = _open_name(file) or os.fsdecode(command.path)
     engine = CTransformersEngine(opened, length, command.threads, found.vocabulary)
     link.send(protocol.Loaded(engine.context_length))
     return Child(link, engine, found.vocabulary, command)
+
+
+def _open_name(file: BufferedReader) -> str:
+    """Return a name by which an open file can be opened again; "" if the system has none."""
+    names = (f"{directory}/{file.fileno()}" for directory in _DESCRIPTORS)
+    return next(filter(os.path.exists, names), "")
 
 
 def read_through(link: Link, file: BufferedReader) -> None:
