@@ -1,1 +1,1 @@
-"""A request and its life, from admission to its one end. Knows no engine and no API."""
+"""A request's life, from admission to its one end; independent of engines and APIs."""

@@ -1,4 +1,4 @@
-"""The account of one attempt at an answer: its phases, its tokens, and the event of its end."""
+"""Accounts for one attempt at an answer: its phases, its tokens, and the event of its end."""
 
 from collections.abc import Callable
 from typing import Final
@@ -22,15 +22,15 @@ Verdict = tuple[RequestStatus, FinishReason | None]
 
 
 class Account:
-    """What one attempt took. Its phases follow each other without a gap.
+    """The measurements of one attempt. Its phases follow each other without a gap.
 
-    A token counts when it is drawn, also where nobody waits for it any more: it is then discarded.
-    What an engine draws past a stop sequence before it hears that it should stop is no token of the
-    answer and is not counted, so that counters and `usage` agree.
+    A token counts when it is drawn, even if it is then discarded because its client has left. The
+    engine may draw more tokens after a stop sequence before it is told to stop. Those are not part
+    of the answer and are not counted, so that counters and `usage` agree.
 
     Args:
-        request: Whose account it is.
-        emit: Takes events.
+        request: The request.
+        emit: Receives events.
     """
 
     def __init__(self, request: InferenceRequest, emit: Emit) -> None:
@@ -43,7 +43,7 @@ class Account:
         self._decode_at: float | None = None
 
     def begin(self, resumed: ResumeReason | None) -> None:
-        """Note that an engine has the request now."""
+        """Record that an engine has the request now."""
         if resumed is not None:
             self._emit(InferenceResumed(self._request.model_id, resumed))
         if self._prefill_at is None:
@@ -60,13 +60,13 @@ class Account:
         """Emit the event of the end.
 
         Args:
-            verdict: How it ended.
-            answer: What came of it.
+            verdict: How the attempt ended.
+            answer: The answer.
             read_tokens: How many of this account's tokens the caller has read.
         """
         now = trio.current_time()
         status, reason = verdict
-        # One that was never taken in has waited for nothing, and has no phases to add up.
+        # A request that was never admitted has not waited and has no phases.
         queued_at = now if reason is None else self._queued_at
         prefill_at = now if self._prefill_at is None else self._prefill_at
         decode_at = now if self._decode_at is None else self._decode_at

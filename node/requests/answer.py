@@ -1,4 +1,4 @@
-"""The answer to one request, as its caller reads it: it outlives every attempt to make it."""
+"""The answer to one request, as its caller reads it; it outlives every attempt to make it."""
 
 import math
 from collections import deque
@@ -17,56 +17,56 @@ from shared.events import FinishReason
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer: its text, perhaps empty, and how many tokens made it."""
+    """A piece of the answer: its text, possibly empty, and the number of its tokens."""
 
     text: str
     tokens: int
     token: Token | None = None
-    """The token itself, where another node asks."""
+    """The token itself, if another node asks."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How an answer ended and what it took."""
+    """How an answer ended, with its token counts."""
 
     finish_reason: FinishReason
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
-    """Up to and with the token that completed a stop sequence; the same for a stream."""
+    """Up to and including the token that completed a stop sequence; the same for a stream."""
 
 
 class Answer:
-    """What the caller gets: text as it comes, then how it ended.
+    """The answer that the caller reads: text as it arrives, then how it ended.
 
     The task that answers the caller holds it in a `with` block around the whole response, so that
-    the request is given up whatever cancels that task. Nodes and engines add to it, one after the
-    other if they are lost.
+    any cancellation of the task cancels the request. Nodes and engines add to the answer, one after
+    the other if they are lost.
 
-    What is not read yet is kept: a slow reader never holds up an engine. An answer is never longer
-    than the context of the model that makes it, which is the bound.
+    Unread pieces are kept, so a slow reader never delays an engine. An answer never exceeds the
+    model's context, which bounds it.
     """
 
     def __init__(self, request: InferenceRequest) -> None:
         self.request: Final = request
         self.tokens: Final = list(request.prior)
-        """The whole answer so far, without what was drawn past a stop sequence."""
+        """The tokens so far, without those drawn past a stop sequence."""
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.vector: tuple[float, ...] = ()
-        """The prompt's vector, where the request asked for one."""
+        """The prompt's vector, if the request asked for it."""
         self.error: RequestError | None = None
         self.ending: Ending | None = None
         self.over: Final = trio.Event()
-        """Set when nobody waits for more: it is complete, failed, late, or its caller left."""
+        """Set when the answer is complete, failed or late, or its caller has left."""
         self.begun: Final = trio.Event()
         """Set when an engine has the request, or the answer is over."""
         self.accepted: Final = trio.Event()
         """Set when an engine works on the prompt, or the answer is over."""
         self.read_tokens = 0
-        """Tokens of which the caller has read the text."""
+        """Tokens whose text the caller has read."""
         self.on_over: Callable[[], None] = _ignore
-        """Called when it is over; the attempt in hand sets it."""
+        """Called when the answer is over; set by the current attempt."""
         self._admitted_at = trio.current_time()
         seconds = request.deadline_seconds
         self._deadline = math.inf if seconds is None else self._admitted_at + seconds
@@ -78,7 +78,7 @@ class Answer:
         self._arrived = trio.Event()
 
     def __enter__(self) -> Self:
-        """Wait for the answer until the block ends."""
+        """Return the answer, which is closed at the end of the block."""
         return self
 
     def __exit__(
@@ -87,13 +87,13 @@ class Answer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave."""
+        """Close the answer."""
         self.close()
 
-    # The caller's side.
+    # For the caller:
 
     async def wait_accepted(self) -> None:
-        """Wait until an engine works on the prompt: from then on an answer comes.
+        """Wait until an engine works on the prompt; an answer follows.
 
         Raises:
             RequestError: The request was not accepted.
@@ -106,7 +106,7 @@ class Answer:
             raise self.error
 
     async def receive(self) -> Delta | Ending:
-        """Wait for the next piece, or for how the answer ended.
+        """Wait for the next piece or the ending.
 
         Raises:
             RequestError: The answer ended in an error.
@@ -124,32 +124,32 @@ class Answer:
             self.read_tokens += delta.tokens
             return delta
         if self.ending is None:
-            raise self.error or RequestError("the answer was given up")
+            raise self.error or RequestError("the request was cancelled")
         return self.ending
 
     def receive_more(self) -> list[Delta]:
-        """Take the pieces that are there already, without waiting."""
+        """Return the pieces that have already arrived, without waiting."""
         deltas = list(self._unread)
         self._unread.clear()
         self.read_tokens += sum(delta.tokens for delta in deltas)
         return deltas
 
     def close(self) -> None:
-        """Leave: the answer is not wanted any more. Harmless after the end."""
+        """Cancel the request. Harmless after the end."""
         self._finish()
 
-    # The side of who makes it.
+    # For the attempt:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's file that alone can go on with it; empty where any can."""
+        """The fingerprint of the only model that can continue; empty if any can."""
         return self._fingerprint if self.tokens else ""
 
     def begin(self, fingerprint: str) -> None:
-        """Note that an engine has it now, and which model makes it from here on.
+        """Record that an engine has the request now, and which model continues the answer.
 
         Args:
-            fingerprint: Of the model's file; empty where it is not known.
+            fingerprint: The fingerprint of the model's file; empty if unknown.
 
         Raises:
             OtherModelError: The tokens so far were drawn by another model of the same name.
@@ -160,7 +160,7 @@ class Answer:
         self.begun.set()
 
     def take(self, token: Token) -> None:
-        """Add a token; the one that completes a stop sequence is the last and ends the answer."""
+        """Add a token; the one that completes a stop sequence ends the answer."""
         self.tokens.append(token)
         text = self._text.feed(token.piece)
         self._deliver(Delta(text, 1, token if self.request.forwarded else None))
@@ -168,7 +168,7 @@ class Answer:
             self.end("stop")
 
     def end(self, reason: FinishReason) -> None:
-        """End it as complete."""
+        """End the answer as complete."""
         if self.over.is_set():
             return
         if rest := self._text.finish():
@@ -177,13 +177,13 @@ class Answer:
         self._finish()
 
     def fail(self, error: RequestError) -> None:
-        """End it with an error that its caller sees."""
+        """End the answer with an error for its caller."""
         if not self.over.is_set():
             self.error = error
             self._finish()
 
     def remainder(self, *, only_if_free: bool) -> InferenceRequest:
-        """Return what is left to be done, for another node to do it."""
+        """Return the request for the remaining part, for another node."""
         now = trio.current_time()
         left = self._deadline - now
         return replace(
@@ -214,4 +214,4 @@ class Answer:
 
 
 def _ignore() -> None:
-    """Nobody makes it yet."""
+    """Do nothing: the answer has no attempt yet."""

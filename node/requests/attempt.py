@@ -19,8 +19,8 @@ from node.requests.request import EndReason, Token
 from shared.events import ResumeReason
 
 _FRUITLESS_RESUMES: Final = 2
-"""How often a request is handed to a new engine without a token in between: one that ends every
-engine is itself at fault."""
+"""How often a request is passed to a new engine without a token in between. A request that ends
+every engine is itself the cause."""
 
 _identities = itertools.count(1)
 
@@ -28,12 +28,12 @@ _identities = itertools.count(1)
 class Attempt:
     """A request that waits on this node or is in its engine.
 
-    It comes to one end. Either it is counted here, by one `InferenceFinished`, or a peer took it
-    over, which then counts it.
+    It ends exactly once. Either this node counts it, with one `InferenceFinished`, or a peer took
+    it over and counts it.
 
     Args:
-        answer: What it adds to.
-        account: Its own, and nobody else's.
+        answer: The answer that the attempt adds to.
+        account: The account of this attempt alone.
     """
 
     def __init__(self, answer: Answer, account: Account) -> None:
@@ -41,14 +41,15 @@ class Attempt:
         self.identity: Final = next(_identities)
         self.over = False
         self.waited = trio.Event()
-        """Set when it waits no longer: an engine has it, a peer took it over, or it is over."""
+        """Set when it no longer waits: an engine has it, a peer took it over, or it is over."""
         self.let_go = trio.Event()
-        """Set when the engine should let go of it, or has."""
+        """Set when the engine should release the request, or has released it."""
         self.asked: Final[set[str]] = set()
-        """Peers that were asked to take it over and did not."""
+        """Peers that were asked to take it over but did not."""
         self.taken_over = False
         self.held = False
-        """Whether a free peer is being asked to take it over: it is not begun here meanwhile."""
+        """Whether a free peer is being asked to take it over; this node does not begin it
+        meanwhile."""
         self._account = account
         self._left_queue: Callable[[Attempt], None] = _ignore
         self._released: Callable[[], None] = _nothing
@@ -64,27 +65,27 @@ class Attempt:
 
     @property
     def can_move(self) -> bool:
-        """Whether another node may take it over: not if this one drew a part of it."""
+        """Whether another node may take it over: not if this node drew a part of it."""
         forwarded = self.answer.request.forwarded
         return not (forwarded or self.waited.is_set() or self._account.generated_tokens)
 
     def join(self, left_queue: Callable[["Attempt"], None], released: Callable[[], None]) -> None:
-        """Wait in a queue.
+        """Enter a queue.
 
         Args:
-            left_queue: Called when it waits there no longer.
-            released: Called when it is not held any more.
+            left_queue: Called when it no longer waits there.
+            released: Called when it is no longer held.
         """
         self._left_queue = left_queue
         self._released = released
 
     def release(self) -> None:
-        """Note that it is not held any more."""
+        """Record that it is no longer held."""
         self.held = False
         self._released()
 
     def take_over(self) -> bool:
-        """Leave it to a peer, which counts it; false if it does not wait any more."""
+        """Pass the request to a peer, which counts it. Return False if it no longer waits."""
         if self.waited.is_set():
             return False
         self.taken_over = self.over = True
@@ -92,13 +93,13 @@ class Attempt:
         return True
 
     def reject(self, error: RequestError) -> None:
-        """End it as one that was never taken in."""
+        """End it as a request that was never admitted."""
         self.over = True
         self.answer.fail(error)
         if not self.answer.request.forwarded:
             self._account.close(("rejected", None), self.answer, 0)
 
-    # The engine's side.
+    # For the engine:
 
     @property
     def prior(self) -> tuple[int, ...]:
@@ -106,10 +107,10 @@ class Attempt:
         return tuple(token.identity for token in self.answer.tokens)
 
     def begin(self, fingerprint: str = "") -> None:
-        """Note that an engine has it now.
+        """Record that an engine has the request now.
 
         Args:
-            fingerprint: Of the engine's model; empty where it is not known.
+            fingerprint: The fingerprint of the engine's model; empty if unknown.
 
         Raises:
             OtherModelError: The tokens so far were drawn by another model of the same name.
@@ -122,15 +123,15 @@ class Attempt:
         self._leave_queue()
 
     def evaluated(self, done: int, total: int, cached: int) -> None:
-        """Note that `done` of the prompt's `total` tokens are evaluated."""
-        del done  # progress is the supervisor's to watch
+        """Record that `done` of the prompt's `total` tokens are evaluated."""
+        del done  # the supervisor watches the progress
         self.answer.accepted.set()
-        if not self._account.generated_tokens:  # else it is resumed: its own tokens are among them
+        if not self._account.generated_tokens:  # not if resumed: its own tokens are included
             self.answer.prompt_tokens = total - self._foreign
             self.answer.cached_tokens = cached
 
     def sampled(self, token: int, piece: bytes) -> None:
-        """Take one token and its bytes."""
+        """Add one token and its bytes."""
         answer = self.answer
         if self.over or answer.ending is not None:
             return
@@ -140,11 +141,11 @@ class Attempt:
             answer.take(Token(token, piece))
 
     def embedded(self, vector: tuple[float, ...]) -> None:
-        """Take the prompt's vector."""
+        """Set the prompt's vector."""
         self.answer.vector = vector
 
     def finished(self, reason: EndReason, message: str) -> None:
-        """Note that the engine is done with it."""
+        """Record that the engine has finished the request."""
         self._in_engine = False
         match reason:
             case "stop" | "length":
@@ -159,11 +160,11 @@ class Attempt:
         self._close()
 
     def interrupted(self, reason: ResumeReason) -> None:
-        """Note that the engine ended while it had it.
+        """Record that the engine ended during the request.
 
-        The next `begin` goes on where this engine was: the prompt and the tokens so far are
-        evaluated again, and since each token's draw depends on the seed and its position alone,
-        what follows is what would have followed.
+        The next `begin` continues from the same point: the prompt and the tokens so far are
+        evaluated again. Each token's draw depends only on the seed and its position, so the rest of
+        the answer is the same as without the interruption.
         """
         self._in_engine = False
         if self.answer.over.is_set():
@@ -178,12 +179,12 @@ class Attempt:
             self.let_go.set()
 
     def failed(self, error: RequestError) -> None:
-        """End it with an error that its caller sees."""
+        """End it with an error for its caller."""
         self.answer.fail(error)
         self._close()
 
     def _note_over(self) -> None:
-        """Stop: nobody waits for more."""
+        """Stop the attempt, because the answer is over."""
         if self._in_engine:
             self.let_go.set()
         else:
@@ -208,8 +209,8 @@ class Attempt:
     def _counts(self) -> bool:
         """Whether the end is counted here.
 
-        What another node forwarded is counted by that node until an engine here has it, and where
-        that node goes on with it elsewhere.
+        A forwarded request is counted by the forwarding node until an engine here has it, and
+        also if that node continues it elsewhere.
         """
         if not self.answer.request.forwarded:
             return True
@@ -218,12 +219,12 @@ class Attempt:
 
 
 def _verdict(answer: Answer) -> Verdict:
-    """Return the status and the finish reason by which an answer's end is counted."""
+    """Return the status and the finish reason with which an answer's end is counted."""
     if answer.ending is not None:
         return "ok", answer.ending.finish_reason
     if answer.error is None:
         return "cancelled", "cancelled"
-    if isinstance(answer.error, QueueFullError):  # as one that was never taken in
+    if isinstance(answer.error, QueueFullError):  # like a request that was never admitted
         return "rejected", None
     if answer.error.status == 504:
         return "timeout", "error"
@@ -231,8 +232,8 @@ def _verdict(answer: Answer) -> Verdict:
 
 
 def _ignore(attempt: Attempt) -> None:
-    """It is in no queue."""
+    """Do nothing: the attempt is in no queue."""
 
 
 def _nothing() -> None:
-    """Nobody waits for its release."""
+    """Do nothing: no queue holds the attempt."""

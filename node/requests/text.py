@@ -1,14 +1,14 @@
-"""Makes text of the bytes that tokens stand for: whole characters, and nothing past a stop."""
+"""Converts the tokens' bytes to text: whole characters, and nothing past a stop sequence."""
 
 import codecs
 from collections.abc import Sequence
 
 
 class TextAssembler:
-    """Turns one answer's pieces of bytes into text that may be shown.
+    """Assembles one answer's pieces of bytes into text that may be shown.
 
     Args:
-        stops: Sequences that end the answer; none of them, nor the beginning of one, is shown.
+        stops: Sequences that end the answer; neither they nor their beginnings are shown.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -18,11 +18,11 @@ class TextAssembler:
         self.stopped = False
 
     def feed(self, piece: bytes) -> str:
-        """Give the text that is certain now; empty while a character or a stop may go on."""
+        """Return the text that is certain now; empty while a character or a stop is incomplete."""
         return self._release(self._decoder.decode(piece))
 
     def finish(self) -> str:
-        """Give what is left at the answer's end."""
+        """Return the rest at the answer's end."""
         rest = self._release(self._decoder.decode(b"", final=True)) + self._held
         self._held = ""
         return rest
@@ -32,7 +32,7 @@ class TextAssembler:
             return ""
         text = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:  # the one that ends first, so that it does not matter how the text was cut
+        if found:  # the one that ends first, so that the result does not depend on the pieces
             self.stopped = True
             self._held = ""
             return text[: min(found)[1]]
@@ -42,6 +42,6 @@ class TextAssembler:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Tell how many of the last characters of `text` begin `stop`."""
+    """Return how many of the last characters of `text` begin `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
