@@ -1,7 +1,7 @@
-"""Asks one peer to answer a request that waits, and passes its answer on.
+"""Asks one peer to answer a waiting request, and passes the answer on.
 
-Until the peer has begun with the request, it keeps its place where it waits: who begins with it
-first has it. From then on it is in the peer's account.
+Until the peer begins the request, the request keeps its place in the queue here: whoever begins it
+first has it. From then on the peer accounts for it.
 """
 
 import logging
@@ -24,48 +24,48 @@ from node.routing.loads import PeerLoads, Sent
 from shared import events
 
 _LOOK_SECONDS: Final = 0.25
-"""How often a running answer's peer is looked for among the living."""
+"""How often to check whether a running answer's peer is alive."""
 _ADMISSION_SECONDS: Final = 10.0
-"""A living peer takes a request in, or refuses it, far sooner."""
+"""A living peer admits or refuses a request much sooner."""
 _OFFER_SECONDS: Final = 2.0
-"""The same where the peer seems to be free: the request is held for it meanwhile."""
+"""The same for a peer that seems free: the request is held for it meanwhile."""
 _CLOSING_SECONDS: Final = 1.0
 """How long the rest of a complete answer is read, to keep the connection for the next one."""
 _MOST_TOKENS: Final = 2**20
-"""No answer is longer."""
+"""No real answer is longer."""
 
 _log = logging.getLogger(__name__)
 
 
 class Peers(Protocol):
-    """Who knows the other nodes."""
+    """What knows the other nodes."""
 
     def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Return the peers that have a model and take requests."""
+        """Return the peers that have a model and accept requests."""
 
     def models(self) -> set[str]:
-        """Return the models that peers have."""
+        """Return the names of the peers' models."""
 
     def is_living(self, node_id: str) -> bool:
-        """Return whether a peer is still believed to be there."""
+        """Return whether a peer is still considered a member."""
 
 
 @dataclass
 class Ask:
-    """One peer that is asked to answer one request."""
+    """A peer that is asked to answer one request."""
 
     peer: PeerModel
     attempt: Attempt
     only_if_free: bool
     sent: Sent
     begun: bool = False
-    """Whether the peer has the request in its account."""
+    """Whether the peer accounts for the request."""
     error: RequestError | PeerLostError | None = None
-    """Why it did not answer."""
+    """Why the peer did not answer."""
 
     @property
     def request_error(self) -> RequestError | None:
-        """The error as the caller would see it."""
+        """The error as the caller sees it."""
         if isinstance(self.error, PeerLostError):
             name = self.peer.node_id
             return UnavailableError(f"node {name} was lost before the answer was complete")
@@ -73,18 +73,18 @@ class Ask:
 
     @property
     def is_refused_for_now(self) -> bool:
-        """Whether the peer may take the request when it is free."""
+        """Whether the peer may accept the request later, when it is free."""
         return isinstance(self.error, RequestError) and self.error.others_may_answer
 
 
 class Asker:
-    """Asks peers, one task a request.
+    """Asks peers, in one task per request.
 
     Args:
-        peers: Knows who lives.
-        client: Carries question and answer.
-        loads: Is told what this node sends.
-        emit: Takes events.
+        peers: Knows the living peers.
+        client: Carries requests and answers.
+        loads: Records what this node sends.
+        emit: Receives events.
     """
 
     def __init__(self, peers: Peers, client: PeerClient, loads: PeerLoads, emit: Emit) -> None:
@@ -94,13 +94,13 @@ class Asker:
         self._emit = emit
 
     def prepare(self, peer: PeerModel, attempt: Attempt, *, only_if_free: bool) -> Ask:
-        """Return a question that counts as sent from now on."""
+        """Return an ask, whose request counts as sent from now on."""
         attempt.asked.add(peer.node_id)
         sent = self._loads.send(peer, trio.current_time())
         return Ask(peer, attempt, only_if_free, sent)
 
     async def run(self, ask: Ask) -> None:
-        """Let the peer answer. Ends with `error` set where it did not and somebody still waits."""
+        """Let the peer answer. Sets `error` if it did not and the answer is still wanted."""
         try:
             await self._follow(ask)
         except* (PeerLostError, RequestError) as group:
@@ -118,7 +118,7 @@ class Asker:
             nursery.start_soon(self._watch, ask, name="peer lives")
             await self._pass_on(ask)
             if not answer.over.is_set():
-                raise PeerLostError(f"{ask.peer.node_id} broke off in the middle")
+                raise PeerLostError(f"{ask.peer.node_id} broke off its answer")
             scope.cancel()
 
     async def _pass_on(self, ask: Ask) -> None:
@@ -138,7 +138,7 @@ class Asker:
                     if ask.begun or not ask.only_if_free:
                         patience.deadline = math.inf
         if patience.cancelled_caught:
-            raise PeerLostError(f"{peer.node_id} did not take the request within {seconds:g} s")
+            raise PeerLostError(f"{peer.node_id} did not accept the request within {seconds:g} s")
 
     async def _watch(self, ask: Ask) -> None:
         """Break off when the peer is gone. Runs until cancelled."""
@@ -170,12 +170,12 @@ async def _withdraw(ask: Ask, waited: trio.Event, scope: trio.CancelScope) -> No
 
 
 def _take(frame: wire.Frame, ask: Ask) -> None:
-    """Add what a peer says to the answer.
+    """Add a peer's frame to the answer.
 
     Raises:
-        PeerRefusedError: The peer says that the answer failed.
-        OtherModelError: The peer has another model than the one that began the answer.
-        PeerLostError: It goes on and on.
+        PeerRefusedError: The peer reports that the answer failed.
+        OtherModelError: The peer's model is not the one that began the answer.
+        PeerLostError: The answer is endless.
     """
     answer = ask.attempt.answer
     if answer.over.is_set():
@@ -189,7 +189,7 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
             answer.accepted.set()
         case wire.Drawn(token, piece):
             if len(answer.tokens) >= _MOST_TOKENS:
-                raise PeerLostError(f"{ask.peer.node_id} sent {_MOST_TOKENS} tokens and more")
+                raise PeerLostError(f"{ask.peer.node_id} sent more than {_MOST_TOKENS} tokens")
             answer.take(Token(token, piece))
         case wire.Vector(numbers):
             answer.vector = numbers
@@ -199,7 +199,7 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
 
 
 def _begin(ask: Ask) -> bool:
-    """Note that the peer has begun with it; false if that is too late."""
+    """Record that the peer has begun the request. Return False if that is too late."""
     attempt = ask.attempt
     attempt.answer.begin(ask.peer.fingerprint)
     ask.begun = attempt.take_over()
@@ -207,6 +207,6 @@ def _begin(ask: Ask) -> bool:
 
 
 def _first(group: BaseExceptionGroup[RequestError | PeerLostError]) -> RequestError | PeerLostError:
-    """Return the first error that a nursery wrapped."""
+    """Return the first error in the groups of nested nurseries."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,4 +1,4 @@
-"""How busy peers are: their adverts, corrected by what this node sent and heard since. No I/O."""
+"""Estimates how busy peers are: their adverts, corrected by this node's own requests. No I/O."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,15 +7,15 @@ from typing import Final
 from node.routing.choice import PeerModel
 
 _WRITTEN_SECONDS: Final = 0.3
-"""An advert may have been written so long before it came."""
+"""An advert may be this old when it arrives."""
 
 Key = tuple[str, str]
-"""A node's id and a model's."""
+"""The ids of a node and a model."""
 
 
 @dataclass
 class Sent:
-    """One request that a peer was asked to answer."""
+    """One request that was sent to a peer."""
 
     began_at: float
     ended_at: float = math.inf
@@ -28,26 +28,26 @@ class _Record:
 
 
 class PeerLoads:
-    """What this node knows of its own requests at peers."""
+    """This node's own requests at peers."""
 
     def __init__(self) -> None:
         self._records: dict[Key, _Record] = {}
 
     def send(self, peer: PeerModel, now: float) -> Sent:
-        """Note that a request goes to a peer; the caller ends it."""
+        """Record that a request goes to a peer; the caller ends it."""
         sent = Sent(now)
         self._record(peer).sent.append(sent)
         return sent
 
     def refuse(self, peer: PeerModel, now: float) -> None:
-        """Note that a peer did not take a request: it is not free until its next advert."""
+        """Record that a peer refused a request: it does not count as free until its next advert."""
         self._record(peer).refused_at = now
 
     def in_flight(self, peer: PeerModel, now: float) -> int:
-        """Return how many requests a peer most likely has in work.
+        """Return how many requests a peer probably has in progress.
 
-        An estimate that is too low costs a question that the peer refuses at once; one that is too
-        high leaves the peer idle until its next advert.
+        Too low an estimate costs a request that the peer refuses at once. Too high an estimate
+        leaves the peer idle until its next advert.
         """
         record = self._records.get(_key(peer))
         if record is None:

@@ -1,8 +1,8 @@
-"""Has each request answered by the node that its caller waits for least, and by another if it dies.
+"""Routes each request to the node with the shortest wait, and to another node if that one dies.
 
-A request waits in this node's queue while it can, and goes to the first node that can begin with
-it: this one, or a peer that became free. A request that waits at a peer goes elsewhere as well if
-another node is free first.
+A request waits in this node's queue while there is room, and goes to the first node that can begin
+it: this one, or a peer that became free. A request that waits at a peer also moves to another node
+that becomes free first.
 """
 
 import itertools
@@ -29,26 +29,26 @@ from node.serving.scheduler import Scheduler
 from shared.runtime.guard import Guard
 
 _LOOK_SECONDS: Final = 0.1
-"""While a request waits, how often the adverts are looked at."""
+"""How often the adverts are checked while a request waits."""
 _TOLD: Final = 1000
 
 _log = logging.getLogger(__name__)
 
 
 class NoPeers(Peers):
-    """A node that answers alone."""
+    """The peers of a node that answers alone."""
 
     def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Return nobody."""
+        """Return no peers."""
         del model_id
         return ()
 
     def models(self) -> set[str]:
-        """Return nothing."""
+        """Return no models."""
         return set()
 
     def is_living(self, node_id: str) -> bool:
-        """Return false."""
+        """Return False."""
         del node_id
         return False
 
@@ -57,11 +57,11 @@ class Router:
     """Admits requests for the whole mesh.
 
     Args:
-        scheduler: Answers what is answered here.
-        peers: Knows who else could.
-        client: Asks them.
-        emit: Takes events.
-        guard: Contains what goes wrong with one request.
+        scheduler: Answers this node's share of the requests.
+        peers: Knows the nodes that could answer.
+        client: Asks the peers.
+        emit: Receives events.
+        guard: Contains unexpected errors of a request.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Router:
         self._abroad: dict[Attempt, None] = {}
         """Requests that wait at a peer and have no place in a queue here, the oldest first."""
         self._followed: list[Answer] = []
-        """What peers are answering or are asked to."""
+        """Answers that peers are making or are asked to make."""
         self._told: set[tuple[str, str]] = set()
-        """Peers whose model of a name was said to be another one."""
+        """Peers whose model was already reported as a different one of the same name."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send what waits to the nodes that become free. Runs until cancelled."""
+        """Send waiting requests to nodes that become free. Runs until cancelled."""
         try:
             async with self._client.open(), trio.open_nursery() as self._nursery:
                 task_status.started()
@@ -99,14 +99,14 @@ class Router:
             self._nursery = None
 
     def admit(self, request: InferenceRequest, owner: ExitStack) -> Answer:
-        """Take a request in for as long as its owner's block runs.
+        """Admit a request while its owner's block runs.
 
         Args:
-            request: What is wanted.
-            owner: Of the task that answers the caller: leaving it gives the request up.
+            request: The request.
+            owner: The owner of the task that answers the caller. Leaving it cancels the request.
 
         Raises:
-            RequestError: As `Scheduler.admit` does; the refusal is counted.
+            RequestError: Like `Scheduler.admit`; the refusal is counted.
         """
         nursery = self._nursery
         if nursery is None or request.forwarded or not self._is_for_peer(request.model_id):
@@ -117,28 +117,28 @@ class Router:
         return owner.enter_context(attempt.answer)
 
     def models(self) -> list[str]:
-        """Return the models that a request can be for: this node's, then its peers'."""
+        """Return the names of the models available here, then those of the peers."""
         own = [lane.engine.model_id for lane in self._scheduler.lanes]
         return [*own, *sorted(self._peers.models().difference(own))]
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take no more requests and wait for all that are in work, for as long as the grace."""
+        """Accept no more requests, and wait for the current ones during the grace period."""
         with trio.move_on_after(grace_seconds):
             await self._scheduler.drain(grace_seconds)
             while self._followed:
                 await self._scheduler.wait_change()
 
     def end(self) -> None:
-        """End whatever is left with an error that its caller sees."""
+        """End the remaining requests with an error for their callers."""
         self._scheduler.end()
         for answer in tuple(self._followed):
             message = "the node stopped before the answer was complete"
             answer.fail(UnavailableError(message, code="stopped"))
 
-    # Where a request can go.
+    # Where a request can go:
 
     def _is_for_peer(self, model_id: str) -> bool:
-        """Whether a request waits at a peer rather than here for the first node that is free."""
+        """Return whether a request should wait at a peer instead of in a queue here."""
         lane = self._lane(model_id)
         if lane is not None and lane.engine.ready and not lane.is_full:
             return False
@@ -146,12 +146,12 @@ class Router:
         return chosen is not None and chosen.peer is not None
 
     def _lane(self, model_id: str) -> Lane | None:
-        """Find the model's lane here, if it takes requests."""
+        """Return the model's lane here, if it accepts requests."""
         open_lanes = (lane for lane in self._scheduler.lanes if not lane.closed)
         return next((lane for lane in open_lanes if lane.engine.model_id == model_id), None)
 
     def _candidates(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
-        """Yield who could answer, or go on where a model with this fingerprint has begun."""
+        """Yield the nodes that could answer, or continue what this fingerprint's model began."""
         lane = self._lane(model_id)
         own = lane.engine.fingerprint if lane else ""
         if lane is not None and not is_other_model(fingerprint, own):
@@ -167,24 +167,24 @@ class Router:
             yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots, peer=peer)
 
     def _tell_other(self, peer: PeerModel) -> None:
-        """Log once that a peer has another model under a name."""
+        """Log once that a peer has a different model of the same name."""
         if (peer.node_id, peer.fingerprint) in self._told:
             return
         if len(self._told) >= _TOLD:
             self._told.clear()
         self._told.add((peer.node_id, peer.fingerprint))
         _log.warning(
-            "model %s on %s has other weights than elsewhere: that node does not answer in "
-            "another's place; give one of the models another name",
+            "model %s on %s has other weights than elsewhere: that node cannot replace "
+            "the others; rename one of the models",
             peer.model_id,
             peer.node_id,
         )
 
-    # Requests that wait go to the node that is free first.
+    # Waiting requests go to the first free node:
 
     def _look(self, nursery: trio.Nursery) -> bool:
-        """Send who waits to the nodes that are free; return whether anybody waits."""
-        with self._guard.contain("router"):  # requests that peers answer go on
+        """Send waiting requests to free nodes. Return whether any request waits."""
+        with self._guard.contain("router"):  # the requests that peers answer continue
             return self._place_waiting(nursery)
         return True
 
@@ -203,7 +203,7 @@ class Router:
         return bool(waiting)
 
     def _offer(self, model_id: str, attempts: list[Attempt], nursery: trio.Nursery) -> None:
-        """Ask the peers that are free to answer those who wait, in their order."""
+        """Offer waiting requests to free peers, in the order of their queues."""
         free_nodes = [each for each in self._candidates(model_id) if each.is_free]
         slots = {node.node_id: node.slots - node.in_flight for node in free_nodes}
         peers = [node.peer for node in free_nodes if node.peer is not None]
@@ -219,43 +219,43 @@ class Router:
                 nursery.start_soon(self._follow, attempt, ask, name=_task_name(attempt))
 
     def _send_abroad(self, attempt: Attempt, nursery: trio.Nursery) -> None:
-        """Let a request wait at a peer: this node cannot answer it soon."""
+        """Let a request wait at a peer, because this node cannot answer it soon."""
         nursery.start_soon(self._follow, attempt, None, name=_task_name(attempt))
 
     def _queue(self, attempt: Attempt) -> None:
-        """Let a request wait here."""
+        """Add a request to the queue here."""
         self._abroad.pop(attempt, None)
         try:
             self._scheduler.queue(attempt)
         except RequestError as error:
             attempt.failed(error)
 
-    # One request on its way from peer to peer.
+    # One request on its way from peer to peer:
 
     async def _follow(self, attempt: Attempt, offer: Ask | None) -> None:
-        """See a request to its end, or until no peer is asked for it any more.
+        """Follow a request to its end, or until no peer is asked any more.
 
         Args:
-            attempt: At its answer, which waits.
-            offer: To a peer that is free; None where the request waits at a peer.
+            attempt: The waiting attempt.
+            offer: The offer to a free peer; None if the request waits at a peer.
         """
         answer = attempt.answer
         self._followed.append(answer)
         is_seen_through = False
         try:
-            with self._guard.contain("router"):  # one request's fault ends no other's
+            with self._guard.contain("router"):  # one request's error must not end others
                 following = attempt if offer is None else await self._make_offer(offer)
                 while following is not None:
                     following = await self._wait_abroad(following)
                 is_seen_through = True
         finally:
             if not is_seen_through and (attempt.taken_over or offer is None):
-                answer.fail(RequestError("the node failed; its log says why"))
+                answer.fail(RequestError("internal error; see the node's log"))
             self._followed.remove(answer)
             self._scheduler.note_change()
 
     async def _make_offer(self, offer: Ask) -> Attempt | None:
-        """Ask a peer that is free; return the attempt that goes on if the peer was lost."""
+        """Offer it to a free peer. Return an attempt to continue if the peer was lost."""
         try:
             await self._asker.run(offer)
         finally:
@@ -265,7 +265,7 @@ class Router:
         return self._resume(offer)
 
     async def _wait_abroad(self, attempt: Attempt) -> Attempt | None:
-        """Wait at one peer after the other; return the attempt that goes on if one was lost."""
+        """Wait at one peer after the other. Return an attempt to continue if one was lost."""
         self._abroad[attempt] = None
         model_id = attempt.answer.request.model_id
         error: RequestError = UnavailableError(f"no node answers for {model_id} now")
@@ -291,14 +291,14 @@ class Router:
         return None
 
     def _note_refusal(self, ask: Ask, before: RequestError) -> RequestError:
-        """End a request that no other node can answer either; return why this one did not."""
+        """End a request that no other node can answer either. Return why this peer did not."""
         error = ask.request_error or before
         if ask.error is not None and not error.others_may_answer and ask.attempt in self._abroad:
             ask.attempt.failed(error)
         return error
 
     def _resume(self, ask: Ask) -> Attempt | None:
-        """Return a new attempt at an answer that lost its peer and that another can go on with."""
+        """Return a new attempt at an answer that lost its peer, if another node can continue it."""
         answer, error = ask.attempt.answer, ask.request_error
         if not ask.begun or answer.over.is_set() or error is None:
             return None

@@ -1,4 +1,4 @@
-"""One model's way to its engine: who waits, who is being served, and when the model is loaded."""
+"""One model's way to its engine: its requests, waiting and current, and when it is loaded."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,32 +16,32 @@ from node.serving.fair_queue import FairQueue
 from shared import events
 
 _SLOTS: Final = 1
-"""Requests that one child works on at once: the library keeps a single sequence."""
+"""Requests that one child processes at once: the library keeps a single sequence."""
 _LONGEST_RETRY_SECONDS: Final = 600
 _NEWEST_SHARE: Final = 0.2
-"""Weight of the newest request in the average of how long one takes; a guess that follows a
-change of load within some ten requests."""
+"""The newest request's weight in the average service time. A guess that follows a change of load
+within about ten requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaneOptions:
-    """What a lane allows."""
+    """Limits of a lane."""
 
     queue_limit: int
-    """Requests that may wait; one more is refused."""
+    """Limit of waiting requests; further ones are refused."""
     idle_seconds: float = math.inf
-    """A model that nobody asked for so long leaves memory until it is asked for again."""
+    """A model without requests for this long is unloaded until the next request."""
 
 
 class Lane:
-    """The queue before one engine.
+    """The queue in front of one engine.
 
     Args:
         engine: The model's engine; the caller runs it.
-        options: What is allowed.
-        turns: How many engines may work at once, for more threads than cores help nobody.
-        emit: Takes events.
-        changed: Called when a slot was taken or freed.
+        options: The lane's limits.
+        turns: How many engines may work at once, because more threads than cores do not help.
+        emit: Receives events.
+        changed: Called when a slot is taken or freed.
     """
 
     def __init__(
@@ -63,29 +63,29 @@ class Lane:
         """Whether other models' engines have every turn."""
         self._arrived = trio.Event()
         self._service_seconds = 0.0
-        """How long the engine has a request, on average; 0 before the first."""
+        """The average time that the engine needs for a request; 0 before the first."""
         self.closed = False
-        """Whether the model was unloaded on purpose: it is then not loaded for a request."""
+        """Whether the model was unloaded on request; then requests do not load it again."""
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits or is served."""
+        """Whether no request waits or is being served."""
         return not self._waiting and (self._served is None or self._served.over)
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a request would be served at once, or once the model is loaded for it."""
+        """Whether a request would start at once, or as soon as the model is loaded."""
         can_serve = self.engine.ready or (not self.closed and self.engine.state == "unloaded")
         return can_serve and self._served is None and not self._waiting
 
     @property
     def can_begin(self) -> bool:
-        """Whether a request would be served at once, with no other engine in its way."""
+        """Whether a request would start at once, without waiting for another engine."""
         return self.has_free_slot and self.engine.ready and self._turns.available_tokens > 0
 
     @property
     def waiting(self) -> Iterator[Attempt]:
-        """Those that this node cannot begin with now, in the order in which they are served."""
+        """Requests that this node cannot begin now, in serving order."""
         queued = iter(tuple(self._waiting))
         is_engine_due = self.engine.ready or self.engine.state == "unloaded"
         if is_engine_due and self._served is None and not self._is_kept_waiting:
@@ -94,21 +94,21 @@ class Lane:
 
     @property
     def retry_after_seconds(self) -> int:
-        """When asking again is worthwhile: once half of those who wait have been served."""
+        """When a retry is worthwhile: once half of the waiting requests are served."""
         seconds = self._service_seconds * (len(self._waiting) + _SLOTS) / 2
         return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
 
     @property
     def is_full(self) -> bool:
-        """Whether the queue holds as many as it may."""
+        """Whether the queue is full."""
         return len(self._waiting) >= self._options.queue_limit
 
     def put(self, attempt: Attempt) -> None:
-        """Put a request in the queue.
+        """Add a request to the queue.
 
         Raises:
-            UnavailableError: The model was unloaded on purpose.
-            QueueFullError: The queue holds as many as it may, or the request does not want to wait.
+            UnavailableError: The model was unloaded on request.
+            QueueFullError: The queue is full, or the request does not want to wait.
         """
         model_id = self.engine.model_id
         if self.closed:
@@ -127,19 +127,19 @@ class Lane:
         self._note_load()
 
     def load(self) -> events.LoadChanged:
-        """Describe who waits and who is served now."""
+        """Return the numbers of waiting and current requests."""
         busy = int(self._served is not None)
         return events.LoadChanged(
             self.engine.model_id, busy + len(self._waiting), len(self._waiting), busy, _SLOTS
         )
 
     def tell_load(self) -> None:
-        """Emit the load, unless the model is not in memory and its levels left with it."""
+        """Emit the load, unless the model is unloaded and its level series were removed."""
         if self.engine.state != "unloaded":
             self._emit(self.load())
 
     def restart_idle_time(self) -> None:
-        """Count the time without a request from now on."""
+        """Restart the idle time."""
         self._note_arrival()
 
     async def run(self) -> None:
@@ -161,7 +161,7 @@ class Lane:
                 await self._arrived.wait()
 
     def fail_all(self, error: RequestError) -> None:
-        """End every request that waits or is served."""
+        """End every waiting and current request."""
         if self._served is not None:
             self._served.failed(error.fresh())
         self._fail_waiting(error)
@@ -176,7 +176,7 @@ class Lane:
         self._arrived = trio.Event()
 
     async def _serve(self, attempt: Attempt) -> None:
-        """Let the engine have it until it is done; if the engine ends before, it is next again."""
+        """Run a request in the engine. If the engine ends first, the request is next again."""
         began = trio.current_time()
         self._served = attempt
         self._note_load()
@@ -188,8 +188,9 @@ class Lane:
         except RequestError as error:
             attempt.failed(error)
         except Exception:
-            # A request that brings out a fault of ours must not come again: it would for ever.
-            attempt.failed(RequestError("the node failed; its log says why"))
+            # A request that triggers one of our own bugs must not be retried: it would fail
+            # forever.
+            attempt.failed(RequestError("internal error; see the node's log"))
             await self.engine.release(attempt)
             raise
         finally:
@@ -209,15 +210,15 @@ class Lane:
 
     def _full(self, model_id: str) -> QueueFullError:
         return QueueFullError(
-            f"{self._options.queue_limit} requests wait for {model_id}: try again later",
+            f"{self._options.queue_limit} requests are waiting for {model_id}: try again later",
             retry_after_seconds=self.retry_after_seconds,
         )
 
     def _forget(self, attempt: Attempt) -> None:
-        """Note that a request does not wait here any more."""
+        """Record that a request no longer waits here."""
         client = attempt.answer.request.client
         if self._waiting.remove(client, attempt, served=attempt.taken_over):
-            self._note_arrival()  # those that are left may all be held, or none is left
+            self._note_arrival()  # the remaining requests may all be held, or there are none
             self._note_load()
 
     def _note_arrival(self) -> None:

@@ -178,7 +178,7 @@ class Scheduler:
             raise _stopping()
         most = self._limits.output_tokens
         if most and request.max_tokens > most:
-            message = f"max_tokens is {request.max_tokens}; the limit of this node is {most}"
+            message = f"max_tokens is {request.max_tokens}; this node allows at most {most}"
             raise InvalidRequestError(message, parameter="max_tokens")
         seconds = request.deadline_seconds
         return replace(
