@@ -104,7 +104,7 @@ def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) 
 
 
 def _be_stoppable() -> None:
-    """Let SIGTERM end process 1 before a handler is set; process 1 has no default action."""
+    """Make SIGTERM end process 1 until a handler is set: it has no default action there."""
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 

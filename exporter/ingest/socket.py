@@ -144,7 +144,7 @@ def _may_enter(status: os.stat_result, group: int) -> bool:
 
 
 def _share(path: Path, group: int, mode: int) -> None:
-    """Give a group access to what only this user could use."""
+    """Grant a group access to what only this user could use."""
     try:
         # Only if needed: a service's system call filter may forbid it.
         if path.stat().st_gid != group:

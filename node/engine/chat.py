@@ -60,7 +60,7 @@ def render_chat(
         ChatRefusedError: Its template refuses these turns.
     """
     if not template:
-        raise NoTemplateError("this model has no chat template: use /v1/completions")
+        raise NoTemplateError("this model has no chat template: request a completion instead")
     continued = bool(turns) and turns[-1]["role"] == "assistant"
     names = {"bos_token": bos, "eos_token": eos, **special}
     try:

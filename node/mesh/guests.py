@@ -58,12 +58,12 @@ class Guests(Generic[ConnectionT]):
         return self._members.get(number) or self._strangers.get(number)
 
     def enter(self, number: int, guest: Guest[ConnectionT]) -> Guest[ConnectionT] | None:
-        """Add a connection. Return the connection to close for it."""
+        """Add a connection. Return the one to close for it, if any."""
         self._strangers[number] = guest
         return _oldest(self._strangers) if len(self._strangers) > STRANGERS else None
 
     def believe(self, number: int) -> Guest[ConnectionT] | None:
-        """Record that a node of this mesh sent a message. Return the connection to close for it."""
+        """Record that a node of this mesh sent a message. Return the one to close, if any."""
         guest = self._members.pop(number, None) or self._strangers.pop(number, None)
         if guest is not None:
             self._members[number] = guest

@@ -92,7 +92,7 @@ async def open_mesh(
     guard: Guard[NodePart],
     resolve: seeds.Resolve = seeds.resolve,
 ) -> AsyncIterator[None]:
-    """Take part in the mesh while the block runs, and say goodbye at its end.
+    """Join the mesh while the block runs, and say goodbye at its end.
 
     Raises:
         StartupError: The mesh cannot listen.

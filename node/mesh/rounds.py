@@ -105,7 +105,7 @@ class Rounds:
             due = now + TICK_SECONDS
 
     async def leave(self) -> None:
-        """Say goodbye. Ends when all living peers have received it."""
+        """Send a goodbye. Ends when all living peers have received it."""
         self._leaving = True
         now = trio.current_time()
         self._nonce = secrets.token_bytes(NONCE_BYTES)

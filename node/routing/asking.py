@@ -1,7 +1,7 @@
 """Asks one peer to answer a waiting request, and passes the answer on.
 
-Until the peer begins the request, the request keeps its place in the queue here: whoever begins it
-first has it. From then on the peer accounts for it.
+Until the peer begins the request, the request keeps its place in the queue here: the node that
+begins it first has it. From then on the peer accounts for it.
 """
 
 import logging
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Peers(Protocol):
-    """What knows the other nodes."""
+    """The view of the other nodes that routing needs."""
 
     def find(self, model_id: str) -> Sequence[PeerModel]:
         """Return the peers that have a model and accept requests."""
@@ -100,7 +100,7 @@ class Asker:
         return Ask(peer, attempt, only_if_free, sent)
 
     async def run(self, ask: Ask) -> None:
-        """Let the peer answer. Sets `error` if it did not and the answer is still wanted."""
+        """Run an ask. Sets `error` if the peer did not answer and the answer is still wanted."""
         try:
             await self._follow(ask)
         except* (PeerLostError, RequestError) as group:

@@ -195,7 +195,7 @@ def _balance(parts: _Parts, nodes: Sequence[Holder], cuts: list[int]) -> list[in
 
 
 def _fill(parts: _Parts, nodes: Sequence[Holder], budgets: Sequence[float]) -> list[int]:
-    """Give each node as many of the next layers as its memory and its budget of bytes allow.
+    """Assign each node as many of the next layers as its memory and its budget of bytes allow.
 
     Returns:
         For each node, the layer after its last one.

@@ -219,7 +219,7 @@ class Router:
                 nursery.start_soon(self._follow, attempt, ask, name=_task_name(attempt))
 
     def _send_abroad(self, attempt: Attempt, nursery: trio.Nursery) -> None:
-        """Let a request wait at a peer, because this node cannot answer it soon."""
+        """Start a request's wait at a peer, because this node cannot answer it soon."""
         nursery.start_soon(self._follow, attempt, None, name=_task_name(attempt))
 
     def _queue(self, attempt: Attempt) -> None:

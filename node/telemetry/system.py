@@ -37,7 +37,7 @@ class SystemSampler:
         psutil.cpu_percent()
 
     def sample(self) -> SystemSampled:
-        """Take a sample; costs a few dozen microseconds per process."""
+        """Return a new sample; costs a few dozen microseconds per process."""
         self._follow_children()
         memory = psutil.virtual_memory()
         node_times = self._node.cpu_times()

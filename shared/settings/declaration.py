@@ -87,7 +87,7 @@ def default_of(settings: type, name: str) -> Any:
 
 
 def default_in_words(settings: type, name: str, *, on_this_machine: bool) -> str:
-    """Return a setting's default as text for the help; empty if the help already explains it."""
+    """Return a setting's default as text for the help; empty if the default is."""
     default = default_of(settings, name)
     shown = declarations(settings)[name].shown
     if shown and not (on_this_machine and isinstance(default, Path)):

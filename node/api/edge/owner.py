@@ -16,7 +16,7 @@ _OWNER: Final = "distributed_llm.owner"
 
 
 def own(application: Application) -> Application:
-    """Give each request an owner."""
+    """Open an owner for each request."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as owner:
