@@ -39,7 +39,7 @@ class Inference(Protocol):
 
     def generate_stream(self, request: GenerateRequest, ctx: RequestContext[GenerateRequest, GenerateStreamResponse], /) -> AsyncIterator[GenerateStreamResponse]:
         """
-        Answers with pieces of text as they come, then one ending.
+        Answers with pieces of text as they are generated, then one ending.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -51,20 +51,20 @@ class Inference(Protocol):
 
     async def load_model(self, request: LoadModelRequest, ctx: RequestContext[LoadModelRequest, LoadModelResponse], /) -> LoadModelResponse:
         """
-        Loads a model; answers when it is ready. Nothing happens if it is already.
+        Loads a model and answers when it is ready. Does nothing if it is already loaded.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def unload_model(self, request: UnloadModelRequest, ctx: RequestContext[UnloadModelRequest, UnloadModelResponse], /) -> UnloadModelResponse:
         """
-        Takes no more requests for a model, finishes those that it has and takes it out of memory;
-        answers when it is out.
+        Unloads a model: accepts no more requests for it, finishes the current ones, frees its memory,
+        then answers.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def get_resources(self, request: GetResourcesRequest, ctx: RequestContext[GetResourcesRequest, GetResourcesResponse], /) -> GetResourcesResponse:
         """
-        Says what the node is and what it has: state, cores, memory, layers.
+        Returns the node's state and resources: cores, memory, layers.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -214,7 +214,7 @@ class InferenceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> AsyncIterator[GenerateStreamResponse]:
         """
-        Answers with pieces of text as they come, then one ending.
+        Answers with pieces of text as they are generated, then one ending.
         """
         return self.execute_server_stream(
             request=request,
@@ -260,7 +260,7 @@ class InferenceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> LoadModelResponse:
         """
-        Loads a model; answers when it is ready. Nothing happens if it is already.
+        Loads a model and answers when it is ready. Does nothing if it is already loaded.
         """
         return await self.execute_unary(
             request=request,
@@ -283,8 +283,8 @@ class InferenceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> UnloadModelResponse:
         """
-        Takes no more requests for a model, finishes those that it has and takes it out of memory;
-        answers when it is out.
+        Unloads a model: accepts no more requests for it, finishes the current ones, frees its memory,
+        then answers.
         """
         return await self.execute_unary(
             request=request,
@@ -307,7 +307,7 @@ class InferenceClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> GetResourcesResponse:
         """
-        Says what the node is and what it has: state, cores, memory, layers.
+        Returns the node's state and resources: cores, memory, layers.
         """
         return await self.execute_unary(
             request=request,
@@ -355,7 +355,7 @@ class InferenceSync(Protocol):
 
     def generate_stream(self, request: GenerateRequest, ctx: RequestContext[GenerateRequest, GenerateStreamResponse], /) -> Iterator[GenerateStreamResponse]:
         """
-        Answers with pieces of text as they come, then one ending.
+        Answers with pieces of text as they are generated, then one ending.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -367,20 +367,20 @@ class InferenceSync(Protocol):
 
     def load_model(self, request: LoadModelRequest, ctx: RequestContext[LoadModelRequest, LoadModelResponse], /) -> LoadModelResponse:
         """
-        Loads a model; answers when it is ready. Nothing happens if it is already.
+        Loads a model and answers when it is ready. Does nothing if it is already loaded.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def unload_model(self, request: UnloadModelRequest, ctx: RequestContext[UnloadModelRequest, UnloadModelResponse], /) -> UnloadModelResponse:
         """
-        Takes no more requests for a model, finishes those that it has and takes it out of memory;
-        answers when it is out.
+        Unloads a model: accepts no more requests for it, finishes the current ones, frees its memory,
+        then answers.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def get_resources(self, request: GetResourcesRequest, ctx: RequestContext[GetResourcesRequest, GetResourcesResponse], /) -> GetResourcesResponse:
         """
-        Says what the node is and what it has: state, cores, memory, layers.
+        Returns the node's state and resources: cores, memory, layers.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -528,7 +528,7 @@ class InferenceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Iterator[GenerateStreamResponse]:
         """
-        Answers with pieces of text as they come, then one ending.
+        Answers with pieces of text as they are generated, then one ending.
         """
         return self.execute_server_stream(
             request=request,
@@ -574,7 +574,7 @@ class InferenceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> LoadModelResponse:
         """
-        Loads a model; answers when it is ready. Nothing happens if it is already.
+        Loads a model and answers when it is ready. Does nothing if it is already loaded.
         """
         return self.execute_unary(
             request=request,
@@ -597,8 +597,8 @@ class InferenceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> UnloadModelResponse:
         """
-        Takes no more requests for a model, finishes those that it has and takes it out of memory;
-        answers when it is out.
+        Unloads a model: accepts no more requests for it, finishes the current ones, frees its memory,
+        then answers.
         """
         return self.execute_unary(
             request=request,
@@ -621,7 +621,7 @@ class InferenceClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> GetResourcesResponse:
         """
-        Says what the node is and what it has: state, cores, memory, layers.
+        Returns the node's state and resources: cores, memory, layers.
         """
         return self.execute_unary(
             request=request,

@@ -30,55 +30,55 @@ class GenerateRequest(Message[_GenerateRequestFields]):
 
     Attributes:
         model:
-            Id of the model; the node's default where it is empty.
+            Id of the model; if empty, the node's default model.
 
             ```proto
             string model = 1;
             ```
         input:
-            Exactly one of them is given.
+            Exactly one of these.
 
             ```proto
             oneof input
             ```
         max_tokens:
-            Tokens that are generated at the most; as many as the context holds where it is not given.
+            Limit of generated tokens; default: as many as fit in the context.
 
             ```proto
             optional uint32 max_tokens = 4;
             ```
         temperature:
-            0 takes the likeliest token each time; 0.8 where it is not given.
+            0 always takes the most likely token; default: 0.8.
 
             ```proto
             optional double temperature = 5;
             ```
         top_p:
-            Share of the likeliest tokens that is drawn from; 0.95 where it is not given.
+            Share of the most likely tokens to draw from; default: 0.95.
 
             ```proto
             optional double top_p = 6;
             ```
         top_k:
-            How many of the likeliest tokens are drawn from; 0 for all, 40 where it is not given.
+            How many of the most likely tokens to draw from; 0 for all; default: 40.
 
             ```proto
             optional uint32 top_k = 7;
             ```
         repetition_penalty:
-            Above 1, tokens that came already become unlikelier; 1 where it is not given.
+            Above 1, tokens that already occurred become less likely; default: 1.
 
             ```proto
             optional double repetition_penalty = 8;
             ```
         seed:
-            The same seed with the same request gives the same text; drawn where it is not given.
+            The same seed with the same request generates the same text; default: random.
 
             ```proto
             optional int64 seed = 9;
             ```
         stop:
-            Up to four texts that end the answer; none of them is part of it.
+            Up to four texts that end the answer; they are not part of it.
 
             ```proto
             repeated string stop = 10;
@@ -156,7 +156,7 @@ class ChatMessage(Message[_ChatMessageFields]):
 
     Attributes:
         role:
-            As the model's template knows it: mostly `system`, `user` or `assistant`.
+            A role that the model's template knows: usually `system`, `user` or `assistant`.
 
             ```proto
             string role = 1;
@@ -220,7 +220,7 @@ _GenerateStreamResponseFields: TypeAlias = Literal["text", "ending"]
 
 class GenerateStreamResponse(Message[_GenerateStreamResponseFields]):
     """
-    Pieces of text, never cut within a character, and as the last message the ending.
+    Pieces of text, never split within a character; the last message is the ending.
 
     ```proto
     message distributed_llm.v1.GenerateStreamResponse
@@ -250,7 +250,7 @@ _EndingFields: TypeAlias = Literal["model", "finish_reason", "usage"]
 
 class Ending(Message[_EndingFields]):
     """
-    How an answer ended and what it took.
+    How an answer ended, with its token counts.
 
     ```proto
     message distributed_llm.v1.Ending
@@ -294,7 +294,7 @@ _UsageFields: TypeAlias = Literal["prompt_tokens", "cached_tokens", "generated_t
 
 class Usage(Message[_UsageFields]):
     """
-    Tokens that a request took.
+    Token counts of a request.
 
     ```proto
     message distributed_llm.v1.Usage
@@ -306,7 +306,7 @@ class Usage(Message[_UsageFields]):
             uint32 prompt_tokens = 1;
             ```
         cached_tokens:
-            Of the prompt's tokens, those that the engine still had evaluated from before.
+            Tokens of the prompt that the engine still had from an earlier request.
 
             ```proto
             uint32 cached_tokens = 2;
@@ -384,7 +384,7 @@ _ModelFields: TypeAlias = Literal["id", "state", "architecture", "quantization",
 
 class Model(Message[_ModelFields]):
     """
-    A model of the node. What its file says is empty or 0 until it was first read.
+    A model of the node. Values from its file are empty or 0 until the file is first read.
 
     ```proto
     message distributed_llm.v1.Model
@@ -422,7 +422,7 @@ class Model(Message[_ModelFields]):
             uint32 layers = 7;
             ```
         context_length:
-            Tokens that a prompt and its answer may have together; 0 while it is not loaded.
+            Limit of tokens in a prompt and its answer together; 0 while the model is not loaded.
 
             ```proto
             uint32 context_length = 8;
@@ -614,31 +614,31 @@ class GetResourcesResponse(Message[_GetResourcesResponseFields]):
             double uptime_seconds = 4;
             ```
         cpu_cores:
-            Cores that the node may use, a fraction where a quota says so.
+            Cores that the node may use; fractional under a quota.
 
             ```proto
             double cpu_cores = 5;
             ```
         memory_bytes:
-            Memory that the node may use at the most.
+            Limit of memory for the node.
 
             ```proto
             uint64 memory_bytes = 6;
             ```
         available_memory_bytes:
-            Memory of the machine that is free now.
+            Memory of the machine that is available now.
 
             ```proto
             uint64 available_memory_bytes = 7;
             ```
         used_memory_bytes:
-            Memory that the node and its engines have now.
+            Memory that the node and its engines use now.
 
             ```proto
             uint64 used_memory_bytes = 8;
             ```
         max_layers:
-            Layers of the loaded (else the default) model that the memory would hold.
+            How many layers fit in memory, of the loaded model or else of the default one.
 
             ```proto
             uint32 max_layers = 9;
@@ -732,7 +732,7 @@ _PeerFields: TypeAlias = Literal["node_id", "api_url", "state", "status", "model
 
 class Peer(Message[_PeerFields]):
     """
-    Another node, as this one knows it.
+    Another node, as this node knows it.
 
     ```proto
     message distributed_llm.v1.Peer
@@ -750,13 +750,13 @@ class Peer(Message[_PeerFields]):
             string api_url = 2;
             ```
         state:
-            `alive`, `suspect`, `dead`, `left` or `incompatible`: what this node holds of it.
+            `alive`, `suspect`, `dead`, `left` or `incompatible`: this node's view of it.
 
             ```proto
             string state = 3;
             ```
         status:
-            `online`, `busy`, `draining` or `unknown`: what it says of itself.
+            `online`, `busy`, `draining` or `unknown`: its own report.
 
             ```proto
             string status = 4;
@@ -802,13 +802,13 @@ class FinishReason(Enum):
             FINISH_REASON_UNSPECIFIED = 0
             ```
         STOP:
-            The model ended the text, or one of the stops came.
+            The model ended the text, or a stop sequence occurred.
 
             ```proto
             FINISH_REASON_STOP = 1
             ```
         LENGTH:
-            `max_tokens` were generated, or the context was full.
+            `max_tokens` were generated, or the context is full.
 
             ```proto
             FINISH_REASON_LENGTH = 2
