@@ -1,9 +1,9 @@
-// What an answer looks like and how it is read out, from its question to its readings.
+// Shows an answer with its question and readings, and reads it out.
 
 import { Meter } from "./meter.js";
 
-const REFRESH_MS = 200; // of the readings while an answer runs: faster could not be read
-const ANNOUNCE_MS = 3000; // between two announcements: each interrupts whoever listens
+const REFRESH_MS = 200; // refresh of the readings; nobody can read faster ones
+const ANNOUNCE_MS = 3000; // between two announcements, because each interrupts the listener
 
 /** An answer in the conversation, under its question. */
 export class Shown {
@@ -30,7 +30,7 @@ export class Shown {
     this.#timer = setInterval(() => this.#read(), REFRESH_MS);
   }
 
-  /** Take a piece of the answer; it is drawn with the next frame. */
+  /** Add a piece of the answer; the next frame draws it. */
   add(piece, at) {
     this.meter.piece(at);
     this.text += piece;
@@ -50,7 +50,7 @@ export class Shown {
     this.#speaker.end(this.text, `Ended ${end}, ${tokens} tokens, ${speed}.`);
   }
 
-  /** Take it away as if it had not been asked for. */
+  /** Remove the answer and its question. */
   remove() {
     this.#finish();
     for (const article of this.#articles) article.remove();
@@ -91,7 +91,7 @@ export class Shown {
   }
 }
 
-/** Reads an answer to a screen reader by whole sentences, a few at a time. */
+/** Reads an answer to a screen reader in whole sentences, a few at a time. */
 class Speaker {
   #announcer;
   #said = 0;
@@ -101,7 +101,7 @@ class Speaker {
     this.#announcer = announcer;
   }
 
-  /** Take the text so far. */
+  /** Update the text so far. */
   hear(text) {
     if (performance.now() < this.#next) return;
     const sentences = /^[^]*[.!?\n](?=\s)/.exec(text.slice(this.#said));
@@ -111,7 +111,7 @@ class Speaker {
     this.#next = performance.now() + ANNOUNCE_MS;
   }
 
-  /** Say the rest and how it ended. */
+  /** Announce the rest and how the answer ended. */
   end(text, closing) {
     this.#say(`${text.slice(this.#said)} ${closing}`);
   }

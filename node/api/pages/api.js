@@ -1,6 +1,6 @@
-// Asks the node's API as any client of it does, and says in words what went wrong.
+// Calls the node's API like any client, and turns errors into sentences.
 
-/** A request that ended without its whole answer; the message is a sentence for a person. */
+/** A request ended without its complete answer; the message is a sentence for a person. */
 export class AnswerError extends Error {
   constructor(message, { status = 0, code = null } = {}) {
     super(message);
@@ -17,12 +17,12 @@ const LAST = "[DONE]";
 export class Api {
   #key = "";
 
-  /** Send this key from now on. */
+  /** Use this key for all further requests. */
   useKey(key) {
     this.#key = key;
   }
 
-  /** Give the ids of the models. */
+  /** Return the ids of the models. */
   async models(signal) {
     const response = await this.#ask("v1/models", { signal });
     const listed = await response.json();
@@ -31,7 +31,7 @@ export class Api {
 
   /**
    * Stream an answer: yields `{chunk, at}`, a chunk of the API and when it was read (milliseconds
-   * of `performance.now`). Ends after the last one, throws AnswerError where that never came.
+   * of `performance.now`). Ends after the last chunk; throws AnswerError if it does not arrive.
    */
   async *stream(path, body, signal) {
     const response = await this.#ask(path, {
@@ -80,7 +80,7 @@ async function* events(body) {
   }
 }
 
-/** Tell a stop by the user, which passes as it is, from a failing network. */
+/** Return a network failure as an AnswerError; a stop by the user stays as it is. */
 function translated(error, message) {
   return error.name === "AbortError" ? error : new AnswerError(message);
 }

@@ -6,7 +6,7 @@ const ENDS = {
   stopped: "by you",
   broken: "broken off",
 };
-/** Browsers round their clock: over a shorter time a speed would be made of rounding. */
+/** Browsers round their clock, so a speed over a shorter time would mostly be rounding error. */
 const SHORTEST_MS = 5;
 
 export class Meter {
@@ -18,12 +18,12 @@ export class Meter {
   #tokens = null;
   #end = null;
 
-  /** @param sent When the request was sent, in milliseconds; all times are of one clock. */
+  /** @param sent When the request was sent, in milliseconds; all times use one clock. */
   constructor(sent) {
     this.#sent = sent;
   }
 
-  /** Note a piece of text that was read at a time. */
+  /** Record a piece of text and when it was read. */
   piece(at) {
     this.#first ??= at;
     this.#last = at;
@@ -31,17 +31,17 @@ export class Meter {
     if (at === this.#first) this.#piecesAtFirst += 1;
   }
 
-  /** Note the node's own account of its tokens. */
+  /** Record the node's own token counts. */
   usage(completionTokens) {
     this.#tokens = completionTokens;
   }
 
-  /** Note why the answer ended: the API's finish reason, "stopped" or "broken". */
+  /** Record why the answer ended: the API's finish reason, "stopped" or "broken". */
   ended(reason) {
     this.#end = reason;
   }
 
-  /** Give the readings in words; a dash where nothing is known, ≈ before what is counted here. */
+  /** Return the readings as text; a dash for unknown values, ≈ for what is counted here. */
   readings(now) {
     const count = this.#tokens ?? this.#pieces;
     const about = this.#tokens === null ? "≈ " : "";
@@ -59,7 +59,7 @@ export class Meter {
     return this.#end === null ? `${duration(now - this.#sent)} …` : "–";
   }
 
-  // What came in the first read was made before the clock of the speed began.
+  // The pieces of the first read were generated before the speed's time began.
   #speed(count) {
     const elapsed = this.#last - this.#first;
     if (this.#first === null || elapsed < SHORTEST_MS) return null;

@@ -1,9 +1,9 @@
-// The page: what is typed goes to the node, what streams back is shown, measured and announced.
+// The page: sends the input to the node; shows, measures and announces the streamed answer.
 
 import { Shown } from "./answer.js";
 import { AnswerError, Api } from "./api.js";
 
-const NEAR_END_PX = 80; // who has scrolled further up than this is reading, and is not moved
+const NEAR_END_PX = 80; // a user who scrolled further up is reading, so the page must not move
 
 // Codes of the API's errors.
 const NO_TEMPLATE = "no_chat_template";
@@ -14,9 +14,9 @@ const part = (id) => document.getElementById(id);
 const composer = part("composer");
 const prompt = part("prompt");
 const api = new Api();
-let turns = []; // of the chat, as the API takes them
-let running = null; // the AbortController of the answer that runs
-let following = false; // whether the window stays at the end of what grows
+let turns = []; // of the chat, in the API's format
+let running = null; // the AbortController of the running answer
+let following = false; // whether the window follows the end of the answer
 let lastScroll = 0;
 
 // ---- sending and stopping
@@ -39,7 +39,7 @@ async function send() {
   showRunning(false);
 }
 
-/** Ask and show the answer. Throws where there was none: then nothing is left of the attempt. */
+/** Ask and show the answer. Throws if there is none, and then removes the question too. */
 async function answer(text, signal) {
   const chat = mode() === "chat";
   const places = { log: part("log"), announcer: part("announcer") };
@@ -109,7 +109,7 @@ function isAtEnd() {
   return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
 }
 
-/** Follow from the end on, until someone scrolls up: a text that outran the window is no reason. */
+/** Follow from the end until the user scrolls up; growing text alone does not stop it. */
 function noteScroll() {
   const up = scrollY < lastScroll;
   lastScroll = scrollY;
@@ -171,7 +171,7 @@ async function useKey() {
 
 // ---- state of the controls
 
-/** Swap Send and Stop; the keyboard's focus goes along, never to nowhere. */
+/** Swap Send and Stop; the keyboard focus moves along, so that it is never lost. */
 function showRunning(shown) {
   const held = document.activeElement;
   part("send").hidden = shown;
@@ -210,12 +210,12 @@ part("key-form").addEventListener("submit", (event) => {
   useKey();
 });
 part("settings").addEventListener("toggle", () => {
-  part("settings").scrollIntoView({ block: "nearest" }); // open in a small window, it leaves the end
+  part("settings").scrollIntoView({ block: "nearest" }); // in a small window, opening them hides the end
 });
 document.addEventListener("scroll", noteScroll, { passive: true });
 new ResizeObserver(followGrowth).observe(document.body);
 document.addEventListener("keydown", (event) => {
-  if (event.isComposing) return; // the key belongs to an input method
+  if (event.isComposing) return; // the input method handles this key
   if (event.key === "Escape") running?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !composer.hidden) {
     event.preventDefault();
@@ -223,5 +223,5 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-showMode(); // the browser may have kept a choice over a reload
+showMode(); // the browser may have kept a choice across a reload
 loadModels().catch(fail);
