@@ -202,7 +202,7 @@ async def test_node_without_the_secret_stays_outside(
     lines = [record.getMessage() for record in caplog.records if "secret" in record.getMessage()]
     told = [f"the node at {inside.address} refuses this node's messages"] * 2
     expected = ["messages from 127.0.0.1 are refused", *told]
-    assert sorted(line.partition(",")[0] for line in lines) == expected
+    assert sorted(line.partition(": ")[0] for line in lines) == expected
     assert all(line.endswith("give both nodes the same --mesh-secret-file") for line in lines)
 
 
