@@ -1,7 +1,7 @@
-"""A hostile hour: everything that a node may be handed, at once, for as long as it is told.
+"""A hostile hour: attacks on everything that a node accepts, all at once, for a given time.
 
-Three nodes serve streams meanwhile. What ends must have been killed here; every request must come
-to an end that its client understands, and be counted; memory must stay where it was.
+Three nodes serve streams meanwhile. No process may end unless it was killed here. Every request
+must end in a way that its client understands, and be counted. Memory must not grow.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ _NODES: Final = 3
 _QUESTIONS: Final = 4
 _START_SECONDS: Final = 120.0
 _GROWTH_BYTES: Final = 192 * 2**20
-"""What a process may hold at the end beyond what it held at the start: caches and buffers of the
-attacks that still last, not one more for each."""
+"""Allowed growth of a process: caches, and buffers of attacks that are still open, but not one more
+for each attack."""
 _FLOOD: Final = 200
 _HELD: Final = 40
 _HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH, signal.SIGURG, signal.SIGCHLD, signal.SIGPIPE)
@@ -43,12 +43,12 @@ _ENGINE_ENDED: Final = re.compile(
 
 
 class Attack:
-    """Repeats one kind of mischief in a thread of its own while its block runs.
+    """Repeats one kind of attack in a thread until its block ends.
 
     Args:
-        name: What it is called in the report.
-        pause_seconds: How long it rests after each.
-        strike: Does it once; an error of the network is what it wants, and no failure.
+        name: The name in the report.
+        pause_seconds: The pause after each attack.
+        strike: Attacks once. Network errors are expected and are not failures.
     """
 
     def __init__(self, name: str, pause_seconds: float, strike: Callable[[], None]) -> None:
@@ -82,10 +82,10 @@ class Attack:
 
 
 class Signals:
-    """Sends random signals to random processes, and remembers which of them kill.
+    """Sends random signals to random processes, and counts those that kill.
 
-    The front's node is never killed, because what a node killed with -9 has not yet reported is
-    counted by nobody; all its other processes are fair game.
+    The node of the front is never killed, because its unreported counts would be lost. All its
+    other processes may be.
     """
 
     def __init__(self, draw: random.Random, agents: list[Agent]) -> None:
@@ -109,7 +109,7 @@ class Signals:
 
 
 class Files:
-    """Makes odd entries in a models directory, and takes them away again."""
+    """Creates odd entries in a models directory, and removes them again."""
 
     def __init__(self, draw: random.Random, directory: Path) -> None:
         self._draw = draw
@@ -117,7 +117,7 @@ class Files:
         directory.mkdir(parents=True, exist_ok=True)
 
     def strike(self) -> None:
-        """Make one entry, or remove one."""
+        """Create or remove one entry."""
         entries = list(self._directory.iterdir())
         if len(entries) > _HELD:
             with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def _long(stem: Path) -> None:
 
 
 class Sockets:
-    """Clients of every bad kind, and peers that are none."""
+    """Clients with every kind of bad behaviour, and strangers to the mesh."""
 
     def __init__(self, draw: random.Random, agents: list[Agent]) -> None:
         self._draw = draw
@@ -167,7 +167,7 @@ class Sockets:
         self._held: list[socket.socket] = []
 
     def flood(self) -> None:
-        """Open many connections that say nothing, to a port of any kind."""
+        """Open many silent connections to any port."""
         port = self._port()
         opened = [socket.create_connection(("127.0.0.1", port), 1) for _ in range(_FLOOD)]
         time.sleep(1)
@@ -175,7 +175,7 @@ class Sockets:
             one.close()
 
     def half_open(self) -> None:
-        """Say the beginning of something and keep the connection."""
+        """Send the beginning of a request and keep the connection."""
         beginning = self._draw.choice(
             (
                 b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Le",
@@ -194,21 +194,21 @@ class Sockets:
             self._held.pop(0).close()
 
     def slow(self) -> None:
-        """Ask for a stream, read a few bytes of it and leave."""
+        """Request a stream, read a few bytes of it and leave."""
         url = self._draw.choice(self._agents).url
         asked = question("A slow reader once") | {"stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=5) as response:
             next(response.iter_raw(64), b"")
 
     def odd_model(self) -> None:
-        """Ask for one of the models that a node lists, most of which cannot be loaded."""
+        """Request one of a node's models, most of which cannot be loaded."""
         url = self._draw.choice(self._agents).url
         listed = httpx.get(f"{url}/v1/models", timeout=5).json()["data"]
         asked = {"model": self._draw.choice(listed)["id"], "prompt": "x", "max_tokens": 1}
         httpx.post(f"{url}/v1/completions", json=asked, timeout=5)
 
     def wrong_peer(self) -> None:
-        """Survey a mesh as a stranger, with nonsense for a message."""
+        """Survey a mesh as a stranger, with a nonsensical message."""
         port = self._draw.choice(self._agents).mesh
         with pynng.Surveyor0(survey_time=200) as surveyor:
             surveyor.dial(f"tcp://127.0.0.1:{port}", block=True)
@@ -216,7 +216,7 @@ class Sockets:
             surveyor.recv()
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Close the held connections."""
         for held in self._held:
             held.close()
 
@@ -226,7 +226,7 @@ class Sockets:
 
 
 def hostile_hour(directory: Path, seconds: float = 3600.0) -> list[Row]:
-    """Attack three nodes that serve in every way at once."""
+    """Attack three serving nodes in every way at once."""
     draw = random.Random(int(seconds))
     models = directory / "models"
     files = Files(draw, models)
@@ -289,7 +289,7 @@ def _agents(directory: Path, models: Path) -> Iterator[list[Agent]]:
 
 
 def _ends_rows(agents: list[Agent], kills: Counter[str]) -> list[Row]:
-    """Compare the ends in the logs with the kills that were made."""
+    """Compare the ends in the logs with the kills."""
     logs = [agent.process.log.read_text(errors="replace") for agent in agents]
     ends = Counter(found for log in logs for found in _ENDED.findall(log))
     engines = Counter(found for log in logs for found in _ENGINE_ENDED.findall(log))
@@ -298,7 +298,7 @@ def _ends_rows(agents: list[Agent], kills: Counter[str]) -> list[Row]:
     by_part = Counter({part: n for (part, how), n in ends.items() if "signal 9" in how})
     return [
         Row(
-            "no process ends but those that were killed",
+            "only killed processes end",
             f"killed {dict(kills)}; ended by it {dict(by_part)}, engines {engines.total()}; "
             f"else {unexpected or unexpected_engines or 'none'}",
             not unexpected
@@ -330,7 +330,7 @@ def _request_rows(agents: list[Agent], callers: Callers) -> list[Row]:
 
 
 def _memory(agents: list[Agent]) -> dict[str, int]:
-    """Return the resident bytes of the agents' processes by role; the largest of each."""
+    """Return the resident bytes of the agents' processes: the largest of each role."""
     largest: dict[str, int] = {}
     for agent in agents:
         for part, process in agent.processes().items():
