@@ -12,17 +12,17 @@ from shared.settings.file import place_of
 EXAMPLE: Final = Path(__file__).parent / "systemd" / "distributed-llm.toml"
 _HEAD: Final = """# Settings
 
-A setting has one name. `api-port`, for example, is
+A setting has the same name everywhere, for example `api-port`:
 
-| where | as |
+| where | how |
 |---|---|
 | command line | `--api-port=8081` |
 | environment | `DISTRIBUTED_LLM_API_PORT=8081` |
 | TOML file | `api-port = 8081` in `[node]` |
 
-A flag wins over the environment, the environment over the file, the file over the default. What is
-unknown or malformed is refused at the start in one line, with exit code 2. Each process logs at its
-start the settings that are not defaults and where they came from:
+Flags override the environment, the environment overrides the file, and the file overrides the
+defaults. An unknown or malformed setting is refused at the start in one line, with exit code 2.
+Each process logs at its start the settings that are not defaults, with their sources:
 `settings: node-id=node1 (file), api-port=8081 (flag)`.
 
 Lists are separated by commas in flags and in the environment. Times are in seconds. Secrets are
@@ -30,15 +30,15 @@ never settings: a setting names the file that holds them.
 
 ## The file
 
-`--config=FILE` or `DISTRIBUTED_LLM_CONFIG` names it; there is none by default. One file serves
-every process of a machine:
+`--config=FILE` or `DISTRIBUTED_LLM_CONFIG` names the file; there is none by default. One file
+serves every process of a machine:
 
-- At the top, above all tables, are the settings that every process has.
-- `[node]` and `[exporter]` hold what only the node or only the exporter has. A process skips the
-  other's table; the agent reads both and passes each setting on to its process.
+- The settings of all processes are at the top, above all tables.
+- The settings of only the node or only the exporter are in `[node]` and `[exporter]`. A process
+  ignores the other's table; the agent reads both and passes each setting to its process.
 
 Lists are TOML lists, `buckets` is a table. Relative paths start from the working directory. The
-file is read once, at the start. An example, with what most installations need
+file is read once, at the start. This example has the settings that most installations need
 ([`distributed-llm.toml`](../deployments/systemd/distributed-llm.toml)):
 
 ```toml
@@ -46,8 +46,8 @@ file is read once, at the start. An example, with what most installations need
 
 ## All settings
 
-`agent --help`, `distributed-llm-node --help` and `distributed-llm-exporter --help` show them too.
-The tables are written by `just docs`.
+`agent --help`, `distributed-llm-node --help` and `distributed-llm-exporter --help` show them, too.
+`just docs` generates the tables.
 """
 _COLUMNS: Final = "| setting | in the file | default | meaning |\n|---|---|---|---|"
 
