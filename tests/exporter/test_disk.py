@@ -1,4 +1,4 @@
-"""How full the disk of the state directory is, as a scrape shows it."""
+"""The metrics of the state directory's disk."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from exporter.metrics.state import State
 
 
 def test_space_of_the_disk_is_shown(tmp_path: Path) -> None:
-    """Free and total bytes are shown; of a directory that is gone, nothing is."""
+    """Free and total bytes are shown, and disappear with the directory."""
     state = State()
     trio.run(_watch_until, tmp_path, state, True)
     shown = take_cut(state).numbers[c.STATE_DISK]

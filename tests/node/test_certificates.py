@@ -1,4 +1,4 @@
-"""When certificates expire, read from real ones and from what is none."""
+"""The expiry times of certificates."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from shared.events import CertificateRead
 
 @pytest.mark.parametrize("year", [2049, 2051], ids=["UTCTime", "GeneralizedTime"])
 def test_expiry_is_what_the_certificate_says(year: int) -> None:
-    """Both ways of writing a time are read, and of a chain the first certificate counts."""
+    """Both formats of a time are read; of a chain, the first certificate counts."""
     expires = datetime(year, 3, 1, 12, 30, 15, tzinfo=UTC)
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", not_after=expires.replace(tzinfo=None))
@@ -42,7 +42,7 @@ def test_level_names_the_use(tmp_path: Path) -> None:
     ],
 )
 def test_file_without_a_certificate_is_named(content: bytes, tmp_path: Path) -> None:
-    """What is no certificate is refused with the file and the use."""
+    """A file that is not a certificate is refused with its name and its use."""
     file = tmp_path / "cert.pem"
     file.write_bytes(content)
     with pytest.raises(StartupError, match=r"mesh.*cert\.pem"):

@@ -63,7 +63,7 @@ class MemoryPeers(PeerClient):
         self._send, self._questions = trio.open_memory_channel[tuple[str, Question]](math.inf)
 
     def advertise(self, node_id: str, in_flight: int, **changed: Any) -> None:
-        """Give this node a peer's advert."""
+        """Deliver a peer's advert to this node."""
         fields: dict[str, Any] = {
             "model_id": "m",
             "url": node_id,

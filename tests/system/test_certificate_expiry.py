@@ -1,4 +1,4 @@
-"""A node with TLS says when its certificate expires, and says it again when it is renewed."""
+"""A node with TLS exposes the expiry time of its certificate."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.processes import Pair, scrape, value, wait_for
 
 
 def test_expiry_is_a_metric_and_follows_a_renewal(tmp_path: Path) -> None:
-    """The metric is the certificate's end, and changes with the file while the node runs."""
+    """The metric is the expiry time, and follows a renewal while the node runs."""
     authority, files = trustme.CA(), (tmp_path / "cert.pem", tmp_path / "key.pem")
     pair = Pair(tmp_path / "pair")
     first = _issue(authority, files, days=10)
@@ -27,7 +27,7 @@ def test_expiry_is_a_metric_and_follows_a_renewal(tmp_path: Path) -> None:
 
 
 def _issue(authority: trustme.CA, files: tuple[Path, Path], *, days: int) -> float:
-    """Write a certificate and its key; return when it expires."""
+    """Write a certificate and its key; return its expiry time."""
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     issued = authority.issue_cert("localhost", not_after=expires.replace(tzinfo=None))
     certificate, key = files
