@@ -292,6 +292,7 @@ def test_disruptions_take_one_node_at_a_time(overlay: str) -> None:
         return
     budget = named(manifests, "PodDisruptionBudget", "distributed-llm-node")["spec"]
     assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert selects(budget["selector"], node_pod(overlay))
     rules = node_pod(overlay)["spec"]["affinity"]["podAntiAffinity"]
     required = rules.get("requiredDuringSchedulingIgnoredDuringExecution", [])
