@@ -1,5 +1,7 @@
 """Generate the Kubernetes objects of Prometheus from the files that a local one reads."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,9 +13,10 @@ Object = dict[str, Any]
 
 IMAGE: Final = "prom/prometheus:v2.53.4"
 """The long-term release of the major version with which the rules are tested."""
-NAMESPACE: Final = "monitoring"
+NAMESPACE: Final = "distributed-llm-monitoring"
 NODES_NAMESPACE: Final = "distributed-llm"
-_NAME: Final = "prometheus"
+NODES: Final = HERE.parent / "kubernetes" / "base"
+_NAME: Final = "distributed-llm-prometheus"
 _LABELS: Final = {"app.kubernetes.io/name": _NAME, "app.kubernetes.io/part-of": "distributed-llm"}
 _PORT: Final = 9090
 _NOBODY: Final = 65534
@@ -28,8 +31,9 @@ def write_prometheus() -> str:
         "#\n"
         "#   kubectl apply -f deployments/prometheus/prometheus-k8s.yaml\n"
         "#\n"
-        f"# The namespace of the nodes, {NODES_NAMESPACE}, has to be there: the right to see pods\n"
-        "# is given in it and nowhere else.\n"
+        "# The same command applies a change: the pod is replaced when its configuration or its\n"
+        f"# rules changed. The nodes' namespace, {NODES_NAMESPACE}, is in here too, because the\n"
+        "# right to see pods is given in it and nowhere else.\n"
     )
     return _HEAD + note + _dump(_prometheus())
 
@@ -57,14 +61,11 @@ def write_configuration() -> str:
 
 def _prometheus() -> Iterator[Object]:
     yield {"apiVersion": "v1", "kind": "Namespace", "metadata": _namespace()}
+    yield _nodes_namespace()
     yield _object("v1", "ServiceAccount", automountServiceAccountToken=False)
     yield _role()
     yield _role_binding()
-    yield _object(
-        "v1",
-        "ConfigMap",
-        data={"prometheus.yml": write_configuration(), **read_rules()},
-    )
+    yield _object("v1", "ConfigMap", data=_configuration())
     yield _object(
         "v1",
         "PersistentVolumeClaim",
@@ -83,6 +84,23 @@ def _prometheus() -> Iterator[Object]:
             "ports": [{"name": "web", "port": _PORT, "targetPort": "web"}],
         },
     )
+
+
+def _configuration() -> dict[str, str]:
+    return {"prometheus.yml": write_configuration(), **read_rules()}
+
+
+def _digest() -> str:
+    """Return a digest of the configuration: Prometheus does not follow a ConfigMap by itself."""
+    return hashlib.sha256(json.dumps(_configuration(), sort_keys=True).encode()).hexdigest()
+
+
+def _nodes_namespace() -> Object:
+    """Return the nodes' namespace exactly as their own files make it."""
+    namespace: Object = yaml.safe_load((NODES / "namespace.yaml").read_text())
+    for pairs in yaml.safe_load((NODES / "kustomization.yaml").read_text())["labels"]:
+        namespace["metadata"]["labels"] |= pairs["pairs"]
+    return namespace
 
 
 def _namespace() -> Object:
@@ -117,7 +135,10 @@ def _deployment() -> Object:
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": _selector()},
             "template": {
-                "metadata": {"labels": dict(_LABELS)},
+                "metadata": {
+                    "labels": dict(_LABELS),
+                    "annotations": {"distributed-llm/configuration": _digest()},
+                },
                 "spec": {
                     "serviceAccountName": _NAME,
                     "automountServiceAccountToken": True,  # it queries the API server for pods

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deployments.prometheus.kubernetes import NAMESPACE
 from exporter.metrics.catalogue import FAMILIES
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
@@ -326,7 +327,12 @@ def test_network_policies_mean_the_pods_that_they_name(overlay: str) -> None:
     if overlay != "local":
         labels = {"distributed-llm/api-client": "true"}
         clients = {"namespaceSelector": {"matchLabels": labels}}
-    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    names = ["monitoring", NAMESPACE]
+    monitoring = {
+        "matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "In", "values": names}
+        ]
+    }
     pod = node_pod(overlay)
     ingress = allowed(manifests, pod, "ingress")
     assert ingress[9090] == [{"namespaceSelector": monitoring}]

@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from deployments.prometheus.kubernetes import (
+    NAMESPACE,
     NODES_NAMESPACE,
     read_rules,
     write_configuration,
     write_operator,
     write_prometheus,
 )
+from tests.deployments.manifests import of_kind, render
 from tests.monitoring.sources import PROMETHEUS
 from tests.processes import wait_for
 from tests.prometheus import configured_prometheus
@@ -229,3 +231,27 @@ def test_addresses_are_found_by_annotation(tmp_path: Path) -> None:
 def _pod() -> dict[str, Any]:
     described: dict[str, Any] = only("Deployment")["spec"]["template"]["spec"]
     return described
+
+
+def test_objects_are_ours_alone() -> None:
+    """Every object is in a namespace of ours and named after us: nothing of others is replaced."""
+    for each in OBJECTS:
+        metadata = each["metadata"]
+        assert metadata.get("namespace", metadata["name"]) in (NAMESPACE, NODES_NAMESPACE)
+        assert metadata["name"].startswith("distributed-llm")
+
+
+def test_nodes_namespace_is_the_same_in_both_places() -> None:
+    """Applying either after the other changes nothing of the nodes' namespace."""
+    (ours,) = [each for each in OBJECTS if each["metadata"]["name"] == NODES_NAMESPACE]
+    (theirs,) = of_kind(render("production"), "Namespace")
+    assert ours == theirs
+
+
+def test_changed_rules_replace_the_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pod's template changes with the rules, so that applying the file uses them."""
+    before = list(yaml.safe_load_all(write_prometheus()))
+    monkeypatch.setattr("deployments.prometheus.kubernetes.read_rules", lambda: {"a.yaml": "{}"})
+    after = list(yaml.safe_load_all(write_prometheus()))
+    templates = [only("Deployment", each)["spec"]["template"] for each in (before, after)]
+    assert templates[0]["metadata"] != templates[1]["metadata"]
