@@ -85,7 +85,7 @@ def _pieces(cut: Cut, wanted: Wanted) -> Iterator[str]:
 
 def _numbers(family: Family, series: dict[Labels, float], wanted: Wanted) -> Iterator[str]:
     name = _stem(family) + ("_total" if family.kind == "counter" else "")
-    if series and wanted.shows(name):
+    if wanted.shows(name) and (series or not wanted.names):
         yield _head(family, openmetrics=wanted.openmetrics)
         for labels, value in series.items():
             yield f"{name}{_braced(_pairs(family, labels))} {_number(value)}\n"
@@ -94,7 +94,7 @@ def _numbers(family: Family, series: dict[Labels, float], wanted: Wanted) -> Ite
 def _histograms(family: Family, series: dict[Labels, Histogram], wanted: Wanted) -> Iterator[str]:
     bucket, count, total = (_stem(family) + ending for ending in ("_bucket", "_count", "_sum"))
     shown = {name for name in (bucket, count, total) if wanted.shows(name)}
-    if series and shown:
+    if shown and (series or not wanted.names):
         yield _head(family, openmetrics=wanted.openmetrics)
         for labels, histogram in series.items():
             pairs = _pairs(family, labels)

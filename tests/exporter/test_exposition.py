@@ -35,6 +35,7 @@ both_formats = pytest.mark.parametrize("openmetrics", FORMATS, ids=["text", "ope
 def lived_in() -> State:
     """Return a state that has had every event, from two nodes with two models."""
     state = State()
+    state.storage.disk_free_bytes, state.storage.disk_total_bytes = 10, 100
     for node_id, model_id in itertools.product(("n1", "n2"), ("m", "other model")):
         node = state.node(node_id)
         node.up = True
@@ -123,8 +124,7 @@ class _Library(Collector):
             )
             for labels, value in numbers.items():
                 metric.add_metric(labels, value)
-            if numbers:
-                yield metric
+            yield metric
         for family, histograms in self._cut.histograms.items():
             shown = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
             for labels, histogram in histograms.items():
@@ -139,8 +139,7 @@ class _Library(Collector):
                     for index, (bound, count) in enumerate(zip(bounds, reached, strict=True))
                 ]
                 shown.add_metric(labels, buckets, histogram.sum)
-            if histograms:
-                yield shown
+            yield shown
 
 
 def library_text(cut: Cut, *, openmetrics: bool) -> str:
@@ -268,3 +267,15 @@ def test_unknown_name_shows_nothing(*, openmetrics: bool) -> None:
     """An unknown name gives an empty answer."""
     text = show(take_cut(lived_in()), openmetrics=openmetrics, names=("up",))
     assert read(text, openmetrics=openmetrics) == []
+
+
+@both_formats
+def test_families_without_series_are_described(*, openmetrics: bool) -> None:
+    """A family that has no series yet shows its help and its type, unless names are asked for."""
+    cut = take_cut(State())
+    shown = {
+        each.name for each in read(show(cut, openmetrics=openmetrics), openmetrics=openmetrics)
+    }
+    assert shown == {PREFIX + family.name.removesuffix("_total") for family in FAMILIES}
+    wanted = Wanted(openmetrics=openmetrics, names=(f"{PREFIX}peer_status",))
+    assert b"peer_status" not in render(cut, wanted).body
