@@ -158,7 +158,9 @@ images digest="":
         echo "images: neither Docker's engine nor Podman answers here" >&2; exit 1
     fi
     if [[ ! "{{ digest }}" =~ ^sha256:[0-9a-f]{64}$ ]]; then
-        echo "images: the digest of python:3.11-slim-bookworm is missing: run just images sha256:…" >&2; exit 1
+        echo "images: pass the digest of the base image: just images sha256:…" >&2
+        echo "It is the Digest line of: docker buildx imagetools inspect python:3.11-slim-bookworm" >&2
+        exit 1
     fi
     version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
     for image in node exporter; do

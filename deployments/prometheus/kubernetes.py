@@ -11,8 +11,8 @@ from deployments.prometheus.links import HERE
 
 Object = dict[str, Any]
 
-IMAGE: Final = "prom/prometheus:v2.53.4"
-"""The long-term release of the major version with which the rules are tested."""
+IMAGE: Final = "prom/prometheus:v3.13.2"
+"""The current long-term release; deployments/versions.toml says since when."""
 NAMESPACE: Final = "distributed-llm-monitoring"
 NODES_NAMESPACE: Final = "distributed-llm"
 NODES: Final = HERE.parent / "kubernetes" / "base"
