@@ -44,7 +44,7 @@ def test_alert_cannot_flap(alert: dict[str, Any]) -> None:
     """An alert goes on firing for a while, unless its cause is a state that does not waver."""
     steady = {
         *("NodeDown", "ExporterDown", "MetricsAbsent", "AdmissionStalled", "PeerLost"),
-        *("HealthChecksFailing", "CertificateExpiring", ALWAYS),
+        *("HealthChecksFailing", "CertificateExpiring", "ApiUnreachable", "ProbeDown", ALWAYS),
     }
     assert ("keep_firing_for" in alert) != (alert["alert"] in steady)
 

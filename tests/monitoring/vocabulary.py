@@ -14,6 +14,9 @@ TARGET_LABELS: Final = frozenset({"job", "instance", "cluster", "namespace", "po
 PROMETHEUS_OWN: Final[Mapping[str, frozenset[str]]] = {
     "up": TARGET_LABELS,
     "scrape_duration_seconds": TARGET_LABELS,
+    "probe_success": TARGET_LABELS,
+    "probe_duration_seconds": TARGET_LABELS,
+    "probe_http_status_code": TARGET_LABELS,
     "scrape_samples_scraped": TARGET_LABELS,
     "ALERTS": TARGET_LABELS | {"alertname", "alertstate", "severity"},
 }
