@@ -11,14 +11,17 @@ _FILE: Final = Path(__file__).with_suffix(".toml")
 
 @dataclass(frozen=True)
 class Addresses:
-    """Base addresses of the links in alerts and the dashboard, without a trailing slash."""
+    """Base addresses of the links in alerts and the dashboard, without a trailing slash.
+
+    The repository's may be empty.
+    """
 
     repository: str
     grafana: str
 
     def runbook(self, alert: str) -> str:
-        """Return the address of an alert's runbook."""
-        return f"{self.repository}/docs/runbooks/{alert}.md"
+        """Return the address of an alert's runbook, relative to the repository if that has none."""
+        return f"{self.repository}/docs/runbooks/{alert}.md".removeprefix("/")
 
     @property
     def dashboard(self) -> str:

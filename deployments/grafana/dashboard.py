@@ -34,11 +34,12 @@ def write_dashboard(addresses: Addresses) -> str:
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .editable()
     )
-    for title, page in (
+    pages = (
         ("Runbooks", f"{addresses.repository}/docs/runbooks"),
         ("Monitoring", f"{addresses.repository}/docs/monitoring.md"),
         ("Metrics", f"{addresses.repository}/docs/metrics.md"),
-    ):
+    )
+    for title, page in pages if addresses.repository else ():
         board.link(
             builders.DashboardLink(title)
             .type(models.DashboardLinkType.LINK)

@@ -34,6 +34,7 @@ from deployments.grafana.queries import (
 def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     """Is anything wrong now? The first screen, which is not collapsed."""
     requests = "distributed_llm_inference_requests_total"
+    runbooks = f"{addresses.repository}/docs/runbooks/${{__data.fields.alertname}}.md"
     yield number(
         "Exporters up",
         "Exporters that answered the last scrape. A missing one means that the state of its "
@@ -113,12 +114,12 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield rows(
         "Alerts firing",
-        "Alerts that fire now; click one for its runbook. Empty is good only if the exporters "
+        "Alerts that fire now; docs/runbooks has a page for each. Empty is good only if the exporters "
         "answer.",
         f'ALERTS{{alertstate="firing", {JOB}}}',
         ("Value", "alertstate", "instance", "pod", "namespace"),
         width=8,
-        link=("Runbook", f"{addresses.repository}/docs/runbooks/${{__data.fields.alertname}}.md"),
+        link=("Runbook", runbooks) if addresses.repository else None,
     ).no_value("nothing fires")
     yield series(
         "Requests by status",

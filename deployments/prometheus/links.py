@@ -14,7 +14,7 @@ _NAME: Final = re.compile(r" +- alert: (\w+)")
 _ANNOTATIONS: Final = re.compile(
     r"^( +)annotations:\n(?: +(?:runbook|dashboard)_url: .*\n)*", re.MULTILINE
 )
-_EXPECTED: Final = re.compile(r"(runbook_url: )\S+?(/docs/runbooks/)|(dashboard_url: )\S+?(/d/)")
+_EXPECTED: Final = re.compile(r"(runbook_url: )\S*?(docs/runbooks/)|(dashboard_url: )\S+?(/d/)")
 _VARIABLES: Final = {"node_id": "node", "model_id": "model"}
 """The dashboard variable that each label sets."""
 
@@ -30,7 +30,7 @@ def link_expectations(text: str, addresses: Addresses) -> str:
 
     def root(found: re.Match[str]) -> str:
         if found[1]:
-            return f"{found[1]}{addresses.repository}{found[2]}"
+            return found[1] + f"{addresses.repository}/{found[2]}".removeprefix("/")
         return f"{found[3]}{addresses.grafana}{found[4]}"
 
     return _EXPECTED.sub(root, text)
