@@ -41,6 +41,25 @@ STATUS: Final = (
 )
 """The codes of `node_status` and `peer_status`."""
 
+COLORS: Final = {
+    "ok": GREEN,
+    "online": GREEN,
+    "alive": GREEN,
+    "good": GREEN,
+    "busy": BLUE,
+    "cancelled": GREY,
+    "unknown": GREY,
+    "rejected": YELLOW,
+    "suspect": YELLOW,
+    "error": RED,
+    "timeout": RED,
+    "failed": RED,
+    "crashed": RED,
+    "stalled": ORANGE,
+    "bad": RED,
+}
+"""The colour of each status and state, the same in every panel."""
+
 PanelBuilder = timeseries.Panel | stat.Panel | heatmap.Panel | statetimeline.Panel | table.Panel
 P = TypeVar("P", bound=PanelBuilder)
 Query = tuple[str, str]
@@ -98,6 +117,8 @@ def series(  # noqa: PLR0913 - the options of a panel, by name
         )
     for at, (query, legend) in enumerate(queries):
         panel.with_target(_target(at, query, legend).range())
+    if any("status}}" in legend or "state}}" in legend for _, legend in queries):
+        _color_by_name(panel)
     return _finish(panel, title, description, width, height)
 
 
@@ -217,6 +238,12 @@ def rows(  # noqa: PLR0913 - the options of a panel, by name
             ]
         )
     return _finish(panel, title, description, width, height)
+
+
+def _color_by_name(panel: timeseries.Panel) -> None:
+    for name, color in COLORS.items():
+        fixed = {"mode": "fixed", "fixedColor": color}
+        panel.override_by_name(name, [dashboard.DynamicConfigValue("color", fixed)])
 
 
 def _target(at: int, query: str, legend: str) -> prometheus.Dataquery:

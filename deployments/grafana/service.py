@@ -37,18 +37,24 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     runbooks = f"{addresses.repository}/docs/runbooks/${{__data.fields.alertname}}.md"
     yield number(
         "Exporters up",
-        "Exporters that answered the last scrape. A missing one means that the state of its "
-        "machine is unknown: see the runbook of ExporterDown.",
-        f"sum(up{{{JOB}}})",
+        "Share of the exporters that answered the last scrape. Below 100% the state of a machine "
+        "is unknown: see the runbook of ExporterDown.",
+        f"sum(up{{{JOB}}}) / count(up{{{JOB}}})",
         (None, RED),
+        (0.5, ORANGE),
         (1, GREEN),
+        unit=units.PercentUnit,
     )
     yield number(
         "Nodes up",
-        "Nodes that their exporters receive events from.",
-        f"sum(distributed_llm_node_up{{{NODE}}})",
+        "Share of the nodes that their exporters receive events from, without those that said "
+        "goodbye.",
+        f"sum(distributed_llm_node_up{{{NODE}}}) / count("
+        f"distributed_llm_node_up{{{NODE}}} == 1 or distributed_llm_node_departed{{{NODE}}} == 0)",
         (None, RED),
+        (0.5, ORANGE),
         (1, GREEN),
+        unit=units.PercentUnit,
     )
     yield number(
         "Nodes lost",
@@ -114,8 +120,8 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
     )
     yield rows(
         "Alerts firing",
-        "Alerts that fire now; docs/runbooks has a page for each. Empty is good only if the exporters "
-        "answer.",
+        "Alerts that fire now; docs/runbooks has a page for each. Empty is good only if the "
+        "exporters answer.",
         f'ALERTS{{alertstate="firing", {JOB}}}',
         ("Value", "alertstate", "instance", "pod", "namespace"),
         width=8,
@@ -291,10 +297,10 @@ def objectives() -> Iterator[PanelBuilder]:
     ):
         yield number(
             title,
-            "Remaining share of the bad requests that an objective of 99% allows, over the "
-            "selected time range. Below 0 it is overspent.",
-            f'1 - (sum(increase({judged}{{{MODEL}, slo="{slo}", result="bad"}}[$__range]))'
-            f' / sum(increase({judged}{{{MODEL}, slo="{slo}"}}[$__range]))) / {ALLOWED}',
+            "Remaining share of the bad requests that an objective of 99% allows in 30 days. "
+            "Below 0 it is overspent.",
+            f'1 - (sum(increase({judged}{{{MODEL}, slo="{slo}", result="bad"}}[30d]))'
+            f' / sum(increase({judged}{{{MODEL}, slo="{slo}"}}[30d]))) / {ALLOWED}',
             (None, RED),
             (0, ORANGE),
             (0.5, GREEN),

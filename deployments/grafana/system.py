@@ -22,6 +22,28 @@ def machine() -> Iterator[PanelBuilder]:
     """Does the machine have enough resources?"""
     memory = "distributed_llm_system_memory_usage_bytes"
     yield series(
+        "File descriptors",
+        "Descriptors that the node's process has open, and how many it may open.",
+        (f"distributed_llm_system_file_descriptors{{{NODE}}}", "{{state}} {{node_id}}"),
+    )
+    yield series(
+        "Certificates: days left",
+        "Days until the certificates in use expire. An alert comes at 14.",
+        (
+            (
+                f"(distributed_llm_tls_certificate_expiry_timestamp_seconds{{{NODE}}} - time())"
+                " / 86400"
+            ),
+            "{{use}} {{node_id}}",
+        ),
+    )
+    yield series(
+        "Disk of the state directory",
+        "Bytes free and in total where the exporter keeps its journal.",
+        (f"distributed_llm_exporter_state_disk_bytes{{{JOB}}}", "{{state}} {{instance}}"),
+        unit=units.BytesIEC,
+    )
+    yield series(
         "CPU",
         "Percent of one core for node and engine; percent of all cores for the host.",
         (f"distributed_llm_system_cpu_usage_percent{{{NODE}}}", "{{scope}} {{node_id}}"),
@@ -165,11 +187,10 @@ def edge() -> Iterator[PanelBuilder]:
         stacked=True,
     )
     yield series(
-        "HTTP duration by route, p90",
-        "Seconds from a request to the end of its response, streams included; only as precise as "
-        "the buckets of 0.1, 1 and 10 s.",
-        *quantiles("distributed_llm_http_request_duration_seconds", NODE, "route", (0.9,)),
-        unit=units.Seconds,
+        "HTTP responses within 1 s, by route",
+        "Share of the responses that were complete within a second, streams included.",
+        (_within_a_second("http_request_duration_seconds", "route"), "{{route}}"),
+        unit=units.PercentUnit,
         width=6,
     )
     yield series(
@@ -181,12 +202,18 @@ def edge() -> Iterator[PanelBuilder]:
         stacked=True,
     )
     yield series(
-        "gRPC duration by method, p90",
-        "Seconds per call; only as precise as the buckets of 0.1, 1 and 10 s.",
-        *quantiles("distributed_llm_rpc_latency_seconds", NODE, "method", (0.9,)),
-        unit=units.Seconds,
+        "gRPC calls within 1 s, by method",
+        "Share of the calls that ended within a second.",
+        (_within_a_second("rpc_latency_seconds", "method"), "{{method}}"),
+        unit=units.PercentUnit,
         width=6,
     )
+
+
+def _within_a_second(histogram: str, by: str) -> str:
+    """Return the share of observations in the bucket of 1 s: three buckets make no quantile."""
+    within = rate(f"{histogram}_bucket", f'{NODE}, le="1.0"', by)
+    return f"{within} / {rate(f'{histogram}_count', NODE, by)}"
 
 
 def health() -> Iterator[PanelBuilder]:

@@ -34,7 +34,8 @@ EMPTY = {
     "Peers, as each node sees them": NEEDS_PEERS,
     "Connections": NEEDS_PEERS,
     "gRPC calls by code": "no client of this test speaks gRPC",
-    "gRPC duration by method, p90": "no client of this test speaks gRPC",
+    "gRPC calls within 1 s, by method": "no client of this test speaks gRPC",
+    "Certificates: days left": "the API of this test has no TLS",
     "Progress of loads": "the demo model is read at once",
     "Label values folded into `other`": "no metric is near its budget",
 }

@@ -24,7 +24,7 @@ def test_query_names_what_there_is(query: str) -> None:
     """Each metric is of the catalogue; each label and value is one that it can have."""
     named = read(fill_in(query))
     known = metrics()
-    assert named.metrics
+    assert named.metrics or query == "vector(1)"  # the dead-man's switch
     for name, matchers in named.selectors:
         assert name in known, f"{name} is not in the catalogue"
         for matcher in matchers:
