@@ -122,7 +122,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         "Alerts firing",
         "Alerts that fire now; docs/runbooks has a page for each. Empty is good only if the "
         "exporters answer.",
-        f'ALERTS{{alertstate="firing", {JOB}}}',
+        f'ALERTS{{alertstate="firing", alertname!="Watchdog", {JOB}}}',
         ("Value", "alertstate", "instance", "pod", "namespace"),
         width=8,
         link=("Runbook", runbooks) if addresses.repository else None,
