@@ -108,7 +108,7 @@ def test_wrong_method_says_which_are_right(shared_node: Running) -> None:
     """A wrong method is answered with the right ones, in `Allow` and in the text."""
     refused = httpx.delete(f"{shared_node.url}/v1/models/demo")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
-    assert "has only GET, HEAD, OPTIONS" in error_of(refused)["message"]
+    assert "supports only GET, HEAD, OPTIONS" in error_of(refused)["message"]
 
 
 def test_path_is_shown_short(shared_node: Running) -> None:
