@@ -160,12 +160,17 @@ class Answer:
         self.begun.set()
 
     def take(self, token: Token) -> None:
-        """Add a token; the one that completes a stop sequence ends the answer."""
+        """Add a token; the one that completes a stop sequence, or comes late, ends the answer.
+
+        A caller with unread pieces waits for nothing, so the deadline is checked here as well.
+        """
         self.tokens.append(token)
         text = self._text.feed(token.piece)
         self._deliver(Delta(text, 1, token if self.request.forwarded else None))
         if self._text.stopped:
             self.end("stop")
+        elif trio.current_time() > self._deadline:
+            self._expire()
 
     def end(self, reason: FinishReason) -> None:
         """End the answer as complete."""

@@ -393,6 +393,24 @@ async def test_answer_that_was_done_in_time_is_read_to_its_end(autojump_clock: M
 
 
 @trio_test
+async def test_deadline_ends_an_answer_that_nobody_reads(autojump_clock: MockClock) -> None:
+    """A slow reader keeps no engine beyond the deadline; it reads the rest, then the error."""
+    del autojump_clock
+    emitted: list[Event] = []
+    asked = opened(emitted, deadline_seconds=5, streamed=True)
+    asked.begin()
+    asked.sampled(7, b"a")
+    await trio.sleep(6)
+    asked.sampled(8, b"b")
+    assert asked.let_go.is_set()
+    assert [await asked.answer.receive() for _ in "ab"] == [Delta("a", 1), Delta("b", 1)]
+    with pytest.raises(DeadlineExceededError):
+        await asked.answer.receive()
+    asked.finished("cancelled", "")
+    assert account(emitted).status == "timeout"
+
+
+@trio_test
 async def test_what_comes_after_the_end_changes_nothing() -> None:
     """Results after the end and a second cancel change nothing."""
     emitted: list[Event] = []
