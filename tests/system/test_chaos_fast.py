@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import connections, deaths, disks, engines, poison
+from tests.chaos import connections, deaths, disks, engines, hostile, poison
 from tests.chaos.rows import Row
 
 
@@ -69,3 +69,10 @@ def test_read_only_disk_costs_durability_only(tmp_path: Path) -> None:
 def test_poison_is_skipped(tmp_path: Path) -> None:
     """A record that crashed the exporter twice is set aside, and the others are counted."""
     hold(poison.last(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_hostile_minutes_end_nothing(tmp_path: Path) -> None:
+    """Signals, floods, odd files, bad clients and strangers at once end nothing else."""
+    hold(hostile.hostile_hour(tmp_path, seconds=120))

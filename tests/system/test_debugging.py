@@ -17,7 +17,7 @@ import pytest
 
 from exporter.journal.changes import BATCH, pack_change
 from exporter.journal.records import pack_log_header, pack_record
-from shared.events import NodeStateChanged, TokensGenerated
+from shared.events import NodeState, NodeStateChanged, TokensGenerated
 from tests.batches import Emitter
 from tests.builders import every_event, pack_batch
 from tests.processes import Pair, Running, scrape, value, wait_for
@@ -127,16 +127,17 @@ def test_slow_tail_says_what_it_missed_and_holds_nobody_up(pair: Pair) -> None:
         node = Emitter(pair.directory)
         flags = ("--json", "--events=NodeStateChanged")
         with output.open("w") as file, tailing(pair, *flags, stdout=file) as tail:
+
+            def is_shown(state: NodeState) -> bool:
+                node.send(NodeStateChanged(state))
+                return f'"{state}"' in output.read_text()
+
+            wait_for(lambda: is_shown("online"))  # a reader counts losses from its first batch on
             tail.send_signal(signal.SIGSTOP)
             for _ in range(_TOO_MANY):
                 node.send(*[TokensGenerated("m" * 100, 1)] * 100)
             tail.send_signal(signal.SIGCONT)
-
-            def is_caught_up() -> bool:
-                node.send(NodeStateChanged("online"))
-                return "NodeStateChanged" in output.read_text()
-
-            wait_for(is_caught_up)
+            wait_for(lambda: is_shown("busy"))
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         lost = sum(line.get("lost_batches", 0) for line in lines)
         assert 0 < lost < _TOO_MANY
