@@ -46,7 +46,7 @@ async def run(settings: NodeSettings) -> None:
     settings = settings.with_node_id()
     settings.log()
     parts = build_parts(settings)
-    outbox, guard, status, mesh = parts.outbox, parts.guard, parts.status, parts.mesh
+    outbox, status, mesh = parts.outbox, parts.status, parts.mesh
     stop_serving = trio.Event()
     protection = build_api(parts, stop_serving)
     mesh_certificate = list(certificate_levels("mesh", settings.mesh_tls_cert_file))
@@ -66,27 +66,16 @@ async def run(settings: NodeSettings) -> None:
                     protection.levels(),
                     mesh_certificate,
                 ),
-                guard,
+                parts.guard,
             ),
-            open_mesh(mesh, parts.mesh_options, guard),
+            open_mesh(mesh, parts.mesh_options, parts.guard),
             trio.open_nursery() as work,
         ):
             async with trio.open_nursery() as serving:
                 serving.start_soon(
                     _stop_on_signal, signals, parts.router, settings, stop_serving, serving
                 )
-                work.start_soon(guard, "loop_lag", watch_loop_lag, outbox.emit, name="loop lag")
-                work.start_soon(guard, "sampler", status.run, name="sampler")
-                work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
-                work.start_soon(guard, "reaper", reap_adopted, name="reaper")
-                work.start_soon(guard, "terminal", watch_terminal, name="terminal")
-                await work.start(guard, "router", parts.router.run, name="router")
-                for lane in parts.scheduler.lanes:
-                    engine = lane.engine
-                    work.start_soon(guard, "lane", lane.run, name=f"lane of {engine.model_id}")
-                    work.start_soon(
-                        guard, "engine", engine.run, name=f"engine of {engine.model_id}"
-                    )
+                await _start_parts(work, parts)
                 status.api_url = await _open_api(serving, protection, parts, stop_serving)
                 outbox.emit(status.identity())
                 _log.info("API on %s", status.api_url)
@@ -94,6 +83,21 @@ async def run(settings: NodeSettings) -> None:
                 await announce("READY=1", f"X_URL={status.api_url}")
             work.cancel_scope.cancel()
     _log.info("the node has stopped")
+
+
+async def _start_parts(work: trio.Nursery, parts: Parts) -> None:
+    """Start the tasks that run until the node has drained; ends when the router runs."""
+    guard = parts.guard
+    work.start_soon(guard, "loop_lag", watch_loop_lag, parts.outbox.emit, name="loop lag")
+    work.start_soon(guard, "sampler", parts.status.run, name="sampler")
+    work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
+    work.start_soon(guard, "reaper", reap_adopted, name="reaper")
+    work.start_soon(guard, "terminal", watch_terminal, name="terminal")
+    await work.start(guard, "router", parts.router.run, name="router")
+    for lane in parts.scheduler.lanes:
+        model_id = lane.engine.model_id
+        work.start_soon(guard, "lane", lane.run, name=f"lane of {model_id}")
+        work.start_soon(guard, "engine", lane.engine.run, name=f"engine of {model_id}")
 
 
 async def _load(scheduler: Scheduler, models: list[Model]) -> None:
