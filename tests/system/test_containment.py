@@ -84,6 +84,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, 
         )
 
 
+def assert_traceback(log: Path, part: str) -> None:
+    """Check that a contained error is in the log with its traceback."""
+    text = log.read_text()
+    assert f"{part} failed unexpectedly" in text
+    assert f"PlantedError: {part}\n" in text
+
+
 @pytest.mark.parametrize("part", get_args(NodePart))
 def test_node_serves_on_when_a_part_fails(running: tuple[Faulty, Faulty], part: str) -> None:
     """When any part of the node fails, requests are answered and the metric names the part."""
@@ -93,6 +100,7 @@ def test_node_serves_on_when_a_part_fails(running: tuple[Faulty, Faulty], part: 
     answer = node.complete()
     assert answer.status_code == 200, answer.text
     assert node.node.process.poll() is None
+    assert_traceback(node.node.log, part)
 
 
 @pytest.mark.parametrize("part", get_args(ExporterPart))
@@ -102,12 +110,4 @@ def test_exporter_answers_on_when_a_part_fails(running: tuple[Faulty, Faulty], p
     exporter.plant(part)
     wait_for(lambda: exporter.count("exporter_internal_errors_total", part) == 1)
     assert exporter.exporter.process.poll() is None
-
-
-def test_each_fault_is_in_the_log_with_its_traceback(running: tuple[Faulty, Faulty]) -> None:
-    """Each contained error is in the log with its traceback."""
-    node, _ = running
-    log = node.node.log.read_text()  # of both processes
-    for part in (*get_args(NodePart), *get_args(ExporterPart)):
-        assert f"{part} failed unexpectedly" in log
-        assert f"PlantedError: {part}\n" in log
+    assert_traceback(exporter.exporter.log, part)
