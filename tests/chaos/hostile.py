@@ -169,10 +169,10 @@ class Sockets:
     def flood(self) -> None:
         """Open many silent connections to any port."""
         port = self._port()
-        opened = [socket.create_connection(("127.0.0.1", port), 1) for _ in range(_FLOOD)]
-        time.sleep(1)
-        for one in opened:
-            one.close()
+        with contextlib.ExitStack() as opened:
+            for _ in range(_FLOOD):
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), 1))
+            time.sleep(1)
 
     def half_open(self) -> None:
         """Send the beginning of a request and keep the connection."""
@@ -188,10 +188,10 @@ class Sockets:
             )
         )
         held = socket.create_connection(("127.0.0.1", self._port()), 1)
-        held.sendall(beginning)
         self._held.append(held)
         if len(self._held) > _HELD:
             self._held.pop(0).close()
+        held.sendall(beginning)
 
     def slow(self) -> None:
         """Request a stream, read a few bytes of it and leave."""
