@@ -18,7 +18,7 @@ def pinned() -> dict[str, dict[str, Any]]:
 
 
 def is_old(checked: date, today: date) -> bool:
-    """Tell whether a year has passed since a version was looked up."""
+    """Return whether a year has passed since a version was looked up."""
     return (today.year - checked.year) * MONTHS + today.month - checked.month >= MONTHS
 
 
