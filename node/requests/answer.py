@@ -101,7 +101,7 @@ class Answer:
         with trio.move_on_at(self._deadline) as limit:
             await self.accepted.wait()
         if limit.cancelled_caught:
-            self._expire()
+            self.expire()
         if self.error is not None:
             raise self.error
 
@@ -118,7 +118,7 @@ class Answer:
             with trio.move_on_at(self._deadline) as limit:
                 await self._arrived.wait()
             if limit.cancelled_caught:
-                self._expire()
+                self.expire()
         if self._unread:
             delta = self._unread.popleft()
             self.read_tokens += delta.tokens
@@ -133,6 +133,11 @@ class Answer:
         self._unread.clear()
         self.read_tokens += sum(delta.tokens for delta in deltas)
         return deltas
+
+    def expire(self) -> None:
+        """End the answer as late. Harmless after the end."""
+        seconds = self.request.deadline_seconds
+        self.fail(DeadlineExceededError(f"the answer was not complete after {seconds:g} s"))
 
     def close(self) -> None:
         """Cancel the request. Harmless after the end."""
@@ -170,7 +175,7 @@ class Answer:
         if self._text.stopped:
             self.end("stop")
         elif trio.current_time() > self._deadline:
-            self._expire()
+            self.expire()
 
     def end(self, reason: FinishReason) -> None:
         """End the answer as complete."""
@@ -200,10 +205,6 @@ class Answer:
             deadline_seconds=None if left == math.inf else max(0.0, left),
             waited_seconds=0.0 if self.tokens else now - self._admitted_at,
         )
-
-    def _expire(self) -> None:
-        seconds = self.request.deadline_seconds
-        self.fail(DeadlineExceededError(f"the answer was not complete after {seconds:g} s"))
 
     def _deliver(self, delta: Delta) -> None:
         self._unread.append(delta)

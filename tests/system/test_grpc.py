@@ -300,8 +300,7 @@ def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
         pair.node(f"--model={slow_model}") as node,
         connect(node.url) as client,
     ):
-        # grpcio also gives up a call by itself, perhaps before the node's clock does. The
-        # node is certain to end the call only if the client waits longer.
+        # grpcio gives up a call by its own clock, perhaps before the node does. That is late too.
         for call in (client.inference.Generate, client.inference.GenerateStream):
             error = refusal(call, ask(max_tokens=1900), timeout=1)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -316,13 +315,12 @@ def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
         ok, timeout, cancelled = (
             value(samples, "inference_requests_total", status=status) or 0 for status in ENDS
         )
-        assert (ok, timeout + cancelled) == (1, 3)
-        assert timeout >= 1
-        assert value(samples, "rpc_requests_total", code="deadline_exceeded") == timeout
+        assert (ok, timeout, cancelled) == (1, 3, 0)
+        assert value(samples, "rpc_requests_total", code="deadline_exceeded") == 3
         assert value(samples, "rpc_requests_total", code="ok") == 1
         wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)
         latency = value(samples, "rpc_latency_seconds_sum", code="deadline_exceeded") or 0
-        assert latency > 0.9 * timeout
+        assert latency > 0.9 * 3
 
 
 def _level(exporter: Running, name: str, **labels: str) -> float | None:

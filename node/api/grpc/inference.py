@@ -14,7 +14,14 @@ from node.api import conversion, reading
 from node.api.edge.owner import owner_of
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
-from node.api.grpc.interceptors import SCOPE, Context, client_of, deadline_seconds, request_id
+from node.api.grpc.interceptors import (
+    SCOPE,
+    Context,
+    client_of,
+    deadline_seconds,
+    is_out_of_time,
+    request_id,
+)
 from node.api.request_id import read_whole
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
@@ -149,7 +156,10 @@ class InferenceService(Inference):
     def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Answer:
         wanted = self._want(request, request_id(ctx), streamed=streamed)
         wanted = replace(wanted, deadline_seconds=deadline_seconds(ctx))
-        return self._router.admit(wanted, owner_of(SCOPE.get()))
+        owner = owner_of(SCOPE.get())
+        answer = self._router.admit(wanted, owner)
+        owner.callback(_expire_late, answer, ctx)  # before the owner closes the answer
+        return answer
 
     def _want(
         self, request: pb.GenerateRequest, identity: str, *, streamed: bool
@@ -166,6 +176,12 @@ class InferenceService(Inference):
             raise InvalidRequestError("send a prompt or a chat", parameter="prompt")
         asked = reading.convert(fields, CompletionRequest)
         return conversion.completion_request(asked, model_id, identity, client_of())
+
+
+def _expire_late(answer: Answer, ctx: Context) -> None:
+    """End an answer as late if its caller left because the call's deadline had passed."""
+    if is_out_of_time(ctx):
+        answer.expire()
 
 
 def _ending(answer: Answer, ending: Ending) -> pb.Ending:

@@ -51,7 +51,7 @@ class AccountForCalls(MetadataInterceptor[float]):
             ConnectError: The library sends it in place of the error.
         """
         refusal = None if error is None else as_connect_error(error)
-        if refusal is not None and refusal.code is Code.CANCELED and _is_out_of_time(ctx):
+        if refusal is not None and refusal.code is Code.CANCELED and is_out_of_time(ctx):
             refusal = ConnectError(Code.DEADLINE_EXCEEDED, "the call's deadline has passed")
         method = f"{ctx.method.service_name}/{ctx.method.name}"
         seconds = trio.current_time() - began
@@ -81,6 +81,11 @@ def deadline_seconds(ctx: Context) -> float | None:
     return max(0.0, ctx.timeout_ms / 1e3 - _LEAD_SECONDS)
 
 
+def is_out_of_time(ctx: Context) -> bool:
+    """Return whether a caller disconnected because its deadline had passed."""
+    return ctx.timeout_ms is not None and ctx.timeout_ms < _DEADLINE_ROUNDING_MS
+
+
 class Refuse(MetadataInterceptor[None]):
     """Refuses a call that was found to be unauthorized before it reached its service."""
 
@@ -93,8 +98,3 @@ class Refuse(MetadataInterceptor[None]):
         del ctx
         if (error := SCOPE.get().get(REFUSED)) is not None:
             raise error
-
-
-def _is_out_of_time(ctx: Context) -> bool:
-    """Return whether a caller disconnected because its deadline had passed."""
-    return ctx.timeout_ms is not None and ctx.timeout_ms < _DEADLINE_ROUNDING_MS
