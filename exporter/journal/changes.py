@@ -45,7 +45,7 @@ def unpack_change(record: bytes) -> Change:
     """Read a record.
 
     Raises:
-        struct.error: It is too short for a record: whoever applies it is to crash.
+        struct.error: It is too short for a record.
     """
     kind, received_at = _HEADER.unpack_from(record)
     return Change(kind, received_at, record[_HEADER.size :])

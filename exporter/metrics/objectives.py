@@ -54,5 +54,6 @@ def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) 
         allowed = bounds.get(family.name, family.buckets)
         if seconds not in allowed:
             listed = ", ".join(f"{bound:g}" for bound in allowed)
-            return f"{flag}={seconds:g} is no bucket bound of {family.name}; those are {listed}"
+            fault = f"{flag}={seconds:g} is not a bucket bound of {family.name}"
+            return f"{fault}: choose one of {listed}"
     return ""

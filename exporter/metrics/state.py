@@ -168,9 +168,9 @@ class State:
     def forget_peer(self, node_id: str, peer: str | None = None) -> None:
         """Remove every series, counters included, that a node has about a peer, or about all peers.
 
-        A node that ended forgets all: the next run of it may meet others, and no event would ever
-        take away the series of those who are gone. What is counted begins anew, which `rate()`
-        takes for what it is, a restart.
+        A node that ended forgets all peers: its next run may meet others, and no event would remove
+        the series of those that have left. Counters restart at 0, which `rate()` handles like any
+        restart.
         """
         names = (node_id,) if peer is None else (node_id, peer)
         owner = tuple(map(clean_label, names))
