@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Container
 from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -14,7 +15,7 @@ import trio
 from exporter.errors import StartupError
 from exporter.ingest.batches import refusal
 from exporter.ingest.feed import Feed, open_feed
-from exporter.ingest.socket import open_socket
+from exporter.ingest.socket import TelemetrySocket, open_socket
 from exporter.journal.disk import watch_disk
 from exporter.journal.opening import open_store
 from exporter.journal.store import Store
@@ -72,26 +73,49 @@ async def run(settings: ExporterSettings) -> None:
         async with trio.open_nursery() as nursery:
             application = Application(store, health, tokens)
             url = await _open_web(nursery, application, settings, connections, guard)
-            take = functools.partial(_take, store, feed, guard)
-            nursery.start_soon(guard, "ingest", socket.receive, take, name="ingest")
-            nursery.start_soon(guard, "socket_path", socket.keep_path, name="socket path")
-            nursery.start_soon(guard, "feed", feed.keep_path, name="tail socket path")
-            nursery.start_soon(guard, "silence", store.watch_nodes, name="node silence")
-            nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
-            space = (settings.state_dir, store.state.storage)
-            nursery.start_soon(guard, "disk", watch_disk, *space, name="disk space")
+            _start_ingest(nursery, guard, store, socket, feed)
+            _start_upkeep(nursery, guard, store, settings.state_dir)
+            _start_process(nursery, guard)
             nursery.start_soon(guard, "health", health.run, name="health checks")
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
-            nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
-            nursery.start_soon(guard, "reaper", reap_adopted, name="reaper")
-            nursery.start_soon(guard, "terminal", watch_terminal, name="terminal")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)
             _log.info("%s: stopping the metrics exporter", signal.Signals(number).name)
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+def _start_ingest(
+    nursery: trio.Nursery,
+    guard: Guard[ExporterPart],
+    store: Store,
+    socket: TelemetrySocket,
+    feed: Feed,
+) -> None:
+    """Start what takes batches from nodes and publishes them to local readers."""
+    take = functools.partial(_take, store, feed, guard)
+    nursery.start_soon(guard, "ingest", socket.receive, take, name="ingest")
+    nursery.start_soon(guard, "socket_path", socket.keep_path, name="socket path")
+    nursery.start_soon(guard, "feed", feed.keep_path, name="tail socket path")
+
+
+def _start_upkeep(
+    nursery: trio.Nursery, guard: Guard[ExporterPart], store: Store, state_dir: Path
+) -> None:
+    """Start what keeps the state current and durable."""
+    nursery.start_soon(guard, "silence", store.watch_nodes, name="node silence")
+    nursery.start_soon(guard, "journal", store.keep_journal, name="journal upkeep")
+    space = (state_dir, store.state.storage)
+    nursery.start_soon(guard, "disk", watch_disk, *space, name="disk space")
+
+
+def _start_process(nursery: trio.Nursery, guard: Guard[ExporterPart]) -> None:
+    """Start what every process of ours does beside its work."""
+    nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
+    nursery.start_soon(guard, "reaper", reap_adopted, name="reaper")
+    nursery.start_soon(guard, "terminal", watch_terminal, name="terminal")
 
 
 async def _take(
