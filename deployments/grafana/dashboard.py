@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from deployments.addresses import DASHBOARD_UID, Addresses, read_addresses
 from deployments.grafana import service, system
 from deployments.grafana.panels import GREEN, GREY, ORANGE, RED, SOURCE, PanelBuilder
-from deployments.grafana.queries import JOB, MODEL, NODE, RATE
+from deployments.grafana.queries import JOB, MODEL, NODE, PLACE, RATE
 
 
 def write_dashboard(addresses: Addresses) -> str:
@@ -90,8 +90,11 @@ def _number_panels(board: models.Dashboard) -> None:
 
 def _variables() -> Iterator[builders.DatasourceVariable | builders.QueryVariable]:
     yield builders.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    exporters = "distributed_llm_exporter_build_info"
     for name, label, query in (
-        ("job", "Job", "label_values(distributed_llm_exporter_build_info, job)"),
+        ("cluster", "Cluster", f"label_values({exporters}, cluster)"),
+        ("namespace", "Namespace", f'label_values({exporters}{{cluster=~"$cluster"}}, namespace)'),
+        ("job", "Job", f"label_values({exporters}{{{PLACE}}}, job)"),
         ("node", "Node", f"label_values(distributed_llm_node_up{{{JOB}}}, node_id)"),
         (
             "model",

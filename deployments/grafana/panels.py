@@ -43,10 +43,13 @@ STATUS: Final = (
 
 COLORS: Final = {
     "ok": GREEN,
+    "200": GREEN,
     "online": GREEN,
     "alive": GREEN,
     "good": GREEN,
     "busy": BLUE,
+    "draining": YELLOW,
+    "offline": RED,
     "cancelled": GREY,
     "unknown": GREY,
     "rejected": YELLOW,
@@ -57,8 +60,13 @@ COLORS: Final = {
     "crashed": RED,
     "stalled": ORANGE,
     "bad": RED,
+    "499": GREY,
+    **dict.fromkeys(("400", "401", "404", "413", "422", "429", "resource_exhausted"), YELLOW),
+    **dict.fromkeys(("408", "500", "503", "504", "deadline_exceeded", "internal"), RED),
 }
-"""The colour of each status and state, the same in every panel."""
+"""The colour of each status, state, code and reason, the same in every panel."""
+COLORED: Final = {"{{status}}", "{{state}}", "{{code}}", "{{reason}}"}
+"""Legends that are one of these names."""
 
 PanelBuilder = timeseries.Panel | stat.Panel | heatmap.Panel | statetimeline.Panel | table.Panel
 P = TypeVar("P", bound=PanelBuilder)
@@ -75,6 +83,7 @@ def series(  # noqa: PLR0913 - the options of a panel, by name
     height: int = 7,
     stacked: bool = False,
     warn: float | None = None,
+    exemplars: bool = False,
 ) -> timeseries.Panel:
     """Return a panel of lines over time; a gap means unknown.
 
@@ -87,14 +96,16 @@ def series(  # noqa: PLR0913 - the options of a panel, by name
         height: Grid rows.
         stacked: Whether the lines add up to a whole.
         warn: The value of the dashed warning line.
+        exemplars: Whether to show single requests, with their ids.
     """
     panel = (
         timeseries.Panel()
         .unit(unit)
         .min(0)
         .span_nulls(False)
-        .line_width(1)
-        .fill_opacity(30 if stacked else 5)
+        # Without lines, what is 0 leaves no mark on top of a stack.
+        .line_width(0 if stacked else 1)
+        .fill_opacity(50 if stacked else 5)
         .show_points(common.VisibilityMode.NEVER)
         .tooltip(
             common_builders.VizTooltipOptions()
@@ -116,8 +127,8 @@ def series(  # noqa: PLR0913 - the options of a panel, by name
             common_builders.GraphThresholdsStyleConfig().mode(common.GraphTresholdsStyleMode.DASHED)
         )
     for at, (query, legend) in enumerate(queries):
-        panel.with_target(_target(at, query, legend).range())
-    if any("status}}" in legend or "state}}" in legend for _, legend in queries):
+        panel.with_target(_target(at, query, legend).range().exemplar(exemplars and at == 0))
+    if any(legend in COLORED for _, legend in queries):
         _color_by_name(panel)
     return _finish(panel, title, description, width, height)
 
@@ -182,13 +193,9 @@ def states(
         width: Columns, of 24.
         height: Grid rows.
     """
-    options = {
-        code: dashboard.ValueMappingResult(text=word, color=color, index=at)
-        for at, (code, word, color) in enumerate(meanings)
-    }
     panel = (
         statetimeline.Panel()
-        .mappings([dashboard.ValueMap(options=options)])
+        .mappings([_words(meanings)])
         .merge_values(True)
         .show_value(common.VisibilityMode.AUTO)
         .row_height(0.8)
@@ -196,6 +203,15 @@ def states(
         .with_target(_target(0, *query).range())
     )
     return _finish(panel, title, description, width, height)
+
+
+def one_of(title: str, description: str, query: Query, *, width: int) -> statetimeline.Panel:
+    """Return a panel of series that are 1 while they hold, each in the colour of its state."""
+    panel = states(title, description, query, (), width=width)
+    for name, color in COLORS.items():
+        words = _words((("0", "", "transparent"), ("1", "yes", color)))
+        panel.override_by_name(name, [dashboard.DynamicConfigValue("mappings", [words])])
+    return panel
 
 
 def rows(  # noqa: PLR0913 - the options of a panel, by name
@@ -238,6 +254,15 @@ def rows(  # noqa: PLR0913 - the options of a panel, by name
             ]
         )
     return _finish(panel, title, description, width, height)
+
+
+def _words(meanings: Sequence[tuple[str, str, str]]) -> dashboard.ValueMap:
+    return dashboard.ValueMap(
+        options={
+            code: dashboard.ValueMappingResult(text=word, color=color, index=at)
+            for at, (code, word, color) in enumerate(meanings)
+        }
+    )
 
 
 def _color_by_name(panel: timeseries.Panel) -> None:

@@ -3,7 +3,9 @@
 from typing import Final
 
 PREFIX: Final = "distributed_llm_"
-JOB: Final = 'job=~"$job"'
+PLACE: Final = 'cluster=~"$cluster", namespace=~"$namespace"'
+"""Labels that only some Prometheus servers add: `All` also matches series without them."""
+JOB: Final = f'{PLACE}, job=~"$job"'
 NODE: Final = f'{JOB}, node_id=~"$node"'
 MODEL: Final = f'{NODE}, model_id=~"$model"'
 SERVICE: Final = f'{JOB}, model_id=~"$model"'

@@ -143,6 +143,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         unit=units.Seconds,
         warn=2.5,
         height=6,
+        exemplars=True,
     )
     yield series(
         "Latency of good answers",
@@ -153,6 +154,7 @@ def now(addresses: Addresses) -> Iterator[PanelBuilder]:
         unit=units.Seconds,
         warn=60,
         height=6,
+        exemplars=True,
     )
     yield series(
         "Queued and in flight",

@@ -11,6 +11,7 @@ from deployments.grafana.panels import (
     STATUS,
     PanelBuilder,
     number,
+    one_of,
     rows,
     series,
     states,
@@ -393,11 +394,10 @@ def telemetry() -> Iterator[PanelBuilder]:
 def one_node() -> Iterator[PanelBuilder]:
     """What does one node do? Repeated for each selected node."""
     this = f'{JOB}, node_id="$node"'
-    yield states(
+    yield one_of(
         "Status",
         "The node's reported status over time; offline if it is gone, too.",
         (f'distributed_llm_node_state{{{this}, state!="unknown"}}', "{{state}}"),
-        (("0", "", "transparent"), ("1", "yes", GREEN)),
         width=6,
     )
     yield series(

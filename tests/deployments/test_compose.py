@@ -194,8 +194,9 @@ def test_versions_are_those_of_the_other_files() -> None:
 
 def test_grafana_is_provisioned() -> None:
     """The data source is the Prometheus of this file, and the dashboard is where it looks."""
-    (source,) = yaml.safe_load(compose()["configs"]["datasources"]["content"])["datasources"]
-    assert source["url"] == f"http://prometheus:{9090}"
-    (provider,) = yaml.safe_load(compose()["configs"]["dashboards"]["content"])["providers"]
+    for config in ("datasources", "dashboards"):
+        assert (FILE.parent / compose()["configs"][config]["file"]).exists()
+    told = service("grafana")["environment"]
+    assert told["PROMETHEUS_URL"] == "http://prometheus:9090"
     mounted = [volume.split(":")[1] for volume in service("grafana")["volumes"]]
-    assert any(place.startswith(provider["options"]["path"]) for place in mounted)
+    assert any(place.startswith(told["DASHBOARDS_PATH"]) for place in mounted)

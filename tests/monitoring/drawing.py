@@ -95,22 +95,33 @@ def _points(series: Mapping[str, Any]) -> tuple[list[float], list[float]]:
 
 def _lines(axes: Axes, drawn: Drawn) -> None:
     custom = drawn.panel["fieldConfig"]["defaults"]["custom"]
+    colors = _fixed_colors(drawn.panel)
     stacked = custom.get("stacking", {}).get("mode") == "normal"
     below: dict[float, float] = {}
     for form, result in drawn.results:
         for series in result:
             times, values = _points(series)
+            name = _legend(form, series["metric"])
             values = [value if math.isfinite(value) else math.nan for value in values]
             if stacked:
                 bottom = [below.get(at, 0.0) for at in times]
                 values = [low + value for low, value in zip(bottom, values, strict=True)]
                 below |= dict(zip(times, values, strict=True))
-                axes.fill_between(times, bottom, values, alpha=0.3)
-            axes.plot(times, values, lw=1, label=_legend(form, series["metric"]))
+                color = colors.get(name)
+                axes.fill_between(times, bottom, values, alpha=0.5, lw=0, color=color, label=name)
+            else:
+                axes.plot(times, values, lw=1, label=name, color=colors.get(name))
     axes.set_ylim(bottom=0)
     axes.set_xticks([])
     axes.set_ylabel(drawn.panel["fieldConfig"]["defaults"]["unit"], fontsize=7)
     axes.legend(fontsize=6, loc="upper left", ncols=2)
+
+
+def _fixed_colors(panel: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        override["matcher"]["options"]: override["properties"][0]["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+    }
 
 
 def _number(axes: Axes, drawn: Drawn) -> None:
@@ -145,10 +156,17 @@ def _heat(axes: Axes, drawn: Drawn) -> None:
 
 
 def _states(axes: Axes, drawn: Drawn) -> None:
-    (mapping,) = drawn.panel["fieldConfig"]["defaults"]["mappings"]
+    config = drawn.panel["fieldConfig"]
+    (usual,) = config["defaults"]["mappings"]
+    own = {
+        override["matcher"]["options"]: override["properties"][0]["value"][0]
+        for override in config["overrides"]
+    }
     names: list[str] = []
     for form, result in drawn.results:
         for series in result:
+            name = _legend(form, series["metric"])
+            mapping = own.get(name, usual)
             points = zip(*_points(series), strict=True)
             for value, run in itertools.groupby(points, key=lambda point: point[1]):
                 times = [at for at, _ in run]
@@ -160,7 +178,7 @@ def _states(axes: Axes, drawn: Drawn) -> None:
                     color=option["color"].replace("transparent", "none"),
                     height=0.8,
                 )
-            names.append(_legend(form, series["metric"]))
+            names.append(name)
     axes.set_yticks(range(len(names)))
     axes.set_yticklabels(names, fontsize=6)
     axes.set_xticks([])

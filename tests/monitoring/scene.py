@@ -38,7 +38,9 @@ def configuration(target: str, rules: list[str] | None = None) -> dict[str, Any]
     job |= {
         "scrape_interval": "1s",
         "scrape_timeout": "1s",
-        "static_configs": [{"targets": [target]}],
+        "static_configs": [
+            {"targets": [target], "labels": {"cluster": "here", "namespace": "tests"}}
+        ],
     }
     return config
 

@@ -16,6 +16,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deployments.addresses import DASHBOARD_UID, Addresses, read_addresses
 from deployments.grafana.dashboard import write_dashboard
+from deployments.grafana.panels import COLORED, COLORS
 from deployments.services import grafana, read_local
 from tests.monitoring.sources import DASHBOARD, REPOSITORY, alerts, dashboard, panels
 from tests.processes import free_port
@@ -44,7 +45,7 @@ def test_dashboard_is_found_by_its_links() -> None:
     """Alerts lead to this dashboard, and set variables that it has."""
     assert dashboard()["uid"] == DASHBOARD_UID
     variables = {variable["name"] for variable in dashboard()["templating"]["list"]}
-    assert variables == {"datasource", "job", "node", "model"}
+    assert variables == {"datasource", "cluster", "namespace", "job", "node", "model"}
     for alert in alerts():
         address = alert["annotations"]["dashboard_url"]
         assert f"/d/{DASHBOARD_UID}/" in address
@@ -52,7 +53,7 @@ def test_dashboard_is_found_by_its_links() -> None:
 
 
 def test_variables_can_be_all() -> None:
-    """Job, node and model can be one, some or all."""
+    """Each can be one, some or all; all matches series without the label, too."""
     for variable in dashboard()["templating"]["list"]:
         if variable["type"] == "query":
             assert variable["includeAll"]
@@ -83,6 +84,37 @@ def test_panel_does_not_bridge_gaps(panel: dict[str, Any]) -> None:
     """A line is broken where nothing was known."""
     if panel["type"] == "timeseries":
         assert panel["fieldConfig"]["defaults"]["custom"]["spanNulls"] is False
+
+
+def test_status_has_one_color() -> None:
+    """Lines named after a status, state, code or reason have the same fixed colour everywhere."""
+    for panel in shown:
+        if panel["type"] == "timeseries":
+            legends = {target["legendFormat"] for target in panel["targets"]}
+            fixed = {
+                override["matcher"]["options"]: override["properties"][0]["value"]["fixedColor"]
+                for override in panel["fieldConfig"]["overrides"]
+            }
+            assert fixed == (COLORS if legends & COLORED else {}), panel["title"]
+    (status,) = [panel for panel in shown if panel["title"] == "Status"]
+    for override in status["fieldConfig"]["overrides"]:
+        shown_in = override["properties"][0]["value"][0]["options"]["1"]["color"]
+        assert shown_in == COLORS[override["matcher"]["options"]]
+    assert len({COLORS[name] for name in ("ok", "cancelled", "rejected", "error")}) == 4
+    assert COLORS["timeout"] == COLORS["error"]
+    assert {"ok", "error", "timeout", "cancelled", "rejected"} <= COLORS.keys()
+
+
+def test_single_requests_are_shown_once() -> None:
+    """A panel with exemplars asks for them with one of its queries, which is of a histogram."""
+    panels_with = {
+        panel["title"]: [t["expr"] for t in panel["targets"] if t.get("exemplar")]
+        for panel in shown
+        if any(target.get("exemplar") for target in panel["targets"])
+    }
+    assert panels_with.keys() == {"Time to first token", "Latency of good answers"}
+    for (query,) in panels_with.values():
+        assert "_seconds_bucket{" in query
 
 
 def test_first_screen_is_one_laptop_screen() -> None:
@@ -150,11 +182,12 @@ def test_provisioning_finds_dashboard_and_source(tmp_path: Path) -> None:
         for file in PROVISIONING.rglob("*.yaml")
         for name in re.findall(r"\$([A-Z_]+)", _without_comments(file))
     }
+    links = {"DISTRIBUTED_LLM_TRACES_UID", "DISTRIBUTED_LLM_REQUEST_LOG_URL"}
     local = grafana(read_local({"DISTRIBUTED_LLM_LOCAL_DIR": str(tmp_path)})).environment
     compose = yaml.safe_load((REPOSITORY / "deployments" / "local.yaml").read_text())
     in_compose = compose["services"]["grafana"]["environment"]
-    assert used == {"PROMETHEUS_URL", "DASHBOARDS_PATH"}
-    assert used <= set(local)
+    assert used == {"PROMETHEUS_URL", "DASHBOARDS_PATH"} | links
+    assert used - links <= set(local)  # Grafana inherits the links' variables
     assert used <= set(in_compose)
     assert (Path(local["DASHBOARDS_PATH"]) / "dashboard.json").exists()
     assert Path(local["GF_PATHS_PROVISIONING"]) == PROVISIONING

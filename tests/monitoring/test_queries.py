@@ -38,7 +38,7 @@ def test_query_names_what_there_is(query: str) -> None:
 def test_variables_name_what_there_is() -> None:
     """The dashboard's variables are asked of metrics and labels that there are."""
     asked = [v["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
-    assert len(asked) == 3
+    assert len(asked) == 5
     for query in asked:
         found = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert found, query
