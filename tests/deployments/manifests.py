@@ -15,14 +15,18 @@ from tests.deployments.dockerfile import ROOT
 
 DIRECTORY: Final = ROOT / "deployments" / "kubernetes"
 OVERLAYS: Final = ("local", "production", "daemonset")
+COMPONENTS: Final = tuple(sorted(file.name for file in (DIRECTORY / "components").iterdir()))
+VARIANTS: Final = (*OVERLAYS, *(f"local+{each}" for each in COMPONENTS if each != "mesh"))
+"""Every overlay, and the smallest one with each component that it does not have."""
 NODE: Final = {"app.kubernetes.io/name": "distributed-llm", "app.kubernetes.io/component": "node"}
 
 Manifest = dict[str, Any]
 
 
 @functools.cache
-def render(overlay: str, *components: str) -> list[Manifest]:
-    """Render an overlay, with further components where some are named."""
+def render(variant: str) -> list[Manifest]:
+    """Render an overlay, with the components that follow it: `local+tls`."""
+    overlay, *components = variant.split("+")
     if not components:
         return _kustomize(DIRECTORY / "overlays" / overlay)
     with tempfile.TemporaryDirectory() as made:

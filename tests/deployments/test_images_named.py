@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.deployments.dockerfile import ROOT
-from tests.deployments.manifests import OVERLAYS, containers, pods, render
+from tests.deployments.manifests import VARIANTS, containers, pods, render
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 NAMED = re.compile(r"[^:@\s]+(/[^:@\s]+)*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})")
@@ -23,7 +23,7 @@ def images(overlay: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", VARIANTS)
 def test_no_rendered_image_is_without_tag_or_digest(overlay: str) -> None:
     """Each image has a tag other than latest, or a digest; ours have the project's version."""
     for name, image in images(overlay).items():

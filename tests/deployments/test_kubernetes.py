@@ -22,6 +22,7 @@ from tests.deployments.dockerfile import ROOT, read_stages
 from tests.deployments.manifests import (
     NODE,
     OVERLAYS,
+    VARIANTS,
     Manifest,
     containers,
     named,
@@ -41,7 +42,7 @@ SETTINGS: dict[str, type[Settings]] = {"node": NodeSettings, "exporter": Exporte
 END_SECONDS = 10.0
 """What each process needs to end beyond the drain, as the agent has it."""
 
-overlays = pytest.mark.parametrize("overlay", OVERLAYS)
+overlays = pytest.mark.parametrize("overlay", VARIANTS)
 
 
 def node_pod(overlay: str) -> Manifest:
@@ -62,14 +63,15 @@ def read_settings(name: str, container: Manifest) -> Any:
 @overlays
 def test_schemas_of_current_versions_hold(overlay: str, version: str) -> None:
     """Every object is valid to the letter: no unknown field, no wrong type."""
-    for manifest in [*render(overlay), *render("local", "autoscaling-hpa")]:
+    built_in = [each for each in render(overlay) if each["kind"] not in FOREIGN]
+    for manifest in built_in:
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
 
 
 def test_operators_kinds_are_optional() -> None:
     """What needs an operator is in no overlay, only in a component that one adds."""
     assert not any(of_kind(render(overlay), *FOREIGN) for overlay in OVERLAYS)
-    (added,) = of_kind(render("local", "autoscaling-keda"), *FOREIGN)
+    (added,) = of_kind(render("local+autoscaling-keda"), *FOREIGN)
     assert added["kind"] == "ScaledObject"
     assert added["metadata"]["namespace"] == "distributed-llm"
 
@@ -121,20 +123,18 @@ def test_metrics_can_neither_hold_the_node_back_nor_take_it_away(overlay: str) -
 
 @overlays
 def test_nodes_probes_follow_its_health(overlay: str) -> None:
-    """Readiness is `/health`; start and life are the loop's, for the node mends its engines."""
+    """Readiness is `/health`; start and life are the loop's, for the node mends its engines.
+
+    With the component that gives the API a certificate, the kubelet asks by HTTPS.
+    """
     node = containers(node_pod(overlay))["node"]
-    assert node["readinessProbe"]["httpGet"] == {"path": "/health", "port": "api"}
+    tls = read_settings("node", node).tls_cert_file is not None
+    assert tls is ("tls" in overlay.split("+"))
+    asked = {"port": "api"} | ({"scheme": "HTTPS"} if tls else {})
+    assert node["readinessProbe"]["httpGet"] == {"path": "/health"} | asked
     for probe in ("startupProbe", "livenessProbe"):
-        assert node[probe]["httpGet"] == {"path": "/livez", "port": "api"}
+        assert node[probe]["httpGet"] == {"path": "/livez"} | asked
         assert node[probe]["failureThreshold"] * node[probe]["periodSeconds"] >= 30
-
-
-def test_probes_speak_tls_where_the_api_does() -> None:
-    """The component that gives the API a certificate has the kubelet ask by HTTPS."""
-    node = containers(workload(render("local", "tls"))["spec"]["template"])["node"]
-    assert read_settings("node", node).tls_cert_file is not None
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert node[probe]["httpGet"]["scheme"] == "HTTPS"
 
 
 @overlays
@@ -324,7 +324,7 @@ def test_network_policies_mean_the_pods_that_they_name(overlay: str) -> None:
     assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     nodes = {"podSelector": {"matchLabels": NODE}}
     clients: Any = "anywhere"
-    if overlay != "local":
+    if not overlay.startswith("local"):
         labels = {"distributed-llm/api-client": "true"}
         clients = {"namespaceSelector": {"matchLabels": labels}}
     names = ["monitoring", NAMESPACE]
@@ -385,10 +385,10 @@ def test_download_puts_the_model_where_the_nodes_look() -> None:
 def test_autoscaling_follows_a_metric_that_there_is() -> None:
     """HPA and KEDA read the queue's depth by a name of the catalogue and scale the nodes."""
     names = {PREFIX + family.name for family in FAMILIES}
-    (scaler,) = of_kind(render("local", "autoscaling-hpa"), "HorizontalPodAutoscaler")
+    (scaler,) = of_kind(render("local+autoscaling-hpa"), "HorizontalPodAutoscaler")
     (metric,) = scaler["spec"]["metrics"]
     assert metric["pods"]["metric"]["name"] in names
-    (scaled,) = of_kind(render("local", "autoscaling-keda"), "ScaledObject")
+    (scaled,) = of_kind(render("local+autoscaling-keda"), "ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
     assert set(re.findall(rf"{PREFIX}\w+", trigger["metadata"]["query"])) <= names
     for target in (scaler["spec"]["scaleTargetRef"], scaled["spec"]["scaleTargetRef"]):

@@ -24,15 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 
 
 @pytest.fixture
-def components(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Components beside the overlay, where a test names some."""
-    return getattr(request, "param", ())
+def variant(request: pytest.FixtureRequest) -> str:
+    """The overlay, with the components that a test names."""
+    return getattr(request, "param", TEMPLATE)
 
 
 @pytest.fixture
-def pod(components: tuple[str, ...]) -> Iterator[Pod]:
-    """A pod of the local overlay in a directory that every user may pass through."""
-    template = workload(render(TEMPLATE, *components))["spec"]["template"]
+def pod(variant: str) -> Iterator[Pod]:
+    """A pod of a variant in a directory that every user may pass through."""
+    template = workload(render(variant))["spec"]["template"]
     with tempfile.TemporaryDirectory(prefix="pod-") as made:
         Path(made).chmod(0o755)
         with open_pod(template, Path(made)) as opened:
@@ -94,13 +94,13 @@ def _tokens_of(seconds: float, url: str) -> int:
     return min(fitting, CONTEXT_TOKENS - 100)
 
 
-@pytest.mark.parametrize("components", [("tls", "api-keys")], indirect=True)
-def test_containers_can_do_no_more_than_they_must(pod: Pod, components: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("variant", [f"{TEMPLATE}+tls+api-keys"], indirect=True)
+def test_containers_can_do_no_more_than_they_must(pod: Pod, variant: str) -> None:
     """A taken-over node reaches the socket, and neither replaces it nor writes anything else.
 
     The probes are answered over TLS, without a key; the secrets can be read and not written.
     """
-    told = containers(workload(render(TEMPLATE, *components))["spec"]["template"])
+    told = containers(workload(render(variant))["spec"]["template"])
     certificate = trustme.CA().issue_cert("distributed-llm-api")
     pod.write_secret("mesh", "secret", MESH_SECRET)
     pod.write_secret("tls", "tls.crt", certificate.cert_chain_pems[0].bytes().decode())
