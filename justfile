@@ -130,6 +130,10 @@ dashboard-preview *flags: (_install "dev")
 monitoring-files: (_install "dev") && dashboard
     python -m deployments.prometheus
 
+# Run a node under load and name every alert that it raises (`just quiet-run --minutes 10`)
+quiet-run *flags: (_install "dev")
+    @exec python -m tests.monitoring.quiet {{ flags }}
+
 # Pin the requirements of pyproject.toml again (`just pin --upgrade` for newer versions)
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \

@@ -51,17 +51,17 @@ def scene(directory: Path) -> Iterator[Scene]:
     pair = Pair(directory)
     with pair.exporter() as exporter, pair.node() as node:
         config = configuration(exporter.url.removeprefix("http://"))
-        with configured_prometheus(directory / "prometheus", config) as url, load(node.url):
+        prometheus = configured_prometheus(directory / "prometheus", config)
+        with prometheus as url, load(node.url, ask, read_stream, _leave, _err):
             yield Scene(url, node, exporter, time.time())
 
 
 @contextlib.contextmanager
-def load(api: str) -> Iterator[None]:
-    """Have clients ask until the block ends: patient, hasty, wrong and lost ones."""
+def load(api: str, *acts: Callable[[str], None]) -> Iterator[None]:
+    """Have a client repeat each act until the block ends."""
     over = threading.Event()
     clients = [
-        threading.Thread(target=_repeat, args=(over, act, api), name=act.__name__)
-        for act in (_ask, _stream, _leave, _err)
+        threading.Thread(target=_repeat, args=(over, act, api), name=act.__name__) for act in acts
     ]
     for client in clients:
         client.start()
@@ -80,11 +80,13 @@ def _repeat(over: threading.Event, act: Callable[[str], None], api: str) -> None
             act(api)
 
 
-def _ask(api: str) -> None:
+def ask(api: str) -> None:
+    """Request a completion and wait for it."""
     httpx.post(f"{api}/v1/completions", json=_STORY, timeout=60)
 
 
-def _stream(api: str) -> None:
+def read_stream(api: str) -> None:
+    """Request a streamed chat answer and read it to its end."""
     body = {
         "messages": [{"role": "user", "content": "Tell me a story."}],
         "stream": True,
