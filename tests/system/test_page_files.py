@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 
 from node.api.pages import page as pages
+from shared.runtime.http import pages as common
 from tests.processes import Running
 
 
@@ -25,7 +26,8 @@ def test_page_is_static_and_strict(shared_node: Running) -> None:
 
 
 def test_every_part_of_the_page_is_served() -> None:
-    """Every file of the page is served, and no others."""
-    files = {file.name for file in Path(pages.__file__).parent.iterdir() if file.is_file()}
+    """Every file of the page and of the common parts is served, and no others."""
+    directories = (Path(pages.__file__).parent, Path(common.__file__).parent)
+    files = {file.name for each in directories for file in each.iterdir() if file.is_file()}
     served = {path.removeprefix("/pages/") for path in pages.PAGE_PATHS} - {"/"} | {"index.html"}
     assert files - {"__init__.py", "page.py"} == served

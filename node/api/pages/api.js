@@ -1,5 +1,7 @@
 // Calls the node's API like any client, and turns errors into sentences.
 
+import { events } from "./events.js";
+
 /** A request ended without its complete answer; the message is a sentence for a person. */
 export class AnswerError extends Error {
   constructor(message, { status = 0, code = null } = {}) {
@@ -40,7 +42,7 @@ export class Api {
       body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
       signal,
     });
-    for await (const { data, at } of events(response.body)) {
+    for await (const { data, at } of events(response.body, (error) => translated(error, BROKEN))) {
       if (data === LAST) return;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new AnswerError(`The answer broke off: ${sentence(chunk.error.message)}`);
@@ -59,24 +61,6 @@ export class Api {
     }
     if (!response.ok) throw await refusal(response);
     return response;
-  }
-}
-
-/** Yield the data of each server-sent event, with the time at which it was read. */
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch((error) => {
-      throw translated(error, BROKEN);
-    });
-    if (done) return;
-    const at = performance.now();
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("data: ")) yield { data: line.slice(6).trimEnd(), at };
-    }
   }
 }
 
