@@ -16,6 +16,20 @@ UnloadReason = Literal["requested", "idle", "crashed", "stalled"]
 LoadResult = Literal["ok", "error"]
 RestartReason = Literal["crashed", "stalled"]
 ResumeReason = Literal["crashed", "stalled", "peer_lost"]
+ErrorReason = Literal[
+    "engine",
+    "memory",
+    "peer",
+    "stopped",
+    "timeout",
+    "template",
+    "schema",
+    "internal",
+    "other",
+]
+"""Why a request ended with the status `error`."""
+Operation = Literal["chat", "text_completion", "embeddings"]
+"""What a request asks for, in the words of OpenTelemetry's conventions for generative AI."""
 LoadStage = Literal["download", "read"]
 PeerState = Literal["alive", "suspect", "dead", "left", "incompatible"]
 Direction = Literal["sent", "received"]
@@ -56,8 +70,21 @@ NodePart = Literal[
 """The long-lived parts of a node, each run by the guard."""
 
 
+class TraceContext(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request's place in its caller's trace: W3C Trace Context, with its own span."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
+    span_id: str
+    """16 hexadecimal digits: the span of the request on this node."""
+    parent_id: str = ""
+    """The caller's span; empty if this node began the trace."""
+    sampled: bool | None = None
+    """Whether the caller records the trace; None if that is left to the exporters."""
+
+
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Base of all events: an immutable array of scalars that the garbage collector skips."""
+    """Base of all events: an immutable array of plain values that the garbage collector skips."""
 
 
 class NodeStarted(Event, frozen=True, tag=1):
@@ -210,7 +237,24 @@ class InferenceFinished(Event, frozen=True, tag=14):
     discarded_tokens: int
     """Tokens that were generated and then discarded, because the client had left."""
     request_id: str = ""
-    """For exemplars, never a label."""
+    """For exemplars, the request log and traces, never a label. The same holds for what follows."""
+    trace: TraceContext | None = None
+    route: str = ""
+    """Route template or gRPC method by which the caller's request came, perhaps to another node."""
+    client: str = ""
+    """`key:` or `certificate:` and the name of the caller's credentials; empty without any."""
+    operation: Operation = "text_completion"
+    reason: ErrorReason | None = None
+    """Why the status is `error`; None for another status."""
+    code: str = ""
+    """The code of the error with which the caller was answered, such as `queue_full`."""
+    ended_at: float = 0.0
+    """Unix time in seconds, by the node's clock; 0 from a node that does not report it."""
+    local_seconds: float = 0.0
+    """Time since the request came to this node. Unlike `seconds` it excludes a wait on the node
+    that forwarded it, and includes the time of a peer that was lost."""
+    resumed: int = 0
+    """How often this node continued it after its engine or its node was lost."""
 
 
 class HttpFinished(Event, frozen=True, tag=15):
@@ -238,6 +282,12 @@ class InferenceResumed(Event, frozen=True, tag=17):
 
     model_id: str
     reason: ResumeReason
+    request_id: str = ""
+    trace: TraceContext | None = None
+    resumed_at: float = 0.0
+    """Unix time in seconds, by the node's clock."""
+    lost_seconds: float = 0.0
+    """How long it was without an engine."""
 
 
 class ModelLoadProgressed(Event, frozen=True, tag=18):
@@ -320,6 +370,40 @@ class CertificateRead(Event, frozen=True, tag=27):
     """Unix time in seconds, as the certificate says."""
 
 
+class RequestForwarded(Event, frozen=True, tag=28):
+    """A peer that had begun a request of this node ended it, or was lost. The peer counts it."""
+
+    model_id: str
+    peer: str
+    """The peer's node id."""
+    status: RequestStatus | None
+    """How the request ended; None if it continues on another node."""
+    finish_reason: FinishReason | None
+    seconds: float
+    """Time since the request came to this node."""
+    queue_seconds: float
+    """How long it waited here before the peer was asked."""
+    peer_seconds: float
+    """Time since the peer was asked."""
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    """Tokens of the answer so far, those of other nodes included."""
+    ended_at: float
+    """Unix time in seconds, by the node's clock."""
+    request_id: str
+    trace: TraceContext | None
+    """The request's; it is the parent of `span_id`."""
+    span_id: str
+    """The span of the forward, and the parent of the request's span on the peer."""
+    route: str
+    client: str
+    operation: Operation
+    reason: ErrorReason | None
+    code: str
+    """As in `InferenceFinished`."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -348,5 +432,6 @@ AnyEvent = (
     | LayersPlanned
     | InternalError
     | CertificateRead
+    | RequestForwarded
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

@@ -10,6 +10,9 @@ from shared import events, wire
 from shared.events import Event
 
 _encoder = msgspec.msgpack.Encoder()
+TRACE = events.TraceContext(
+    "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7", sampled=True
+)
 
 
 def every_event(model_id: str = "m") -> list[Event]:
@@ -59,9 +62,35 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.LayersPlanned(model_id, 8, 3),
         events.InternalError("sampler"),
         events.CertificateRead("api", 1.9e9),
+        forwarded(model_id),
         events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]
+
+
+def forwarded(model_id: str = "m") -> events.RequestForwarded:
+    """Return the end of a request that a peer answered."""
+    return events.RequestForwarded(
+        model_id=model_id,
+        peer="n2",
+        status="ok",
+        finish_reason="stop",
+        seconds=2.0,
+        queue_seconds=0.25,
+        peer_seconds=1.75,
+        prompt_tokens=5,
+        cached_tokens=2,
+        generated_tokens=6,
+        ended_at=1.5e9,
+        request_id="r1",
+        trace=TRACE,
+        span_id="eee19b7ec3c1b175",
+        route="/v1/completions",
+        client="key:2fd4e1c67a2d",
+        operation="text_completion",
+        reason=None,
+        code="",
+    )
 
 
 def finished(model_id: str = "m") -> events.InferenceFinished:

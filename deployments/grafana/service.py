@@ -369,6 +369,20 @@ def queue() -> Iterator[PanelBuilder]:
         unit=units.Seconds,
         width=6,
     )
+    yield series(
+        "Errors by reason",
+        "Requests that ended with an error of this service, over the last 5 minutes. stopped: the "
+        "node was stopped before the answer was complete.",
+        (grown("inference_errors_total", MODEL, "model_id, reason"), "{{model_id}} {{reason}}"),
+        width=12,
+    )
+    yield series(
+        "Requests forwarded",
+        "Requests that a peer answered for another node, over the last 5 minutes. lost: the peer "
+        "was lost, and another node continued.",
+        (grown("inference_forwarded_total", MODEL, "node_id, result"), "{{node_id}} {{result}}"),
+        width=12,
+    )
 
 
 def models() -> Iterator[PanelBuilder]:

@@ -276,6 +276,13 @@ FINISHES: Final = _counter(
     "reason",
     reason=get_args(events.FinishReason),
 )
+ERRORS: Final = _counter(
+    "inference_errors_total",
+    "Requests that ended with the status `error`, by reason.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.ErrorReason),
+)
 OBJECTIVES: Final = _counter(
     "inference_slo_requests_total",
     "Requests judged by the service-level objectives, by objective and result.",
@@ -291,6 +298,13 @@ RESUMED: Final = _counter(
     *_MODEL,
     "reason",
     reason=get_args(events.ResumeReason),
+)
+FORWARDED: Final = _counter(
+    "inference_forwarded_total",
+    "Requests to this node that a peer began to answer: until their end, or until it was lost.",
+    *_MODEL,
+    "result",
+    result=("ended", "lost"),
 )
 REQUESTS_IN_FLIGHT: Final = _gauge(
     "inference_requests_in_flight", "Requests admitted and not ended.", *_MODEL

@@ -115,6 +115,8 @@ def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample,
         (c.REQUESTS, (*model, e.status), 1),
         (c.LATENCY, (*model, e.status), e.seconds),
     ]
+    if e.status == "error":
+        samples.append((c.ERRORS, (*model, e.reason or "other"), 1))
     if e.finish_reason is not None:
         samples += _work_done(model, e)
     if e.first_token_seconds is not None:
@@ -201,6 +203,11 @@ def _certificate_read(node: str, e: events.CertificateRead) -> tuple[Sample, ...
     return ((c.CERTIFICATE_EXPIRY, (node, e.use), e.expires_at),)
 
 
+def _request_forwarded(node: str, e: events.RequestForwarded) -> tuple[Sample, ...]:
+    result = "lost" if e.status is None else "ended"
+    return ((c.FORWARDED, (node, e.model_id, result), 1),)
+
+
 def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
     del node, event
     return ()
@@ -234,4 +241,5 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.LayersPlanned: _layers_planned,
     events.InternalError: _internal_error,
     events.CertificateRead: _certificate_read,
+    events.RequestForwarded: _request_forwarded,
 }

@@ -4,6 +4,7 @@ import itertools
 import unicodedata
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from exporter.metrics.state import LABEL_CHARACTERS, State, clean_label
 from exporter.web.exposition import Wanted, render
 from shared import events
 from shared.events import Event
-from tests.builders import every_event, finished, histogram, number
+from tests.builders import every_event, finished, forwarded, histogram, number
 from tests.whole_node import whole_node
 
 
@@ -69,6 +70,7 @@ def test_every_event_moves_what_it_means() -> None:
         (c.HTTP_REQUESTS, ("n1", "/v1/completions", "POST", "200")): 1,
         (c.RPC_REQUESTS, ("n1", "distributed_llm.v1.Inference/Generate", "ok")): 1,
         (c.RESUMED, (*model, "crashed")): 1,
+        (c.FORWARDED, (*model, "ended")): 1,
         (c.NETWORK_MESSAGES, ("n1", "sent", "survey")): 3,
         (c.NETWORK_BYTES, ("n1", "sent")): 600,
         (c.NETWORK_ERRORS, ("n1", "unauthenticated")): 2,
@@ -192,6 +194,25 @@ def test_discarded_tokens_count_by_the_reason(status: events.RequestStatus) -> N
     state = State()
     apply(state, events.InferenceFinished("m", status, "cancelled", 1, 0, 0, 1, 0.5, 3, 0, 7, 6))
     assert number(state, c.TOKENS_DISCARDED, "n1", "m", status) == 6
+
+
+@pytest.mark.parametrize(("reason", "shown_as"), [("memory", "memory"), (None, "other")])
+def test_error_counts_by_its_reason(reason: events.ErrorReason | None, shown_as: str) -> None:
+    """A failed request counts by its reason; an older node reports none."""
+    state = State()
+    failed = msgspec.structs.replace(finished(), status="error", reason=reason)
+    apply(state, finished(), failed)
+    assert number(state, c.ERRORS, "n1", "m", shown_as) == 1
+    assert sum(shown(state, c.ERRORS).values()) == 1
+
+
+@pytest.mark.parametrize(("status", "result"), [("error", "ended"), (None, "lost")])
+def test_forward_counts_by_its_result(status: events.RequestStatus | None, result: str) -> None:
+    """A forward ended with the request, or with the loss of its peer."""
+    state = State()
+    apply(state, msgspec.structs.replace(forwarded(), status=status))
+    assert number(state, c.FORWARDED, "n1", "m", result) == 1
+    assert number(state, c.REQUESTS, "n1", "m", "ok") is None
 
 
 def test_lone_token_has_no_time_per_token() -> None:
