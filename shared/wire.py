@@ -66,3 +66,12 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def pack_events(count: int, encoded: bytes | bytearray) -> bytes:
     """Return `count` encoded events behind the header of a msgpack array (format `array 32`)."""
     return b"\xdd" + count.to_bytes(4, "big") + encoded
+
+
+def array_content(array: bytes) -> bytes:
+    """Return the encoded elements of a msgpack array, without its header.
+
+    Args:
+        array: With a header of the formats `fixarray`, `array 16` or `array 32`.
+    """
+    return array[{0xDC: 3, 0xDD: 5}.get(array[0], 1) :]

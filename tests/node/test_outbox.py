@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 
 from node.telemetry.outbox import Outbox
 from shared import events, wire
@@ -259,3 +260,15 @@ def test_forked_process_takes_no_events() -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert read(outbox.next_batch(1.0))[0].emitted == 1
+
+
+@pytest.mark.parametrize("spoilt", [0, 63, 64, 130])
+def test_one_bad_event_among_many_is_dropped_alone(spoilt: int) -> None:
+    """Events that are packed together lose only the one that cannot be packed, and keep order."""
+    outbox = Outbox("n", "s", 0.0)
+    for each in range(200):
+        name = "\ud800" if each == spoilt else "m"
+        outbox.emit(TokensGenerated(name, each))
+    ((batch, happened),) = drain(outbox)
+    assert list(map(number, happened)) == [each for each in range(200) if each != spoilt]
+    assert (batch.emitted, batch.dropped) == (200, {"unencodable": 1})

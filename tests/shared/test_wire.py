@@ -56,3 +56,10 @@ def test_batch_stays_below_the_limit_of_a_message() -> None:
     Above the limit nng closes the connection silently and the sender retries for ever.
     """
     assert 2 * (wire.BATCH_BYTES + wire.EVENT_BYTES) < wire.MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 0xFFFF, 0x10000])
+def test_array_is_read_without_its_header(count: int) -> None:
+    """The content of an array is its elements, whatever the size of its header."""
+    elements = [7] * count
+    assert wire.array_content(msgspec.msgpack.encode(elements)) == bytes(elements)
