@@ -38,7 +38,7 @@ test *arguments="-m 'not slow'": (_install "dev")
     @exec python -m pytest {{ workers }} {{ arguments }}
 
 # Run the tests that take long or need Prometheus, Chromium, systemd ...
-test-slow: (_install "dev")
+test-slow: (_install "dev") (_install "models")
     @exec python -m pytest {{ workers }} -m slow
 
 # Run every test
@@ -56,7 +56,7 @@ fmt: (_install "dev")
     ruff check --fix .
 
 # Run the benchmarks, or the named ones, against a peer or the limit (`just bench emit`)
-bench *names: (_install "dev")
+bench *names: (_install "dev") (_install "models")
     @exec python -m tests.bench {{ names }}
 
 # Install llama-cpp-python's server as a peer for `just bench stream`; it compiles for minutes
@@ -143,6 +143,9 @@ pin *flags: _uv
         --no-header --no-annotate \
         --extra node --extra exporter --group dev -c requirements/runtime.txt pyproject.toml \
         -o requirements/dev.txt
+    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-annotate --group models -c requirements/dev.txt \
+        -o requirements/models.txt
     for image in node exporter; do \
         uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
             --no-header --no-annotate \

@@ -96,7 +96,7 @@ async def _start_parts(work: trio.Nursery, parts: Parts) -> None:
     await work.start(guard, "router", parts.router.run, name="router")
     for lane in parts.scheduler.lanes:
         model_id = lane.engine.model_id
-        work.start_soon(guard, "lane", lane.run, name=f"lane of {model_id}")
+        work.start_soon(guard, "lane", lane.run, guard, name=f"lane of {model_id}")
         work.start_soon(guard, "engine", lane.engine.run, name=f"engine of {model_id}")
 
 

@@ -4,7 +4,8 @@ import importlib.metadata
 import logging
 import math
 import secrets
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,16 @@ from node.api.http.app import build_app
 from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
 from node.api.http.paths import tidy_paths
-from node.engine.protocol import Described
-from node.engine.supervisor import Engine, EngineOptions, Watcher
+from node.engine.choice import Wanted
+from node.engine.ctransformers.process import open_child
+from node.engine.describe import describe
+from node.engine.link import Link
+from node.engine.llama_cpp.flags import split_flags
+from node.engine.llama_cpp.options import LlamaOptions
+from node.engine.llama_cpp.process import open_llama_server
+from node.engine.options import EngineOptions, Watcher
+from node.engine.protocol import Described, EngineName
+from node.engine.supervisor import Engine
 from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
@@ -47,7 +56,9 @@ from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.settings.base import APPLICATION
 
-_PROMPT_CHUNK_TOKENS: Final = 32
+_BATCH_TOKENS: Final[Mapping[EngineName, int]] = {"ctransformers": 32, "llama.cpp": 256}
+"""Prompt tokens per evaluation. A large model on few cores evaluates 256 in half a minute, well
+within `--stall-seconds`; larger batches gain little without a GPU."""
 _OTHER_DESCRIPTORS: Final = 64
 """Standard streams, the event loop, nng's own, files that are read; a guess with some margin."""
 _MODEL_DESCRIPTORS: Final = 8
@@ -223,12 +234,25 @@ def _engine_options(
         with closing(Progress(model.model_id, "download", emit)) as progress:
             return await fetch(model.source, progress.note)
 
+    wanted = Wanted(context_length=settings.context_length)
+    llama = LlamaOptions(
+        settings.runtime_dir,
+        model.model_id,
+        settings.llama_server,
+        settings.gpu_layers,
+        split_flags(settings.llama_server_args),
+    )
+
+    def open_link(engine: EngineName) -> AbstractAsyncContextManager[Link]:
+        return open_child() if engine == "ctransformers" else open_llama_server(llama)
+
     return EngineOptions(
-        path=model.place,
-        context_length=settings.context_length,
+        place=model.place,
+        locate=locate,
+        describe=lambda path: describe(path, wanted),
+        open_link=open_link,
         threads=threads,
-        batch_tokens=_PROMPT_CHUNK_TOKENS,
+        batch_tokens=_BATCH_TOKENS,
         load_seconds=settings.load_seconds,
         stall_seconds=settings.stall_seconds,
-        locate=locate,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from node.demo import MODEL_PATH
+from node.engine.llama_cpp.flags import split_flags
 from node.mesh.identity import kept_node_id
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, UsageError, setting
@@ -20,6 +21,7 @@ from shared.settings.kinds import (
     PORT,
     POSITIVE,
     SEEDS,
+    TEXT,
 )
 
 
@@ -44,6 +46,23 @@ class NodeSettings(Settings):
     )
     threads: int = setting(
         Topic.MODELS, 0, COUNT_OR_NONE, "Threads of an engine.", shown="usable cores less one"
+    )
+    gpu_layers: int | None = setting(
+        Topic.MODELS,
+        None,
+        COUNT_OR_NONE,
+        "Layers to place on GPUs; needs --llama-server.",
+        shown="as many as fit",
+    )
+    llama_server: Path | None = setting(
+        Topic.MODELS,
+        None,
+        FILE,
+        "Program to run models with, such as a build for GPUs.",
+        shown="the llama-server inside xllamacpp",
+    )
+    llama_server_args: str = setting(
+        Topic.MODELS, "", TEXT, "More flags for llama-server, quoted as in a shell."
     )
     load_seconds: float = setting(Topic.MODELS, 600.0, POSITIVE, "Time limit for loading a model.")
     stall_seconds: float = setting(
@@ -126,7 +145,7 @@ class NodeSettings(Settings):
     )
 
     def check(self) -> None:
-        """Also check that the TLS files are complete.
+        """Also check that the TLS files are complete, and llama-server's flags.
 
         Raises:
             UsageError: The settings contradict each other.
@@ -136,6 +155,10 @@ class NodeSettings(Settings):
             raise UsageError("--tls-cert-file and --tls-key-file go together: set both or neither")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise UsageError("--tls-client-ca-file needs --tls-cert-file and --tls-key-file")
+        try:
+            split_flags(self.llama_server_args)
+        except ValueError as error:
+            raise UsageError(f"--llama-server-args: {error}") from error
 
     def with_node_id(self) -> Self:
         """Return the settings with the node's name: the given one, else the one that it kept."""

@@ -65,7 +65,8 @@ ONLY_IN: Final = {
         "shared/runtime/http/connection.py",
         "shared/runtime/http/server.py",
     },
-    "h11": {"shared/runtime/http/status_line.py"},
+    "h11": {"shared/runtime/http/status_line.py", "node/engine/llama_cpp/connection.py"},
+    "xllamacpp": {"node/engine/llama_cpp/server.py"},
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},
     "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
@@ -166,7 +167,10 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("node.main", ("prometheus_client", "exporter", "ctransformers", "huggingface_hub")),
+        (
+            "node.main",
+            ("prometheus_client", "exporter", "ctransformers", "huggingface_hub", "xllamacpp"),
+        ),
         ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
         ("shared.command", ("node", "exporter", "trio", "pynng")),
         ("node.serving.downloads.download", ("huggingface_hub", "httpx2")),

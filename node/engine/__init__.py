@@ -1,6 +1,6 @@
-"""The engine: one supervised child process per loaded model."""
+"""The engines: one supervised process per loaded model, whichever engine runs it."""
 
 from typing import Final
 
-NAME: Final = "ctransformers"
-"""The library that evaluates models; only `node.engine.ctransformers.library` imports it."""
+NAMES: Final = "ctransformers, llama.cpp"
+"""The engines that a node has, for people."""

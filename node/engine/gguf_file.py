@@ -6,6 +6,9 @@ package, allocates unlimited memory for a file of 50 bytes.)
 """
 
 import array
+import dataclasses
+import io
+import itertools
 import math
 import struct
 import sys
@@ -25,7 +28,9 @@ _ALIGNMENT: Final = 32
 _ALIGNMENT_AT_MOST: Final = 2**16
 _LEAST_FIELD_BYTES: Final = 8 + 4 + 1
 _LEAST_TENSOR_BYTES: Final = 8 + 4 + 8 + 4 + 8
-_LENGTH_BYTES: Final = 8
+_LENGTH: Final = struct.Struct("<Q")
+_LENGTH_BYTES: Final = _LENGTH.size
+_BLOCK_BYTES: Final = 2**18
 
 _NUMBERS: Final = dict(enumerate("BbHhIif")) | {7: "?", 10: "Q", 11: "q", 12: "d"}
 """Numeric value types by their `struct` letter; also letters of `array`, except `?`."""
@@ -48,7 +53,7 @@ class Tensor:
     kind: str
     """The weight type's name; `type N` for an unknown type."""
     size_bytes: int
-    """0 for an unknown type."""
+    """For an unknown type, the room up to the next tensor."""
     offset: int
     dimensions: tuple[int, ...]
 
@@ -72,6 +77,28 @@ class Head:
             raise DamagedFileError(f"{key} is not a whole number from 0 to {most}")
         return value
 
+    def per_layer(self, key: str, layers: int, default: int | None, most: int) -> list[int]:
+        """Return a whole number for each layer, from one for all layers or from a list.
+
+        Args:
+            key: The field.
+            layers: How many layers there are.
+            default: The number if the field is missing; None for an empty list.
+            most: The largest possible number.
+
+        Raises:
+            DamagedFileError: It is not that many whole numbers from 0 to `most`.
+        """
+        value = self.fields.get(key, default)
+        if value is None:
+            return []
+        if not isinstance(value, array.array):
+            return [self.number(key, default or 0, most)] * layers
+        listed = self.numbers(key)
+        if len(listed) < layers or not all(0 <= number <= most for number in listed):
+            raise DamagedFileError(f"{key} is not {layers} whole numbers from 0 to {most}")
+        return listed[:layers]
+
     def text(self, key: str, default: str = "") -> str:
         """Return a text from a field.
 
@@ -84,7 +111,7 @@ class Head:
         return _decode(value, key)
 
     def texts(self, key: str) -> list[bytes]:
-        """Return a list of texts as bytes; empty if the field is missing.
+        """Return a list of texts as bytes; empty if the field is missing or was skipped.
 
         Raises:
             DamagedFileError: It is a list of another type.
@@ -106,14 +133,20 @@ class Head:
         return value.tolist()
 
 
-def read_head(file: BufferedReader, size_bytes: int) -> Head:
+def read_head(file: BufferedReader, size_bytes: int, *, texts: bool = True) -> Head:
     """Read a file from its start.
+
+    Args:
+        file: The file.
+        size_bytes: Its size.
+        texts: Whether to keep lists of texts. A vocabulary has up to a million; to skip them is ten
+            times faster than to read them.
 
     Raises:
         DamagedFileError: It is not a complete GGUF file.
         OSError: It cannot be read.
     """
-    reader = _Reader(file, size_bytes)
+    reader = _Reader(file, size_bytes, texts=texts)
     _check_kind(reader)
     tensors = reader.count("tensors", reader.integer("Q"), _LEAST_TENSOR_BYTES)
     fields = reader.count("fields", reader.integer("Q"), _LEAST_FIELD_BYTES)
@@ -128,16 +161,18 @@ def read_head(file: BufferedReader, size_bytes: int) -> Head:
     if alignment.bit_count() != 1:
         raise DamagedFileError(f"its alignment is {alignment}")
     data_offset = -(-reader.position // alignment) * alignment
-    _check_places(found, max(0, size_bytes - data_offset))
-    return Head(values, found, data_offset)
+    data_bytes = max(0, size_bytes - data_offset)
+    _check_places(found, data_bytes)
+    return Head(values, _measure_unknown(found, data_bytes), data_offset)
 
 
 class _Reader:
     """Reads values from a file; a value is never larger than the rest of the file."""
 
-    def __init__(self, file: BufferedReader, size_bytes: int) -> None:
+    def __init__(self, file: BufferedReader, size_bytes: int, *, texts: bool) -> None:
         self._file = file
         self._size = size_bytes
+        self._keeps_texts = texts
         self.position = 0
 
     def take(self, count: int) -> bytes:
@@ -168,6 +203,37 @@ class _Reader:
 
     def string(self) -> bytes:
         return self.take(self.integer("Q"))
+
+    def strings(self, count: int) -> list[bytes]:
+        """Return that many strings; none if they are not kept."""
+        if self._keeps_texts:
+            return [self.string() for _ in range(count)]
+        self._skip_strings(count)
+        return []
+
+    def _skip_strings(self, count: int) -> None:
+        block, at = b"", 0
+        for _ in range(count):
+            while at + _LENGTH_BYTES > len(block):
+                block, at = block[at:] + self._take_some(), 0
+            (length,) = _LENGTH.unpack_from(block, at)
+            at += _LENGTH_BYTES + length
+            if at > len(block):
+                self._skip(at - len(block))
+                block, at = b"", 0
+        self._skip(at - len(block))
+
+    def _take_some(self) -> bytes:
+        """Return the next bytes, at least one."""
+        left = min(self._size, HEAD_BYTES) - self.position
+        return self.take(max(1, min(_BLOCK_BYTES, left)))
+
+    def _skip(self, count: int) -> None:
+        """Skip bytes; a negative number goes back."""
+        if count > (left := self._size - self.position):
+            raise DamagedFileError(f"it claims {count} bytes but {left} are left")
+        self._file.seek(count, io.SEEK_CUR)
+        self.position += count
 
     def key(self) -> str:
         length = self.integer("Q")
@@ -204,7 +270,7 @@ def _read_value(reader: _Reader, key: str, kind: int) -> Value:
 def _read_array(reader: _Reader, key: str) -> Value:
     kind, length = reader.integer("I"), reader.integer("Q")
     if kind == _STRING:
-        return [reader.string() for _ in range(reader.count("texts", length, _LENGTH_BYTES))]
+        return reader.strings(reader.count("texts", length, _LENGTH_BYTES))
     if kind not in _NUMBERS:  # lists of lists are allowed, but no model has one
         raise DamagedFileError(f"{key[:100]!r} is a list of type {kind}")
     letter = _NUMBERS[kind].replace("?", "B")
@@ -242,6 +308,20 @@ def _check_places(tensors: tuple[Tensor, ...], data_bytes: int) -> None:
             raise DamagedFileError(f"it ends before tensor {tensor.name[:100]!r} does")
     if sum(tensor.size_bytes for tensor in tensors) > data_bytes:
         raise DamagedFileError("its tensors are larger than the file")
+
+
+def _measure_unknown(tensors: tuple[Tensor, ...], data_bytes: int) -> tuple[Tensor, ...]:
+    """Return the tensors with a size for those of an unknown type."""
+    if all(tensor.size_bytes for tensor in tensors):
+        return tensors
+    starts = [*sorted({tensor.offset for tensor in tensors}), data_bytes]
+    ends = dict(itertools.pairwise(starts))
+    return tuple(
+        tensor
+        if tensor.size_bytes
+        else dataclasses.replace(tensor, size_bytes=ends[tensor.offset] - tensor.offset)
+        for tensor in tensors
+    )
 
 
 def _decode(text: bytes, what: str) -> str:

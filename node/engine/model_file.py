@@ -23,7 +23,7 @@ def open_model(path: Path) -> Iterator[BufferedReader]:
     """
     with _open(path) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnusableModelError(_no_file(path))
+            raise UnusableModelError(no_file(path))
         yield file
 
 
@@ -37,10 +37,11 @@ def _open(path: Path) -> BufferedReader:
         message = f"the model file {readable(path)} cannot be read: allow this user to read it"
         raise UnusableModelError(message) from error
     except (OSError, ValueError) as error:
-        raise UnusableModelError(_no_file(path, getattr(error, "strerror", ""))) from error
-    raise UnusableModelError(_no_file(path))
+        raise UnusableModelError(no_file(path, getattr(error, "strerror", ""))) from error
+    raise UnusableModelError(no_file(path))
 
 
-def _no_file(path: Path, why: str | None = "") -> str:
+def no_file(path: Path, why: str | None = "") -> str:
+    """Return the message about a path without a file."""
     reason = f" ({why})" if why else ""
     return f"there is no model file at {readable(path)}{reason}: give --model a GGUF file"

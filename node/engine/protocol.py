@@ -1,15 +1,16 @@
-"""The messages between the node and an engine child: framed msgpack over two pipes.
+"""The messages between the node and an engine, whichever engine it is.
 
-The child reads commands on its standard input and writes results to a separate pipe, never to
-standard output, because libraries print there. A frame is its length in 4 bytes, big-endian, then
-one tagged msgpack array.
+Requests are told apart by their numbers. To an engine child, messages travel as frames: the length
+in 4 bytes, big-endian, then one tagged msgpack array.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from node.requests.request import EndReason, Prompt, Sampling
+
+EngineName = Literal["ctransformers", "llama.cpp"]
 
 HEADER_BYTES: Final = 4
 FRAME_BYTES: Final = 64 * 2**20
@@ -17,24 +18,24 @@ FRAME_BYTES: Final = 64 * 2**20
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Describe the model at `path`; the first command. Load it once `Proceed` arrives."""
+    """Load the model at `path`; the first command."""
 
     path: bytes
     """As the system has it: a file name need not be UTF-8."""
     context_length: int
-    """Positions to keep; 0 for as many as the model was trained with."""
+    """Positions to keep for each slot."""
     threads: int
     batch_tokens: int
     """Prompt tokens per evaluation. Progress is reported and cancels are read between two
     evaluations."""
-
-
-class Proceed(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """There is memory for the described model: load it."""
+    slots: int = 1
+    """Requests to work on at once."""
+    embeds: bool = False
+    """Whether it is an embedding model, which returns vectors only."""
 
 
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Continue `prompt`. One at a time: the next is read after this one has finished."""
+    """Continue `prompt`. At most as many at once as the engine has slots."""
 
     request: int
     prompt: Prompt
@@ -42,8 +43,8 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """0 for as many as fit in the context; those in `prior` count."""
     sampling: Sampling
     prior: tuple[int, ...] = ()
-    """Tokens of the answer that an earlier child drew. They are evaluated after the prompt, so that
-    the next token is the same as it would have been there."""
+    """Tokens of the answer that an earlier engine drew. They are evaluated after the prompt, so
+    that the next token is the same as it would have been there."""
     embed: bool = False
     """Whether to return the prompt's vector instead of a text."""
 
@@ -55,18 +56,25 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """What the model file's header says; sent before the weights are read."""
+    """A model file's description of itself, and how an engine is to load it."""
 
-    engine: str
+    engine: EngineName
     architecture: str
     quantization: str
     size_bytes: int
+    """Of the weights."""
     layers: int
     context_length: int
+    """Positions of each slot."""
     position_bytes: int
-    """Memory per position of the context."""
+    """Memory per position of one slot."""
     fingerprint: str = ""
     """Equal for the same file, different for other weights."""
+    slots: int = 1
+    embeds: bool = False
+    """Whether it is an embedding model, which returns vectors only."""
+    buffer_bytes: int = 0
+    """Memory of an evaluation, besides weights and context; an estimate."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):
@@ -77,13 +85,20 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """The model is ready; `context_length` is the one in use."""
+    """The model is ready."""
 
     context_length: int
+    """Positions of each slot, as in use."""
+    slots: int = 1
+    build: str = ""
+    """The engine's version, where it reports one."""
+    devices: tuple[tuple[str, int], ...] = ()
+    """Devices that hold the model and the bytes that it uses there, where the engine reports
+    them."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """The model cannot be used; the text is one line with cause and remedy. The child ends."""
+    """The model cannot be used; the text is one line with cause and remedy. The engine ends."""
 
     message: str
 
@@ -113,7 +128,7 @@ class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The request has ended and the engine is free."""
+    """The request has ended and its slot is free."""
 
     request: int
     reason: EndReason
@@ -121,8 +136,9 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """For the last three, what is wrong with the prompt."""
 
 
-Command = Load | Proceed | Generate | Cancel
-Result = Described | Read | Loaded | LoadFailed | Evaluated | Sampled | Embedded | Finished
+Command = Load | Generate | Cancel
+JobResult = Evaluated | Sampled | Embedded | Finished
+Result = Read | Loaded | LoadFailed | JobResult
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -1,12 +1,12 @@
-"""The sizes of a model's parts, read by a child process because files may be hostile."""
+"""The sizes of a model's parts."""
 
-import subprocess
-import sys
-from typing import Final
+from pathlib import Path
 
 import msgspec
+import trio
 
-_READ_SECONDS: Final = 60.0
+from node.engine.choice import Wanted, choose
+from node.engine.describe import read_facts
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -36,26 +36,20 @@ def even_shape(size_bytes: int, layers: int, position_bytes: int, context_length
     return Shape(each, 0, size_bytes % layers, False, position_bytes, context_length)
 
 
-class UnreadableModelError(Exception):
-    """The file's header is unusable; the text is one line for a person."""
-
-
-def read_shape(path: str) -> Shape:
-    """Read a model's shape from its file's header, in a child that may die from it.
+def read_shape(path: Path) -> Shape:
+    """Read a model's shape from its file's header, in a process that may die from it.
 
     Raises:
-        UnreadableModelError: The file does not exist, or is not a model that an engine runs.
+        UnusableModelError: The file does not exist, or no engine runs it.
+        OSError: No process, pipe or memory is available now.
     """
-    command = [sys.executable, "-m", "node.engine.header", path]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            command, capture_output=True, text=True, timeout=_READ_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        message = f"the header of {path} was not read within {_READ_SECONDS:g} s"
-        raise UnreadableModelError(message) from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        message = lines[-1] if lines else f"the process that read the header of {path} died"
-        raise UnreadableModelError(message)
-    return msgspec.json.decode(done.stdout, type=Shape)
+    facts = trio.run(read_facts, path)
+    described = choose(facts, Wanted(), path)
+    return Shape(
+        layer_bytes=facts.layer_bytes,
+        embedding_bytes=facts.embedding_bytes,
+        output_bytes=facts.output_bytes,
+        is_tied=facts.is_tied,
+        position_bytes=described.position_bytes,
+        context_length=described.context_length,
+    )

@@ -1,27 +1,23 @@
-"""Keeps one model's engine child alive, and passes requests to it and results back.
+"""Keeps one model's engine process alive, and passes requests to it and results back.
 
-A crash, a hang or an out-of-memory kill of the child is handled here: the current request is
-interrupted, a new child is started, and the model's lane sends the request again.
+A crash, a hang or an out-of-memory kill of the process is handled here: the current requests are
+interrupted, a new process is started, and the model's lane sends the requests again.
 """
 
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import trio
 
 from node.engine import protocol
-from node.engine.process import ChildProcess, open_child
-from node.errors import InsufficientMemoryError, RequestError, StartupError, UnavailableError
-from node.requests.request import EndReason
-from node.telemetry.progress import Progress
+from node.engine.jobs import Job, Jobs
+from node.engine.link import Link
+from node.engine.loading import CannotLoadError, Loading
+from node.engine.options import EngineOptions, Watcher
+from node.errors import InsufficientMemoryError, RequestError, UnavailableError
 from shared import events
-from shared.events import Event
+from shared.groups import leaves
 from shared.runtime.silence import wait_silence
 
 EngineState = Literal["unloaded", "loading", "ready", "failed"]
@@ -34,67 +30,10 @@ about 50 s. Until then its requests wait."""
 _log = logging.getLogger(__name__)
 
 
-class CannotLoadError(UnavailableError):
-    """The model cannot be loaded as it is: a retry would fail in the same way."""
-
-
-class Job(Protocol):
-    """Callbacks of the engine for its current request."""
-
-    @property
-    def identity(self) -> int:
-        """The request's name between node and child."""
-
-    def evaluated(self, done: int, total: int, cached: int) -> None:
-        """`done` of `total` prompt tokens are evaluated."""
-
-    def sampled(self, token: int, piece: bytes) -> None:
-        """One token was drawn."""
-
-    def embedded(self, vector: tuple[float, ...]) -> None:
-        """The prompt's vector, if it was requested."""
-
-    def finished(self, reason: EndReason, message: str) -> None:
-        """The engine has finished the request."""
-
-    def interrupted(self, reason: events.RestartReason) -> None:
-        """The engine ended during the request."""
-
-    def failed(self, error: RequestError) -> None:
-        """There will be no engine for the request."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How a child must hold its model; see `node.engine.protocol.Load`."""
-
-    path: str
-    context_length: int
-    threads: int
-    batch_tokens: int
-    load_seconds: float
-    """A child that takes longer to load counts as hanging."""
-    stall_seconds: float
-    """A child whose request makes no progress for this long counts as hanging."""
-    locate: Callable[[], Awaitable[Path]] | None = None
-    """Returns the path of a model, which may be downloaded first, or raises `StartupError`."""
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """Is notified of an engine's events, and decides whether it may use memory."""
-
-    emit: Callable[[Event], None]
-    find_room: Callable[[protocol.Described], str] = lambda _: ""
-    """Returns why there is no memory for a model; empty if there is."""
-    changed: Callable[[], None] = lambda: None
-    """Called when the engine's state has changed."""
-
-
 class Engine:
-    """One model's engine. The model's lane passes it one job at a time.
+    """One model's engine. The model's lane passes it as many jobs at a time as it has slots.
 
-    It has a child while the model is wanted: from `want` until `unload`, with a new child whenever
+    It has a process while the model is wanted: from `want` until `unload`, with a new one whenever
     one ends. A `resident` model is retried until it loads; any other is retried when it is next
     wanted.
 
@@ -107,7 +46,7 @@ class Engine:
     def __init__(self, model_id: str, options: EngineOptions, watcher: Watcher) -> None:
         self.model_id: Final = model_id
         self.described: protocol.Described | None = None
-        self.context_length = 0
+        """What the model's file said when it was last read; None before the first time."""
         self.resident = False
         self.progressed_at = 0.0
         """Unix time of the last prompt chunk or token; 0 before the first."""
@@ -118,12 +57,11 @@ class Engine:
         self._called = trio.Event()
         """Set when `want` or `unload` has changed something."""
         self._dismissed = trio.Event()
-        """Set when this child must end, even if the model is wanted again at once."""
+        """Set when this process must end, even if the model is wanted again at once."""
         self._unload_reason: events.UnloadReason = "requested"
-        self._child: ChildProcess | None = None
+        self._link: Link | None = None
         self._has_room = False
-        """Whether memory is reserved for the child's model: no other model can use it."""
-        self._loaded = False
+        """Whether memory is reserved for the model: no other model can use it."""
         self._was_loaded = False
         """Whether it was ever loaded."""
         self._failed_loads = 0
@@ -133,19 +71,19 @@ class Engine:
         self._settled = trio.Event()
         """Set while the model is loaded, could not be loaded, or is not wanted."""
         self._gone = trio.Event()
-        """Set while there is no child."""
+        """Set while there is no process."""
         self._gone.set()
         self._worked = False
-        """Whether this child has completed any work: then its end does not count as part of a crash
-        loop."""
-        self._job: Job | None = None
-        self._freed = trio.Event()
-        self._progress = 0.0
+        """Whether this process has completed any work: then its end does not count as part of a
+        crash loop."""
+        self._loaded_as: protocol.Loaded | None = None
+        """What the process has reported; None while the model is not loaded."""
+        self._jobs = Jobs()
 
     @property
     def state(self) -> EngineState:
         """The model's state."""
-        if self._loaded:
+        if self.ready:
             return "ready"
         if not self._wanted:
             return "unloaded"
@@ -153,18 +91,30 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether a child has the model loaded now."""
-        return self._loaded
+        """Whether a process has the model loaded now."""
+        return self._loaded_as is not None
 
     @property
     def healthy(self) -> bool:
         """Whether its state is as required: a model that must be in memory is."""
-        return self._loaded or not self.resident
+        return self.ready or not self.resident
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, while there is one."""
-        return self._child.pid if self._child else None
+        """The process id, while there is a process."""
+        return self._link.pid or None if self._link else None
+
+    @property
+    def slots(self) -> int:
+        """Requests that it works on at once; while it is not loaded, as last known."""
+        if self._loaded_as:
+            return self._loaded_as.slots
+        return self.described.slots if self.described else 1
+
+    @property
+    def context_length(self) -> int:
+        """Positions of each slot; 0 while the model is not loaded."""
+        return self._loaded_as.context_length if self._loaded_as else 0
 
     @property
     def weights_bytes(self) -> int:
@@ -173,18 +123,18 @@ class Engine:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the file that the newest child has read; empty before the first."""
+        """The fingerprint of the file that was last described; empty before the first."""
         return self.described.fingerprint if self.described else ""
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds that the current job has made no progress; 0 without a job."""
-        return 0.0 if self._job is None else trio.current_time() - self._progress
+        """Seconds that the most silent job has made no progress; 0 without a job."""
+        return trio.current_time() - self._last_sign()
 
     def describe(self) -> events.ModelDescribed | None:
         """Return the level that describes the loaded model; None while none is loaded."""
         described = self.described
-        if described is None or not self._loaded:
+        if described is None or not self.ready:
             return None
         return events.ModelDescribed(
             self.model_id,
@@ -196,7 +146,7 @@ class Engine:
         )
 
     async def run(self) -> None:
-        """Keep a child with the model while it is wanted. Runs until cancelled."""
+        """Keep a process with the model while it is wanted. Runs until cancelled."""
         backoff = _BACKOFF_SECONDS[0]
         while True:
             while not self._wanted:
@@ -225,12 +175,12 @@ class Engine:
         self._watcher.changed()
 
     async def wait_ready(self) -> None:
-        """Wait until a child has the model, which must be wanted.
+        """Wait until a process has the model, which must be wanted.
 
         Raises:
             UnavailableError: The model cannot be loaded, or is no longer wanted.
         """
-        while not self._loaded:
+        while not self.ready:
             if self._failure:
                 raise self._failure.fresh()
             if not self._wanted:
@@ -238,7 +188,7 @@ class Engine:
             await self._settled.wait()
 
     async def unload(self, reason: Literal["requested", "idle"]) -> None:
-        """Unload the model. Ends when its child is gone; its current job is lost."""
+        """Unload the model. Ends when its process is gone; its current jobs are lost."""
         self.resident = False
         self._wanted = False
         self._unload_reason = reason
@@ -249,20 +199,18 @@ class Engine:
         self._watcher.changed()
 
     async def begin(self, job: Job, command: protocol.Generate) -> None:
-        """Pass a job to the child, which has no other job until `release` returns."""
-        if self._child is None or not self._loaded:
+        """Pass a job to a free slot, which it has until `release` returns."""
+        if self._link is None or not self.ready:
             job.interrupted("crashed")
             return
-        self._job = job
-        self._freed = trio.Event()
-        self._progress = trio.current_time()
-        await self._child.send(command)
+        self._jobs.add(job)
+        await self._link.send(command)
 
     async def release(self, job: Job) -> None:
-        """Stop the job unless it is done. Ends when the engine is free."""
-        if self._child is not None and self._job is job:
-            await self._child.send(protocol.Cancel(job.identity))
-            await self._freed.wait()
+        """Stop the job unless it is done. Ends when its slot is free."""
+        if self._link is not None and job in self._jobs:
+            await self._link.send(protocol.Cancel(job.identity))
+            await self._jobs.wait_freed(job)
 
     async def _wait_called(self) -> None:
         await self._called.wait()
@@ -288,69 +236,80 @@ class Engine:
         return self._was_loaded and not is_definite and self._failed_loads < _LOADS
 
     async def _live(self) -> RequestError | None:
-        """Run one child from its start to its end; return why it could not load, if so."""
-        self._gone = trio.Event()
-        self._called = trio.Event()
-        self._dismissed = trio.Event()
+        """Run one process from its start to its end; return why it could not load, if so."""
+        self._gone, self._called, self._dismissed = trio.Event(), trio.Event(), trio.Event()
+        loading = Loading(self.model_id, self._options, self._watcher)
+        failure: RequestError | None = None
         try:
-            return await self._live_child()
-        except (
-            OSError
-        ) as error:  # no process, pipe or memory is available: as bad, and as temporary
-            return UnavailableError(f"cannot start an engine child: {error}")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    self._leave, nursery.cancel_scope, name=f"end of {self.model_id}"
+                )
+                await self._load_and_serve(loading)
+                nursery.cancel_scope.cancel()
+        except* RequestError as group:
+            failure = leaves(group)[
+                0
+            ].fresh()  # without the traceback, which holds a caller's frames
+        except* OSError as group:  # no process, pipe or memory is available: as bad, as temporary
+            failure = UnavailableError(f"cannot start an engine: {leaves(group)[0]}")
         finally:
             self._gone.set()
-
-    async def _live_child(self) -> RequestError | None:
-        async with open_child() as child, trio.open_nursery() as nursery:
-            self._child = child
-            nursery.start_soon(self._leave, nursery.cancel_scope, name=f"end of {self.model_id}")
-            reason: events.UnloadReason | None = None
-            try:
-                if failure := await self._load(child):
-                    return failure
-                nursery.start_soon(self._watch, child, name=f"watchdog of {self.model_id}")
-                while results := await child.receive():
-                    self._take(results)
-                reason = "stalled" if child.stalled else "crashed"
-                _log.warning("%s; model %s", await child.wait_epitaph(), self.model_id)
-                for line in child.last_lines:
-                    _log.warning("engine child %d said: %s", child.pid, line)
-            finally:
-                self._lose(reason or self._unload_reason)
-                nursery.cancel_scope.cancel()
-        return None
+        if failure:
+            self._emit(events.ModelLoadFailed(self.model_id, loading.seconds))
+        return failure
 
     async def _leave(self, scope: trio.CancelScope) -> None:
-        """End the child's block when the model is unloaded."""
+        """End the process's block when the model is unloaded."""
         await self._dismissed.wait()
         scope.cancel()
 
-    async def _load(self, child: ChildProcess) -> RequestError | None:
-        began = trio.current_time()
-        options = self._options
+    async def _load_and_serve(self, loading: Loading) -> None:
+        """Load the model and take the engine's results. Ends when the engine is gone.
+
+        Raises:
+            RequestError: It could not be loaded.
+            OSError: No process can be started.
+        """
+        reason: events.UnloadReason | None = None
         try:
-            path = await options.locate() if options.locate else options.path
-        except StartupError as error:
-            self._emit(events.ModelLoadFailed(self.model_id, trio.current_time() - began))
-            return CannotLoadError(str(error))
-        began = trio.current_time()
-        await child.send(
-            protocol.Load(
-                os.fsencode(path), options.context_length, options.threads, options.batch_tokens
-            )
-        )
-        failure: RequestError | None = UnavailableError(
-            f"{options.path} was not loaded within {options.load_seconds:g} s"
-        )
-        progress = Progress(self.model_id, "read", self._emit)
-        with trio.move_on_after(options.load_seconds), closing(progress):
-            failure = await self._wait_loaded(child, progress)
-        seconds = trio.current_time() - began
-        if failure:
-            self._emit(events.ModelLoadFailed(self.model_id, seconds))
-            return failure
-        self._loaded = self._was_loaded = True
+            self.described = await loading.describe()
+            self._has_room = True
+            async with self._options.open_link(self.described.engine) as link:
+                self._link = link
+                self._note_loaded(await loading.load(link, self.described), loading.seconds)
+                await self._serve(link)
+                reason = "stalled" if link.stalled else "crashed"
+                _log.warning("%s; model %s", await link.wait_epitaph(), self.model_id)
+                for line in link.last_lines:
+                    _log.warning("engine %d said: %s", link.pid, line)
+        finally:
+            self._lose(reason or self._unload_reason)
+
+    async def _serve(self, link: Link) -> None:
+        """Pass the engine's results to their jobs. Ends when the engine is gone."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, link, name=f"watchdog of {self.model_id}")
+            while results := await link.receive():
+                self.progressed_at = time.time()
+                self._worked = True
+                self._jobs.take(results)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self, link: Link) -> None:
+        """Kill an engine that hangs. Runs until then or until cancelled."""
+        limit = self._options.stall_seconds
+        await wait_silence(self._last_sign, limit)
+        _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
+        link.kill(stalled=True)
+
+    def _last_sign(self) -> float:
+        since = self._jobs.silent_since
+        return trio.current_time() if since is None else since
+
+    def _note_loaded(self, loaded: protocol.Loaded, seconds: float) -> None:
+        self._loaded_as = loaded
+        self._was_loaded = True
         self._failed_loads = 0
         self._failure = None
         self._emit(events.ModelLoaded(self.model_id, seconds))
@@ -358,64 +317,13 @@ class Engine:
             self._emit(level)
         self._settled.set()
         self._watcher.changed()
-        return None
-
-    async def _wait_loaded(self, child: ChildProcess, progress: Progress) -> RequestError | None:
-        while results := await child.receive():
-            for result in results:
-                match result:
-                    case protocol.Described():
-                        self.described = result
-                        if fault := self._watcher.find_room(result):
-                            return InsufficientMemoryError(fault)
-                        self._has_room = True
-                        await child.send(protocol.Proceed())
-                    case protocol.Read(done, total):
-                        progress.note(done, total)
-                    case protocol.Loaded(context_length):
-                        self.context_length = context_length
-                        return None
-                    case protocol.LoadFailed(message):
-                        return CannotLoadError(message)
-        epitaph = await child.wait_epitaph()
-        return UnavailableError(
-            f"{epitaph} while it loaded {self._options.path}: "
-            "is there memory for it, and is the file complete?"
-        )
-
-    def _take(self, results: list[protocol.Result]) -> None:
-        self._progress = trio.current_time()
-        self.progressed_at = time.time()
-        self._worked = True
-        for result in results:
-            job = self._job
-            if job is None:
-                continue
-            match result:
-                case protocol.Sampled(_, token, text):
-                    job.sampled(token, text)
-                case protocol.Evaluated(_, done, total, cached):
-                    job.evaluated(done, total, cached)
-                case protocol.Embedded(_, vector):
-                    job.embedded(vector)
-                case protocol.Finished(_, reason, message):
-                    self._free()
-                    job.finished(reason, message)
-
-    async def _watch(self, child: ChildProcess) -> None:
-        """Kill the child when it hangs. Runs until then or until cancelled."""
-        limit = self._options.stall_seconds
-        await wait_silence(lambda: self._progress if self._job else trio.current_time(), limit)
-        _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
-        child.kill(stalled=True)
 
     def _lose(self, reason: events.UnloadReason) -> None:
-        """Record that the child is gone, or about to be."""
-        was_loaded = self._loaded
-        self._child = None
+        """Record that the process is gone, or about to be."""
+        was_loaded = self.ready
+        self._link = None
         self._has_room = False
-        self._loaded = False
-        self.context_length = 0
+        self._loaded_as = None
         if not was_loaded:
             if not self._wanted:  # its load was abandoned, which is not a failure
                 self._emit(events.ModelUnloaded(self.model_id, reason))
@@ -423,16 +331,11 @@ class Engine:
         self._settled.set()  # waiters check again
         self._settled = trio.Event()
         self._emit(events.ModelUnloaded(self.model_id, reason))
-        job = self._job
-        self._free()
         if reason in ("crashed", "stalled"):
             self._emit(events.EngineRestarted(self.model_id, reason))
-            if job is not None:
+        for job in self._jobs.clear():
+            if reason in ("crashed", "stalled"):
                 job.interrupted(reason)
-        elif job is not None:
-            job.failed(UnavailableError(f"model {self.model_id} was unloaded"))
+            else:
+                job.failed(UnavailableError(f"model {self.model_id} was unloaded"))
         self._watcher.changed()
-
-    def _free(self) -> None:
-        self._job = None
-        self._freed.set()

@@ -10,7 +10,8 @@ from typing import Any, Final
 import click
 import msgspec
 
-from node.engine.shape import Shape, UnreadableModelError, read_shape
+from node.engine.model_file import UnusableModelError
+from node.engine.shape import Shape, read_shape
 from node.routing.offer import Offer, OfferedModel
 from node.routing.plan import Holder, Plan, can_be_planned, holder, make_plan, mebibytes
 from node.serving.catalogue import name_model
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         _plan.main(list(arguments), PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         return _complain(" ".join(error.format_message().split()), 2)
-    except (CannotPlanError, UnreadableModelError) as error:
+    except (CannotPlanError, UnusableModelError) as error:
         return _complain(str(error), 1)
     return 0
 
@@ -63,7 +64,7 @@ def _plan(
     *,
     explain: bool,
 ) -> None:
-    shape = read_shape(str(model))
+    shape = read_shape(model)
     model_id = name_model(model)
     if not can_be_planned(len(shape.layer_bytes)):
         raise CannotPlanError(f"{model} has {len(shape.layer_bytes)} layers: its header is damaged")

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from node import machine
-from node.engine import NAME
+from node.engine import NAMES
 from node.routing.offer import (
     LARGEST_AMOUNT,
     LARGEST_COUNT,
@@ -57,7 +57,7 @@ class OwnOffer:
         self._look_at_machine()
         return Offer(
             api_url=self._status.api_url,
-            engine=NAME,
+            engine=NAMES,
             cpu_cores=self._cores,
             memory_bytes=_count(self._memory_bytes),
             max_layers=self._max_layers(),

@@ -1,5 +1,6 @@
 """One model's way to its engine: its requests, waiting and current, and when it is loaded."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,8 @@ from node.requests.account import Emit
 from node.requests.attempt import Attempt
 from node.serving.fair_queue import FairQueue
 from shared import events
+from shared.runtime.guard import Guard
 
-_SLOTS: Final = 1
-"""Requests that one child processes at once: the library keeps a single sequence."""
 _LONGEST_RETRY_SECONDS: Final = 600
 _NEWEST_SHARE: Final = 0.2
 """The newest request's weight in the average service time. A guess that follows a change of load
@@ -58,44 +58,45 @@ class Lane:
         self._emit = emit
         self._changed = changed
         self._waiting = FairQueue[Attempt](options.queue_limit)
-        self._served: Attempt | None = None
+        self._served: set[Attempt] = set()
         self._is_kept_waiting = False
         """Whether other models' engines have every turn."""
-        self._arrived = trio.Event()
+        self._moved = trio.Event()
+        """Set when a request has arrived or has ended."""
         self._service_seconds = 0.0
-        """The average time that the engine needs for a request; 0 before the first."""
+        """The average time that a slot needs for a request; 0 before the first."""
         self.closed = False
         """Whether the model was unloaded on request; then requests do not load it again."""
 
     @property
     def idle(self) -> bool:
         """Whether no request waits or is being served."""
-        return not self._waiting and (self._served is None or self._served.over)
+        return not self._waiting and all(attempt.over for attempt in self._served)
 
     @property
     def has_free_slot(self) -> bool:
         """Whether a request would start at once, or as soon as the model is loaded."""
         can_serve = self.engine.ready or (not self.closed and self.engine.state == "unloaded")
-        return can_serve and self._served is None and not self._waiting
+        return can_serve and self._free_slots > len(self._waiting)
 
     @property
     def can_begin(self) -> bool:
         """Whether a request would start at once, without waiting for another engine."""
-        return self.has_free_slot and self.engine.ready and self._turns.available_tokens > 0
+        has_turn = bool(self._served) or self._turns.available_tokens > 0
+        return self.has_free_slot and self.engine.ready and has_turn and self._may_begin
 
     @property
     def waiting(self) -> Iterator[Attempt]:
         """Requests that this node cannot begin now, in serving order."""
-        queued = iter(tuple(self._waiting))
         is_engine_due = self.engine.ready or self.engine.state == "unloaded"
-        if is_engine_due and self._served is None and not self._is_kept_waiting:
-            next(queued, None)
-        return queued
+        can_begin = is_engine_due and not self._is_kept_waiting and self._may_begin
+        return itertools.islice(tuple(self._waiting), self._free_slots if can_begin else 0, None)
 
     @property
     def retry_after_seconds(self) -> int:
         """When a retry is worthwhile: once half of the waiting requests are served."""
-        seconds = self._service_seconds * (len(self._waiting) + _SLOTS) / 2
+        rounds = len(self._waiting) / self.engine.slots + 1
+        seconds = self._service_seconds * rounds / 2
         return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
 
     @property
@@ -120,17 +121,17 @@ class Lane:
         displaced = self._waiting.put(request.client, attempt)
         if displaced is attempt:
             raise self._full(model_id)
-        attempt.join(self._forget, self._note_arrival)
+        attempt.join(self._forget, self._note_moved)
         if displaced is not None:
             displaced.failed(self._full(model_id))
-        self._note_arrival()
+        self._note_moved()
         self._note_load()
 
     def load(self) -> events.LoadChanged:
         """Return the numbers of waiting and current requests."""
-        busy = int(self._served is not None)
+        busy, queued = len(self._served), len(self._waiting)
         return events.LoadChanged(
-            self.engine.model_id, busy + len(self._waiting), len(self._waiting), busy, _SLOTS
+            self.engine.model_id, busy + queued, queued, busy, self.engine.slots
         )
 
     def tell_load(self) -> None:
@@ -140,10 +141,14 @@ class Lane:
 
     def restart_idle_time(self) -> None:
         """Restart the idle time."""
-        self._note_arrival()
+        self._note_moved()
 
-    async def run(self) -> None:
-        """Serve the queue. Runs until cancelled."""
+    async def run(self, guard: Guard[events.NodePart]) -> None:
+        """Serve the queue. Runs until cancelled.
+
+        Args:
+            guard: Contains an unexpected error in one request, so that the others continue.
+        """
         while True:
             await self._wait_for_request()
             try:
@@ -155,31 +160,79 @@ class Lane:
             self._is_kept_waiting = not self._turns.available_tokens
             async with self._turns:
                 self._is_kept_waiting = False
-                if self.engine.ready and (attempt := self._waiting.take(_is_due)) is not None:
-                    await self._serve(attempt)
+                await self._take_turn(guard)
             if self._waiting and all(attempt.held for attempt in self._waiting):
-                await self._arrived.wait()
+                await self._wait_moved()
 
     def fail_all(self, error: RequestError) -> None:
         """End every waiting and current request."""
-        if self._served is not None:
-            self._served.failed(error.fresh())
+        for attempt in tuple(self._served):
+            attempt.failed(error.fresh())
         self._fail_waiting(error)
+
+    @property
+    def _free_slots(self) -> int:
+        return max(0, self.engine.slots - len(self._served))
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether another request may begin: not if another engine waits for this one's turn."""
+        return not (self._served and self._turns.statistics().tasks_waiting)
 
     async def _wait_for_request(self) -> None:
         while not self._waiting:
-            self._arrived = trio.Event()
             with trio.move_on_after(self._options.idle_seconds) as idle:
-                await self._arrived.wait()
+                await self._wait_moved()
             if idle.cancelled_caught and self.engine.ready:
                 await self.engine.unload("idle")
-        self._arrived = trio.Event()
 
-    async def _serve(self, attempt: Attempt) -> None:
+    async def _wait_moved(self) -> None:
+        self._moved = trio.Event()
+        await self._moved.wait()
+
+    async def _take_turn(self, guard: Guard[events.NodePart]) -> None:
+        """Serve requests, as many at once as the engine has slots.
+
+        Ends when the current requests are done and no other has begun meanwhile: none waits, the
+        engine is gone, or another engine waits for the turn.
+        """
+        async with trio.open_nursery() as slots:
+            self._begin_due(slots, guard)
+            while self._served:
+                self._begin_due(slots, guard)
+                await self._wait_moved()
+
+    def _begin_due(self, slots: trio.Nursery, guard: Guard[events.NodePart]) -> None:
+        """Begin the requests that are due, while there are free slots."""
+        while self.engine.ready and self._free_slots and self._may_begin:
+            if (attempt := self._waiting.take(_is_due)) is None:
+                return
+            self._served.add(attempt)
+            slots.start_soon(self._serve, attempt, guard, name=f"request {attempt.identity}")
+
+    async def _serve(self, attempt: Attempt, guard: Guard[events.NodePart]) -> None:
         """Run a request in the engine. If the engine ends first, the request is next again."""
         began = trio.current_time()
-        self._served = attempt
         self._note_load()
+        try:
+            with guard.contain("lane") as work:
+                await self._run_in_engine(attempt)
+            if work.error is not None:
+                # A request that triggers one of our own bugs must not be retried: it would fail
+                # forever.
+                attempt.failed(RequestError("internal error; see the node's log"))
+                await self.engine.release(attempt)
+        finally:
+            self._served.remove(attempt)
+            if not attempt.over:
+                self._waiting.put_back(attempt.answer.request.client, attempt)
+            self._note_load()
+            self._note_moved()
+        self._note_service(trio.current_time() - began)
+
+    async def _run_in_engine(self, attempt: Attempt) -> None:
+        if attempt.over:  # its caller left in the meantime
+            return
         try:
             attempt.begin(self.engine.fingerprint)
             await self.engine.begin(attempt, _command(attempt))
@@ -187,18 +240,6 @@ class Lane:
             await self.engine.release(attempt)
         except RequestError as error:
             attempt.failed(error)
-        except Exception:
-            # A request that triggers one of our own bugs must not be retried: it would fail
-            # forever.
-            attempt.failed(RequestError("internal error; see the node's log"))
-            await self.engine.release(attempt)
-            raise
-        finally:
-            self._served = None
-            if not attempt.over:
-                self._waiting.put_back(attempt.answer.request.client, attempt)
-            self._note_load()
-        self._note_service(trio.current_time() - began)
 
     def _fail_waiting(self, error: RequestError) -> None:
         for attempt in tuple(self._waiting):
@@ -218,11 +259,11 @@ class Lane:
         """Record that a request no longer waits here."""
         client = attempt.answer.request.client
         if self._waiting.remove(client, attempt, served=attempt.taken_over):
-            self._note_arrival()  # the remaining requests may all be held, or there are none
+            self._note_moved()  # the remaining requests may all be held, or there are none
             self._note_load()
 
-    def _note_arrival(self) -> None:
-        self._arrived.set()
+    def _note_moved(self) -> None:
+        self._moved.set()
 
     def _note_load(self) -> None:
         self.tell_load()

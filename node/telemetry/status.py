@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from node import machine
-from node.engine import NAME
+from node.engine import NAMES
 from node.engine.supervisor import Engine
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
@@ -74,7 +74,7 @@ class NodeStatus:
     def identity(self) -> events.NodeStarted:
         """Return the node's identity and the address of its API."""
         python = platform.python_version()
-        return events.NodeStarted(self._started_at, self._version, python, NAME, self.api_url)
+        return events.NodeStarted(self._started_at, self._version, python, NAMES, self.api_url)
 
     def levels(self) -> Iterator[Event]:
         """Yield the current value of every level."""

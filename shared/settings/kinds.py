@@ -150,6 +150,15 @@ def _find_origin_fault(origin: str) -> str:
     return "" if is_whole else "is not an origin such as https://chat.example"
 
 
+class _Text(click.ParamType[str]):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "\0" in value:
+            self.fail("it contains a NUL.", param, ctx)
+        return str(value)
+
+
 HOST: Final = _Host()
 ID: Final = _NodeId()
 POSITIVE: Final = Number(min=0, min_open=True)
@@ -160,6 +169,7 @@ PORT: Final = Integer("port", 0, 2**16 - 1)
 SEEDS: Final = Listed("host:port,…", _find_seed_fault)
 ORIGINS: Final = Listed("origin,…", _find_origin_fault)
 MODELS: Final = Listed("[name=]model,…")
+TEXT: Final = _Text()
 FILE: Final = _Path("file", dir_okay=False)
 DIRECTORY: Final = _Path("directory", file_okay=False)
 EXISTING: Final = _Path("path", exists=True)

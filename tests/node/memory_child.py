@@ -3,16 +3,19 @@
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import trio
 import trio.testing
 
 from node.engine import protocol
-from node.engine.process import ChildProcess
+from node.engine.ctransformers.process import ChildProcess
+from node.engine.options import EngineOptions
 from node.requests.request import EndReason
 
 CONTEXT_LENGTH: Final = 64
+STALL_SECONDS: Final = 30.0
 DESCRIBED: Final = protocol.Described(
     "ctransformers", "llama", "Q8_0", 2**20, 8, CONTEXT_LENGTH, 2**10, "f1"
 )
@@ -95,12 +98,10 @@ class MemoryChild:
         """Report that a request is over."""
         await self.say(protocol.Finished(request, reason, ""))
 
-    async def load(self, described: protocol.Described = DESCRIBED) -> None:
+    async def load(self, slots: int = 1) -> None:
         """Report that the model is loaded."""
         assert isinstance(await self.hear(), protocol.Load)
-        await self.say(described)
-        assert isinstance(await self.hear(), protocol.Proceed)
-        await self.say(protocol.Read(2**19, 2**20), protocol.Loaded(CONTEXT_LENGTH))
+        await self.say(protocol.Read(2**19, 2**20), protocol.Loaded(CONTEXT_LENGTH, slots))
 
     @property
     def has_ended(self) -> bool:
@@ -120,18 +121,44 @@ class Children:
     """The children that an engine starts, in order."""
 
     def __init__(self) -> None:
+        self.described = DESCRIBED
+        """What the model's file says of itself."""
         self._send, self._receive = trio.open_memory_channel[MemoryChild](math.inf)
-        self._started = 0
+        self.started = 0
+        """How many were started."""
 
     async def next(self) -> MemoryChild:
         """Wait until the engine starts a child."""
         return await self._receive.receive()
 
+    @property
+    def options(self) -> EngineOptions:
+        """Options of an engine that starts these children."""
+        return EngineOptions(
+            place="/m.gguf",
+            locate=self._locate,
+            describe=self._describe,
+            open_link=self._open_link,
+            threads=1,
+            batch_tokens={"ctransformers": 16},
+            load_seconds=600.0,
+            stall_seconds=STALL_SECONDS,
+        )
+
+    async def _locate(self) -> Path:
+        await trio.lowlevel.checkpoint()
+        return Path("/m.gguf")
+
+    async def _describe(self, path: Path) -> protocol.Described:
+        del path
+        await trio.lowlevel.checkpoint()
+        return self.described
+
     @asynccontextmanager
-    async def open_child(self) -> AsyncIterator[ChildProcess]:
-        """Replace `node.engine.process.open_child`."""
-        self._started += 1
-        child = MemoryChild(self._started)
+    async def _open_link(self, engine: protocol.EngineName) -> AsyncIterator[ChildProcess]:
+        assert engine == self.described.engine
+        self.started += 1
+        child = MemoryChild(self.started)
         self._send.send_nowait(child)
         try:
             yield child.node_side

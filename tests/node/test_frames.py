@@ -12,13 +12,11 @@ from node.requests.request import Sampling
 SAMPLING = Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
     protocol.Load(b"/m\xff.gguf", 0, 2, 64),
-    protocol.Proceed(),
     protocol.Generate(1, "Once ä", 0, SAMPLING, (5, 6)),
     protocol.Generate(1, ({"role": "user", "content": "Once ä"},), 0, SAMPLING),
     protocol.Cancel(1),
 ]
 RESULTS = [
-    protocol.Described("e", "llama", "Q8_0", 2**40, 8, 256, 64, "f1"),
     protocol.Read(1, 2),
     protocol.Loaded(256),
     protocol.LoadFailed("why"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.header import read_header
+from node.engine.ctransformers.header import read_header
 from node.engine.model_file import UnusableModelError
 
 _NOBODY = 65534
@@ -161,7 +161,7 @@ def test_architecture_of_another_engine_is_refused(tmp_path: Path, architecture:
     """Another architecture is refused by name, with the supported ones."""
     message = refusal(write_model(tmp_path / "m.gguf", architecture=architecture))
     assert f"architecture '{architecture}' is not among llama, falcon" in message
-    assert message.endswith("choose another model file")
+    assert message.endswith("set --engine=llama.cpp")
 
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", "bert", "none", None])
@@ -169,7 +169,7 @@ def test_tokenizer_of_another_kind_is_refused(tmp_path: Path, tokenizer: str | N
     """Another tokenizer, or a missing one, is refused by name."""
     message = refusal(write_model(tmp_path / "m.gguf", tokenizer=tokenizer))
     assert f"tokenizer '{tokenizer or 'none'}'" in message
-    assert message.endswith("choose another model file")
+    assert message.endswith("set --engine=llama.cpp")
 
 
 @pytest.mark.parametrize("kind", [TYPES.IQ4_XS, TYPES.BF16, TYPES.Q8_K, TYPES.I8, TYPES.MXFP4])
@@ -177,7 +177,7 @@ def test_quantization_that_the_engine_lacks_is_refused(tmp_path: Path, kind: Any
     """A quantization that the engine lacks is refused by name."""
     message = refusal(write_model(tmp_path / "m.gguf", weights=kind))
     assert f"quantization {kind.name} is not supported" in message
-    assert message.endswith("choose another model file")
+    assert message.endswith("set --engine=llama.cpp")
 
 
 def test_model_without_layers_is_refused(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.demo import MODEL_PATH
-from node.engine import header
+from node.engine import reading
+from node.engine.ctransformers.header import read_header
 from node.engine.gguf_file import DamagedFileError, Head
-from node.engine.header import read_header
 from node.engine.limits import bounded
 from node.engine.model_file import UnusableModelError
-from node.engine.shape import UnreadableModelError, read_shape
+from node.engine.shape import read_shape
 from node.engine.weight_types import WEIGHT_TYPES
 
 _DEMO: Final = MODEL_PATH.read_bytes()
@@ -206,18 +206,18 @@ def test_what_is_no_file_is_not_opened(odd_file: Path) -> None:
 def test_reading_ends_at_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Reading is limited in time and memory; a file above the limits is refused."""
 
-    def hang(*_: object) -> Head:
+    def hang(*_: object, **__: object) -> Head:
         while True:
             time.sleep(0.01)
 
-    def grow(*_: object) -> Head:
+    def grow(*_: object, **__: object) -> Head:
         return bytearray(2**40)  # type: ignore[return-value]
 
     path = tmp_path / "m.gguf"
     path.touch()
-    monkeypatch.setattr(header, "_SECONDS", 0.05)
+    monkeypatch.setattr(reading, "SECONDS", 0.05)
     for fault, says in ((hang, "was not read within"), (grow, "needs more than")):
-        monkeypatch.setattr(header, "read_head", fault)
+        monkeypatch.setattr(reading, "read_head", fault)
         with pytest.raises(UnusableModelError, match=says):
             read_header(path)
 
@@ -239,7 +239,7 @@ def test_part_of_a_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "big-00003-of-00003.gguf").touch()
     with pytest.raises(UnusableModelError) as refused:
         read_header(path)
-    for part in ("part 1 of 3", "llama-gguf-split --merge", "missing: big-00002-of-00003.gguf)"):
+    for part in ("part 1 of 3", "parts are missing: copy big-00002-of-00003.gguf beside"):
         assert part in str(refused.value)
 
 
@@ -255,8 +255,8 @@ def test_plan_of_a_hostile_file_is_one_line(tmp_path: Path, lie: str) -> None:
     """`plan` reads a header in a separate process within the same limits."""
     path = tmp_path / os.fsdecode(b"m\xff.gguf")
     path.write_bytes(LIES[lie])
-    with pytest.raises(UnreadableModelError, match=r"m\\xff.gguf is damaged") as refused:
-        read_shape(str(path))
+    with pytest.raises(UnusableModelError, match=r"m\\xff.gguf is damaged") as refused:
+        read_shape(path)
     assert len(str(refused.value).splitlines()) == 1
 
 

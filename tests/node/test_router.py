@@ -10,7 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
-from node.engine.supervisor import Engine, Watcher
+from node.engine.options import Watcher
+from node.engine.supervisor import Engine
 from node.errors import InvalidRequestError, QueueFullError, RequestError, UnavailableError
 from node.requests.answer import Answer, Delta
 from node.requests.attempt import Attempt
@@ -24,7 +25,7 @@ from node.serving.scheduler import Limits, Scheduler
 from shared.events import Event, InferenceFinished
 from shared.runtime.guard import Guard
 from tests.node.memory_child import Children, MemoryChild
-from tests.node.test_scheduler import FOREVER_SECONDS, OPTIONS
+from tests.node.test_scheduler import FOREVER_SECONDS
 
 ROUND_SECONDS = 1.0
 BUSY = PeerRefusedError(429, "no slot is free", "no_free_slot", None)
@@ -155,7 +156,7 @@ async def open_node(
     guard = Guard[str](failed.append)
     scheduler = Scheduler(emitted.append, limits or Limits())
     watcher = Watcher(emitted.append, lambda _: "", scheduler.note_change)
-    engine = Engine("m", OPTIONS, watcher)
+    engine = Engine("m", children.options, watcher)
     engine.resident = True
     options = LaneOptions(queue_limit=queue)
     turns = trio.CapacityLimiter(1)
@@ -167,7 +168,7 @@ async def open_node(
         stack.enter_context(trio.fail_after(FOREVER_SECONDS))
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(router.run)
-        nursery.start_soon(guard, "lane", lane.run)
+        nursery.start_soon(guard, "lane", lane.run, guard)
         nursery.start_soon(engine.run)
         nursery.start_soon(scheduler.load, "m")
         child = await children.next()

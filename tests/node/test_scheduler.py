@@ -1,5 +1,6 @@
 """The scheduler admits, queues and serves requests, and every request comes to an end."""
 
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,8 @@ import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from node.engine import protocol
-from node.engine.supervisor import Engine, EngineOptions, Watcher
+from node.engine.options import Watcher
+from node.engine.supervisor import Engine
 from node.errors import (
     DeadlineExceededError,
     EngineFailedError,
@@ -20,6 +22,7 @@ from node.errors import (
     ModelNotFoundError,
     OtherModelError,
     QueueFullError,
+    RequestError,
     UnavailableError,
 )
 from node.requests.answer import Delta, Ending
@@ -29,9 +32,15 @@ from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
 from shared import events
 from shared.events import Event, InferenceFinished, LoadChanged
-from tests.node.memory_child import CONTEXT_LENGTH, DESCRIBED, Children, MemoryChild
+from shared.runtime.guard import Guard
+from tests.node.memory_child import (
+    CONTEXT_LENGTH,
+    DESCRIBED,
+    STALL_SECONDS,
+    Children,
+    MemoryChild,
+)
 
-STALL_SECONDS = 30.0
 NO_LIMITS = Limits()
 FOREVER_SECONDS = 3600.0
 """On the jumping clock a test that hangs fails at once."""
@@ -45,6 +54,9 @@ class Place:
     lane: Lane
     engine: Engine
     emitted: list[Event]
+    turns: trio.CapacityLimiter
+    failed: list[str]
+    """The parts that failed unexpectedly."""
     children: Children
 
     def admit(
@@ -96,46 +108,38 @@ class Asked:
     """Why there is no memory, if there is none."""
 
 
-OPTIONS = EngineOptions(
-    path="/m.gguf",
-    context_length=0,
-    threads=1,
-    batch_tokens=16,
-    load_seconds=600.0,
-    stall_seconds=STALL_SECONDS,
-)
-
-
 @asynccontextmanager
 async def open_empty_place(children: Children, asked: Asked) -> AsyncIterator[Place]:
     """Run lane and engine until the block ends, with the model not loaded."""
     emitted: list[Event] = []
     scheduler = Scheduler(emitted.append, asked.limits)
     watcher = Watcher(emitted.append, lambda _: asked.shortage, scheduler.note_change)
-    engine = Engine("m", OPTIONS, watcher)
+    engine = Engine("m", children.options, watcher)
     engine.resident = asked.resident
     options = LaneOptions(queue_limit=asked.queue, idle_seconds=asked.idle_seconds)
     turns = trio.CapacityLimiter(1)
     lane = Lane(engine, options, turns, emitted.append, scheduler.note_change)
     scheduler.add(lane)
+    failed: list[str] = []
+    guard = Guard[events.NodePart](failed.append)
     with trio.fail_after(FOREVER_SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lane.run)
+            nursery.start_soon(lane.run, guard)
             nursery.start_soon(engine.run)
-            yield Place(scheduler, lane, engine, emitted, children)
+            yield Place(scheduler, lane, engine, emitted, turns, failed, children)
             nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def open_place(
-    children: Children, queue: int = 4, idle_seconds: float = math.inf
+    children: Children, queue: int = 4, idle_seconds: float = math.inf, slots: int = 1
 ) -> AsyncIterator[tuple[Place, MemoryChild]]:
     """Run lane and engine until the block ends, with the model loaded."""
     asked = Asked(queue=queue, idle_seconds=idle_seconds)
     async with open_empty_place(children, asked) as place, trio.open_nursery() as nursery:
         nursery.start_soon(place.scheduler.load, "m")
         child = await children.next()
-        await child.load()
+        await child.load(slots)
         yield place, child
 
 
@@ -341,8 +345,9 @@ async def test_answer_is_not_gone_on_with_by_another_model(
         await child.hear_generate()
         await child.say_tokens(asked.identity, "a")
         child.die()
+        children.described = msgspec.structs.replace(DESCRIBED, fingerprint="f2")
         again = await children.next()
-        await again.load(msgspec.structs.replace(DESCRIBED, fingerprint="f2"))
+        await again.load()
         assert await asked.answer.receive() == Delta("a", 1)
         with pytest.raises(OtherModelError):
             await asked.answer.receive()
@@ -525,8 +530,10 @@ async def test_longer_context_after_a_reload_is_no_fault(
         asked = place.admit(max_tokens=0)
         await child.hear_generate()
         child.die()
+        longer = 8 * CONTEXT_LENGTH
+        children.described = msgspec.structs.replace(DESCRIBED, context_length=longer)
         again = await children.next()
-        await again.load(msgspec.structs.replace(DESCRIBED, context_length=8 * CONTEXT_LENGTH))
+        await again.load()
         await again.hear_generate()
         await again.say_tokens(asked.identity, *"x" * (8 * CONTEXT_LENGTH))
         await again.finish(asked.identity, "length")
@@ -855,20 +862,17 @@ async def test_request_for_a_model_that_cannot_be_loaded_is_told_why(
 
 
 @trio_test
-async def test_model_without_room_is_refused_before_its_weights_are_read(
+async def test_model_without_room_is_refused_before_an_engine_starts(
     autojump_clock: MockClock, children: Children
 ) -> None:
-    """A model without room in memory is refused before the child reads its weights."""
+    """A model without room in memory is refused before an engine is started for it."""
     del autojump_clock
     asked = Asked(resident=False, shortage="9 MiB are free")
     async with open_empty_place(children, asked) as place:
         request = place.admit()
-        child = await children.next()
-        await child.hear()
-        await child.say(DESCRIBED)
         with pytest.raises(InsufficientMemoryError, match="9 MiB are free"):
             await request.answer.receive()
-        assert child.has_ended
+        assert not children.started
 
 
 @trio_test
@@ -879,10 +883,9 @@ async def test_model_that_loads_has_its_memory_already(
     del autojump_clock
     async with open_empty_place(children, Asked(resident=False)) as place:
         request = place.admit()
+        assert place.engine.weights_bytes == 0
         child = await children.next()
         await child.hear()
-        assert place.engine.weights_bytes == 0
-        await child.say(DESCRIBED)
         assert place.engine.weights_bytes == DESCRIBED.size_bytes
         assert not place.engine.ready
         await child.say(protocol.LoadFailed("it is damaged"))
@@ -1035,3 +1038,157 @@ async def test_children_that_get_nothing_done_are_started_ever_later(
         await children.next()
         pauses.append(autojump_clock.current_time() - died_at)
         assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 0.1])
+
+
+@trio_test
+async def test_as_many_requests_run_as_there_are_slots(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """Requests run together up to the engine's slots; the next one begins when one ends."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        first, second, third = place.admit(), place.admit(), place.admit()
+        begun = {await child.hear_generate(), await child.hear_generate()}
+        assert begun == {first.identity, second.identity}
+        assert place.load == (3, 1, 2)
+        assert list(place.lane.waiting) == [third]
+        await child.say_tokens(second.identity, "b")
+        await child.say_tokens(first.identity, "a")
+        assert await first.answer.receive() == Delta("a", 1)
+        assert await second.answer.receive() == Delta("b", 1)
+        await child.finish(second.identity)
+        assert await child.hear_generate() == third.identity
+        for asked in (first, third):
+            await child.finish(asked.identity)
+        assert place.statuses == ["ok", "ok", "ok"]
+        assert place.load == (0, 0, 0)
+
+
+@trio_test
+async def test_cancel_of_one_slot_leaves_the_others(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A caller who leaves frees only the slot of that request."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        gone, stays = place.admit(), place.admit()
+        assert {await child.hear_generate(), await child.hear_generate()} == {
+            gone.identity,
+            stays.identity,
+        }
+        gone.answer.close()
+        assert await child.hear_cancel() == gone.identity
+        was_free = place.lane.has_free_slot
+        await child.finish(gone.identity, "cancelled")
+        assert (was_free, place.lane.has_free_slot) == (False, True)
+        await child.say_tokens(stays.identity, "x")
+        assert await stays.answer.receive() == Delta("x", 1)
+        await child.finish(stays.identity)
+        assert place.statuses == ["cancelled", "ok"]
+
+
+@trio_test
+async def test_crash_interrupts_every_slot(autojump_clock: MockClock, children: Children) -> None:
+    """After a crash every request continues from its own tokens."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        attempts = {asked.identity: asked for asked in (place.admit(), place.admit())}
+        for identity in attempts:
+            await child.hear_generate()
+            await child.say_tokens(identity, "a" * identity)
+        child.die()
+        again = await children.next()
+        await again.load(slots=2)
+        for _ in attempts:
+            command = await again.hear()
+            assert isinstance(command, protocol.Generate)
+            assert command.prior == attempts[command.request].prior
+            assert len(command.prior) == 1
+        for identity in attempts:
+            await again.finish(identity)
+        assert place.statuses == ["ok", "ok"]
+
+
+@trio_test
+async def test_slot_that_stalls_beside_a_busy_one_is_noticed(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A request without tokens stalls the engine although another one gets tokens."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        busy, silent = place.admit(), place.admit()
+        for asked in (busy, silent):
+            await child.hear_generate()
+            await child.say_tokens(asked.identity, "x")
+        began = trio.current_time()
+        with contextlib.suppress(trio.ClosedResourceError):  # once the engine is killed
+            while not child.has_ended:
+                await child.say(protocol.Sampled(busy.identity, 1, b"x"))
+                await trio.sleep(1)
+        await wait_all_tasks_blocked()
+        assert STALL_SECONDS <= trio.current_time() - began < 2 * STALL_SECONDS
+        assert events.EngineRestarted("m", "stalled") in place.emitted
+
+
+@trio_test
+async def test_prompt_that_waits_for_another_is_not_stalled(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A prompt may wait for a long one in the same engine, as long as that one progresses."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        long, behind = place.admit(), place.admit()
+        for _ in (long, behind):
+            await child.hear_generate()
+        for done in range(1, int(3 * STALL_SECONDS)):
+            await child.say(protocol.Evaluated(long.identity, done, 1000, 0))
+            await trio.sleep(1)
+        assert not child.has_ended
+        assert place.engine.silent_seconds < 2
+
+
+@trio_test
+async def test_turn_passes_to_an_engine_that_waits(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """An engine with a full queue begins nothing new while another engine waits for its turn."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child), trio.open_nursery() as nursery:
+        first, second = place.admit(), place.admit()
+        for _ in (first, second):
+            await child.hear_generate()
+        other = trio.Event()
+
+        async def take_turn() -> None:
+            async with place.turns:
+                other.set()
+
+        nursery.start_soon(take_turn)
+        await wait_all_tasks_blocked()
+        third = place.admit()
+        await child.finish(first.identity)
+        assert not other.is_set()
+        assert list(place.lane.waiting) == [third]
+        await child.finish(second.identity)
+        assert other.is_set()
+        assert await child.hear_generate() == third.identity
+        await child.finish(third.identity)
+
+
+@trio_test
+async def test_bug_in_one_request_leaves_the_others(
+    autojump_clock: MockClock, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unexpected error in one request fails that request and is counted; others continue."""
+    del autojump_clock
+    async with open_place(children, slots=2) as (place, child):
+        stays = place.admit()
+        await child.hear_generate()
+        broken = place.admit()
+        monkeypatch.setattr(broken, "begin", lambda _: 1 / 0)
+        with pytest.raises(RequestError, match="internal error"):
+            await broken.answer.receive()
+        assert place.failed == ["lane"]
+        await child.say_tokens(stays.identity, "x")
+        await child.finish(stays.identity)
+        assert place.statuses == ["error", "ok"]

@@ -15,8 +15,8 @@ import xllamacpp
 from deployments.demo_model.corpus import write_texts
 from node.demo import MODEL_PATH
 from node.engine.chat import render_chat
+from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.header import read_header
 from node.requests.request import Sampling
 from tests.processes import Running
 

@@ -14,6 +14,7 @@ from ctransformers.lib import find_library
 
 from node.demo import MODEL_PATH
 from node.engine import protocol
+from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine, _build
 from node.engine.protocol import (
     Cancel,
@@ -21,7 +22,6 @@ from node.engine.protocol import (
     Finished,
     Generate,
     Load,
-    Proceed,
     Sampled,
 )
 from node.engine.vocabulary import Vocabulary
@@ -42,11 +42,8 @@ class Child:
         )
         os.close(write_end)
         self._received = self._messages()
-        self.send(Load(os.fsencode(model), 0, 1, batch_tokens))
-        first = next(self._received)
-        assert isinstance(first, protocol.Described)
-        self.described = first
-        self.send(Proceed())
+        length = read_header(model).described.context_length
+        self.send(Load(os.fsencode(model), length, 1, batch_tokens))
         *self.progress, last = self._until(protocol.Loaded)
         assert isinstance(last, protocol.Loaded)
 

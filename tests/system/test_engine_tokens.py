@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import pytest
 
+from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.header import read_header
 from node.engine.protocol import Finished, Generate, Sampled
 from node.requests.request import Turn
 from tests.gguf_copies import copy_demo, demo_value, rename_tokens

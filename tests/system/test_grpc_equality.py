@@ -9,8 +9,8 @@ import pytest
 
 from deployments.demo_model.corpus import write_texts
 from node.demo import MODEL_PATH
+from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.header import read_header
 from node.requests.request import Sampling
 from tests.grpc_client import Client, ask, connect
 from tests.processes import Running, stream, text_of

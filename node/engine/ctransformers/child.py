@@ -13,10 +13,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from node.engine import header, protocol
+from node.engine import protocol
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.ctransformers import header
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.marks import Marker
 from node.engine.model_file import UnusableModelError, open_model
@@ -28,7 +27,6 @@ from node.engine.protocol import (
     Finished,
     Generate,
     Load,
-    Proceed,
     Read,
     Sampled,
 )
@@ -41,8 +39,6 @@ _READ_BYTES: Final = 64 * 1024
 _DESCRIPTORS: Final = ("/proc/self/fd", "/dev/fd")
 """Where open files have names: on Linux, whose containers may lack the second, and elsewhere."""
 _FILE_READ_BYTES: Final = 16 * 2**20
-_UNKNOWN_CONTEXT: Final = 2048
-"""Used if neither the settings nor the file specify the positions."""
 
 
 class Link:
@@ -193,19 +189,15 @@ def load(link: Link, command: Load) -> Child | None:
     return None
 
 
-def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> Child | None:
-    found = header.read_open_header(file, path)
-    length = command.context_length or found.described.context_length or _UNKNOWN_CONTEXT
-    link.send(msgspec.structs.replace(found.described, context_length=length))
-    if not isinstance(link.receive(), Proceed):
-        return None
+def _load_open(link: Link, command: Load, file: BufferedReader, path: Path) -> Child:
+    vocabulary = header.read_open_header(file, path).vocabulary
     read_through(link, file)
     # By its descriptor, so that it is the file that was checked, even if its name changes
     # meanwhile.
     opened = _open_name(file) or os.fsdecode(command.path)
-    engine = CTransformersEngine(opened, length, command.threads, found.vocabulary)
+    engine = CTransformersEngine(opened, command.context_length, command.threads, vocabulary)
     link.send(protocol.Loaded(engine.context_length))
-    return Child(link, engine, found.vocabulary, command)
+    return Child(link, engine, vocabulary, command)
 
 
 def _open_name(file: BufferedReader) -> str:

@@ -23,7 +23,7 @@ class CTransformersEngine:
     """One model in memory with its one sequence of evaluated tokens.
 
     Args:
-        path: A GGUF file that `node.engine.header` found usable.
+        path: A GGUF file that `node.engine.describe` found usable.
         context_length: Positions to keep.
         threads: Threads that evaluate. They spin, so more threads than free cores are ruinous.
         vocabulary: The file's tokens.

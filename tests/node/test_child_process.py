@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from node.engine.process import open_child
+from node.engine.ctransformers.process import open_child
 
 ENOUGH = 64
 

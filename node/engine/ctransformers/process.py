@@ -1,4 +1,4 @@
-"""Starts one engine child and exchanges messages with it; the supervisor interprets them."""
+"""Starts one engine child and exchanges messages with it: the link to ctransformers."""
 
 import logging
 import os

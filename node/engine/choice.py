@@ -1,0 +1,111 @@
+"""Chooses the engine of a model's file, its slots and its context, from plain values."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from node.engine.buffers import estimate_buffers
+from node.engine.facts import Facts
+from node.engine.model_file import UnusableModelError
+from node.engine.protocol import Described, EngineName
+from shared.paths import readable
+
+ARCHITECTURES: Final = ("llama", "falcon")
+"""What ctransformers runs, like the next two."""
+TOKENIZERS: Final = ("llama",)
+"""`llama` is GGUF's name for a tokenizer of the SPM kind (SentencePiece)."""
+QUANTIZATIONS: Final = frozenset(
+    {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+)
+SLOTS: Final = 4
+"""llama.cpp's requests at once by default: a short answer does not wait for a long one to end."""
+UNKNOWN_CONTEXT: Final = 2048
+"""Used if neither the settings nor the file specify the positions."""
+_OTHER_KINDS: Final = {
+    "mmproj": "a multimodal projector",
+    "adapter": "an adapter",
+    "imatrix": "an importance matrix",
+    "vocab": "a vocabulary",
+}
+"""GGUF files that are not models, by `general.type`."""
+_PROJECTOR: Final = "clip"
+"""The architecture of projectors that do not name their type."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is to be held."""
+
+    engine: EngineName | Literal["auto"] = "auto"
+    context_length: int = 0
+    """Positions of each slot; 0 for as many as the model was trained with."""
+    slots: int = 0
+    """Requests at once; 0 for the engine's default."""
+
+
+def choose(facts: Facts, wanted: Wanted, path: Path) -> Described:
+    """Return how the model at `path` will be held.
+
+    Raises:
+        UnusableModelError: No engine runs it, or the wanted one does not.
+    """
+    name = readable(path)
+    if fault := _find_fault(facts):
+        raise UnusableModelError(f"no engine can run {name}: {fault}")
+    engine = _choose_engine(facts, wanted, name)
+    context_length = wanted.context_length or facts.context_length or UNKNOWN_CONTEXT
+    slots = wanted.slots or (1 if engine == "ctransformers" else SLOTS)
+    return Described(
+        engine=engine,
+        architecture=facts.architecture,
+        quantization=facts.quantization,
+        size_bytes=facts.size_bytes,
+        layers=len(facts.layer_bytes),
+        context_length=context_length,
+        position_bytes=facts.cache.position_bytes,
+        fingerprint=facts.fingerprint,
+        slots=slots,
+        embeds=facts.embeds,
+        buffer_bytes=estimate_buffers(facts, engine, context_length, slots),
+    )
+
+
+def _find_fault(facts: Facts) -> str:
+    """Return why no engine can run the file; empty if one may."""
+    kind = "mmproj" if facts.architecture == _PROJECTOR else facts.kind
+    if other := _OTHER_KINDS.get(kind):
+        return f"it is {other}; name the file of the model itself"
+    if not facts.layer_bytes or not facts.claimed_layers:
+        return "it contains no layers; choose another model file"
+    return ""
+
+
+def _choose_engine(facts: Facts, wanted: Wanted, name: str) -> EngineName:
+    limit = next(_limits(facts, wanted.slots), "")
+    if wanted.engine == "ctransformers" and limit:
+        message = f"ctransformers cannot run {name}: {limit}; set --engine=llama.cpp"
+        raise UnusableModelError(message)
+    if wanted.engine == "llama.cpp" or limit:
+        return "llama.cpp"
+    return "ctransformers"
+
+
+def _limits(facts: Facts, slots: int) -> Iterator[str]:
+    """Yield the reasons why ctransformers cannot run the model."""
+    unknown = set(facts.types) - QUANTIZATIONS
+    if facts.architecture not in ARCHITECTURES:
+        shown = facts.architecture[:100]
+        yield f"architecture {shown!r} is not among {', '.join(ARCHITECTURES)}"
+    if facts.tokenizer not in TOKENIZERS:
+        yield f"tokenizer {facts.tokenizer[:100]!r} is not SentencePiece ('llama')"
+    if unknown:
+        yield f"quantization {', '.join(sorted(unknown)[:5])} is not supported"
+    if facts.parts > 1:
+        yield f"it is split into {facts.parts} files"
+    if facts.claimed_layers != len(facts.layer_bytes):
+        yield f"it claims {facts.claimed_layers} layers but contains {len(facts.layer_bytes)}"
+    if facts.embeds:
+        yield "it makes vectors, not texts"
+    if slots > 1:
+        yield f"it answers one request at a time, not {slots}"

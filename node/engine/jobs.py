@@ -1,0 +1,120 @@
+"""The requests that one engine works on, each with its own progress."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from node.engine import protocol
+from node.errors import RequestError
+from node.requests.request import EndReason
+from shared import events
+
+
+class Job(Protocol):
+    """Callbacks of the engine for one request."""
+
+    @property
+    def identity(self) -> int:
+        """The request's number in the engine's messages."""
+
+    def evaluated(self, done: int, total: int, cached: int) -> None:
+        """`done` of `total` prompt tokens are evaluated."""
+
+    def sampled(self, token: int, piece: bytes) -> None:
+        """One token was drawn."""
+
+    def embedded(self, vector: tuple[float, ...]) -> None:
+        """The prompt's vector, if it was requested."""
+
+    def finished(self, reason: EndReason, message: str) -> None:
+        """The engine has finished the request."""
+
+    def interrupted(self, reason: events.RestartReason) -> None:
+        """The engine ended during the request."""
+
+    def failed(self, error: RequestError) -> None:
+        """There will be no engine for the request."""
+
+
+@dataclass
+class _Held:
+    """A job in the engine."""
+
+    job: Job
+    progressed_at: float
+    """Trio time of its last prompt chunk or token."""
+    draws: bool = False
+    """Whether its prompt is evaluated."""
+    freed: trio.Event = field(default_factory=trio.Event)
+
+
+class Jobs:
+    """The jobs of one engine process."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, _Held] = {}
+        self._progressed_at = 0.0
+        """Trio time of any job's last progress."""
+
+    def __len__(self) -> int:
+        """Return the number of jobs."""
+        return len(self._held)
+
+    def __contains__(self, job: Job) -> bool:
+        """Return whether the engine works on the job."""
+        return job.identity in self._held
+
+    @property
+    def silent_since(self) -> float | None:
+        """Trio time since when the most silent job makes no progress; None without a job.
+
+        Prompts share an engine's evaluations, so a long one may delay others for minutes: until
+        its first token, a job counts as progressing with the whole engine.
+        """
+        return min(map(self._last_sign, self._held.values()), default=None)
+
+    def add(self, job: Job) -> None:
+        """Add a job that the engine begins."""
+        self._held[job.identity] = _Held(job, trio.current_time())
+
+    async def wait_freed(self, job: Job) -> None:
+        """Wait until the engine no longer works on the job."""
+        if held := self._held.get(job.identity):
+            await held.freed.wait()
+
+    def take(self, results: Iterable[protocol.Result]) -> None:
+        """Pass results to their jobs; those of a job that has ended are dropped."""
+        self._progressed_at = now = trio.current_time()
+        for result in results:
+            if isinstance(result, protocol.Read | protocol.Loaded | protocol.LoadFailed):
+                continue
+            if held := self._held.get(result.request):
+                held.progressed_at = now
+                self._pass_on(held, result)
+
+    def clear(self) -> Iterator[Job]:
+        """Remove every job, because the engine is gone, and yield it."""
+        while self._held:
+            yield self._remove(next(iter(self._held)))
+
+    def _pass_on(self, held: _Held, result: protocol.JobResult) -> None:
+        match result:
+            case protocol.Sampled(_, token, text):
+                held.draws = True
+                held.job.sampled(token, text)
+            case protocol.Evaluated(_, done, total, cached):
+                held.job.evaluated(done, total, cached)
+            case protocol.Embedded(_, vector):
+                held.job.embedded(vector)
+            case protocol.Finished(request, reason, message):
+                self._remove(request).finished(reason, message)
+
+    def _remove(self, request: int) -> Job:
+        held = self._held.pop(request)
+        held.freed.set()
+        return held.job
+
+    def _last_sign(self, held: _Held) -> float:
+        return held.progressed_at if held.draws else max(held.progressed_at, self._progressed_at)

@@ -1,0 +1,257 @@
+"""Starts one llama-server and exchanges the engine's messages with it.
+
+The commands and results are those of `node.engine.protocol`. Each request is a task with a
+connection of its own; closing the connection makes the server stop.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+from trio.abc import ReceiveStream
+
+from node.engine import protocol
+from node.engine.llama_cpp import log
+from node.engine.llama_cpp.answer import LoadedModel
+from node.engine.llama_cpp.completion import Properties, decode
+from node.engine.llama_cpp.connection import call
+from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.options import LlamaOptions, command, environment
+from node.engine.llama_cpp.socket_path import open_socket_path
+from node.engine.protocol import Cancel, Finished, Generate, Load, Loaded, LoadFailed, Result
+from shared.paths import readable
+from shared.runtime.processes import open_process
+
+_LOG_LINES: Final = 20
+_LINE_BYTES: Final = 64 * 1024
+_WAITING: Final = 64
+"""Lists of results that may wait for the supervisor. While there are more, the streams wait, and
+with them the slots."""
+_POLL_SECONDS: Final = 0.02
+_LOG_SECONDS: Final = 0.5
+"""How long the log may lag behind the server or its end."""
+
+_log = logging.getLogger(__name__)
+
+
+class LlamaServer:
+    """One llama-server. It starts with the command `Load` and holds one model until it ends.
+
+    Args:
+        nursery: Runs the tasks of the process.
+        options: How to run the server.
+        socket: The path where it must listen.
+    """
+
+    def __init__(self, nursery: trio.Nursery, options: LlamaOptions, socket: Path) -> None:
+        self.last_lines: deque[str] = deque(maxlen=_LOG_LINES)
+        self.stalled = False
+        self._nursery = nursery
+        self._options = options
+        self._socket = socket
+        self._results, self._received = trio.open_memory_channel[list[Result]](_WAITING)
+        self._process: trio.Process | None = None
+        self._model: LoadedModel | None = None
+        self._scopes: dict[int, trio.CancelScope] = {}
+        """The running requests."""
+        self._memory = log.Memory()
+        self._log_settled = trio.Event()
+        """Set when the log has told everything about the load, or has ended."""
+        self._is_settled = False
+        """Whether the load has been reported."""
+        self._epitaph = "llama-server was not started"
+        self._ended = trio.Event()
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before the process is started."""
+        return self._process.pid if self._process else 0
+
+    def kill(self, *, stalled: bool = False) -> None:
+        """Kill the server at once."""
+        self.stalled = self.stalled or stalled
+        if self._process is not None:
+            self._process.kill()
+
+    async def send(self, command: protocol.Command) -> None:
+        """Begin what a command requests; `receive` returns the results."""
+        await trio.lowlevel.checkpoint()
+        match command:
+            case Load():
+                self._nursery.start_soon(self._run, command, name=f"engine of {self._name}")
+            case Generate():
+                name = f"request {command.request} of {self._name}"
+                self._nursery.start_soon(self._answer, command, name=name)
+            case Cancel(request) if request in self._scopes:
+                self._scopes[request].cancel()
+
+    async def receive(self) -> list[Result]:
+        """Wait for results. Return an empty list when the server is gone."""
+        results: list[Result] = []
+        with contextlib.suppress(trio.EndOfChannel, trio.WouldBlock):
+            results = await self._received.receive()
+            while True:
+                results += self._received.receive_nowait()
+        return results
+
+    async def wait_epitaph(self) -> str:
+        """Wait for the end of a server that sends no results. Return in one line how it ended."""
+        self.kill()  # a server that broke off is useless
+        await self._ended.wait()
+        return self._epitaph
+
+    @property
+    def _name(self) -> str:
+        return self._options.model_id
+
+    async def _run(self, load: Load) -> None:
+        """Run the process from its start to its end, and report its load."""
+        with self._results:
+            try:
+                code = await self._run_process(load)
+                # A process that was killed, as for want of memory, says nothing about the model.
+                if not self._is_settled and code != -signal.SIGKILL:
+                    await self._fail(load, log.explain_end(list(self.last_lines), code))
+            except OSError as error:
+                self._epitaph = f"llama-server cannot be started: {error}"
+            finally:
+                self._ended.set()
+
+    async def _run_process(self, load: Load) -> int:
+        """Return the process's exit status."""
+        async with (
+            open_process(
+                command(self._options, load, self._socket),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                environment=environment(),
+            ) as process,
+            trio.open_nursery() as nursery,
+        ):
+            self._process = process
+            nursery.start_soon(self._read_log, process.stdout, name=f"log of {self._name}")
+            nursery.start_soon(self._load, load, name=f"load of {self._name}")
+            code = await process.wait()
+            self._epitaph = f"llama-server {process.pid} {log.ending(code)}"
+            with trio.move_on_after(_LOG_SECONDS):
+                await self._log_settled.wait()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _load(self, load: Load) -> None:
+        """Wait until the server has loaded the model and report it."""
+        try:
+            properties = await self._wait_loaded()
+        except EngineLostError as error:
+            await self._fail(load, f"it does not answer as a llama-server does: {error}")
+            return
+        with trio.move_on_after(_LOG_SECONDS):
+            await self._log_settled.wait()
+        if self._options.gpu_layers and not self._memory.has_accelerator:
+            await self._fail(load, log.NO_ACCELERATOR)
+            return
+        length = min(properties.slot_tokens, load.context_length)
+        self._model = LoadedModel(str(self._socket), length, load.embeds)
+        self._is_settled = True
+        build = " ".join(filter(None, (properties.build, self._options.package)))
+        await self._results.send(
+            [Loaded(length, properties.total_slots, build, self._memory.devices)]
+        )
+
+    async def _wait_loaded(self) -> Properties:
+        """Return what the server says of the model once it is loaded.
+
+        Raises:
+            EngineLostError: It is no llama-server that this adapter knows.
+        """
+        while True:
+            with contextlib.suppress(EngineLostError):  # it does not listen yet
+                status, _ = await call(str(self._socket), "/health")
+                if status == 200:
+                    break
+            await trio.sleep(_POLL_SECONDS)
+        _, body = await call(str(self._socket), "/props")
+        return decode(body, Properties)
+
+    async def _fail(self, load: Load, why: str) -> None:
+        """Report that the model was not loaded, and end the server."""
+        self._is_settled = True
+        path = readable(os.fsdecode(load.path))
+        await self._results.send(
+            [LoadFailed(f"{path}: {self._options.program} did not load it: {why}")]
+        )
+        self.kill()
+
+    async def _answer(self, command: Generate) -> None:
+        """Answer one request; its last result is `Finished`, also if it is cancelled."""
+        with contextlib.suppress(trio.ClosedResourceError):  # the server ended meanwhile
+            if (ending := await self._find_ending(command)) is not None:
+                await self._results.send([ending])
+
+    async def _find_ending(self, command: Generate) -> Finished | None:
+        """Return how a request ended; None if the server is lost."""
+        if self._model is None:
+            return None
+        ending: Finished | None = Finished(command.request, "cancelled", "")
+        with trio.CancelScope() as scope:
+            self._scopes[command.request] = scope
+            try:
+                ending = await self._model.answer(command, self._results.send)
+            except EngineLostError as error:
+                # The end of the server makes the supervisor start another one, which answers.
+                _log.warning("llama-server %d of %s is lost: %s", self.pid, self._name, error)
+                self.kill()
+                ending = None
+            finally:
+                del self._scopes[command.request]
+        return ending
+
+    async def _read_log(self, printed: ReceiveStream | None) -> None:
+        """Keep what the server prints. Runs until it closes its output."""
+        rest = b""
+        if printed is not None:  # it is a pipe
+            async with printed:
+                async for received in printed:
+                    *lines, rest = (rest + received).split(b"\n")
+                    rest = rest[-_LINE_BYTES:]
+                    for line in lines:
+                        self._log_line(line.decode(errors="replace"))
+        self._log_settled.set()
+
+    def _log_line(self, line: str) -> None:
+        """Log a line; once the model is loaded, only warnings and errors.
+
+        The others tell about every request, in some versions even its prompt.
+        """
+        if self._model is None:
+            self._memory.read(line)
+            if log.is_end_of_load(line):
+                self._log_settled.set()
+        elif not log.is_severe(line):
+            return
+        self.last_lines.append(line)
+        _log.debug("llama-server %d of %s: %s", self.pid, self._name, line)
+
+
+@asynccontextmanager
+async def open_llama_server(options: LlamaOptions) -> AsyncIterator[LlamaServer]:
+    """Yield a llama-server that starts when it is told what to load, and ends with the block.
+
+    Raises:
+        OSError: The directory for its socket cannot be used.
+    """
+    with open_socket_path(options.directory) as socket:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield LlamaServer(nursery, options, socket)
+            finally:
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,158 @@
+"""A model's file is described before any engine runs, and an engine is chosen for it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+from trio.testing import trio_test
+
+from node.demo import MODEL_PATH
+from node.engine import describe as module
+from node.engine.choice import Wanted
+from node.engine.describe import describe
+from node.engine.model_file import UnusableModelError
+from node.engine.protocol import Described
+from tests.random_models import NAMES, random_model, write_model
+from tests.random_weights import CONTEXT_TOKENS, LAYERS
+
+
+def described(path: Path, wanted: Wanted = Wanted()) -> Described:  # noqa: B008 - it is frozen
+    return trio.run(describe, path, wanted)
+
+
+def refusal(path: Path, wanted: Wanted = Wanted()) -> str:  # noqa: B008 - it is frozen
+    with pytest.raises(UnusableModelError) as refused:
+        described(path, wanted)
+    message = str(refused.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_file_of_the_old_engine_goes_to_it() -> None:
+    """A llama model with a SentencePiece tokenizer runs on ctransformers, one slot."""
+    found = described(MODEL_PATH)
+    assert (found.engine, found.slots, found.context_length) == ("ctransformers", 1, 512)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_current_architecture_goes_to_llama_cpp(name: str) -> None:
+    """What ctransformers cannot run goes to llama.cpp, several slots."""
+    found = described(random_model(name))
+    assert (found.engine, found.layers) == ("llama.cpp", LAYERS)
+    assert found.context_length == CONTEXT_TOKENS
+    assert found.slots > 1
+    assert found.embeds == (name in ("embedder", "ranker"))
+
+
+def test_named_engine_is_taken() -> None:
+    """llama.cpp also runs what `auto` gives to ctransformers."""
+    found = described(MODEL_PATH, Wanted("llama.cpp", 128, 2))
+    assert (found.engine, found.context_length, found.slots) == ("llama.cpp", 128, 2)
+
+
+def test_engine_that_cannot_run_the_file_is_refused() -> None:
+    """The reason and the remedy are in the message."""
+    message = refusal(random_model("qwen3"), Wanted("ctransformers"))
+    assert "architecture 'qwen3'" in message
+    assert message.endswith("set --engine=llama.cpp")
+
+
+def test_several_slots_need_llama_cpp() -> None:
+    """Ctransformers has one slot, so several go to llama.cpp or are refused."""
+    assert described(MODEL_PATH, Wanted(slots=2)).engine == "llama.cpp"
+    assert "one request at a time, not 2" in refusal(MODEL_PATH, Wanted("ctransformers", slots=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"general__type": "mmproj"}, "it is a multimodal projector"),
+        ({"general__type": "adapter"}, "it is an adapter"),
+        ({"qwen2__block_count": 0}, "it contains no layers"),
+    ],
+)
+def test_file_that_is_no_model_is_refused(
+    tmp_path: Path, changes: dict[str, int | str], says: str
+) -> None:
+    """What llama.cpp's own tools write besides models is named."""
+    path = write_model(tmp_path / "m.gguf", "qwen2", **changes)
+    assert f"no engine can run {path}: {says}" in refusal(path)
+
+
+def test_path_with_a_nul_is_refused() -> None:
+    """No process can be given such a path."""
+    assert "there is no model file" in refusal(Path("m\0.gguf"))
+
+
+def split(directory: Path, *numbers: int, count: int = 2) -> Path:
+    """Write parts of a model, each with all of it, and return the path of the first."""
+    for number in numbers:
+        changes = {"split__count": count, "split__no": number - 1}
+        write_model(directory / f"m-{number:05}-of-{count:05}.gguf", "qwen2", **changes)
+    return directory / f"m-00001-of-{count:05}.gguf"
+
+
+def test_split_model_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    """A split model is described by its first part, and its size is that of all."""
+    whole = described(random_model("qwen2"))
+    found = described(split(tmp_path, 1, 2))
+    assert found.size_bytes == 2 * whole.size_bytes
+    assert found.engine == "llama.cpp"
+    (tmp_path / "m-00002-of-00002.gguf").unlink()
+    assert "copy m-00002-of-00002.gguf beside it" in refusal(tmp_path / "m-00001-of-00002.gguf")
+
+
+def test_fingerprint_of_a_split_model_covers_all_parts(tmp_path: Path) -> None:
+    """Other weights in any part make another model."""
+    path = split(tmp_path, 1, 2)
+    before = described(path).fingerprint
+    second = tmp_path / "m-00002-of-00002.gguf"
+    content = bytearray(second.read_bytes())
+    content[-2] ^= 1
+    second.write_bytes(content)
+    assert described(path).fingerprint != before
+
+
+def test_other_part_or_name_is_refused_with_the_first(tmp_path: Path) -> None:
+    """llama.cpp loads a split model by the name of its first part."""
+    first = split(tmp_path, 1, 2)
+    assert f"name the first part, {first}" in refusal(tmp_path / "m-00002-of-00002.gguf")
+    renamed = Path(shutil.copy(first, tmp_path / "renamed.gguf"))
+    assert "rename it to NAME-00001-of-00002.gguf" in refusal(renamed)
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("kill -9 $$", "was killed by signal 9"),
+        ("echo {; exit 3", "ended with status 3"),
+        ("head -c 100000000 /dev/zero", "ended with status"),
+        ("sleep 60", "was not read within 0.5 s"),
+    ],
+)
+def test_reader_that_fails_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, script: str, says: str
+) -> None:
+    """A reader that dies, babbles or hangs costs bounded time and memory."""
+    monkeypatch.setattr(module, "_READER", ("/bin/sh", "-c", script))
+    if "sleep" in script:
+        monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.5)
+    assert says in refusal(MODEL_PATH)
+
+
+@trio_test
+async def test_cancelled_description_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled description ends at once, with its process."""
+    monkeypatch.setattr(module, "_READER", ("/bin/sh", "-c", "sleep 60"))
+    this = psutil.Process(os.getpid())
+    before = set(this.children())
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(describe, MODEL_PATH, Wanted())
+            while not (started := set(this.children()) - before):  # noqa: ASYNC110 - no event
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert not any(process.is_running() for process in started)
