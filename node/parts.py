@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from node.api.http.app import build_app
 from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
 from node.api.http.paths import tidy_paths
-from node.engine.choice import Wanted
+from node.engine.buffers import BATCH_TOKENS
 from node.engine.ctransformers.process import open_child
 from node.engine.describe import describe
 from node.engine.link import Link
@@ -56,9 +56,6 @@ from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.settings.base import APPLICATION
 
-_BATCH_TOKENS: Final[Mapping[EngineName, int]] = {"ctransformers": 32, "llama.cpp": 256}
-"""Prompt tokens per evaluation. A large model on few cores evaluates 256 in half a minute, well
-within `--stall-seconds`; larger batches gain little without a GPU."""
 _OTHER_DESCRIPTORS: Final = 64
 """Standard streams, the event loop, nng's own, files that are read; a guess with some margin."""
 _MODEL_DESCRIPTORS: Final = 8
@@ -102,7 +99,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         trio.current_time(),
     )
     guard: Guard[NodePart] = Guard(lambda part: outbox.emit(InternalError(part)))
-    models = list_models(settings.model, settings.models_dir)
+    models = list_models(settings.model, settings.models_dir, settings.wanted)
     speed = SpeedMeter(outbox.emit)
     scheduler = _build_scheduler(models, settings, speed.emit)
     status = NodeStatus(version, scheduler, outbox.emit)
@@ -172,9 +169,14 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
     limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
     scheduler = Scheduler(emit, limits)
 
-    def find_room(described: Described) -> str:
+    def room_bytes() -> int:
+        # The loaded models' files are in the page cache, which the system counts as available
+        # although they are in use.
         loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
-        return find_shortage(described, loaded, machine.available_memory_bytes())
+        return max(0, machine.available_memory_bytes() - loaded)
+
+    def find_room(described: Described) -> str:
+        return find_shortage(described, room_bytes())
 
     def note_engine() -> None:
         # The levels of a model end with its engine; requests may wait for the next engine.
@@ -190,7 +192,8 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
     )
     for model in models:
-        engine = Engine(model.model_id, _engine_options(model, threads, settings, emit), watcher)
+        engine_options = _engine_options(model, threads, settings, room_bytes, emit)
+        engine = Engine(model.model_id, engine_options, watcher)
         engine.resident = model.resident
         scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
     return scheduler
@@ -226,7 +229,11 @@ def _build_router(
 
 
 def _engine_options(
-    model: Model, threads: int, settings: NodeSettings, emit: Emit
+    model: Model,
+    threads: int,
+    settings: NodeSettings,
+    room_bytes: Callable[[], int],
+    emit: Emit,
 ) -> EngineOptions:
     async def locate() -> Path:
         if isinstance(model.source, Path):
@@ -234,7 +241,6 @@ def _engine_options(
         with closing(Progress(model.model_id, "download", emit)) as progress:
             return await fetch(model.source, progress.note)
 
-    wanted = Wanted(context_length=settings.context_length)
     llama = LlamaOptions(
         settings.runtime_dir,
         model.model_id,
@@ -249,10 +255,10 @@ def _engine_options(
     return EngineOptions(
         place=model.place,
         locate=locate,
-        describe=lambda path: describe(path, wanted),
+        describe=lambda path: describe(path, model.wanted, room_bytes()),
         open_link=open_link,
         threads=threads,
-        batch_tokens=_BATCH_TOKENS,
+        batch_tokens=BATCH_TOKENS,
         load_seconds=settings.load_seconds,
         stall_seconds=settings.stall_seconds,
     )

@@ -4,9 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Self
 
+import click
+
 from node.demo import MODEL_PATH
+from node.engine.choice import Wanted
 from node.engine.llama_cpp.flags import split_flags
 from node.mesh.identity import kept_node_id
+from node.serving.entry import ENGINES, MODELS, EngineChoice
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, UsageError, setting
 from shared.settings.kinds import (
@@ -15,7 +19,6 @@ from shared.settings.kinds import (
     DIRECTORY,
     FILE,
     HOST,
-    MODELS,
     NOT_NEGATIVE,
     ORIGINS,
     PORT,
@@ -35,14 +38,32 @@ class NodeSettings(Settings):
         Topic.MODELS,
         (str(MODEL_PATH),),
         MODELS,
-        "GGUF files to load at the start, by path or as hf:owner/repo/file.gguf[@revision].",
+        "GGUF files to load at the start, by path or as hf:owner/repo/file.gguf[@revision], "
+        "optionally with engine=, slots= and context=.",
         shown="the demo model",
     )
     models_dir: Path | None = setting(
         Topic.MODELS, None, DIRECTORY, "Directory of more GGUF files, loaded on request."
     )
+    engine: EngineChoice = setting(
+        Topic.MODELS,
+        "auto",
+        click.Choice(ENGINES),
+        "Engine of the models; auto takes ctransformers for what it can run.",
+    )
+    slots: int = setting(
+        Topic.MODELS,
+        0,
+        COUNT_OR_NONE,
+        "Requests that a model answers at once.",
+        shown="1 with ctransformers, 4 with llama.cpp, fewer if memory is short",
+    )
     context_length: int = setting(
-        Topic.MODELS, 0, COUNT_OR_NONE, "Tokens of context.", shown="as trained"
+        Topic.MODELS,
+        0,
+        COUNT_OR_NONE,
+        "Tokens of context of each slot.",
+        shown="as trained, less if memory is short",
     )
     threads: int = setting(
         Topic.MODELS, 0, COUNT_OR_NONE, "Threads of an engine.", shown="usable cores less one"
@@ -159,6 +180,11 @@ class NodeSettings(Settings):
             split_flags(self.llama_server_args)
         except ValueError as error:
             raise UsageError(f"--llama-server-args: {error}") from error
+
+    @property
+    def wanted(self) -> Wanted:
+        """How models are to be held that say nothing else."""
+        return Wanted(self.engine, self.context_length, self.slots)
 
     def with_node_id(self) -> Self:
         """Return the settings with the node's name: the given one, else the one that it kept."""

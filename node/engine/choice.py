@@ -1,12 +1,14 @@
 """Chooses the engine of a model's file, its slots and its context, from plain values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from node.engine.buffers import estimate_buffers
 from node.engine.facts import Facts
+from node.engine.fitting import USUAL_CONTEXT, fit
 from node.engine.model_file import UnusableModelError
 from node.engine.protocol import Described, EngineName
 from shared.paths import readable
@@ -18,8 +20,12 @@ TOKENIZERS: Final = ("llama",)
 QUANTIZATIONS: Final = frozenset(
     {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
 )
-SLOTS: Final = 4
-"""llama.cpp's requests at once by default: a short answer does not wait for a long one to end."""
+SLOTS: Final[Mapping[EngineName, Sequence[int]]] = {"ctransformers": (1,), "llama.cpp": (4, 2, 1)}
+"""Requests at once by default, the preferred number first. Four as in llama-server itself: a short
+answer does not wait for the end of a long one. On a CPU they share the speed of one; a GPU decodes
+them together at little more than the cost of one."""
+_SPARE: Final = 1 / 8
+"""The share of the free memory that defaults leave; a guess, as in `node.routing.plan`."""
 UNKNOWN_CONTEXT: Final = 2048
 """Used if neither the settings nor the file specify the positions."""
 _OTHER_KINDS: Final = {
@@ -39,13 +45,20 @@ class Wanted:
 
     engine: EngineName | Literal["auto"] = "auto"
     context_length: int = 0
-    """Positions of each slot; 0 for as many as the model was trained with."""
+    """Positions of each slot; 0 for as many as the model was trained with, if they fit."""
     slots: int = 0
     """Requests at once; 0 for the engine's default."""
 
 
-def choose(facts: Facts, wanted: Wanted, path: Path) -> Described:
+def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = None) -> Described:
     """Return how the model at `path` will be held.
+
+    Args:
+        facts: What its file says.
+        wanted: How to hold it.
+        path: Where it is, for messages.
+        room_bytes: Memory for it, to which defaults are fitted; None for any amount. Values that
+            are set stay as they are, whether they fit or not.
 
     Raises:
         UnusableModelError: No engine runs it, or the wanted one does not.
@@ -54,8 +67,10 @@ def choose(facts: Facts, wanted: Wanted, path: Path) -> Described:
     if fault := _find_fault(facts):
         raise UnusableModelError(f"no engine can run {name}: {fault}")
     engine = _choose_engine(facts, wanted, name)
-    context_length = wanted.context_length or facts.context_length or UNKNOWN_CONTEXT
-    slots = wanted.slots or (1 if engine == "ctransformers" else SLOTS)
+    fits = partial(_fits, facts, engine, room_bytes)
+    possible = (wanted.slots,) if wanted.slots else SLOTS[engine]
+    trained = facts.context_length or UNKNOWN_CONTEXT
+    slots, context_length = fit(possible, wanted.context_length, trained, fits)
     return Described(
         engine=engine,
         architecture=facts.architecture,
@@ -69,6 +84,18 @@ def choose(facts: Facts, wanted: Wanted, path: Path) -> Described:
         embeds=facts.embeds,
         buffer_bytes=estimate_buffers(facts, engine, context_length, slots),
     )
+
+
+def _fits(
+    facts: Facts, engine: EngineName, room_bytes: int | None, slots: int, context_length: int
+) -> bool:
+    """Return whether the model fits; a long context must leave half of the rest."""
+    if room_bytes is None:
+        return True
+    rest = int(room_bytes * (1 - _SPARE)) - facts.size_bytes
+    needed = slots * context_length * facts.cache.position_bytes
+    needed += estimate_buffers(facts, engine, context_length, slots)
+    return needed <= (rest // 2 if context_length > USUAL_CONTEXT else rest)
 
 
 def _find_fault(facts: Facts) -> str:

@@ -35,14 +35,29 @@ class _Answer(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Answer)
 
 
-async def describe(path: Path, wanted: Wanted) -> Described:
+async def describe(path: Path, wanted: Wanted, room_bytes: int | None = None) -> Described:
     """Return what the model at `path` is and how it will be held.
+
+    Args:
+        path: The file, or the first part of a split model.
+        wanted: How to hold it.
+        room_bytes: As for `choose`.
 
     Raises:
         UnusableModelError: No engine runs it, or the wanted one does not.
         OSError: No process, pipe or memory is available now.
     """
-    return choose(await read_facts(path), wanted, path)
+    facts = await read_facts(path)
+    described = choose(facts, wanted, path, room_bytes)
+    if not wanted.context_length and described.context_length < facts.context_length:
+        _log.warning(
+            "%s gets %d of its %d positions of context, to fit in memory: --context-length sets "
+            "another number",
+            readable(path),
+            described.context_length,
+            facts.context_length,
+        )
+    return described
 
 
 async def read_facts(path: Path) -> Facts:

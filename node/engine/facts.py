@@ -50,7 +50,9 @@ class Facts:
     width: int
     """Numbers per position between two layers."""
     hidden_width: int
-    """Numbers per position inside a layer."""
+    """Numbers per position inside a layer, or inside one of its experts."""
+    experts_used: int
+    """Experts per position; 1 for a model without experts."""
     cache: Cache
     embeds: bool
     """Whether it makes vectors or scores of texts, not texts."""

@@ -32,6 +32,8 @@ _MEMORY_BYTES: Final = 2 * 2**30
 _LAYER: Final = re.compile(r"(?:enc\.|dec\.)?blk\.([0-9]{1,6})\.")
 _LAYERS_AT_MOST: Final = 4096
 """The deepest known model has 126."""
+_EXPERTS_AT_MOST: Final = 4096
+"""The largest known number in a model is 512."""
 _PARTS_AT_MOST: Final = 1024
 """The largest known model has about 100 parts."""
 _SAMPLES: Final = 64
@@ -158,6 +160,7 @@ def _sum_up(parts: Sequence[_Opened]) -> Facts:
         tokens=_rows(names.get("token_embd.weight")),
         width=head.number(f"{architecture}.embedding_length", 0, WIDTH_AT_MOST),
         hidden_width=_hidden_width(head, architecture, len(layers)),
+        experts_used=head.number(f"{architecture}.expert_used_count", 0, _EXPERTS_AT_MOST) or 1,
         cache=measure_cache(head, len(layers)),
         embeds=head.number(f"{architecture}.pooling_type") > 0,
         parts=len(parts),
@@ -194,8 +197,9 @@ def _rows(tensor: Tensor | None) -> int:
 
 
 def _hidden_width(head: Head, architecture: str, layers: int) -> int:
-    key = f"{architecture}.feed_forward_length"
-    return max(head.per_layer(key, layers, 0, WIDTH_AT_MOST), default=0)
+    keys = (f"{architecture}.expert_feed_forward_length", f"{architecture}.feed_forward_length")
+    widths = (max(head.per_layer(key, layers, 0, WIDTH_AT_MOST), default=0) for key in keys)
+    return next(filter(None, widths), 0)
 
 
 def _fingerprint(file: BufferedReader, data_offset: int) -> str:

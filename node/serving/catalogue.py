@@ -9,23 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from node.engine.choice import Wanted
 from node.engine.protocol import Described
 from node.engine.split_file import Part
 from node.errors import StartupError
 from node.serving.directory import find_models
 from node.serving.downloads.source import HubFile, Source, parse_source
+from node.serving.entry import read_entry
 from shared.paths import readable
 
-_NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 _OTHER: Final = re.compile(r"[^\w.-]")
 """Characters that model names exclude; letters and digits of any script stay."""
 _NAME_CHARACTERS: Final = 64
 """The longest name that fits in an advert (`node.mesh.messages`)."""
 _DIGEST_BYTES: Final = 4
-_ENGINE_BYTES: Final = 128 * 2**20
-"""Memory of an engine besides weights and context: the interpreter, its libraries and the buffers
-of an evaluation. Measured: 54 MB for the interpreter and its libraries. The rest is a guess that
-leaves room for the buffers of a large model."""
+_AS_FITS: Final = Wanted()
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Model:
     source: Source
     resident: bool
     """Whether it is loaded at the start and kept; otherwise it is loaded on request."""
+    wanted: Wanted = _AS_FITS
+    """How it is to be held."""
 
     @property
     def place(self) -> str:
@@ -43,19 +43,22 @@ class Model:
         return readable(self.source) if isinstance(self.source, Path) else str(self.source)
 
 
-def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
+def list_models(
+    named: Iterable[str], directory: Path | None, default: Wanted = _AS_FITS
+) -> list[Model]:
     """Return the named models, then the other models in the directory.
 
     Args:
-        wanted: Paths or hub files, each optionally with its name in front, as `name=path`.
+        named: Paths or hub files, each as `node.serving.entry` reads it.
         directory: A directory of more GGUF files, searched once, including its folders.
+        default: How to hold a model that says nothing else.
 
     Raises:
         StartupError: Two models have the same name, a name refers to no file, or the directory
             cannot be read.
     """
     models: dict[str, Model] = {}
-    for model in map(_named, wanted):
+    for model in (_named(text, default) for text in named):
         other = models.setdefault(model.model_id, model)
         if other is not model:
             message = (
@@ -64,7 +67,7 @@ def list_models(wanted: Iterable[str], directory: Path | None) -> list[Model]:
             )
             raise StartupError(message)
     if directory is not None:
-        _add_found(models, directory)
+        _add_found(models, directory, default)
     if not models:
         raise StartupError("there is no model to serve: give --model or --models-dir")
     return list(models.values())
@@ -81,37 +84,37 @@ def name_model(source: Source) -> str:
     return _plain(stem)
 
 
-def find_shortage(described: Described, loaded_bytes: int, available_bytes: int) -> str:
+def find_shortage(described: Described, room_bytes: int) -> str:
     """Return why there is no room for a model; empty if there is.
 
     Args:
-        described: The model, with the context length to use.
-        loaded_bytes: Weights of the loaded models. Their files are in the page cache, which the
-            system counts as available although they are in use.
-        available_bytes: Memory that is available without swapping.
+        described: The model, with its slots and context.
+        room_bytes: Free memory that no loaded model uses.
     """
-    context_bytes = described.context_length * described.position_bytes
-    needed = described.size_bytes + context_bytes + _ENGINE_BYTES
-    room = max(0, available_bytes - loaded_bytes)
-    if needed <= room:
+    slots = f" in each of {described.slots} slots" if described.slots > 1 else ""
+    context_bytes = described.slots * described.context_length * described.position_bytes
+    needed = described.size_bytes + context_bytes + described.buffer_bytes
+    if needed <= room_bytes:
         return ""
+    fewer = "set fewer --slots, or " if described.slots > 1 else "set "
     return (
-        f"it needs {_mebibytes(described.size_bytes)} of weights and {_mebibytes(context_bytes)} "
-        f"for {described.context_length} positions of context, {_mebibytes(needed)} in all, and "
-        f"{_mebibytes(room)} are free: unload a model, or give a smaller --context-length"
+        f"it needs {_mebibytes(described.size_bytes)} of weights, {_mebibytes(context_bytes)} "
+        f"for {described.context_length} positions of context{slots} and "
+        f"{_mebibytes(described.buffer_bytes)} of buffers, {_mebibytes(needed)} in all, and "
+        f"{_mebibytes(room_bytes)} are free: unload a model, {fewer}a smaller --context-length"
     )
 
 
-def _named(text: str) -> Model:
-    found = _NAMED.fullmatch(text)
+def _named(text: str, default: Wanted) -> Model:
     try:
-        source = parse_source(found[2] if found else text)
+        entry = read_entry(text, default)
+        source = parse_source(entry.source)
     except ValueError as error:
         raise StartupError(f"--model: {error}") from error
-    return Model(found[1] if found else name_model(source), source, resident=True)
+    return Model(entry.name or name_model(source), source, resident=True, wanted=entry.wanted)
 
 
-def _add_found(models: dict[str, Model], directory: Path) -> None:
+def _add_found(models: dict[str, Model], directory: Path, default: Wanted) -> None:
     """Add the directory's files, each under the first of its names that is unused."""
     try:
         files = find_models(directory)
@@ -120,7 +123,7 @@ def _add_found(models: dict[str, Model], directory: Path) -> None:
         raise StartupError(message) from error
     for file in files:
         for name in _names(file, file.relative_to(directory)):
-            other = models.setdefault(name, Model(name, file, resident=False))
+            other = models.setdefault(name, Model(name, file, resident=False, wanted=default))
             if other.source == file or _is_same(other.source, file):
                 break
 

@@ -49,23 +49,37 @@ class Listed(click.ParamType[tuple[str, ...]]):
     Args:
         name: The name shown in the help.
         find_fault: Returns what is wrong with an item; empty if nothing is.
+        continues: Whether what follows a comma still belongs to the item before it.
     """
 
-    def __init__(self, name: str, find_fault: Callable[[str], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        name: str,
+        find_fault: Callable[[str], str] = lambda _: "",
+        continues: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.name = name
         self._find_fault = find_fault
+        self._continues = continues
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """Return the items without empty ones."""
-        items = tuple(filter(None, value.split(",") if isinstance(value, str) else value))
+        items: list[str] = []
+        for piece in filter(None, value.split(",") if isinstance(value, str) else value):
+            if items and self._continues(piece):
+                items[-1] += f",{piece}"
+            else:
+                items.append(piece)
         for item in items:
-            is_broken = "," in item or "\0" in item
-            fault = "contains a comma or a NUL" if is_broken else self._find_fault(item)
-            if fault:
+            if fault := self._find_break(item) or self._find_fault(item):
                 self.fail(f"{item!r} {fault}.", param, ctx)
-        return items
+        return tuple(items)
+
+    def _find_break(self, item: str) -> str:
+        is_broken = "\0" in item or not all(map(self._continues, item.split(",")[1:]))
+        return "contains a comma or a NUL" if is_broken else ""
 
 
 class Buckets(click.ParamType[Bounds]):
@@ -168,7 +182,6 @@ COUNT_OR_NONE: Final = Integer("n", 0)
 PORT: Final = Integer("port", 0, 2**16 - 1)
 SEEDS: Final = Listed("host:port,…", _find_seed_fault)
 ORIGINS: Final = Listed("origin,…", _find_origin_fault)
-MODELS: Final = Listed("[name=]model,…")
 TEXT: Final = _Text()
 FILE: Final = _Path("file", dir_okay=False)
 DIRECTORY: Final = _Path("directory", file_okay=False)

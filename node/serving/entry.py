@@ -1,0 +1,88 @@
+"""How the settings name a model: `[name=]source`, then options such as `,slots=4`.
+
+The text is the same in a flag, an environment variable and a TOML list. Where commas also separate
+the models, an option belongs to the model before it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, cast, get_args
+
+from node.engine.choice import Wanted
+from node.engine.protocol import EngineName
+from shared.settings.kinds import Listed
+
+EngineChoice = EngineName | Literal["auto"]
+ENGINES: Final[tuple[str, ...]] = ("auto", *get_args(EngineName))
+_OPTION: Final = re.compile(r"(engine|slots|context)=(.*)", re.DOTALL)
+_NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
+_LARGEST: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model as the settings name it."""
+
+    name: str
+    """Empty if it is to be named after its file."""
+    source: str
+    wanted: Wanted
+    """How to hold it."""
+
+
+def read_entry(text: str, default: Wanted) -> Entry:
+    """Read the name of a model and its options; `default` has the options that it lacks.
+
+    Raises:
+        ValueError: The text says what is wrong.
+    """
+    model, *options = text.split(",")
+    if _OPTION.fullmatch(model):
+        raise ValueError("is an option without a model before it")
+    values: dict[str, str] = {}
+    for option in options:
+        found = _OPTION.fullmatch(option)
+        if not found:
+            raise ValueError("contains a comma")
+        if found[1] in values:
+            raise ValueError(f"has {found[1]} twice")
+        values[found[1]] = found[2]
+    named = _NAMED.fullmatch(model)
+    name, source = (named[1], named[2]) if named else ("", model)
+    return Entry(name, source, _read_options(values, default))
+
+
+def _read_options(values: dict[str, str], default: Wanted) -> Wanted:
+    engine = values.get("engine", default.engine)
+    if engine not in ENGINES:
+        raise ValueError(f"has engine={engine}: it is one of {', '.join(ENGINES)}")
+    return Wanted(
+        engine=cast("EngineChoice", engine),
+        context_length=_read_count(values, "context", default.context_length),
+        slots=_read_count(values, "slots", default.slots),
+    )
+
+
+def _read_count(values: dict[str, str], option: str, default: int) -> int:
+    text = values.get(option)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal()) or not 0 <= int(text[:20]) <= _LARGEST:
+        raise ValueError(f"has {option}={text}: it is a whole number, 0 for the default")
+    return int(text)
+
+
+def _find_fault(text: str) -> str:
+    try:
+        read_entry(text, Wanted())
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _is_option(text: str) -> bool:
+    return _OPTION.fullmatch(text) is not None
+
+
+MODELS: Final = Listed("[name=]model[,option=…],…", _find_fault, _is_option)
+"""The setting's type: a tuple of texts that `read_entry` reads."""
