@@ -77,19 +77,21 @@ def random_model(name: str) -> Path:
     return path
 
 
-def write_model(path: Path, name: str, **changes: Any) -> Path:
+def write_model(path: Path, name: str, split_tensors: int = 0, **changes: Any) -> Path:
     """Write a model to `path`.
 
     Args:
         path: The file.
         name: One of `NAMES`.
+        split_tensors: Tensors of each part, to write several: `m.gguf` becomes
+            `m-00001-of-00004.gguf` and its successors.
         changes: Further fields: `split__count=2` writes `split.count`. A field that the model has
             is replaced.
     """
     kind = _KINDS[name]
     random = np.random.default_rng(_SEED)
     tokens = kind.tokens()
-    writer = gguf.GGUFWriter(path, kind.architecture)
+    writer = gguf.GGUFWriter(path, kind.architecture, split_max_tensors=split_tensors)
     _add_shape(writer)
     kind.fields(writer)
     _add_tokens(writer, tokens)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -75,7 +76,7 @@ def test_several_slots_need_llama_cpp() -> None:
     ],
 )
 def test_file_that_is_no_model_is_refused(
-    tmp_path: Path, changes: dict[str, int | str], says: str
+    tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     """What llama.cpp's own tools write besides models is named."""
     path = write_model(tmp_path / "m.gguf", "qwen2", **changes)
@@ -87,41 +88,50 @@ def test_path_with_a_nul_is_refused() -> None:
     assert "there is no model file" in refusal(Path("m\0.gguf"))
 
 
-def split(directory: Path, *numbers: int, count: int = 2) -> Path:
-    """Write parts of a model, each with all of it, and return the path of the first."""
-    for number in numbers:
-        changes = {"split__count": count, "split__no": number - 1}
-        write_model(directory / f"m-{number:05}-of-{count:05}.gguf", "qwen2", **changes)
-    return directory / f"m-00001-of-{count:05}.gguf"
+def split(directory: Path) -> list[Path]:
+    """Write a model in four parts and return their paths."""
+    write_model(directory / "m.gguf", "qwen2", split_tensors=20)
+    return sorted(directory.iterdir())
 
 
 def test_split_model_is_the_sum_of_its_parts(tmp_path: Path) -> None:
-    """A split model is described by its first part, and its size is that of all."""
+    """A split model is described by its first part like a whole one."""
     whole = described(random_model("qwen2"))
-    found = described(split(tmp_path, 1, 2))
-    assert found.size_bytes == 2 * whole.size_bytes
+    first, *others = split(tmp_path)
+    found = described(first)
+    assert len(others) == 3
+    assert (found.size_bytes, found.layers) == (whole.size_bytes, LAYERS)
+    assert found.position_bytes == whole.position_bytes
     assert found.engine == "llama.cpp"
-    (tmp_path / "m-00002-of-00002.gguf").unlink()
-    assert "copy m-00002-of-00002.gguf beside it" in refusal(tmp_path / "m-00001-of-00002.gguf")
+
+
+def test_split_model_needs_all_parts(tmp_path: Path) -> None:
+    """A missing part is named, and one that is damaged too."""
+    first, second, third, _ = split(tmp_path)
+    second.unlink()
+    assert f"copy {second.name} beside it" in refusal(first)
+    shutil.copy(MODEL_PATH, second)
+    assert f"its part {second.name}: it is not one of 4 parts" in refusal(first)
+    second.write_bytes(third.read_bytes()[:1000])
+    assert f"its part {second.name}: " in refusal(first)
 
 
 def test_fingerprint_of_a_split_model_covers_all_parts(tmp_path: Path) -> None:
     """Other weights in any part make another model."""
-    path = split(tmp_path, 1, 2)
-    before = described(path).fingerprint
-    second = tmp_path / "m-00002-of-00002.gguf"
-    content = bytearray(second.read_bytes())
+    first, *_, last = split(tmp_path)
+    before = described(first).fingerprint
+    content = bytearray(last.read_bytes())
     content[-2] ^= 1
-    second.write_bytes(content)
-    assert described(path).fingerprint != before
+    last.write_bytes(content)
+    assert described(first).fingerprint != before
 
 
 def test_other_part_or_name_is_refused_with_the_first(tmp_path: Path) -> None:
     """llama.cpp loads a split model by the name of its first part."""
-    first = split(tmp_path, 1, 2)
-    assert f"name the first part, {first}" in refusal(tmp_path / "m-00002-of-00002.gguf")
+    first, second, *_ = split(tmp_path)
+    assert f"name the first part, {first}" in refusal(second)
     renamed = Path(shutil.copy(first, tmp_path / "renamed.gguf"))
-    assert "rename it to NAME-00001-of-00002.gguf" in refusal(renamed)
+    assert "rename it to NAME-00001-of-00004.gguf" in refusal(renamed)
 
 
 @pytest.mark.parametrize(
