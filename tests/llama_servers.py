@@ -26,6 +26,7 @@ SERVERS: Final = (
 )
 """Both ways to run llama-server, as parameters of a test."""
 GREEDY: Final = Sampling(0.0, 40, 0.95, 1.0, 1)
+DRAWN: Final = Sampling(1.0, 40, 0.95, 1.1, 1)
 
 
 def loading(model: Path, **changes: Any) -> Load:
@@ -57,8 +58,8 @@ async def failure(options: LlamaOptions, load: Load) -> str:
 
 
 def generating(request: int, prompt: Prompt = "hello", tokens: int = 8, **changes: Any) -> Generate:
-    """Return a greedy request."""
-    return Generate(request, prompt, tokens, GREEDY, **changes)
+    """Return a request, greedy by default."""
+    return Generate(request, prompt, tokens, **{"sampling": GREEDY, **changes})
 
 
 async def answer(link: LlamaServer, command: Generate) -> list[Result]:

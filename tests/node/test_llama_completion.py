@@ -141,7 +141,8 @@ def test_continued_answer_has_random_numbers_of_its_own() -> None:
     """A seed repeats an answer, but what is continued is not drawn by the numbers of its start."""
 
     def seed(prior: int) -> int:
-        body = completion_body(GREEDY, [1, 2, 3], prior, 10)
+        command = Generate(9, "x", 10, GREEDY, (5,) * prior)
+        body = completion_body(command, [1, 2, 3], 10, cached=True)
         return int(json.loads(body)["seed"])
 
     assert seed(0) == GREEDY.seed

@@ -25,7 +25,10 @@ from node.engine.protocol import (
     Result,
     Sampled,
 )
+from node.requests.request import Sampling
 from tests.llama_servers import (
+    DRAWN,
+    GREEDY,
     SERVERS,
     answer,
     generating,
@@ -175,24 +178,40 @@ async def test_stopped_server_makes_no_progress(server: Path | None, tmp_path: P
 
 
 @servers
-@pytest.mark.parametrize("name", ["llama3", "gemma3"])
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @trio_test
 async def test_answer_is_continued_token_for_token(
-    name: str, server: Path | None, tmp_path: Path
+    sampling: Sampling, server: Path | None, tmp_path: Path
 ) -> None:
     """With one slot, another server continues an answer with the tokens of the first."""
-    model = random_model(name)
+    model = random_model("gemma3")
     with trio.fail_after(patient(SECONDS)):
         async with running(tmp_path, model, server) as link:
-            whole = await answer(link, generating(1, tokens=30))
+            whole = await answer(link, generating(1, tokens=30, sampling=sampling))
         tokens = tokens_in(whole)
         async with running(tmp_path, model, server) as link:
-            for place, drawn in enumerate((1, 13, 29)):
+            for drawn in (1, 13, 29):
+                await answer(link, generating(2, "another"))
                 prior = tuple(tokens[:drawn])
-                rest = await answer(link, generating(place, tokens=30, prior=prior))
+                rest = await answer(link, generating(3, tokens=30, prior=prior, sampling=sampling))
                 assert tokens_in(rest) == tokens[drawn:]
-            complete = await answer(link, generating(9, tokens=30, prior=tuple(tokens)))
-            assert complete == [Finished(9, "length", "")]
+
+
+@servers
+@pytest.mark.parametrize("slots", [1, 2])
+@trio_test
+async def test_answer_of_another_machine_is_continued(
+    slots: int, server: Path | None, tmp_path: Path
+) -> None:
+    """Tokens that this server would not have drawn stay, and the rest follows them."""
+    prior = (100, 101, 102)
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, random_model("llama3"), server, slots=slots) as link:
+            rest = await answer(link, generating(1, tokens=10, prior=prior))
+            assert len(tokens_in(rest)) == 7
+            complete = await answer(link, generating(2, tokens=3, prior=prior))
+            assert complete[-1] == Finished(2, "length", "")
+            assert not tokens_in(complete)
 
 
 @servers

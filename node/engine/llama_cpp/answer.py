@@ -1,8 +1,11 @@
-"""Answers one request with a loaded llama-server."""
+"""Answers requests with a loaded llama-server."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
 from typing import Final
+
+import msgspec
 
 from node.engine.llama_cpp.completion import (
     CompletionReader,
@@ -15,20 +18,39 @@ from node.engine.llama_cpp.completion import (
 from node.engine.llama_cpp.connection import call, request
 from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
+from node.engine.llama_cpp.replay import PartedError, Replay
 from node.engine.protocol import Embedded, Evaluated, Finished, Generate, Result
 
 Send = Callable[[list[Result]], Awaitable[None]]
 
+_OTHER_KIND: Final = {
+    True: "this model makes vectors only: request an embedding",
+    False: "this model makes texts only: request vectors of an embedding model",
+}
+_WORTH_TOKENS: Final = 128
+"""With one slot, a shorter part of a prompt is evaluated again although it is in the cache, so that
+the answer can be repeated exactly if the server is lost. A guess at what that is worth."""
 
-@dataclass(frozen=True)
+
 class LoadedModel:
-    """A llama-server that has its model in memory."""
+    """A llama-server that has its model in memory.
 
-    socket: str
-    context_length: int
-    """Positions of one slot."""
-    embeds: bool
-    """Whether it makes vectors; any other makes texts."""
+    Args:
+        socket: The path of its socket.
+        context_length: Positions of one slot.
+        slots: Requests that it works on at once.
+        embeds: Whether it makes vectors; any other makes texts.
+    """
+
+    def __init__(self, socket: str, context_length: int, slots: int, *, embeds: bool) -> None:
+        self._socket = socket
+        self._context_length = context_length
+        self._is_repeatable = slots == 1
+        """Whether the same request has the same answer: no company changes its sums."""
+        self._embeds = embeds
+        self._prompts = Prompts(socket)
+        self._previous: list[int] = []
+        """The last prompt."""
 
     async def answer(self, command: Generate, send: Send) -> Finished:
         """Answer a request and return how it ended; the other results go to `send` as they come.
@@ -38,52 +60,74 @@ class LoadedModel:
         Raises:
             EngineLostError: The server is gone or broken; another one can answer.
         """
-        if command.embed != self.embeds:
-            return Finished(command.request, "refused", _OTHER_KIND[self.embeds])
-        prompts = Prompts(self.socket)
+        if command.embed != self._embeds:
+            return Finished(command.request, "refused", _OTHER_KIND[self._embeds])
         try:
-            tokens = await prompts.tokenize(command.prompt)
+            tokens = await self._prompts.tokenize(command.prompt)
         except RefusedError as error:
             return Finished(command.request, "refused", str(error))
-        if len(tokens) >= self.context_length + command.embed:
+        if len(tokens) >= self._context_length + command.embed:
             message = (
                 f"the prompt has {len(tokens)} tokens; the model's context holds "
-                f"{self.context_length}, including the answer"
+                f"{self._context_length}, including the answer"
             )
             return Finished(command.request, "too_long", message)
         if command.embed:
             return await self._embed(command, tokens, send)
-        return await self._complete(command, tokens, prompts, send)
+        return await self._complete(command, tokens, send)
 
     async def _embed(self, command: Generate, tokens: list[int], send: Send) -> Finished:
-        status, body = await call(self.socket, "/embedding", {"content": tokens})
+        status, body = await call(self._socket, "/embedding", {"content": tokens})
         if status != 200:
             return refused(command.request, read_failure(body))
         evaluated = Evaluated(command.request, len(tokens), len(tokens), 0)
         await send([evaluated, Embedded(command.request, read_vector(body))])
         return Finished(command.request, "stop", "")
 
-    async def _complete(
-        self, command: Generate, tokens: list[int], prompts: Prompts, send: Send
-    ) -> Finished:
-        wanted = tokens_left(command, len(tokens), self.context_length)
+    async def _complete(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+        if command.prior and self._is_repeatable:
+            try:
+                return await self._repeat(command, tokens, send)
+            except PartedError:
+                pass  # its tokens are evaluated like a prompt, and the rest is drawn after them
+        return await self._continue(command, tokens, send)
+
+    async def _repeat(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+        """Draw the whole answer again and return only what is new.
+
+        Raises:
+            PartedError: It is not the same again.
+        """
+        replay = Replay(command.prior, len(tokens))
+
+        async def send_new(results: list[Result]) -> None:
+            await send(replay.take(results))
+
+        finished = await self._continue(
+            msgspec.structs.replace(command, prior=()), tokens, send_new
+        )
+        replay.finish()
+        return finished
+
+    async def _continue(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+        """Stream what follows the prompt and the prior tokens of the answer."""
+        wanted = tokens_left(command, len(tokens), self._context_length)
         if wanted < 1:  # an earlier server drew the last one but was lost before it said so
             return Finished(command.request, "length", "")
-        prior = command.prior
-        body = completion_body(command.sampling, [*tokens, *prior], len(prior), wanted)
+        body = completion_body(command, tokens, wanted, cached=self._may_reuse(tokens))
         reader = CompletionReader(command.request)
-        async with request(self.socket, "/completion", body) as response:
+        async with request(self._socket, "/completion", body) as response:
             if response.status != 200:
                 return refused(command.request, read_failure(await response.read()))
             while received := await response.receive():
-                if results := await prompts.named(reader.feed(received)):
+                if results := await self._prompts.named(reader.feed(received)):
                     await send(results)
         if reader.finished is None:
             raise EngineLostError("the answer broke off")
         return reader.finished
 
-
-_OTHER_KIND: Final = {
-    True: "this model makes vectors only: request an embedding",
-    False: "this model makes texts only: request vectors of an embedding model",
-}
+    def _may_reuse(self, tokens: list[int]) -> bool:
+        """Return whether the part of a prompt that is in the cache need not be evaluated."""
+        shared = sum(takewhile(bool, map(eq, tokens, self._previous)))
+        self._previous = tokens
+        return not self._is_repeatable or shared >= _WORTH_TOKENS

@@ -9,7 +9,7 @@ import msgspec
 
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled
-from node.requests.request import EndReason, Sampling
+from node.requests.request import EndReason
 
 T = TypeVar("T")
 
@@ -91,30 +91,34 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise EngineLostError(f"an invalid answer: {error}") from error
 
 
-def completion_body(sampling: Sampling, tokens: list[int], prior: int, max_tokens: int) -> bytes:
-    """Return the body for `/completion` that continues `tokens` by at most `max_tokens`.
+def completion_body(
+    command: Generate, prompt: list[int], max_tokens: int, *, cached: bool
+) -> bytes:
+    """Return the body for `/completion` that continues a request's answer.
 
     Args:
-        sampling: How to draw.
-        tokens: The prompt, and of the answer what was already drawn.
-        prior: How many of them belong to the answer. The server draws all tokens from one sequence
-            of random numbers, so a continued answer must not begin that sequence again.
-        max_tokens: At least 1.
+        command: The request.
+        prompt: Its prompt; the answer's prior tokens follow it.
+        max_tokens: How many more to draw, at least 1.
+        cached: Whether tokens that the slot still holds need not be evaluated again.
     """
+    sampling, prior = command.sampling, command.prior
     body = {
-        "prompt": tokens,
+        "prompt": [*prompt, *prior],
         "n_predict": max_tokens,
         "stream": True,
         "return_tokens": True,
         "return_progress": True,
-        "cache_prompt": True,
+        "cache_prompt": cached,
         "response_fields": _FINAL_FIELDS,
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": 0.0,
         "repeat_penalty": sampling.repetition_penalty,
-        "seed": (sampling.seed + prior * _STRIDE) % _SEEDS,
+        # The server draws all tokens of an answer from one sequence of random numbers; its
+        # continuation must not begin that sequence again.
+        "seed": (sampling.seed + len(prior) * _STRIDE) % _SEEDS,
     }
     return msgspec.json.encode(body)
 

@@ -160,12 +160,11 @@ class LlamaServer:
             await self._fail(load, log.NO_ACCELERATOR)
             return
         length = min(properties.slot_tokens, load.context_length)
-        self._model = LoadedModel(str(self._socket), length, load.embeds)
+        slots = properties.total_slots
+        self._model = LoadedModel(str(self._socket), length, slots, embeds=load.embeds)
         self._is_settled = True
         build = " ".join(filter(None, (properties.build, self._options.package)))
-        await self._results.send(
-            [Loaded(length, properties.total_slots, build, self._memory.devices)]
-        )
+        await self._results.send([Loaded(length, slots, build, self._memory.devices)])
 
     async def _wait_loaded(self) -> Properties:
         """Return what the server says of the model once it is loaded.
