@@ -32,6 +32,9 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Requests to work on at once."""
     embeds: bool = False
     """Whether it is an embedding model, which returns vectors only."""
+    ranks: bool = False
+    """Whether its vectors are single numbers: the score of a document for a query, which a prompt
+    has as two turns of the roles `query` and `document`. Then `embeds` is set too."""
 
 
 class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -16,12 +16,12 @@ from node.engine.llama_cpp.completion import (
     Piece,
     completion_body,
     read_failure,
-    read_vector,
     refused,
     spell,
     tokens_left,
 )
 from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.vectors import read_vector
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled
 from node.requests.request import Sampling
 
@@ -110,6 +110,7 @@ def test_stream_of_something_else_is_the_end_of_the_server() -> None:
         (Failure("Prompt contains\ninvalid tokens", "invalid_request_error", 400), "refused"),
         (Failure("no embeddings", "not_supported_error", 501), "refused"),
         (Failure("too many", "exceed_context_size_error", 400), "too_long"),
+        (Failure("input (9 tokens) is too large to process.", "server_error", 500), "too_long"),
     ],
 )
 def test_refusal_names_the_reason_in_one_line(failure: Failure, reason: str) -> None:

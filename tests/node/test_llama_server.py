@@ -21,6 +21,7 @@ from node.engine.protocol import (
     Embedded,
     Evaluated,
     Finished,
+    Generate,
     Loaded,
     Result,
     Sampled,
@@ -236,6 +237,34 @@ async def test_embedding_model_returns_vectors(server: Path | None, tmp_path: Pa
             (refusal,) = await answer(link, generating(5))
             assert isinstance(refusal, Finished)
             assert refusal.reason == "refused"
+
+
+@servers
+@trio_test
+async def test_reranker_scores_a_document(server: Path | None, tmp_path: Path) -> None:
+    """A score is one number; a text, or one that is too long, is refused and the server stays."""
+
+    def comparing(request: int, document: str) -> Generate:
+        turns = ({"role": "query", "content": "hello"}, {"role": "document", "content": document})
+        return generating(request, turns, embed=True)
+
+    with trio.fail_after(patient(SECONDS)):
+        async with running(
+            tmp_path, random_model("ranker"), server, slots=2, embeds=True, ranks=True
+        ) as link:
+            evaluated, score, finished = await answer(link, comparing(1, "hello world"))
+            assert isinstance(evaluated, Evaluated)
+            assert evaluated.done > 2
+            assert isinstance(score, Embedded)
+            assert len(score.vector) == 1
+            assert finished == Finished(1, "stop", "")
+            for number, faulty in enumerate(
+                [comparing(2, "hello " * 999), generating(2, "hello", embed=True)]
+            ):
+                (refusal,) = await answer(link, faulty)
+                assert isinstance(refusal, Finished)
+                assert refusal.reason == ("too_long", "refused")[number]
+            assert (await answer(link, comparing(3, "hello world")))[1] == Embedded(3, score.vector)
 
 
 @servers

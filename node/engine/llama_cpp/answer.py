@@ -1,6 +1,5 @@
 """Answers requests with a loaded llama-server."""
 
-from collections.abc import Awaitable, Callable
 from itertools import takewhile
 from operator import eq
 from typing import Final
@@ -11,17 +10,15 @@ from node.engine.llama_cpp.completion import (
     CompletionReader,
     completion_body,
     read_failure,
-    read_vector,
     refused,
     tokens_left,
 )
-from node.engine.llama_cpp.connection import call, request
+from node.engine.llama_cpp.connection import request
 from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
-from node.engine.protocol import Embedded, Evaluated, Finished, Generate, Result
-
-Send = Callable[[list[Result]], Awaitable[None]]
+from node.engine.llama_cpp.vectors import Send, embed, rank
+from node.engine.protocol import Finished, Generate, Load, Result
 
 _OTHER_KIND: Final = {
     True: "this model makes vectors only: request an embedding",
@@ -39,15 +36,16 @@ class LoadedModel:
         socket: The path of its socket.
         context_length: Positions of one slot.
         slots: Requests that it works on at once.
-        embeds: Whether it makes vectors; any other makes texts.
+        load: How it was loaded.
     """
 
-    def __init__(self, socket: str, context_length: int, slots: int, *, embeds: bool) -> None:
+    def __init__(self, socket: str, context_length: int, slots: int, load: Load) -> None:
         self._socket = socket
         self._context_length = context_length
         self._is_repeatable = slots == 1
         """Whether the same request has the same answer: no company changes its sums."""
-        self._embeds = embeds
+        self._embeds = load.embeds
+        self._ranks = load.ranks
         self._prompts = Prompts(socket)
         self._previous: list[int] = []
         """The last prompt."""
@@ -62,6 +60,8 @@ class LoadedModel:
         """
         if command.embed != self._embeds:
             return Finished(command.request, "refused", _OTHER_KIND[self._embeds])
+        if self._ranks:
+            return await rank(self._socket, command, send)
         try:
             tokens = await self._prompts.tokenize(command.prompt)
         except RefusedError as error:
@@ -73,16 +73,8 @@ class LoadedModel:
             )
             return Finished(command.request, "too_long", message)
         if command.embed:
-            return await self._embed(command, tokens, send)
+            return await embed(self._socket, command, tokens, send)
         return await self._complete(command, tokens, send)
-
-    async def _embed(self, command: Generate, tokens: list[int], send: Send) -> Finished:
-        status, body = await call(self._socket, "/embedding", {"content": tokens})
-        if status != 200:
-            return refused(command.request, read_failure(body))
-        evaluated = Evaluated(command.request, len(tokens), len(tokens), 0)
-        await send([evaluated, Embedded(command.request, read_vector(body))])
-        return Finished(command.request, "stop", "")
 
     async def _complete(self, command: Generate, tokens: list[int], send: Send) -> Finished:
         if command.prior and self._is_repeatable:

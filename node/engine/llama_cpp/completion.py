@@ -3,7 +3,7 @@
 llama-server documents its endpoints in `tools/server/README.md` of the llama.cpp project.
 """
 
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 _FINAL_FIELDS: Final = ("content", "tokens", "stop", "stop_type", "tokens_predicted")
 """What the last event has to hold; without a choice it repeats prompt and settings."""
 _UNKNOWN_BUILD: Final = "b0-unknown"
+_TOO_LARGE: Final = "is too large to process"
+"""Of an embedding model's input; called a fault of the server, though it is the request's."""
 _SEEDS: Final = 2**32
 _STRIDE: Final = 0x9E3779B1
 """An odd number, so that every start of an answer has its own seed."""
@@ -219,7 +221,7 @@ def refused(request: int, failure: Failure) -> Finished:
         EngineLostError: The fault is the server's, so another one may answer.
     """
     message = " ".join(failure.message.split())
-    if failure.type == "exceed_context_size_error":
+    if failure.type == "exceed_context_size_error" or _TOO_LARGE in message:
         return Finished(request, "too_long", message)
     if failure.code < 500 or failure.type == "not_supported_error":
         return Finished(request, "refused", f"the engine refuses the request: {message}")
@@ -250,16 +252,3 @@ class Properties(msgspec.Struct, frozen=True):
     def slot_tokens(self) -> int:
         """The positions of one slot's context."""
         return self.default_generation_settings.n_ctx
-
-
-def read_vector(body: bytes) -> tuple[float, ...]:
-    """Return the vector in an answer of `/embedding` for one text.
-
-    Raises:
-        EngineLostError: The answer contains no vector for the text as a whole.
-    """
-    answer = decode(body, list[dict[str, Any]])
-    rows = answer[0].get("embedding", []) if answer else []
-    if len(rows) != 1 or not isinstance(rows[0], list):
-        raise EngineLostError("no vector of the whole text")
-    return tuple(map(float, rows[0]))

@@ -66,6 +66,8 @@ def command(options: LlamaOptions, load: Load, socket: Path) -> list[str]:
     }
     if options.gpu_layers is not None:
         values["--n-gpu-layers"] = options.gpu_layers
+    if load.ranks:
+        values["--pooling"] = "rank"
     switches = ["--log-prefix", "--jinja", "--no-webui", *(["--embeddings"] if load.embeds else [])]
     pairs = (text for name, value in values.items() for text in (name, str(value)))
     return [*program, *pairs, *switches, *options.arguments]

@@ -161,7 +161,7 @@ class LlamaServer:
             return
         length = min(properties.slot_tokens, load.context_length)
         slots = properties.total_slots
-        self._model = LoadedModel(str(self._socket), length, slots, embeds=load.embeds)
+        self._model = LoadedModel(str(self._socket), length, slots, load)
         self._is_settled = True
         build = " ".join(filter(None, (properties.build, self._options.package)))
         await self._results.send([Loaded(length, slots, build, self._memory.devices)])
