@@ -91,7 +91,7 @@ async def test_server_that_was_never_started_has_an_epitaph(tmp_path: Path) -> N
     with trio.fail_after(patient(SECONDS)):
         async with open_llama_server(LlamaOptions(tmp_path, "tiny")) as link:
             assert link.pid == 0
-            link.kill()
+            assert await link.wait_epitaph() == "llama-server was not started"
 
 
 @pytest.mark.slow

@@ -140,6 +140,18 @@ async def test_cancel_frees_the_slot(server: Path | None, tmp_path: Path) -> Non
             assert (await answer(link, generating(2)))[-1] == Finished(2, "length", "")
 
 
+@trio_test
+async def test_cancel_at_once_is_heard(tmp_path: Path) -> None:
+    """A request that is cancelled before its task has run ends as cancelled."""
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, endless_model(tmp_path), context_length=ENDLESS) as link:
+            for request in range(20):
+                await link.send(generating(request, tokens=0))
+                await link.send(Cancel(request))
+                ending = await wait_for(link, lambda result: isinstance(result, Finished))
+                assert ending == Finished(request, "cancelled", "")
+
+
 @servers
 @trio_test
 async def test_killed_server_is_seen_at_once(server: Path | None, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ _FINAL_FIELDS: Final = ("content", "tokens", "stop", "stop_type", "tokens_predic
 _UNKNOWN_BUILD: Final = "b0-unknown"
 _TOO_LARGE: Final = "is too large to process"
 """Of an embedding model's input; called a fault of the server, though it is the request's."""
-_SEEDS: Final = 2**32
+_SEEDS: Final = 2**32 - 1
+"""Seeds that llama-server keeps; by the next one it draws a seed itself."""
 _STRIDE: Final = 0x9E3779B1
 """An odd number, so that every start of an answer has its own seed."""
 

@@ -69,6 +69,8 @@ class LlamaServer:
         """Whether the load has been reported."""
         self._epitaph = "llama-server was not started"
         self._ended = trio.Event()
+        """Set while there is no process, and none to come."""
+        self._ended.set()
 
     @property
     def pid(self) -> int:
@@ -86,9 +88,11 @@ class LlamaServer:
         await trio.lowlevel.checkpoint()
         match command:
             case Load():
+                self._ended = trio.Event()
                 self._nursery.start_soon(self._run, command, name=f"engine of {self._name}")
-            case Generate():
-                name = f"request {command.request} of {self._name}"
+            case Generate(request):
+                self._scopes[request] = trio.CancelScope()
+                name = f"request {request} of {self._name}"
                 self._nursery.start_soon(self._answer, command, name=name)
             case Cancel(request) if request in self._scopes:
                 self._scopes[request].cancel()
@@ -192,27 +196,27 @@ class LlamaServer:
 
     async def _answer(self, command: Generate) -> None:
         """Answer one request; its last result is `Finished`, also if it is cancelled."""
+        ending: Finished | None = Finished(command.request, "cancelled", "")
         with contextlib.suppress(trio.ClosedResourceError):  # the server ended meanwhile
-            if (ending := await self._find_ending(command)) is not None:
+            try:
+                with self._scopes[command.request]:
+                    ending = await self._find_ending(command)
+            finally:
+                del self._scopes[command.request]
+            if ending is not None:
                 await self._results.send([ending])
 
     async def _find_ending(self, command: Generate) -> Finished | None:
-        """Return how a request ended; None if the server is lost."""
+        """Answer one request and return how it ended; None if the server is lost."""
         if self._model is None:
             return None
-        ending: Finished | None = Finished(command.request, "cancelled", "")
-        with trio.CancelScope() as scope:
-            self._scopes[command.request] = scope
-            try:
-                ending = await self._model.answer(command, self._results.send)
-            except EngineLostError as error:
-                # The end of the server makes the supervisor start another one, which answers.
-                _log.warning("llama-server %d of %s is lost: %s", self.pid, self._name, error)
-                self.kill()
-                ending = None
-            finally:
-                del self._scopes[command.request]
-        return ending
+        try:
+            return await self._model.answer(command, self._results.send)
+        except EngineLostError as error:
+            # The end of the server makes the supervisor start another one, which answers.
+            _log.warning("llama-server %d of %s is lost: %s", self.pid, self._name, error)
+            self.kill()
+            return None
 
     async def _read_log(self, printed: ReceiveStream | None) -> None:
         """Keep what the server prints. Runs until it closes its output."""
