@@ -67,6 +67,7 @@ async def run(settings: NodeSettings) -> None:
                     mesh_certificate,
                 ),
                 parts.guard,
+                parts.scheduler.accounts.report,
             ),
             open_mesh(mesh, parts.mesh_options, parts.guard),
             trio.open_nursery() as work,

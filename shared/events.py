@@ -209,10 +209,13 @@ class EngineProgressed(Event, frozen=True, tag=12):
 
 
 class TokensGenerated(Event, frozen=True, tag=13):
-    """Tokens were sampled; counted while they are generated."""
+    """Tokens of one request were sampled since its last such event; sent several times a second."""
 
     model_id: str
     count: int
+    drawn_at: tuple[float, ...] = ()
+    """When each was drawn, in seconds of the node's monotonic clock, after the time of the token
+    before them, if this node drew one. The gaps between them include a change of the engine."""
 
 
 class InferenceFinished(Event, frozen=True, tag=14):

@@ -48,7 +48,7 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.EngineRestarted(model_id, "crashed"),
         events.LoadChanged(model_id, 2, 1, 1, 1),
         events.EngineProgressed(model_id, 1.5e9),
-        events.TokensGenerated(model_id, 1),
+        events.TokensGenerated(model_id, 1, (7.0, 7.25)),
         finished(model_id),
         events.HttpFinished("/v1/completions", "POST", 200, 0.75),
         events.RpcFinished("distributed_llm.v1.Inference/Generate", "ok", 0.75),

@@ -34,6 +34,7 @@ ExporterPart = Literal[
 _E2E: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _FIRST_TOKEN: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
+_GAP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _PHASE: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _CALL: Final = (0.1, 1, 10)
 """Few, because each route, method and status has its own; the model's families are finer."""
@@ -239,6 +240,12 @@ PER_TOKEN: Final = _histogram(
     "inference_time_per_output_token_seconds",
     _PER_TOKEN,
     "Seconds per token after the first: (duration - first token) / (tokens - 1).",
+    *_MODEL,
+)
+INTER_TOKEN: Final = _histogram(
+    "inference_inter_token_seconds",
+    _GAP,
+    "Seconds between two tokens of an answer, as they left the engine.",
     *_MODEL,
 )
 QUEUE: Final = _histogram(

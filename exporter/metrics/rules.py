@@ -4,6 +4,7 @@ A sample is a family, its label values and a number, which a counter adds, a gau
 histogram observes.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -106,7 +107,9 @@ def _engine_progressed(node: str, e: events.EngineProgressed) -> tuple[Sample, .
 
 
 def _tokens_generated(node: str, e: events.TokensGenerated) -> tuple[Sample, ...]:
-    return ((c.TOKENS_GENERATED, (node, e.model_id), e.count),)
+    model = (node, e.model_id)
+    gaps = [(c.INTER_TOKEN, model, b - a) for a, b in itertools.pairwise(e.drawn_at)]
+    return ((c.TOKENS_GENERATED, model, e.count), *gaps)
 
 
 def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample, ...]:

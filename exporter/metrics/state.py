@@ -31,6 +31,7 @@ _OBJECTIVES: Final = Objectives()
 _OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
 """Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
 while loads fail for that reason."""
+_NONE: Final[Mapping[Labels, Histogram]] = MappingProxyType({})
 _NOTED: Final = (
     events.InferenceFinished,
     events.NodeStarted,
@@ -100,11 +101,11 @@ class State:
     def apply(self, node: Node, session: Session, happened: Sequence[Event | None]) -> None:
         """Count events of a session, in order; None stands for an unknown event.
 
-        The exporter's hot loop: the usual case, an existing counter, needs no call.
+        The exporter's hot loop: an existing counter, the usual case, needs no call.
         """
         kinds: Counter[type[Event] | str] = Counter()
         node_id = node.node_id
-        counters = self._counters
+        counters, histograms = self._counters, self._histograms
         for event in happened:
             if event is None:
                 kinds["unknown"] += 1
@@ -121,15 +122,15 @@ class State:
                     series = counters.get(family)
                     if series is not None and labels in series:
                         series[labels] += value
+                    elif histogram := histograms.get(family, _NONE).get(labels):
+                        histogram.observe(value)
                     elif family.total:
                         self.move_total(session, family, labels, value)
                     else:
                         self.move(family, labels, value)
                 if kind in _NOTED:
                     self._note(node, event)
-        for which, count in kinds.items():
-            name = which if isinstance(which, str) else which.__name__
-            self.move(c.EVENTS, (node_id, name), count)
+        self._count_kinds(node_id, kinds)
 
     def move(self, family: Family, labels: Labels, value: float) -> None:
         """Add to a counter, set a gauge or observe into a histogram."""
@@ -227,6 +228,11 @@ class State:
             labels = self._admit(family, labels)
             histogram = series.setdefault(labels, self.new_histogram(family))
         histogram.observe(value)
+
+    def _count_kinds(self, node_id: str, kinds: Mapping[type[Event] | str, int]) -> None:
+        for which, count in kinds.items():
+            name = which if isinstance(which, str) else which.__name__
+            self.move(c.EVENTS, (node_id, name), count)
 
     def _note(self, node: Node, event: Event) -> None:
         """Remember what later decisions need."""

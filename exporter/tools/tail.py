@@ -171,6 +171,8 @@ def _word(value: object) -> str:
     if isinstance(value, str):
         cleaned = clean_label(value)
         return cleaned if cleaned and " " not in cleaned else f'"{cleaned}"'
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Accounts for one attempt at an answer: its phases, its tokens, and the event of its end."""
+"""Accounts for each attempt at an answer: its phases, its tokens, and the event of its end."""
 
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +19,31 @@ from shared.events import (
 
 Emit = Callable[[Event], None]
 Verdict = tuple[RequestStatus, FinishReason | None]
+_TOKENS_TOGETHER: Final = 1024
+"""Limit of tokens in one event: each has a time of 9 bytes, and `wire.EVENT_BYTES` is 16 KiB."""
+
+
+class Accounts:
+    """The accounts of a node's attempts, whose tokens are reported together.
+
+    The carrier calls `report` at each flush, so tokens are counted while they are generated.
+
+    Args:
+        emit: Receives events.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._running: set[Account] = set()
+
+    def open(self, request: InferenceRequest) -> "Account":
+        """Return a new account of an attempt at the request."""
+        return Account(request, self._emit, self._running)
+
+    def report(self) -> None:
+        """Emit the tokens drawn since the last report, one event per request."""
+        for account in self._running:
+            account.report()
 
 
 class Account:
@@ -31,33 +56,57 @@ class Account:
     Args:
         request: The request.
         emit: Receives events.
+        running: The accounts whose request an engine has; this one joins and leaves.
     """
 
-    def __init__(self, request: InferenceRequest, emit: Emit) -> None:
-        self.generated_tokens = 0
+    def __init__(self, request: InferenceRequest, emit: Emit, running: "set[Account]") -> None:
         self._request = request
         self._emit = emit
-        self._drew: Final = TokensGenerated(request.model_id, 1)
+        self._running = running
+        self._drawn_at: Final[list[float]] = []
+        """When each token was drawn that is not reported yet."""
+        self.draw: Final = self._drawn_at.append
+        """Counts a token that was drawn at the given time; telemetry costs a token no more."""
+        self._reported_tokens = 0
+        self._newest_at: tuple[float, ...] = ()
+        """When the last reported token was drawn, once there is one."""
         self._queued_at = trio.current_time() - request.waited_seconds
         self._prefill_at: float | None = None
         self._decode_at: float | None = None
 
+    @property
+    def generated_tokens(self) -> int:
+        """The number of tokens drawn so far."""
+        return self._reported_tokens + len(self._drawn_at)
+
     def begin(self, resumed: ResumeReason | None) -> None:
         """Record that an engine has the request now."""
+        self._running.add(self)
         if resumed is not None:
             self._emit(InferenceResumed(self._request.model_id, resumed))
         if self._prefill_at is None:
             self._prefill_at = trio.current_time()
 
-    def draw(self) -> None:
-        """Count a token."""
-        if not self.generated_tokens:
-            self._decode_at = trio.current_time()
-        self.generated_tokens += 1
-        self._emit(self._drew)
+    def pause(self) -> None:
+        """Record that no engine has the request any more. Harmless if none had it."""
+        self._running.discard(self)
+        self.report()
+
+    def report(self) -> None:
+        """Emit the tokens drawn since the last report, if any."""
+        drawn_at = self._drawn_at
+        while drawn_at:
+            new = drawn_at[:_TOKENS_TOGETHER]
+            del drawn_at[:_TOKENS_TOGETHER]
+            if not self._reported_tokens:
+                self._decode_at = new[0]
+            times = (*self._newest_at, *new)
+            self._newest_at = times[-1:]
+            self._reported_tokens += len(new)
+            self._emit(TokensGenerated(self._request.model_id, len(new), times))
 
     def close(self, verdict: Verdict, answer: Answer, read_tokens: int) -> None:
-        """Emit the event of the end.
+        """Emit the event of the end; after `pause`.
 
         Args:
             verdict: How the attempt ended.

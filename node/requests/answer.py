@@ -164,7 +164,7 @@ class Answer:
         self._fingerprint = fingerprint or self.fingerprint
         self.begun.set()
 
-    def take(self, token: Token) -> None:
+    def take(self, token: Token, now: float) -> None:
         """Add a token; the one that completes a stop sequence, or comes late, ends the answer.
 
         A caller with unread pieces waits for nothing, so the deadline is checked here as well.
@@ -174,7 +174,7 @@ class Answer:
         self._deliver(Delta(text, 1, token if self.request.forwarded else None))
         if self._text.stopped:
             self.end("stop")
-        elif trio.current_time() > self._deadline:
+        elif now > self._deadline:
             self.expire()
 
     def end(self, reason: FinishReason) -> None:

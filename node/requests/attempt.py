@@ -135,10 +135,11 @@ class Attempt:
         answer = self.answer
         if self.over or answer.ending is not None:
             return
-        self._account.draw()
+        now = trio.current_time()
+        self._account.draw(now)
         self._fruitless = 0
         if not answer.over.is_set():
-            answer.take(Token(token, piece))
+            answer.take(Token(token, piece), now)
 
     def embedded(self, vector: tuple[float, ...]) -> None:
         """Set the prompt's vector."""
@@ -167,6 +168,7 @@ class Attempt:
         the answer is the same as without the interruption.
         """
         self._in_engine = False
+        self._account.pause()
         if self.answer.over.is_set():
             self._close()
         elif self._fruitless >= _FRUITLESS_RESUMES:
@@ -196,6 +198,7 @@ class Attempt:
         self.over = True
         self.let_go.set()
         self._leave_queue()
+        self._account.pause()
         if self._counts:
             read_tokens = max(0, self.answer.read_tokens - self._foreign_deltas)
             self._account.close(_verdict(self.answer), self.answer, read_tokens)

@@ -190,7 +190,7 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
         case wire.Drawn(token, piece):
             if len(answer.tokens) >= _MOST_TOKENS:
                 raise PeerLostError(f"{ask.peer.node_id} sent more than {_MOST_TOKENS} tokens")
-            answer.take(Token(token, piece))
+            answer.take(Token(token, piece), trio.current_time())
         case wire.Vector(numbers):
             answer.vector = numbers
         case wire.Ended(reason, prompt_tokens, cached_tokens):

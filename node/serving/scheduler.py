@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from node.errors import InvalidRequestError, ModelNotFoundError, RequestError, UnavailableError
-from node.requests.account import Account, Emit
+from node.requests.account import Accounts, Emit
 from node.requests.answer import Answer
 from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest
@@ -39,7 +39,8 @@ class Scheduler:
     def __init__(self, emit: Emit, limits: Limits = _NO_LIMITS) -> None:
         self.on_change: Callable[[], None] = lambda: None
         """Called when the node's capacity for requests has changed."""
-        self._emit = emit
+        self.accounts: Final = Accounts(emit)
+        """The accounts of the attempts at this node."""
         self._limits = limits
         self._lanes: dict[str, Lane] = {}
         self._moved = trio.Event()
@@ -69,7 +70,7 @@ class Scheduler:
 
     def attempt(self, answer: Answer) -> Attempt:
         """Return a new attempt at an answer, which this node counts."""
-        return Attempt(answer, Account(answer.request, self._emit))
+        return Attempt(answer, self.accounts.open(answer.request))
 
     def admit(self, request: InferenceRequest) -> Attempt:
         """Check a request against the limits and add it to its model's queue.

@@ -43,6 +43,7 @@ async def open_carrier(
     socket_path: Path,
     levels: Callable[[], Iterable[Event]],
     guard: Guard[NodePart],
+    report: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Carry batches while the block runs; at its end, send the rest and say goodbye.
 
@@ -53,6 +54,7 @@ async def open_carrier(
         socket_path: Where the exporter listens, now or later.
         levels: Returns the current value of every level, for an exporter that lacks them.
         guard: Runs the tasks.
+        report: Called at each flush; emits what was counted since the last.
     """
     socket = pynng.Req0(
         resend_time=_RESEND_MILLISECONDS,
@@ -62,7 +64,7 @@ async def open_carrier(
     )
     with socket:
         socket.dial(f"ipc://{socket_path}", block=False)
-        carrier = _Carrier(outbox, socket, levels)
+        carrier = _Carrier(outbox, socket, levels, report)
         well = False
         try:
             async with trio.open_nursery() as nursery:
@@ -91,10 +93,12 @@ class _Carrier:
         outbox: Outbox,
         socket: pynng.Req0,
         levels: Callable[[], Iterable[Event]],
+        report: Callable[[], None],
     ) -> None:
         self._outbox = outbox
         self._socket = socket
         self._levels = levels
+        self._report = report
         self._levels_due = trio.current_time()
         self._repeats = Repeats(_log, trio.current_time)
 
@@ -116,11 +120,13 @@ class _Carrier:
         Packed events have a size limit, and many more of them fit in memory than of unpacked ones.
         """
         while True:
+            self._report()
             self._outbox.collect(trio.current_time())
             await trio.sleep(FLUSH_SECONDS)
 
     async def finish(self, *, goodbye: bool) -> None:
         """Send the rest, with or without a goodbye. Ends when the exporter has accepted it."""
+        self._report()
         while not self._outbox.empty:
             await self._exchange(self._outbox.next_batch(trio.current_time()))
         if goodbye:

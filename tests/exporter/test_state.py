@@ -2,6 +2,7 @@
 
 import itertools
 import unicodedata
+from bisect import bisect_left
 from typing import get_args
 
 import msgspec
@@ -87,6 +88,7 @@ def test_every_event_moves_what_it_means() -> None:
         (c.LATENCY, (*model, "ok")): 2,
         (c.FIRST_TOKEN, model): 0.75,
         (c.PER_TOKEN, model): 0.25,
+        (c.INTER_TOKEN, model): 0.25,
         (c.QUEUE, model): 0.25,
         (c.PREFILL, model): 0.5,
         (c.DECODE, model): 1.25,
@@ -97,6 +99,28 @@ def test_every_event_moves_what_it_means() -> None:
         (c.NETWORK_LATENCY, ("n1", "n2", "survey")): 0.002,
     }
     assert {key: histogram(state, key[0], *key[1]).sum for key in sums} == sums
+
+
+def test_each_gap_between_tokens_counts() -> None:
+    """The gaps between the tokens of one event are observed one by one."""
+    state = State()
+    apply(state, events.TokensGenerated("m", 3, (5.0, 5.002, 5.004, 9.004)))
+    apply(state, events.TokensGenerated("m", 2, (1.0, 1.002)))
+    kept = histogram(state, c.INTER_TOKEN, "n1", "m")
+    assert kept.counts[bisect_left(c.INTER_TOKEN.buckets, 0.002)] == 3
+    assert kept.counts[bisect_left(c.INTER_TOKEN.buckets, 4.0)] == 1
+    assert sum(kept.counts) == 4
+    assert kept.sum == pytest.approx(4.006)
+    assert number(state, c.TOKENS_GENERATED, "n1", "m") == 5
+
+
+@pytest.mark.parametrize("times", [(5.0, 4.0), (5.0, float("nan")), (5.0, float("inf"))])
+def test_impossible_times_of_tokens_are_invalid(times: tuple[float, ...]) -> None:
+    """Tokens that were drawn at impossible times move nothing."""
+    state = State()
+    apply(state, events.TokensGenerated("m", 1, times))
+    assert number(state, c.TOKENS_GENERATED, "n1", "m") is None
+    assert number(state, c.EVENTS, "n1", "invalid") == 1
 
 
 def test_no_event_goes_by_unnoticed() -> None:

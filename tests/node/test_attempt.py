@@ -1,8 +1,10 @@
 """A request ends exactly once, with a correct account of its time and tokens."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -17,10 +19,11 @@ from node.errors import (
     RequestError,
     UnavailableError,
 )
-from node.requests.account import Account
+from node.requests.account import Accounts
 from node.requests.answer import Answer, Delta, Ending
 from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest, Sampling
+from shared import wire
 from shared.events import Event, InferenceFinished, InferenceResumed, TokensGenerated
 
 
@@ -29,6 +32,8 @@ def opened(
     *stops: str,
     streamed: bool = False,
     deadline_seconds: float | None = None,
+    forwarded: bool = False,
+    accounts: Accounts | None = None,
 ) -> Attempt:
     request = InferenceRequest(
         model_id="m",
@@ -38,8 +43,14 @@ def opened(
         stops=stops,
         streamed=streamed,
         deadline_seconds=deadline_seconds,
+        forwarded=forwarded,
     )
-    return Attempt(Answer(request), Account(request, emitted.append))
+    return Attempt(Answer(request), (accounts or Accounts(emitted.append)).open(request))
+
+
+def drawn(emitted: Sequence[Event]) -> int:
+    """Return how many tokens were reported."""
+    return sum(event.count for event in emitted if isinstance(event, TokensGenerated))
 
 
 def account(emitted: Sequence[Event]) -> InferenceFinished:
@@ -142,16 +153,79 @@ async def test_reader_that_does_not_read_holds_nobody_up() -> None:
 
 
 @trio_test
-async def test_each_token_is_counted_as_it_is_made() -> None:
-    """Tokens count when they are drawn, even if no one wants them any more."""
+async def test_tokens_are_reported_while_they_are_made(autojump_clock: MockClock) -> None:
+    """Each report has the tokens since the last, even if no one wants them any more."""
+    del autojump_clock
+    emitted: list[Event] = []
+    began = trio.current_time()
+    accounts = Accounts(emitted.append)
+    asked = opened(emitted, accounts=accounts)
+    asked.begin()
+    accounts.report()
+    assert emitted == []
+    asked.sampled(7, b"a")
+    await trio.sleep(0.5)
+    asked.sampled(7, b"b")
+    accounts.report()
+    accounts.report()
+    asked.answer.close()
+    await trio.sleep(2)
+    asked.sampled(7, b"c")
+    assert emitted == [TokensGenerated("m", 2, (began, began + 0.5))]
+    accounts.report()
+    assert emitted[1:] == [TokensGenerated("m", 1, (began + 0.5, began + 2.5))]
+    asked.finished("cancelled", "")
+    assert account(emitted).generated_tokens == 3
+    before = list(emitted)
+    accounts.report()
+    assert emitted == before
+
+
+@trio_test
+async def test_pause_of_a_lost_engine_is_a_gap_between_tokens(autojump_clock: MockClock) -> None:
+    """The gap between two tokens includes the time in which there was no engine."""
+    del autojump_clock
     emitted: list[Event] = []
     asked = opened(emitted)
     asked.begin()
+    began = trio.current_time()
     asked.sampled(7, b"a")
-    assert emitted == [TokensGenerated("m", 1)]
-    asked.answer.close()
+    await trio.sleep(1)
+    asked.interrupted("crashed")
+    await trio.sleep(3)
+    asked.begin()
     asked.sampled(7, b"b")
-    assert emitted == [TokensGenerated("m", 1)] * 2
+    asked.finished("length", "")
+    assert TokensGenerated("m", 1, (began, began + 4)) in emitted
+
+
+@trio_test
+async def test_tokens_of_a_request_that_another_node_counts_are_reported() -> None:
+    """Tokens count on the node that drew them, also if it does not count the request."""
+    emitted: list[Event] = []
+    accounts = Accounts(emitted.append)
+    asked = opened(emitted, accounts=accounts, forwarded=True)
+    asked.begin()
+    asked.sampled(7, b"a")
+    asked.failed(UnavailableError("the node stopped"))
+    accounts.report()
+    assert drawn(emitted) == len(emitted) == 1
+
+
+@trio_test
+async def test_many_tokens_at_once_fit_in_events() -> None:
+    """However many tokens a report has, each event fits in a batch, and no token is lost."""
+    emitted: list[Event] = []
+    accounts = Accounts(emitted.append)
+    asked = opened(emitted, accounts=accounts)
+    asked.begin()
+    for _ in range(5000):
+        asked.sampled(7, b"a")
+    accounts.report()
+    assert drawn(emitted) == 5000
+    times = [event.drawn_at for event in emitted if isinstance(event, TokensGenerated)]
+    assert all(one[-1] == two[0] for one, two in itertools.pairwise(times))
+    assert all(len(msgspec.msgpack.encode(event)) < wire.EVENT_BYTES for event in emitted)
 
 
 @trio_test
@@ -172,7 +246,7 @@ async def test_stop_sequence_ends_the_answer() -> None:
     assert await read_all(asked) == ("one ", Ending("stop", 0, 0, 2))
     ended = account(emitted)
     assert (ended.status, ended.finish_reason, ended.discarded_tokens) == ("ok", "stop", 0)
-    assert ended.generated_tokens == emitted.count(TokensGenerated("m", 1)) == 2
+    assert ended.generated_tokens == drawn(emitted) == 2
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -191,7 +265,7 @@ async def test_tokens_past_the_stop_are_not_counted(*, late: int, streamed: bool
     asked.finished("cancelled", "")
     ended = account(emitted)
     assert (ended.status, ended.generated_tokens, ended.discarded_tokens) == ("ok", 3, 0)
-    assert emitted.count(TokensGenerated("m", 1)) == 3
+    assert drawn(emitted) == 3
 
 
 @trio_test
@@ -294,7 +368,7 @@ async def test_interrupted_answer_goes_on_in_the_next_engine() -> None:
     asked.sampled(9, b"\xa4")
     asked.finished("length", "")
     assert await read_all(asked) == ("aä", Ending("length", 3, 1, 3))
-    assert emitted.count(TokensGenerated("m", 1)) == 3
+    assert drawn(emitted) == 3
     assert emitted.count(InferenceResumed("m", "crashed")) == 1
     ended = account(emitted)
     assert (ended.status, ended.prompt_tokens, ended.discarded_tokens) == ("ok", 3, 0)
@@ -479,7 +553,7 @@ def test_any_course_has_one_end_and_a_sound_account(
     phases = (ended.queue_seconds, ended.prefill_seconds, ended.decode_seconds)
     assert min(phases) >= 0
     assert sum(phases) == ended.seconds
-    assert ended.generated_tokens == emitted.count(TokensGenerated("m", 1))
+    assert ended.generated_tokens == drawn(emitted)
     assert 0 <= ended.discarded_tokens <= ended.generated_tokens
     assert (ended.first_token_seconds is None) == (ended.generated_tokens == 0)
     assert emitted[-1] == ended

@@ -1,6 +1,6 @@
 """The carrier delivers every event to the exporter, whatever that is doing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,11 +21,14 @@ ACCEPTED = wire.Reply(wire.PROTOCOL, 0, True, False, "")
 
 
 @asynccontextmanager
-async def carried(directory: Path) -> AsyncIterator[Outbox]:
+async def carried(
+    directory: Path, report: Callable[[Outbox], None] = lambda _: None
+) -> AsyncIterator[Outbox]:
     """Carry an outbox to a socket in a directory until the block ends."""
     outbox = Outbox("n", "s", trio.current_time())
+    path = directory / "x.sock"
     with trio.fail_after(LIMIT_SECONDS):
-        async with open_carrier(outbox, directory / "x.sock", list, strict_guard()):
+        async with open_carrier(outbox, path, list, strict_guard(), lambda: report(outbox)):
             yield outbox
 
 
@@ -61,6 +64,26 @@ async def _take_until_goodbye(socket: pynng.Rep0, count: int) -> None:
             pass
     assert batch.dropped == {}
     assert batch.emitted == count
+
+
+@trio_test
+async def test_what_is_counted_meanwhile_is_reported_at_each_flush(tmp_path: Path) -> None:
+    """Each flush asks for the counts since the last, and the last of them are sent at the end."""
+
+    def report(outbox: Outbox) -> None:
+        outbox.emit(TokensGenerated("m", 1))
+
+    async with trio.open_nursery() as nursery:
+        with listen(tmp_path) as socket:
+            async with carried(tmp_path, report):
+                emitted = 0
+                while emitted < 3:
+                    emitted = (await take(socket)).emitted
+                batches: list[wire.Batch] = []
+                nursery.start_soon(_take_all, socket, batches)
+            nursery.cancel_scope.cancel()
+    assert batches[-1].goodbye
+    assert batches[-1].emitted > emitted
 
 
 @pytest.mark.parametrize(

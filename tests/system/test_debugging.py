@@ -92,7 +92,7 @@ def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:
                 node.send(TokensGenerated("a model", count))
                 line = tail.stdout.readline()
                 assert line.endswith(
-                    f' node1 {count} TokensGenerated model_id="a model" count={count}\n'
+                    f' node1 {count} TokensGenerated model_id="a model" count={count} drawn_at=\n'
                 )
             tail.send_signal(signal.SIGINT)
             assert tail.wait(timeout=20) == 0
