@@ -179,6 +179,10 @@ class ModelDescribed(Event, frozen=True, tag=9):
     engine: str
     size_bytes: int
     layers: int
+    build: str = ""
+    """The engine's own version, as it names it; empty if it has none."""
+    devices: tuple[tuple[str, int], ...] = ()
+    """The devices that hold the model, each with the bytes in use there; empty if unknown."""
 
 
 class EngineRestarted(Event, frozen=True, tag=10):
@@ -407,6 +411,36 @@ class RequestForwarded(Event, frozen=True, tag=28):
     """As in `InferenceFinished`."""
 
 
+class EngineSampled(Event, frozen=True, tag=29):
+    """What an engine works on and holds: emit once a second while its model is loaded.
+
+    What an engine does not report is None and has no series. The newest sample is a level, but it
+    is not sent again on request, because each one is also an observation.
+    """
+
+    model_id: str
+    decoding: int | None = None
+    """Sequences whose next token the newest step computed together; 0 if none is decoded."""
+    context_used: int | None = None
+    """Tokens of the requests in work, over all slots."""
+    context_held: int | None = None
+    """Tokens in all slots, including those kept of ended requests for the next prompts."""
+    context_capacity: int | None = None
+    """Tokens that fit in all slots together."""
+
+
+class TokensSpeculated(Event, frozen=True, tag=30):
+    """Tokens that an engine drafted for a request; emit when the engine reports them.
+
+    Most engines do so at the end of the request, and only with a draft model.
+    """
+
+    model_id: str
+    drafted: int
+    accepted: int
+    """How many of them the model itself would have drawn: they cost no step of their own."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -436,5 +470,7 @@ AnyEvent = (
     | InternalError
     | CertificateRead
     | RequestForwarded
+    | EngineSampled
+    | TokensSpeculated
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

@@ -44,7 +44,11 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.EventLoopLagged(0.002),
         events.ModelLoaded(model_id, 1.25),
         events.ModelLoadFailed(model_id, 0.5),
-        events.ModelDescribed(model_id, "llama", "Q8_0", "ctransformers", 2**24, 8),
+        events.ModelDescribed(
+            model_id, "llama", "Q8_0", "ctransformers", 2**24, 8, "b7", (("CPU", 2**20),)
+        ),
+        events.EngineSampled(model_id, 3, 100, 150, 4096),
+        events.TokensSpeculated(model_id, 9, 6),
         events.EngineRestarted(model_id, "crashed"),
         events.LoadChanged(model_id, 2, 1, 1, 1),
         events.EngineProgressed(model_id, 1.5e9),

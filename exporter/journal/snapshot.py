@@ -1,8 +1,8 @@
 """Pack the whole state as bytes and unpack it; no I/O.
 
 Msgpack of families by name, so that a newer or older exporter reads what it knows: a family that
-it lacks is left out, one whose buckets changed is sorted into the new ones by the old upper
-bounds, which keeps count and sum.
+it lacks is left out, and so are the series of one that has other labels now; one whose buckets
+changed is sorted into the new ones by the old upper bounds, which keeps count and sum.
 """
 
 from bisect import bisect_left
@@ -79,7 +79,8 @@ def restore_into(state: State, packed: bytes) -> None:
         raise UnreadableSnapshotError(f"the snapshot has version {snapshot.version}")
     for family in FAMILIES:
         for labels, value in snapshot.numbers.get(family.name, {}).items():
-            state.move(family, labels, value)
+            if len(labels) == len(family.labels):
+                state.move(family, labels, value)
         if found := snapshot.histograms.get(family.name):
             _merge(state, family, found)
     state.start_at_zero(snapshot.numbers.get(REQUESTS.name, {}))

@@ -40,6 +40,7 @@ _CALL: Final = (0.1, 1, 10)
 """Few, because each route, method and status has its own; the model's families are finer."""
 _CHECK: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+_SEQUENCES: Final = (1, 2, 4, 8, 16, 32, 64)
 _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _NET: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -269,6 +270,13 @@ PROMPT_TOKENS_CACHED: Final = _counter(
     "Prompt tokens that the engine still held from the request before.",
     *_MODEL,
 )
+TOKENS_SPECULATED: Final = _counter(
+    "inference_speculative_tokens_total",
+    "Tokens that a draft proposed, and those of them that the model accepted.",
+    *_MODEL,
+    "result",
+    result=("drafted", "accepted"),
+)
 TOKENS_DISCARDED: Final = _counter(
     "inference_tokens_discarded_total",
     "Tokens generated and then thrown away.",
@@ -369,7 +377,13 @@ LAYERS_UNSERVED: Final = _gauge(
     *_MODEL,
 )
 MODEL_INFO: Final = _gauge(
-    "model_info", "What a model is; always 1.", *_MODEL, "architecture", "quantization", "engine"
+    "model_info",
+    "What a model is and what runs it; always 1.",
+    *_MODEL,
+    "architecture",
+    "quantization",
+    "engine",
+    "build",
 )
 MODEL_LOAD_DURATION: Final = _histogram(
     "model_load_duration_seconds", _LOAD, "Seconds that loading took.", *_MODEL
@@ -394,6 +408,25 @@ MODEL_UNLOADS: Final = _counter(
     *_MODEL,
     "reason",
     reason=get_args(events.UnloadReason),
+)
+ENGINE_SEQUENCES: Final = _histogram(
+    "engine_sequences",
+    _SEQUENCES,
+    "Sequences that a working engine decodes together, sampled once a second.",
+    *_MODEL,
+)
+ENGINE_CONTEXT: Final = _gauge(
+    "engine_context_tokens",
+    "Context tokens in all slots: of requests in work, held in all, and how many fit.",
+    *_MODEL,
+    "state",
+    state=("used", "held", "capacity"),
+)
+ENGINE_MEMORY: Final = _gauge(
+    "engine_memory_bytes",
+    "Bytes of a model by device, as its engine reports them.",
+    *_MODEL,
+    "device",
 )
 ENGINE_PROGRESS: Final = _gauge(
     "engine_last_progress_timestamp_seconds",

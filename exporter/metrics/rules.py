@@ -82,7 +82,8 @@ def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
     return (
         (c.MODEL_SIZE, model, e.size_bytes),
         (c.LAYERS_ALLOCATED, model, e.layers),
-        (c.MODEL_INFO, (*model, e.architecture, e.quantization, e.engine), 1),
+        (c.MODEL_INFO, (*model, e.architecture, e.quantization, e.engine, e.build), 1),
+        *((c.ENGINE_MEMORY, (*model, device), size_bytes) for device, size_bytes in e.devices),
     )
 
 
@@ -104,6 +105,22 @@ def _engine_progressed(node: str, e: events.EngineProgressed) -> tuple[Sample, .
     model = (node, e.model_id)
     silence = (c.ENGINE_SILENCE, model, e.silent_seconds)
     return ((c.ENGINE_PROGRESS, model, e.at), silence) if e.at else (silence,)
+
+
+def _engine_sampled(node: str, e: events.EngineSampled) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    decoding = ((c.ENGINE_SEQUENCES, model, e.decoding),) if e.decoding else ()
+    context = (("used", e.context_used), ("held", e.context_held), ("capacity", e.context_capacity))
+    known = [(c.ENGINE_CONTEXT, (*model, state), n) for state, n in context if n is not None]
+    return (*decoding, *known)
+
+
+def _tokens_speculated(node: str, e: events.TokensSpeculated) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    return (
+        (c.TOKENS_SPECULATED, (*model, "drafted"), e.drafted),
+        (c.TOKENS_SPECULATED, (*model, "accepted"), e.accepted),
+    )
 
 
 def _tokens_generated(node: str, e: events.TokensGenerated) -> tuple[Sample, ...]:
@@ -244,5 +261,7 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.LayersPlanned: _layers_planned,
     events.InternalError: _internal_error,
     events.CertificateRead: _certificate_read,
+    events.EngineSampled: _engine_sampled,
+    events.TokensSpeculated: _tokens_speculated,
     events.RequestForwarded: _request_forwarded,
 }

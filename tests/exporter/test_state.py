@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.journal.snapshot import freeze, pack, restore_into
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import FAMILIES
 from exporter.metrics.cut import take_cut
@@ -57,7 +58,13 @@ def test_every_event_moves_what_it_means() -> None:
         (c.MODELS_LOADED, ("n1",)): 1,
         (c.MODEL_SIZE, model): 2**24,
         (c.LAYERS_ALLOCATED, model): 8,
-        (c.MODEL_INFO, (*model, "llama", "Q8_0", "ctransformers")): 1,
+        (c.MODEL_INFO, (*model, "llama", "Q8_0", "ctransformers", "b7")): 1,
+        (c.ENGINE_MEMORY, (*model, "CPU")): 2**20,
+        (c.ENGINE_CONTEXT, (*model, "used")): 100,
+        (c.ENGINE_CONTEXT, (*model, "held")): 150,
+        (c.ENGINE_CONTEXT, (*model, "capacity")): 4096,
+        (c.TOKENS_SPECULATED, (*model, "drafted")): 9,
+        (c.TOKENS_SPECULATED, (*model, "accepted")): 6,
         (c.ENGINE_RESTARTS, (*model, "crashed")): 1,
         (c.REQUESTS_IN_FLIGHT, model): 2,
         (c.QUEUE_DEPTH, model): 1,
@@ -89,6 +96,7 @@ def test_every_event_moves_what_it_means() -> None:
         (c.FIRST_TOKEN, model): 0.75,
         (c.PER_TOKEN, model): 0.25,
         (c.INTER_TOKEN, model): 0.25,
+        (c.ENGINE_SEQUENCES, model): 3,
         (c.QUEUE, model): 0.25,
         (c.PREFILL, model): 0.5,
         (c.DECODE, model): 1.25,
@@ -121,6 +129,26 @@ def test_impossible_times_of_tokens_are_invalid(times: tuple[float, ...]) -> Non
     apply(state, events.TokensGenerated("m", 1, times))
     assert number(state, c.TOKENS_GENERATED, "n1", "m") is None
     assert number(state, c.EVENTS, "n1", "invalid") == 1
+
+
+def test_snapshot_leaves_out_series_with_other_labels() -> None:
+    """A family whose labels have changed since the snapshot begins without its old series."""
+    before, after = State(), State()
+    apply(before, *every_event()[:-1])
+    snapshot = freeze(before)
+    old = {labels[:-1]: value for labels, value in snapshot.numbers[c.MODEL_INFO.name].items()}
+    snapshot.numbers[c.MODEL_INFO.name] = old
+    restore_into(after, pack(snapshot))
+    assert shown(after, c.MODEL_INFO) == {}
+    assert shown(after, c.MODEL_SIZE) == shown(before, c.MODEL_SIZE)
+
+
+def test_what_an_engine_does_not_report_has_no_series() -> None:
+    """A sample has the series of what its engine knows; an idle engine decodes nothing together."""
+    state = State()
+    apply(state, events.EngineSampled("m", 0, None, 5))
+    assert shown(state, c.ENGINE_CONTEXT) == {("n1", "m", "held"): 5}
+    assert not take_cut(state).histograms[c.ENGINE_SEQUENCES]
 
 
 def test_no_event_goes_by_unnoticed() -> None:
@@ -429,4 +457,4 @@ def test_node_with_two_models_and_four_peers_has_few_series() -> None:
     assert kinds - {"ModelUnloaded"} <= {labels[1] for labels in shown(state, c.EVENTS)}
     written = render(take_cut(state), Wanted()).body.decode()
     lines = [line for line in written.splitlines() if not line.startswith("#")]
-    assert 1000 < len(lines) <= 1250
+    assert 1000 < len(lines) <= 1350
