@@ -1,7 +1,21 @@
 """The errors of a node, ordered by whose fault they are; each request error has an HTTP status."""
 
 import math
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import ClassVar, Final, Self
+
+from shared.events import ErrorReason
+
+_REASONS: Final[Mapping[str | None, ErrorReason]] = {
+    None: "internal",
+    "engine_failed": "engine",
+    "insufficient_memory": "memory",
+    "model_unloaded": "stopped",
+    "other_model": "peer",
+    "stopped": "stopped",
+    "unavailable": "engine",
+}
+"""Why a request failed, by the error's code. A peer's codes say the same as this node's."""
 
 
 class NodeError(Exception):
@@ -50,6 +64,11 @@ class RequestError(NodeError):
         copy = type(self).__new__(type(self), *self.args)
         copy.__dict__.update(self.__dict__)
         return copy
+
+    @property
+    def reason(self) -> ErrorReason:
+        """Why the request failed, if this error counts as a failure of the service."""
+        return _REASONS.get(self.code, "other")
 
     @property
     def others_may_answer(self) -> bool:
@@ -150,6 +169,15 @@ class UnavailableError(RequestError):
     status = 503
     kind = "server_error"
     code = "unavailable"
+
+
+class NodeLostError(UnavailableError):
+    """The other nodes that had the request, or could have had it, are lost."""
+
+    @property
+    def reason(self) -> ErrorReason:
+        """Not this node's engine, which the code alone would say."""
+        return "peer"
 
 
 class OtherModelError(RequestError):

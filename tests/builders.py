@@ -1,5 +1,7 @@
 """Builds events of every kind and batches, and reads single values of a scrape."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from exporter.metrics.catalogue import Family
@@ -70,6 +72,11 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]
+
+
+def resumptions(happened: Iterable[Event]) -> list[events.ResumeReason]:
+    """Return why requests were resumed, in order."""
+    return [event.reason for event in happened if isinstance(event, events.InferenceResumed)]
 
 
 def forwarded(model_id: str = "m") -> events.RequestForwarded:

@@ -1,13 +1,16 @@
 """Accounts for each attempt at an answer: its phases, its tokens, and the event of its end."""
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
+from node.errors import RequestError
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest
 from shared.events import (
+    ErrorReason,
     Event,
     FinishReason,
     InferenceFinished,
@@ -16,6 +19,9 @@ from shared.events import (
     ResumeReason,
     TokensGenerated,
 )
+
+_CODE: Final = 64
+"""Limit of an error's code in events, in characters: a peer may have sent any text."""
 
 Emit = Callable[[Event], None]
 Verdict = tuple[RequestStatus, FinishReason | None]
@@ -71,6 +77,8 @@ class Account:
         self._newest_at: tuple[float, ...] = ()
         """When the last reported token was drawn, once there is one."""
         self._queued_at = trio.current_time() - request.waited_seconds
+        self._lost_at = trio.current_time()
+        self._resumed = 0
         self._prefill_at: float | None = None
         self._decode_at: float | None = None
 
@@ -83,9 +91,13 @@ class Account:
         """Record that an engine has the request now."""
         self._running.add(self)
         if resumed is not None:
-            self._emit(InferenceResumed(self._request.model_id, resumed))
+            self._note_resumption(resumed)
         if self._prefill_at is None:
             self._prefill_at = trio.current_time()
+
+    def interrupt(self) -> None:
+        """Record that the request has lost its engine."""
+        self._lost_at = trio.current_time()
 
     def pause(self) -> None:
         """Record that no engine has the request any more. Harmless if none had it."""
@@ -135,5 +147,37 @@ class Account:
                 generated_tokens=self.generated_tokens,
                 discarded_tokens=0 if status == "ok" else max(0, self.generated_tokens - kept),
                 request_id=self._request.request_id,
+                trace=self._request.trace,
+                route=self._request.route,
+                client=self._request.credentials,
+                operation=self._request.operation,
+                reason=reason_of(answer.error, status),
+                code=code_of(answer.error),
+                ended_at=time.time(),
+                local_seconds=now - answer.admitted_at,
+                resumed=self._resumed,
             )
         )
+
+    def _note_resumption(self, reason: ResumeReason) -> None:
+        self._resumed += 1
+        self._emit(
+            InferenceResumed(
+                self._request.model_id,
+                reason,
+                request_id=self._request.request_id,
+                trace=self._request.trace,
+                resumed_at=time.time(),
+                lost_seconds=trio.current_time() - self._lost_at,
+            )
+        )
+
+
+def reason_of(error: RequestError | None, status: RequestStatus | None) -> ErrorReason | None:
+    """Return why a request, or a peer's part of it, failed; None if it did not."""
+    return error.reason if error is not None and status in ("error", None) else None
+
+
+def code_of(error: RequestError | None) -> str:
+    """Return the error's code for events; empty without one."""
+    return "" if error is None or error.code is None else error.code[:_CODE]

@@ -13,7 +13,7 @@ import trio
 from node.errors import DeadlineExceededError, OtherModelError, RequestError
 from node.requests.request import InferenceRequest, Token, is_other_model
 from node.requests.text import TextAssembler
-from shared.events import FinishReason
+from shared.events import FinishReason, TraceContext
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -67,9 +67,9 @@ class Answer:
         """Tokens whose text the caller has read."""
         self.on_over: Callable[[], None] = _ignore
         """Called when the answer is over; set by the current attempt."""
-        self._admitted_at = trio.current_time()
+        self.admitted_at: Final = trio.current_time()
         seconds = request.deadline_seconds
-        self._deadline = math.inf if seconds is None else self._admitted_at + seconds
+        self._deadline = math.inf if seconds is None else self.admitted_at + seconds
         self._fingerprint = request.fingerprint
         self._text = TextAssembler(request.stops)
         for token in request.prior:
@@ -192,18 +192,26 @@ class Answer:
             self.error = error
             self._finish()
 
-    def remainder(self, *, only_if_free: bool) -> InferenceRequest:
-        """Return the request for the remaining part, for another node."""
+    def remainder(
+        self, *, only_if_free: bool, trace: TraceContext | None = None
+    ) -> InferenceRequest:
+        """Return the request for the remaining part, for another node.
+
+        Args:
+            only_if_free: Whether that node must be able to begin it now.
+            trace: The forward's place in the caller's trace.
+        """
         now = trio.current_time()
         left = self._deadline - now
         return replace(
             self.request,
             forwarded=True,
             only_if_free=only_if_free,
+            trace=trace,
             prior=tuple(self.tokens),
             fingerprint=self.fingerprint,
             deadline_seconds=None if left == math.inf else max(0.0, left),
-            waited_seconds=0.0 if self.tokens else now - self._admitted_at,
+            waited_seconds=0.0 if self.tokens else now - self.admitted_at,
         )
 
     def _deliver(self, delta: Delta) -> None:

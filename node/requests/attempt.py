@@ -39,6 +39,7 @@ class Attempt:
     def __init__(self, answer: Answer, account: Account) -> None:
         self.answer: Final = answer
         self.identity: Final = next(_identities)
+        self.began_at: Final = trio.current_time()
         self.over = False
         self.waited = trio.Event()
         """Set when it no longer waits: an engine has it, a peer took it over, or it is over."""
@@ -177,6 +178,7 @@ class Attempt:
         else:
             self._fruitless += 1
             self._interruption = reason
+            self._account.interrupt()
             self.waited = trio.Event()
             self.let_go.set()
 
@@ -201,7 +203,7 @@ class Attempt:
         self._account.pause()
         if self._counts:
             read_tokens = max(0, self.answer.read_tokens - self._foreign_deltas)
-            self._account.close(_verdict(self.answer), self.answer, read_tokens)
+            self._account.close(verdict_of(self.answer), self.answer, read_tokens)
 
     def _leave_queue(self) -> None:
         if not self.waited.is_set():
@@ -221,17 +223,23 @@ class Attempt:
         return self._begun and (error is None or not error.others_may_answer)
 
 
-def _verdict(answer: Answer) -> Verdict:
-    """Return the status and the finish reason with which an answer's end is counted."""
+def verdict_of(answer: Answer, error: RequestError | None = None) -> Verdict:
+    """Return the status and the finish reason with which an answer's end is counted.
+
+    Args:
+        answer: The answer.
+        error: The error that is about to end it, if it is not over.
+    """
+    error = answer.error or error
     if answer.ending is not None:
         return "ok", answer.ending.finish_reason
-    if answer.error is None:
+    if error is None:
         return "cancelled", "cancelled"
-    if isinstance(answer.error, QueueFullError):  # like a request that was never admitted
+    if isinstance(error, QueueFullError):  # like a request that was never admitted
         return "rejected", None
-    if answer.error.status == 504:
+    if error.status == 504:
         return "timeout", "error"
-    return "rejected" if answer.error.status < 500 else "error", "error"
+    return "rejected" if error.status < 500 else "error", "error"
 
 
 def _ignore(attempt: Attempt) -> None:

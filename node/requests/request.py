@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from shared.events import Operation, TraceContext
+
 Turn = dict[str, str]
 """One turn of a chat: its `role` and `content`, perhaps a `name`."""
 Prompt = str | tuple[Turn, ...]
@@ -66,6 +68,22 @@ class InferenceRequest:
     queue."""
     waited_seconds: float = 0.0
     """How long the request waited on the node that forwards it."""
+    route: str = ""
+    """Route template or gRPC method by which it came from its caller."""
+    trace: TraceContext | None = None
+    """Its place in its caller's trace; in a forwarded request, the forward's own."""
+
+    @property
+    def operation(self) -> Operation:
+        """What it asks for."""
+        if self.embed:
+            return "embeddings"
+        return "text_completion" if isinstance(self.prompt, str) else "chat"
+
+    @property
+    def credentials(self) -> str:
+        """The client, if it is known by its key or its certificate and not only by its address."""
+        return self.client if self.client.startswith(("key:", "certificate:")) else ""
 
 
 def is_other_model(one: str, another: str) -> bool:

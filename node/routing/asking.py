@@ -6,22 +6,25 @@ begins it first has it. From then on the peer accounts for it.
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
 
-from node.errors import RequestError, UnavailableError
-from node.requests.account import Emit
+from node.errors import NodeLostError, RequestError
+from node.requests import tracing
+from node.requests.account import Emit, code_of, reason_of
 from node.requests.answer import Answer
-from node.requests.attempt import Attempt
+from node.requests.attempt import Attempt, verdict_of
 from node.requests.request import Token
 from node.routing import wire
 from node.routing.choice import PeerModel
 from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.loads import PeerLoads, Sent
 from shared import events
+from shared.events import TraceContext
 
 _LOOK_SECONDS: Final = 0.25
 """How often to check whether a running answer's peer is alive."""
@@ -58,6 +61,9 @@ class Ask:
     attempt: Attempt
     only_if_free: bool
     sent: Sent
+    trace: TraceContext | None
+    """The forward's place in the trace, below the request's."""
+    asked_at: float
     begun: bool = False
     """Whether the peer accounts for the request."""
     error: RequestError | PeerLostError | None = None
@@ -68,7 +74,7 @@ class Ask:
         """The error as the caller sees it."""
         if isinstance(self.error, PeerLostError):
             name = self.peer.node_id
-            return UnavailableError(f"node {name} was lost before the answer was complete")
+            return NodeLostError(f"node {name} was lost before the answer was complete")
         return self.error
 
     @property
@@ -96,8 +102,10 @@ class Asker:
     def prepare(self, peer: PeerModel, attempt: Attempt, *, only_if_free: bool) -> Ask:
         """Return an ask, whose request counts as sent from now on."""
         attempt.asked.add(peer.node_id)
-        sent = self._loads.send(peer, trio.current_time())
-        return Ask(peer, attempt, only_if_free, sent)
+        now = trio.current_time()
+        trace = attempt.answer.request.trace
+        below = None if trace is None else tracing.below(trace)
+        return Ask(peer, attempt, only_if_free, self._loads.send(peer, now), below, now)
 
     async def run(self, ask: Ask) -> None:
         """Run an ask. Sets `error` if the peer did not answer and the answer is still wanted."""
@@ -108,6 +116,8 @@ class Asker:
             self._note_failure(ask)
         finally:
             ask.sent.ended_at = trio.current_time()
+            if ask.begun:
+                self._emit(_account(ask))
 
     async def _follow(self, ask: Ask) -> None:
         answer = ask.attempt.answer
@@ -124,11 +134,11 @@ class Asker:
     async def _pass_on(self, ask: Ask) -> None:
         answer, peer = ask.attempt.answer, ask.peer
         began = trio.current_time()
-        body = wire.pack_request(answer.remainder(only_if_free=ask.only_if_free))
+        body = wire.pack_request(answer.remainder(only_if_free=ask.only_if_free, trace=ask.trace))
         self._emit(events.MessagesMoved("sent", "forward", 1, len(body)))
         seconds = _OFFER_SECONDS if ask.only_if_free else _ADMISSION_SECONDS
         with trio.move_on_after(seconds) as patience:
-            async with self._client.ask(peer.url, body, answer.request.request_id) as frames:
+            async with self._client.ask(peer.url, body, _headers(ask)) as frames:
                 async for frame in frames:
                     if isinstance(frame, wire.Admitted):
                         waited = trio.current_time() - began
@@ -204,6 +214,42 @@ def _begin(ask: Ask) -> bool:
     attempt.answer.begin(ask.peer.fingerprint)
     ask.begun = attempt.take_over()
     return ask.begun
+
+
+def _headers(ask: Ask) -> dict[str, str]:
+    """Return the headers that name the request, also for what lies between the nodes."""
+    headers = {"X-Request-ID": ask.attempt.answer.request.request_id}
+    return headers if ask.trace is None else headers | {tracing.HEADER: tracing.write(ask.trace)}
+
+
+def _account(ask: Ask) -> events.RequestForwarded:
+    """Return the event of the end of a peer's part."""
+    answer, error = ask.attempt.answer, ask.request_error
+    request, now = answer.request, trio.current_time()
+    continues = not answer.over.is_set() and error is not None and error.others_may_answer
+    status, finish_reason = (None, None) if continues else verdict_of(answer, error)
+    failure = None if answer.ending is not None else answer.error or error
+    return events.RequestForwarded(
+        model_id=request.model_id,
+        peer=ask.peer.node_id,
+        status=status,
+        finish_reason=finish_reason,
+        seconds=now - answer.admitted_at,
+        queue_seconds=ask.asked_at - ask.attempt.began_at,
+        peer_seconds=now - ask.asked_at,
+        prompt_tokens=answer.prompt_tokens,
+        cached_tokens=answer.cached_tokens,
+        generated_tokens=len(answer.tokens),
+        ended_at=time.time(),
+        request_id=request.request_id,
+        trace=request.trace,
+        span_id="" if ask.trace is None else ask.trace.span_id,
+        route=request.route,
+        client=request.credentials,
+        operation=request.operation,
+        reason=reason_of(failure, status),
+        code=code_of(failure),
+    )
 
 
 def _first(group: BaseExceptionGroup[RequestError | PeerLostError]) -> RequestError | PeerLostError:

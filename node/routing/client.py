@@ -3,7 +3,7 @@
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -72,28 +72,25 @@ class PeerClient:
 
     @asynccontextmanager
     async def ask(
-        self, url: str, body: bytes, request_id: str
+        self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[AsyncIterator[wire.Frame]]:
         """Ask the node whose API is at `url`. Yields the frames of its answer.
 
         Args:
             url: URL of the node's API.
             body: The packed request.
-            request_id: The request's id, also used in the peer's answer and exemplars.
+            headers: Headers that name the request: its id and its place in a trace.
 
         Raises:
             PeerLostError: The peer cannot be reached, broke off or sent nonsense; also raised while
                 frames are read.
             PeerRefusedError: The peer does not accept the request.
         """
-        headers = {
-            wire.SIGNATURE: self._signer.sign(body, time.time()),
-            "X-Request-ID": request_id,
-        }
+        signed = {wire.SIGNATURE: self._signer.sign(body, time.time()), **headers}
         async with AsyncExitStack() as stack:
             with _lost(url):
                 response = await stack.enter_async_context(
-                    self._client.stream("POST", url + wire.PATH, content=body, headers=headers)
+                    self._client.stream("POST", url + wire.PATH, content=body, headers=signed)
                 )
                 if response.status_code != httpx2.codes.OK:
                     raise await _refusal(response)

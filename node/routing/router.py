@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import trio
 
-from node.errors import RequestError, UnavailableError
+from node.errors import NodeLostError, RequestError, UnavailableError
 from node.requests.account import Emit
 from node.requests.answer import Answer
 from node.requests.attempt import Attempt
@@ -268,7 +268,7 @@ class Router:
         """Wait at one peer after the other. Return an attempt to continue if one was lost."""
         self._abroad[attempt] = None
         model_id = attempt.answer.request.model_id
-        error: RequestError = UnavailableError(f"no node answers for {model_id} now")
+        error: RequestError = NodeLostError(f"no node answers for {model_id} now")
         try:
             while attempt in self._abroad and not attempt.waited.is_set():
                 candidates = self._candidates(model_id, attempt.answer.fingerprint)

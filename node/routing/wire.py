@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from node.engine.protocol import FrameReader
 from node.errors import RequestError
+from node.requests import tracing
 from node.requests.request import InferenceRequest
 from shared.events import FinishReason
 
@@ -85,12 +86,14 @@ def read_request(body: bytes) -> InferenceRequest:
     """Read a request.
 
     Raises:
-        ValueError: It is not a request, or has an invalid time.
+        ValueError: It is not a request, or has an invalid time or trace.
     """
     request = _request_decoder.decode(body)
     for seconds in (request.waited_seconds, request.deadline_seconds or 0.0):
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"{seconds} is not a number of seconds")
+    if request.trace is not None and not tracing.is_valid(request.trace):
+        raise ValueError("its trace has invalid ids")
     return request
 
 

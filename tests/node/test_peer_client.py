@@ -44,7 +44,7 @@ async def ask(url: str) -> list[wire.Frame]:
     """Send a request and read all frames."""
     client = PeerClient(Signer([""]))
     with trio.fail_after(60):
-        async with client.open(), client.ask(url, b"question", "r") as frames:
+        async with client.open(), client.ask(url, b"question", {"X-Request-ID": "r"}) as frames:
             return [frame async for frame in frames]
 
 

@@ -1,7 +1,7 @@
 """Waiting requests go to the first free node, come back if need be, and count once."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,8 +22,9 @@ from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.router import Router
 from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
-from shared.events import Event, InferenceFinished
+from shared.events import Event, InferenceFinished, RequestForwarded, TraceContext
 from shared.runtime.guard import Guard
+from tests.builders import TRACE
 from tests.node.memory_child import Children, MemoryChild
 from tests.node.test_scheduler import FOREVER_SECONDS
 
@@ -102,10 +103,10 @@ class MemoryPeers(PeerClient):
 
     @asynccontextmanager
     async def ask(
-        self, url: str, body: bytes, request_id: str
+        self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[AsyncIterator[wire.Frame]]:
         """Ask."""
-        del request_id
+        del headers
         await trio.lowlevel.checkpoint()
         if url in self.refusals:
             raise self.refusals[url]
@@ -139,6 +140,11 @@ class Node:
         }
         request = InferenceRequest(**(fields | changed))
         return self.router.admit(request, owner or self.owner)
+
+    @property
+    def forwards(self) -> list[RequestForwarded]:
+        """Return the ends of what peers answered."""
+        return [event for event in self.emitted if isinstance(event, RequestForwarded)]
 
     @property
     def statuses(self) -> list[str]:
@@ -431,6 +437,7 @@ async def test_answer_goes_on_after_its_peer_is_lost(
         await child.finish(command.request)
         assert await read(answer) == " two"
         assert node.statuses == ["ok", "ok"]
+        assert [(one.status, one.reason) for one in node.forwards] == [(None, "peer")]
 
 
 @pytest.mark.parametrize("where", ["queued here", "held", "waits at a peer", "begun at a peer"])
@@ -458,6 +465,38 @@ async def test_caller_that_leaves_gives_its_request_up(
         assert question is None or question.gone.is_set()
         assert node.lane.load().queued == 0
         assert node.statuses == ([] if where == "begun at a peer" else ["cancelled"])
+        assert [one.status for one in node.forwards] == (
+            ["cancelled"] if where == "begun at a peer" else []
+        )
+
+
+@trio_test
+async def test_forward_is_told_with_its_place_in_the_trace(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """The peer's span is below the forward's, and that below the request's on this node."""
+    del autojump_clock
+    async with open_node(children) as (node, _):
+        node.peers.advertise("b", 0, model_id="other")
+        answer = node.admit(model_id="other", trace=TRACE, route="/v1/completions", client="key:1")
+        _, question = await node.peers.hear()
+        question.begin()
+        await trio.sleep(2)
+        question.finish()
+        assert await read(answer) == "there"
+        await wait_all_tasks_blocked()
+        (told,) = node.forwards
+        assert (told.peer, told.status, told.finish_reason) == ("b", "ok", "stop")
+        assert (told.generated_tokens, told.prompt_tokens, told.cached_tokens) == (1, 3, 1)
+        assert (told.route, told.client, told.trace) == ("/v1/completions", "key:1", TRACE)
+        assert told.seconds == pytest.approx(2)
+        assert told.peer_seconds == pytest.approx(2)
+        sent = question.request.trace
+        assert sent is not None
+        assert sent == TraceContext(
+            TRACE.trace_id, told.span_id, parent_id=TRACE.span_id, sampled=TRACE.sampled
+        )
+        assert question.request.route == "/v1/completions"
 
 
 @pytest.mark.parametrize("model_id", ["m", "other"])

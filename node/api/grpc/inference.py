@@ -20,8 +20,10 @@ from node.api.grpc.interceptors import (
     client_of,
     deadline_seconds,
     is_out_of_time,
+    method_of,
     request_id,
 )
+from node.api.origin import with_origin
 from node.api.request_id import read_whole
 from node.api.schema import ChatRequest, CompletionRequest
 from node.errors import InvalidRequestError
@@ -156,6 +158,7 @@ class InferenceService(Inference):
     def _admit(self, request: pb.GenerateRequest, ctx: Context, *, streamed: bool) -> Answer:
         wanted = self._want(request, request_id(ctx), streamed=streamed)
         wanted = replace(wanted, deadline_seconds=deadline_seconds(ctx))
+        wanted = with_origin(wanted, SCOPE.get(), method_of(ctx))
         owner = owner_of(SCOPE.get())
         answer = self._router.admit(wanted, owner)
         owner.callback(_expire_late, answer, ctx)  # before the owner closes the answer

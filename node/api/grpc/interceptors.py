@@ -53,13 +53,17 @@ class AccountForCalls(MetadataInterceptor[float]):
         refusal = None if error is None else as_connect_error(error)
         if refusal is not None and refusal.code is Code.CANCELED and is_out_of_time(ctx):
             refusal = ConnectError(Code.DEADLINE_EXCEEDED, "the call's deadline has passed")
-        method = f"{ctx.method.service_name}/{ctx.method.name}"
         seconds = trio.current_time() - began
-        self._emit(RpcFinished(method, canonical(refusal), seconds))
+        self._emit(RpcFinished(method_of(ctx), canonical(refusal), seconds))
         if error is not None and refusal is not None:
             describe(error, ctx.response_trailers)
             if refusal is not error:
                 raise refusal from error
+
+
+def method_of(ctx: Context) -> str:
+    """Return the call's method, as `package.Service/Method`."""
+    return f"{ctx.method.service_name}/{ctx.method.name}"
 
 
 def request_id(ctx: Context) -> str:

@@ -26,10 +26,12 @@ from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.paths import explain
 from node.api.http.stream import AnswerBody, usage_of
 from node.api.json_text import shown
+from node.api.origin import with_origin
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
+from node.requests.answer import Answer
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
@@ -134,7 +136,7 @@ class _Routes:
         vectors: list[Embedding] = []
         tokens = 0
         for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
-            answer = self._router.admit(wanted, owner_of(request.scope))
+            answer = self._admit(wanted)
             _, ending = await read_whole(answer)
             if not answer.vector:
                 raise InvalidRequestError(
@@ -144,11 +146,15 @@ class _Routes:
             tokens += ending.prompt_tokens
         return _json(EmbeddingList(model_id, vectors, EmbeddingUsage(tokens, tokens)))
 
+    def _admit(self, wanted: InferenceRequest) -> Answer:
+        traced = with_origin(wanted, request.scope, request.scope[ROUTE])  # type: ignore[typeddict-item]
+        return self._router.admit(traced, owner_of(request.scope))
+
     def _model(self, model_id: str) -> Model:
         return Model(model_id, self._created)
 
     async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
-        answer = self._router.admit(wanted, owner_of(request.scope))
+        answer = self._admit(wanted)
         writer = AnswerWriter(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
         if wanted.streamed:
             await answer.wait_accepted()  # the status is held back until it is known to be 200

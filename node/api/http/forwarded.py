@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
@@ -12,6 +13,7 @@ from quart_trio import QuartTrio
 from node.api.edge.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.api.edge.owner import owner_of
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
+from node.requests import tracing
 from node.requests.answer import Answer, Delta, Ending
 from node.routing import wire
 from node.routing.router import Router
@@ -49,6 +51,8 @@ def add_forwarded(
             raise InvalidRequestError(f"the body is not a request from a node: {error}") from error
         if not asked.forwarded:
             raise InvalidRequestError("a node must set forwarded", parameter="forwarded")
+        if asked.trace is not None:
+            asked = replace(asked, trace=tracing.below(asked.trace))
         answer = router.admit(asked, owner_of(request.scope))
         response = Response(FrameBody(answer), content_type=_TYPE)
         response.timeout = None

@@ -1,0 +1,68 @@
+"""A request's place in a trace, as W3C Trace Context writes it (https://www.w3.org/TR/trace-context/).
+
+The node passes the ids on and adds its own. Spans are made of events, in the exporter.
+"""
+
+import re
+import secrets
+from typing import Final
+
+from shared.events import TraceContext
+
+HEADER: Final = "traceparent"
+_HEADER: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_SPAN_ID: Final = re.compile(r"(?!0{16})[0-9a-f]{16}")
+_SAMPLED: Final = 1
+
+
+def begin(given: str, request_id: str) -> TraceContext:
+    """Return the place of a request that a caller sends.
+
+    Without a valid header a trace begins here. Its id is the request's id if that has the form of
+    one, so that a caller who knows the one has both.
+
+    Args:
+        given: The value of the caller's `traceparent`; empty without one.
+        request_id: The request's id.
+    """
+    if (caller := read(given)) is not None:
+        return below(caller)
+    is_suitable = _TRACE_ID.fullmatch(request_id) is not None
+    return TraceContext(request_id if is_suitable else secrets.token_hex(16), _new_span_id())
+
+
+def below(parent: TraceContext) -> TraceContext:
+    """Return the place of a new span below another one."""
+    return TraceContext(parent.trace_id, _new_span_id(), parent.span_id, parent.sampled)
+
+
+def read(given: str) -> TraceContext | None:
+    """Return what a header's value says; None if it is invalid.
+
+    Later versions may add fields at the end (section 3.2.4 of the specification).
+    """
+    found = _HEADER.fullmatch(given)
+    if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
+        return None
+    context = TraceContext(found[2], found[3], sampled=bool(int(found[4], 16) & _SAMPLED))
+    return context if is_valid(context) else None
+
+
+def write(context: TraceContext) -> str:
+    """Return the value of the header for a callee."""
+    return f"00-{context.trace_id}-{context.span_id}-{int(context.sampled or False):02x}"
+
+
+def is_valid(context: TraceContext) -> bool:
+    """Return whether the ids that a peer sent are ids."""
+    return (
+        _TRACE_ID.fullmatch(context.trace_id) is not None
+        and _SPAN_ID.fullmatch(context.span_id) is not None
+        and (not context.parent_id or _SPAN_ID.fullmatch(context.parent_id) is not None)
+    )
+
+
+def _new_span_id() -> str:
+    """Return a random id; that it is all zeros, which is invalid, will not happen."""
+    return secrets.token_hex(8)
