@@ -8,12 +8,13 @@ import trio
 from exporter import main as composition
 from exporter.errors import StartupError
 from exporter.settings import ExporterSettings
-from exporter.tools import check, replay, tail
+from exporter.tools import check, replay, requests, tail
 from shared.command import Subcommand, run_command
 
 _SUBCOMMANDS: Final = {
     "tail": Subcommand(tail.ABOUT, tail.TailSettings, tail.tail),
     "replay": Subcommand(replay.ABOUT, replay.ReplaySettings, replay.replay),
+    "requests": Subcommand(requests.ABOUT, requests.RequestsSettings, requests.requests),
     "check": Subcommand(check.ABOUT, ExporterSettings, check.check),
 }
 

@@ -13,15 +13,17 @@ from typing import Final
 import trio
 
 from exporter.errors import StartupError
-from exporter.ingest.batches import refusal
+from exporter.ingest.batches import Counted, refusal
 from exporter.ingest.feed import Feed, open_feed
 from exporter.ingest.socket import TelemetrySocket, open_socket
 from exporter.journal.disk import watch_disk
 from exporter.journal.opening import open_store
-from exporter.journal.store import Store
+from exporter.journal.store import Listener, Store
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.state import State
+from exporter.requests.files import STDOUT, FileOutput, StreamOutput
+from exporter.requests.log import RequestLog
 from exporter.settings import ExporterSettings
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
@@ -77,6 +79,9 @@ async def run(settings: ExporterSettings) -> None:
             _start_upkeep(nursery, guard, store, settings.state_dir)
             _start_process(nursery, guard)
             nursery.start_soon(guard, "health", health.run, name="health checks")
+            if (log := _request_log(settings, store)) is not None:
+                store.listeners.append(_contained(guard, "request_log", log.take))
+                nursery.start_soon(guard, "request_log", log.run, name="request log")
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
@@ -139,6 +144,25 @@ async def _take(
         return reply
     store.note(c.REJECTED, ("internal",), 1)
     return refusal("internal")
+
+
+def _request_log(settings: ExporterSettings, store: Store) -> RequestLog | None:
+    path = settings.request_log
+    if path is None:
+        return None
+    is_stream = path == STDOUT
+    output = StreamOutput() if is_stream else FileOutput(path, settings.request_log_mib * 2**20)
+    return RequestLog(output, store.note)
+
+
+def _contained(guard: Guard[ExporterPart], part: ExporterPart, listener: Listener) -> Listener:
+    """Return a listener whose bugs cost its own lines and not a node's batch."""
+
+    def listen(counted: Counted) -> None:
+        with guard.contain(part):
+            listener(counted)
+
+    return listen
 
 
 def _open_token_file(settings: ExporterSettings) -> TokenFile | None:

@@ -389,6 +389,14 @@ def telemetry() -> Iterator[PanelBuilder]:
         ("Value", "pod", "namespace"),
         width=8,
     )
+    yield series(
+        "Request log",
+        "Lines per second that exporters wrote to their request logs, and that they left out.",
+        (rate("exporter_request_log_lines_total", JOB), "written"),
+        (rate("exporter_request_log_dropped_total", JOB, "reason"), "{{reason}}"),
+        unit=units.CountsPerSecond,
+        width=8,
+    )
 
 
 def one_node() -> Iterator[PanelBuilder]:

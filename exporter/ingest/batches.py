@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +36,16 @@ class Accepted:
     """Its events; None for an event that this exporter does not know."""
     pipe: int
     """The connection that delivered it; -1 if it was read back from the journal."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Events of a node that were just counted, none of them for the second time."""
+
+    node_id: str
+    happened: Sequence[events.Event | None]
+    received_at: float
+    """Unix time."""
 
 
 class Ingest:
@@ -94,6 +104,14 @@ class Ingest:
             self._end(node, "goodbye")
         return wire.Reply(wire.PROTOCOL, session.sequence, False, levels_wanted, "")
 
+    def fresh(self, accepted: Accepted) -> Sequence[events.Event | None]:
+        """Return the events of a batch that are not counted yet."""
+        batch, happened = accepted.batch, accepted.happened
+        node = self.state.nodes.get(batch.node_id)
+        session = None if node is None else node.sessions.get(batch.session)
+        counted = 0 if session is None else session.sequence - batch.first_sequence + 1
+        return happened[counted:] if counted > 0 else happened
+
     def silent(self, now: float) -> list[str]:
         """Return the nodes that have now been silent for too long; pass them to `lose`."""
         gone = []
@@ -150,8 +168,8 @@ class Ingest:
 
     def _count_events(self, node: Node, session: Session, accepted: Accepted) -> None:
         first, happened = accepted.batch.first_sequence, accepted.happened
-        seen = min(len(happened), max(0, session.sequence - first + 1))
-        fresh = happened[seen:] if seen else happened
+        fresh = self.fresh(accepted)
+        seen = len(happened) - len(fresh)
         self.state.apply(node, session, fresh)
         self.state.move(c.BATCHES, (node.node_id,), 1)
         self.state.move(c.DUPLICATES, (node.node_id,), seen)

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from exporter.errors import StartupError
-from exporter.ingest.batches import Ingest
+from exporter.ingest.batches import Counted, Ingest
 from exporter.journal.changes import BATCH, OWN, SILENCE, OwnSample, move_own, pack_change, pack_own
 from exporter.journal.journal import Journal, JournalError
 from exporter.journal.snapshot import freeze, pack
@@ -40,6 +40,7 @@ CLOSE_SECONDS: Final = 2.0
 REPLACE_SECONDS: Final = 5.0
 """Like `APPEND_SECONDS`, for a snapshot during which nothing else may change."""
 
+Listener = Callable[[Counted], None]
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Store:
         rotate_bytes: int = ROTATE_BYTES,
     ) -> None:
         self.state: Final = ingest.state
+        self.listeners: Final[list[Listener]] = []
+        """Called with what was counted, in order and once. They neither wait nor raise."""
         self._ingest = ingest
         self._directory = directory
         self._journal = journal
@@ -96,9 +99,13 @@ class Store:
                 return accepted
             received_at = time.time()
             await self._keep(BATCH, received_at, message)
+            fresh = self._ingest.fresh(accepted)
             reply = self._ingest.count(accepted, trio.current_time(), received_at)
             if accepted.batch.goodbye:
                 _log.info("node %s said goodbye", accepted.batch.node_id)
+            counted = Counted(accepted.batch.node_id, fresh, received_at)
+            for listener in self.listeners:
+                listener(counted)
             return msgspec.structs.replace(reply, durable=self.state.storage.durable)
 
     def note(self, family: Family, labels: Labels, value: float) -> None:

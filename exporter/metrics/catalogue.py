@@ -22,6 +22,7 @@ ExporterPart = Literal[
     "journal",
     "listener",
     "reaper",
+    "request_log",
     "silence",
     "disk",
     "socket_path",
@@ -600,6 +601,13 @@ EXPORTER_INTERNAL_ERRORS: Final = _counter(
     "Unexpected errors in a part of the exporter, which went on.",
     "part",
     part=PARTS,
+)
+LOG_LINES: Final = _counter("exporter_request_log_lines_total", "Lines written to the request log.")
+LOG_DROPPED: Final = _counter(
+    "exporter_request_log_dropped_total",
+    "Lines left out of the request log: the queue was full, or they could not be written.",
+    "reason",
+    reason=("queue_full", "failed"),
 )
 BUILD_INFO: Final = _gauge(
     "exporter_build_info",

@@ -6,7 +6,17 @@ from typing import ClassVar
 
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, setting
-from shared.settings.kinds import COUNT, FILE, PORT, POSITIVE, Bounds, Buckets, Group, Number
+from shared.settings.kinds import (
+    COUNT,
+    FILE,
+    FILE_OR_STDOUT,
+    PORT,
+    POSITIVE,
+    Bounds,
+    Buckets,
+    Group,
+    Number,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,15 @@ class MetricsSettings(Settings):
         None,
         Group(),
         "Group whose members may also send events to the telemetry socket.",
+    )
+    request_log: Path | None = setting(
+        Topic.METRICS,
+        None,
+        FILE_OR_STDOUT,
+        "Write a line of JSON for each ended request to this file, or to standard output.",
+    )
+    request_log_mib: int = setting(
+        Topic.METRICS, 64, COUNT, "Limit of the request log, its older files included, in MiB."
     )
     series_budget: int = setting(
         Topic.METRICS, 10_000, COUNT, "Series per metric; the rest are folded into 'other'."

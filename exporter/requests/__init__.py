@@ -1,0 +1,1 @@
+"""The story of each request, made of events: a line of the request log."""
