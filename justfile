@@ -168,22 +168,22 @@ quiet-run *flags: (_install "dev")
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate \
-        --extra node --extra exporter pyproject.toml -o requirements/runtime.txt
+        --extra node --extra exporter --extra traces pyproject.toml -o requirements/runtime.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate \
-        --extra node --extra exporter --group dev -c requirements/runtime.txt pyproject.toml \
-        -o requirements/dev.txt
+        --extra node --extra exporter --extra traces --group dev -c requirements/runtime.txt \
+        pyproject.toml -o requirements/dev.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --group models -c requirements/dev.txt \
         -o requirements/models.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --no-deps - <<< "llama-cpp-python==0.3.36" \
         -o requirements/llama-server.txt
-    for image in node exporter; do \
+    for image in node "exporter --extra traces"; do \
         uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
             --no-header --no-annotate \
-            --extra "$image" -c requirements/runtime.txt pyproject.toml \
-            -o "requirements/$image.txt"; \
+            --extra $image -c requirements/runtime.txt pyproject.toml \
+            -o "requirements/${image%% *}.txt"; \
     done
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --group build -c requirements/dev.txt \

@@ -26,6 +26,11 @@ class ExporterSettings(MetricsSettings):
             latency_seconds=self.slo_latency_seconds,
         )
 
+    @property
+    def recorded_ratio(self) -> float:
+        """The share of traces that this exporter records although no caller asked for it."""
+        return self.trace_ratio if self.otlp_endpoint else 0.0
+
     def check(self) -> None:
         """Also check that the histograms exist and that their buckets can show the objectives.
 

@@ -5,9 +5,14 @@ added at the end, with a default, so that an older reader skips what it does not
 reader fills in what an older writer left out.
 """
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 import msgspec
+
+_TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_SPAN_ID: Final = re.compile(r"(?!0{16})[0-9a-f]{16}")
+"""All zeros are invalid (W3C Trace Context, section 3.2.2)."""
 
 RequestStatus = Literal["ok", "error", "timeout", "cancelled", "rejected"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -81,6 +86,15 @@ class TraceContext(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The caller's span; empty if this node began the trace."""
     sampled: bool | None = None
     """Whether the caller records the trace; None if that is left to the exporters."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the ids are ids; a peer or a damaged event may hold anything."""
+        return (
+            _TRACE_ID.fullmatch(self.trace_id) is not None
+            and _SPAN_ID.fullmatch(self.span_id) is not None
+            and (not self.parent_id or _SPAN_ID.fullmatch(self.parent_id) is not None)
+        )
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -51,6 +51,7 @@ INFERENCE: Final = re.compile(r"\b(model|layer|token|prompt|slot|inference)s?\b"
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
     "prometheus_client": {"exporter/web/exposition.py"},
+    "opentelemetry": {"exporter/traces/otlp.py"},
     "pynng": {
         "node/telemetry/carrier.py",
         "node/mesh/transport.py",

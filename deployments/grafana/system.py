@@ -390,10 +390,13 @@ def telemetry() -> Iterator[PanelBuilder]:
         width=8,
     )
     yield series(
-        "Request log",
-        "Lines per second that exporters wrote to their request logs, and that they left out.",
-        (rate("exporter_request_log_lines_total", JOB), "written"),
-        (rate("exporter_request_log_dropped_total", JOB, "reason"), "{{reason}}"),
+        "Request log and traces",
+        "Lines per second that exporters wrote to their request logs, spans that they sent, and "
+        "what they left out.",
+        (rate("exporter_request_log_lines_total", JOB), "lines"),
+        (rate("exporter_request_log_dropped_total", JOB, "reason"), "lines {{reason}}"),
+        (rate("exporter_spans_total", JOB), "spans"),
+        (rate("exporter_spans_dropped_total", JOB, "reason"), "spans {{reason}}"),
         unit=units.CountsPerSecond,
         width=8,
     )

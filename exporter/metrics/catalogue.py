@@ -28,6 +28,7 @@ ExporterPart = Literal[
     "socket_path",
     "terminal",
     "tokens",
+    "traces",
     "watchdog",
 ]
 """The long-lived parts of the exporter, each under its guard."""
@@ -606,6 +607,13 @@ LOG_LINES: Final = _counter("exporter_request_log_lines_total", "Lines written t
 LOG_DROPPED: Final = _counter(
     "exporter_request_log_dropped_total",
     "Lines left out of the request log: the queue was full, or they could not be written.",
+    "reason",
+    reason=("queue_full", "failed"),
+)
+SPANS: Final = _counter("exporter_spans_total", "Spans that the collector took.")
+SPANS_DROPPED: Final = _counter(
+    "exporter_spans_dropped_total",
+    "Spans dropped: the queue was full, or the collector did not take them.",
     "reason",
     reason=("queue_full", "failed"),
 )

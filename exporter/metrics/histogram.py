@@ -11,6 +11,8 @@ class Exemplar(NamedTuple):
     value: float
     at: float
     """Unix time at which the exporter received it."""
+    trace_id: str = ""
+    """Empty if its trace is not recorded."""
 
 
 class Histogram:

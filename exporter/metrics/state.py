@@ -19,12 +19,14 @@ from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels, Node, Session
 from exporter.metrics.objectives import Objectives
 from exporter.metrics.rules import RULES
+from exporter.traces.sampling import recorded_id
 from shared import events
 from shared.events import Event
 
 LABEL_CHARACTERS: Final = 128
 REQUEST_ID_CHARACTERS: Final = 64
-"""OpenMetrics allows 128 characters for all labels of an exemplar together."""
+"""OpenMetrics allows 128 characters for all labels of an exemplar together, names included; a trace
+id has 32."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OBJECTIVES: Final = Objectives()
@@ -64,6 +66,7 @@ class State:
         budget: Series that one family may have; label values past it become `other`.
         objectives: What a good request is.
         bounds: Bucket bounds of histograms that have others than the catalogue's, by family name.
+        trace_ratio: The share of traces that are recorded although no caller asked for it.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class State:
         budget: int = 10_000,
         objectives: Objectives = _OBJECTIVES,
         bounds: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        trace_ratio: float = 0.0,
     ) -> None:
         self.nodes: dict[str, Node] = {}
         self.storage = Storage()
         self._budget = budget
         self._objectives = objectives
         self._bounds = bounds
+        self._trace_ratio = trace_ratio
         self._numbers: dict[Family, dict[Labels, float]] = {}
         self._histograms: dict[Family, dict[Labels, Histogram]] = {}
         for family in FAMILIES:
@@ -260,17 +265,17 @@ class State:
         if not event.request_id:
             return
         model = (node.node_id, event.model_id)
-        self._remember(c.LATENCY, (*model, event.status), event.request_id, event.seconds, node)
+        request_id = clean_label(event.request_id)[:REQUEST_ID_CHARACTERS]
+        trace_id = recorded_id(event.trace, self._trace_ratio)
+        example = Exemplar(request_id, event.seconds, node.heard_time, trace_id)
+        self._remember(c.LATENCY, (*model, event.status), example)
         if event.first_token_seconds is not None:
-            seconds = event.first_token_seconds
-            self._remember(c.FIRST_TOKEN, model, event.request_id, seconds, node)
+            example = example._replace(value=event.first_token_seconds)
+            self._remember(c.FIRST_TOKEN, model, example)
 
-    def _remember(
-        self, family: Family, labels: Labels, request_id: str, value: float, node: Node
-    ) -> None:
-        cleaned = clean_label(request_id)[:REQUEST_ID_CHARACTERS]
+    def _remember(self, family: Family, labels: Labels, example: Exemplar) -> None:
         if (histogram := self._histograms[family].get(labels)) is not None:
-            histogram.remember(Exemplar(cleaned, value, node.heard_time))
+            histogram.remember(example)
 
     def _initialise(self, scope: c.Scope, owner: Labels) -> None:
         """Start closed vocabularies at 0, so that rate() works from the first scrape."""

@@ -157,5 +157,7 @@ def _bounds(bounds: tuple[float, ...]) -> list[str]:
 
 
 def _example(one: Exemplar) -> str:
-    request_id = one.request_id.translate(_QUOTED)
-    return f'{{request_id="{request_id}"}} {_number(one.value)} {one.at}'
+    labels = f'request_id="{one.request_id.translate(_QUOTED)}"'
+    if one.trace_id:
+        labels += f',trace_id="{one.trace_id}"'
+    return f"{{{labels}}} {_number(one.value)} {one.at}"

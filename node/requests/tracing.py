@@ -11,8 +11,6 @@ from shared.events import TraceContext
 
 HEADER: Final = "traceparent"
 _HEADER: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
-_SPAN_ID: Final = re.compile(r"(?!0{16})[0-9a-f]{16}")
 _SAMPLED: Final = 1
 
 
@@ -28,8 +26,8 @@ def begin(given: str, request_id: str) -> TraceContext:
     """
     if (caller := read(given)) is not None:
         return below(caller)
-    is_suitable = _TRACE_ID.fullmatch(request_id) is not None
-    return TraceContext(request_id if is_suitable else secrets.token_hex(16), _new_span_id())
+    same = TraceContext(request_id, _new_span_id())
+    return same if same.is_valid else TraceContext(secrets.token_hex(16), same.span_id)
 
 
 def below(parent: TraceContext) -> TraceContext:
@@ -46,21 +44,12 @@ def read(given: str) -> TraceContext | None:
     if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
         return None
     context = TraceContext(found[2], found[3], sampled=bool(int(found[4], 16) & _SAMPLED))
-    return context if is_valid(context) else None
+    return context if context.is_valid else None
 
 
 def write(context: TraceContext) -> str:
     """Return the value of the header for a callee."""
     return f"00-{context.trace_id}-{context.span_id}-{int(context.sampled or False):02x}"
-
-
-def is_valid(context: TraceContext) -> bool:
-    """Return whether the ids that a peer sent are ids."""
-    return (
-        _TRACE_ID.fullmatch(context.trace_id) is not None
-        and _SPAN_ID.fullmatch(context.span_id) is not None
-        and (not context.parent_id or _SPAN_ID.fullmatch(context.parent_id) is not None)
-    )
 
 
 def _new_span_id() -> str:

@@ -13,7 +13,6 @@ from msgspec import Meta
 
 from node.engine.protocol import FrameReader
 from node.errors import RequestError
-from node.requests import tracing
 from node.requests.request import InferenceRequest
 from shared.events import FinishReason
 
@@ -92,7 +91,7 @@ def read_request(body: bytes) -> InferenceRequest:
     for seconds in (request.waited_seconds, request.deadline_seconds or 0.0):
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"{seconds} is not a number of seconds")
-    if request.trace is not None and not tracing.is_valid(request.trace):
+    if request.trace is not None and not request.trace.is_valid:
         raise ValueError("its trace has invalid ids")
     return request
 

@@ -12,6 +12,8 @@ from shared.settings.kinds import (
     FILE_OR_STDOUT,
     PORT,
     POSITIVE,
+    SHARE,
+    URL,
     Bounds,
     Buckets,
     Group,
@@ -48,6 +50,18 @@ class MetricsSettings(Settings):
     )
     request_log_mib: int = setting(
         Topic.METRICS, 64, COUNT, "Limit of the request log, its older files included, in MiB."
+    )
+    otlp_endpoint: str = setting(
+        Topic.METRICS,
+        "",
+        URL,
+        "Send a trace of each request to the OpenTelemetry collector at this URL, over OTLP/HTTP.",
+    )
+    trace_ratio: float = setting(
+        Topic.METRICS,
+        1.0,
+        SHARE,
+        "Share of the traces to record whose caller does not say whether to.",
     )
     series_budget: int = setting(
         Topic.METRICS, 10_000, COUNT, "Series per metric; the rest are folded into 'other'."

@@ -19,6 +19,8 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:
 """An origin as browsers write it (RFC 6454, section 6.2): scheme, host in lower case, optional
 port."""
 
+_URL: Final = re.compile(r"https?://[!-~]+")
+
 
 class Integer(click.IntRange):
     """A whole number in a range that does not overflow any library's counter."""
@@ -153,6 +155,15 @@ class _Path(click.Path):
         self.name = name
 
 
+class _Url(click.ParamType[str]):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and not _URL.fullmatch(value):
+            self.fail(f"{value!r} is not a URL such as http://127.0.0.1:4318.", param, ctx)
+        return str(value)
+
+
 def _find_seed_fault(seed: str) -> str:
     host, _, port = seed.rpartition(":")
     is_whole = host and port.isdecimal() and 0 < int(port) < 2**16
@@ -174,6 +185,8 @@ class _Text(click.ParamType[str]):
 
 
 HOST: Final = _Host()
+URL: Final = _Url()
+SHARE: Final = Number(min=0, max=1)
 ID: Final = _NodeId()
 POSITIVE: Final = Number(min=0, min_open=True)
 NOT_NEGATIVE: Final = Number(min=0)

@@ -22,10 +22,11 @@ from prometheus_client.utils import floatToGoString
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import FAMILIES, PREFIX
 from exporter.metrics.cut import Cut, take_cut
+from exporter.metrics.histogram import Exemplar as Example
 from exporter.metrics.nodes import Session
 from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
-from tests.builders import every_event, finished
+from tests.builders import TRACE, every_event, finished
 
 _written: Callable[[float], str] = floatToGoString
 FORMATS = [False, True]
@@ -40,7 +41,8 @@ def lived_in() -> State:
         node = state.node(node_id)
         node.up = True
         session = node.sessions.setdefault("s1", Session("s1"))
-        example = msgspec.structs.replace(finished(model_id), request_id=f"{node_id}-request")
+        traced = {"request_id": f"{node_id}-request", "trace": TRACE}
+        example = msgspec.structs.replace(finished(model_id), **traced)
         state.apply(node, session, [*every_event(model_id)[:-1], example])
         for family in FAMILIES:
             if not family.derived and family.scope == "exporter":
@@ -131,7 +133,7 @@ class _Library(Collector):
                 bounds = [*map(_written, histogram.bounds), "+Inf"]
                 reached = itertools.accumulate(histogram.counts)
                 examples = {
-                    index: Exemplar({"request_id": one.request_id}, one.value, one.at)
+                    index: Exemplar(_labels_of(one), one.value, one.at)
                     for index, one in histogram.exemplars.items()
                 }
                 buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
@@ -140,6 +142,11 @@ class _Library(Collector):
                 ]
                 shown.add_metric(labels, buckets, histogram.sum)
             yield shown
+
+
+def _labels_of(one: Example) -> dict[str, str]:
+    labels = {"request_id": one.request_id}
+    return labels | {"trace_id": one.trace_id} if one.trace_id else labels
 
 
 def library_text(cut: Cut, *, openmetrics: bool) -> str:

@@ -1,5 +1,6 @@
 """Requests are judged by objectives, and are the exemplars of their buckets."""
 
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from exporter.metrics.objectives import Objectives
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.exposition import Wanted, render
-from shared.events import InferenceFinished
+from shared.events import InferenceFinished, TraceContext
 from shared.settings.declaration import UsageError
+from tests.builders import TRACE
 
 GOOD: dict[str, Any] = {
     "model_id": "m",
@@ -93,6 +95,25 @@ def test_request_id_is_an_exemplar_in_openmetrics_only() -> None:
     lines = [line for line in shown.splitlines() if "request_id" in line]
     assert len(lines) == 2
     assert all('# {request_id="newest"}' in line and "_bucket{" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "ratio", "shown"),
+    [(True, 0.0, True), (False, 1.0, False), (None, 0.0, False), (None, 1.0, True)],
+)
+def test_recorded_trace_is_in_the_exemplar(
+    *, sampled: bool | None, ratio: float, shown: bool
+) -> None:
+    """An exemplar leads to the trace if there is one, and stays within the limit of its labels."""
+    trace = TraceContext(TRACE.trace_id, TRACE.span_id, sampled=sampled)
+    ended = InferenceFinished(**(GOOD | {"request_id": "r" * 200, "trace": trace}))
+    state = State(trace_ratio=ratio)
+    state.apply(state.node("n"), Session("s"), [ended])
+    text = render(take_cut(state), Wanted(openmetrics=True)).body.decode()
+    examples = re.findall(r'# \{request_id="(r+)"(?:,trace_id="([0-9a-f]{32})")?\}', text)
+    assert [bool(trace_id) for _, trace_id in examples] == [shown, shown]
+    for request_id, trace_id in examples:
+        assert len("request_id" + request_id + "trace_id" + trace_id) <= 128
 
 
 def test_objective_that_is_no_bucket_bound_is_refused() -> None:

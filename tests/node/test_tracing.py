@@ -26,7 +26,7 @@ def test_valid_header_is_continued(given_value: str, *, sampled: bool) -> None:
     begun = tracing.begin(given_value, "r")
     assert (begun.trace_id, begun.parent_id, begun.sampled) == (TRACE_ID, SPAN_ID, sampled)
     assert begun.span_id != SPAN_ID
-    assert tracing.is_valid(begun)
+    assert begun.is_valid
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_invalid_header_is_ignored(given_value: str) -> None:
     begun = tracing.begin(given_value, "r")
     assert begun.trace_id != TRACE_ID
     assert (begun.parent_id, begun.sampled) == ("", None)
-    assert tracing.is_valid(begun)
+    assert begun.is_valid
 
 
 def test_new_trace_has_the_id_of_its_request() -> None:
@@ -66,4 +66,4 @@ def test_what_is_written_is_read() -> None:
 @given(st.text(max_size=80))
 def test_any_header_gives_a_valid_place(value: str) -> None:
     """Whatever a caller sends, the ids are valid."""
-    assert tracing.is_valid(tracing.begin(value, value))
+    assert tracing.begin(value, value).is_valid

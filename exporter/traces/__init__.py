@@ -1,0 +1,1 @@
+"""Traces: spans made of events, sent to an OpenTelemetry collector."""
