@@ -26,6 +26,7 @@ from exporter.requests.files import STDOUT, FileOutput, StreamOutput
 from exporter.requests.log import RequestLog
 from exporter.settings import ExporterSettings
 from exporter.traces.sender import SpanSender
+from exporter.status.status import Status
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
 from shared import wire
@@ -73,6 +74,7 @@ async def run(settings: ExporterSettings) -> None:
     health = HealthChecks(store, settings.engine_silence_seconds, guard)
     log = _request_log(settings, store)
     spans = _span_sender(settings, store)
+    status = Status(store.state, health.last_report, settings.engine_silence_seconds)
     token_file = _open_token_file(settings)
     tokens = token_file.tokens if token_file else None
     with (
@@ -82,7 +84,7 @@ async def run(settings: ExporterSettings) -> None:
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
-            application = Application(store, health, tokens)
+            application = Application(store, health, status, tokens)
             url = await _open_web(nursery, application, settings, connections, guard)
             _start_ingest(nursery, guard, store, socket, feed)
             _start_upkeep(nursery, guard, store, settings.state_dir)
@@ -94,6 +96,7 @@ async def run(settings: ExporterSettings) -> None:
             if spans is not None:
                 store.listeners.append(_contained(guard, "traces", spans.take))
                 nursery.start_soon(guard, "traces", spans.run, name="traces")
+            nursery.start_soon(guard, "status", status.run, name="status history")
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)

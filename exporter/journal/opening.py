@@ -68,4 +68,5 @@ def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: floa
     ingest = Ingest(state, timeout_seconds)
     recovered = sum(apply_change(ingest, unpack_change(record)) for record in records)
     state.move(c.RECOVERED_EVENTS, (), recovered)
+    state.ended.clear()  # they ended before this process began
     return ingest

@@ -26,6 +26,7 @@ ExporterPart = Literal[
     "silence",
     "disk",
     "socket_path",
+    "status",
     "terminal",
     "tokens",
     "traces",

@@ -7,11 +7,11 @@ copy taken between two batches is a consistent cut.
 import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import FAMILIES, OTHER, Family
@@ -27,6 +27,7 @@ LABEL_CHARACTERS: Final = 128
 REQUEST_ID_CHARACTERS: Final = 64
 """OpenMetrics allows 128 characters for all labels of an exemplar together, names included; a trace
 id has 32."""
+ENDED_KEPT: Final = 25
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OBJECTIVES: Final = Objectives()
@@ -59,6 +60,15 @@ class Storage:
     """Of the disk that the directory is on; 0 while it is not known."""
 
 
+class Ended(NamedTuple):
+    """A request that ended."""
+
+    at: float
+    """Unix time at which the exporter received the event."""
+    node_id: str
+    event: events.InferenceFinished
+
+
 class State:
     """All series and nodes.
 
@@ -78,6 +88,8 @@ class State:
     ) -> None:
         self.nodes: dict[str, Node] = {}
         self.storage = Storage()
+        self.ended: deque[Ended] = deque(maxlen=ENDED_KEPT)
+        """The requests that ended last, oldest first; in memory only."""
         self._budget = budget
         self._objectives = objectives
         self._bounds = bounds
@@ -222,6 +234,10 @@ class State:
         """Return the numbers of a family, read-only."""
         return self._numbers[family]
 
+    def histograms(self, family: Family) -> Mapping[Labels, Histogram]:
+        """Return the histograms of a family, read-only."""
+        return self._histograms[family]
+
     def series_count(self, family: Family) -> int:
         """Return how many label sets a family has."""
         return len(self._series(family))
@@ -243,6 +259,7 @@ class State:
         """Remember what later decisions need."""
         match event:
             case events.InferenceFinished():
+                self.ended.append(Ended(node.heard_time, node.node_id, event))
                 self._judge(node, event)
             case events.NodeStarted():
                 node.api_url = event.api_url

@@ -109,6 +109,10 @@ class HealthChecks:
         The call runs the checks, but at most once a second however often it is called.
         """
         await self._run_all()
+        return self.last_report()
+
+    def last_report(self) -> tuple[bool, dict[str, Any]]:
+        """Return the same from the checks' last outcomes, without running them."""
         now = trio.current_time()
         nodes = {node.node_id: self._describe(node, now) for node in self._state.nodes.values()}
         faults = [

@@ -1,10 +1,10 @@
-"""The exporter's HTTP: `/metrics`, `/health`, `/livez` and `/readyz`, as one ASGI application."""
+"""The exporter's HTTP: metrics, health, status and the page, as one ASGI application."""
 
 import contextlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -15,10 +15,13 @@ from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.cut import take_cut
+from exporter.status.status import Status
 from exporter.web.exposition import Wanted, render
 from exporter.web.health import HealthChecks
+from exporter.web.stream import LIMIT, STREAM_TYPE, StatusStreams
 from shared.runtime.guard import Guard
 from shared.runtime.http.connection import CONNECTION, Connection
+from shared.runtime.http.page_files import PAGE_HEADERS, read_page
 from shared.runtime.http.server import Endpoint
 from shared.runtime.http.server import serve as serve_http
 from shared.secret import BearerTokens
@@ -33,13 +36,21 @@ _SCRAPES: Final = 16
 """Scrapes whose text is in memory, being rendered or sent; further ones wait."""
 _ANSWER_SECONDS: Final = 60.0
 """Time limit for a response, its client included; many times a scrape's usual timeout."""
-_OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
-"""Probes may request these without a token, because not every probe can send one. If tokens are
-set, `/readyz` reports only yes or no."""
+_PAGE: Final = read_page("exporter.web.pages")
+_PROBES: Final = frozenset({"/livez", "/readyz"})
+_OPEN_PATHS: Final = _PROBES | frozenset(_PAGE)
+"""These need no token. Not every probe can send one; if tokens are set, `/readyz` reports only yes
+or no. The page's files hold no secrets: the page asks for the token."""
+_STREAM: Final = "/status/stream"
+_PATHS: Final = f"/ /metrics /status {_STREAM} /health /livez /readyz\n".encode()
 _CHALLENGE: Final = ("www-authenticate", "Bearer")
 _READER_SECONDS: Final = 30.0
 """How long a client may stop reading its response."""
 _TEXT: Final = "text/plain; charset=utf-8"
+_JSON: Final = "application/json"
+_FRESH: Final = (("cache-control", "no-store"),)
+_STREAM_HEADERS: Final = (*_FRESH, ("x-accel-buffering", "no"))
+"""Without the second, nginx holds events back."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +65,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+_FULL: Final = Answer(503, _TEXT, b"too many open streams\n", (("retry-after", "10"),))
 _CROWDED: Final = Answer(503, _TEXT, b"too many connections\n", (("retry-after", "1"),))
 
 
@@ -63,26 +75,46 @@ class Application:
     Args:
         store: The metrics to show.
         health: The health checks.
-        tokens: The tokens that `/metrics` and `/health` require; None for none.
+        status: What the page shows.
+        tokens: The tokens that everything requires but the probes and the page's files; None for
+            none.
     """
 
     def __init__(
-        self, store: Store, health: HealthChecks, tokens: BearerTokens | None = None
+        self,
+        store: Store,
+        health: HealthChecks,
+        status: Status,
+        tokens: BearerTokens | None = None,
     ) -> None:
         self._tokens = tokens
         self._store = store
         self._health = health
+        self._status = status
+        self._streams = StatusStreams(status)
+        self._routes: dict[str, Callable[[Scope], Awaitable[Answer]]] = {
+            "/metrics": self._metrics,
+            "/health": self._report_health,
+            "/readyz": self._report_health,
+            "/livez": self._report_alive,
+            "/status": self._report_status,
+            _STREAM: self._refuse_stream,
+            **dict.fromkeys(_PAGE, self._show_page),
+        }
         self._limiter = trio.CapacityLimiter(_RENDERERS)
         self._scrapes = trio.CapacityLimiter(_SCRAPES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI defines it."""
-        del receive  # the body is ignored
         if scope["type"] != "http":  # a WebSocket
             await send({"type": "websocket.close"})
             return
         if _is_crowded(scope):
             await _send(scope["method"], _CROWDED, send)
+            return
+        if scope["path"] == _STREAM and self._may_open_stream(scope):
+            headers = _encode((("content-type", STREAM_TYPE), *_STREAM_HEADERS))
+            await self._streams.answer(scope, headers, receive, send)
             return
         is_scrape = scope["path"] == "/metrics" and self._is_allowed(scope)
         async with self._scrapes if is_scrape else contextlib.nullcontext():
@@ -93,25 +125,18 @@ class Application:
             return Answer(405, _TEXT, b"only GET and HEAD\n", (("allow", "GET, HEAD"),))
         if not self._is_allowed(scope):
             return Answer(401, _TEXT, b"a bearer token is needed\n", (_CHALLENGE,))
-        match scope["path"]:
-            case "/metrics":
-                return await self._metrics(scope)
-            case "/health" | "/readyz" as path:
-                well, body = await self._health.report()
-                if path == "/readyz" and self._tokens is not None:
-                    body = {"status": body["status"]}
-                written = json.dumps(body, indent=2).encode() + b"\n"
-                return Answer(200 if well else 503, "application/json", written)
-            case "/livez":  # this event loop itself answers, which is the check
-                return Answer(200, _TEXT, b"ok\n")
-            case _:
-                return Answer(404, _TEXT, b"/metrics /health /livez /readyz\n")
+        if (route := self._routes.get(scope["path"])) is None:
+            return Answer(404, _TEXT, _PATHS)
+        return await route(scope)
 
     def _is_allowed(self, scope: Scope) -> bool:
         if self._tokens is None or scope["path"] in _OPEN_PATHS:
             return True
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         return self._tokens.allow(given)
+
+    def _may_open_stream(self, scope: Scope) -> bool:
+        return scope["method"] == "GET" and self._is_allowed(scope) and not self._streams.is_full
 
     async def _metrics(self, scope: Scope) -> Answer:
         wanted = read_wanted(scope)
@@ -125,6 +150,33 @@ class Application:
         vary = ("vary", "accept, accept-encoding")
         return Answer(200, rendered.content_type, rendered.body, (*encoding, vary))
 
+    async def _report_health(self, scope: Scope) -> Answer:
+        well, body = await self._health.report()
+        if scope["path"] == "/readyz" and self._tokens is not None:
+            body = {"status": body["status"]}
+        written = json.dumps(body, indent=2).encode() + b"\n"
+        return Answer(200 if well else 503, _JSON, written)
+
+    async def _report_alive(self, scope: Scope) -> Answer:
+        del scope  # this event loop itself answers, which is the check
+        return Answer(200, _TEXT, b"ok\n")
+
+    async def _report_status(self, scope: Scope) -> Answer:
+        del scope
+        return Answer(200, _JSON, self._status.current(), _FRESH)
+
+    async def _refuse_stream(self, scope: Scope) -> Answer:
+        del scope  # a HEAD, or one stream too many
+        return _FULL if self._streams.is_full else Answer(200, STREAM_TYPE, b"", _STREAM_HEADERS)
+
+    async def _show_page(self, scope: Scope) -> Answer:
+        file = _PAGE[scope["path"]]
+        tag = f'"{file.tag}"'
+        headers = (*PAGE_HEADERS.items(), ("etag", tag))
+        known = dict(scope["headers"]).get(b"if-none-match", b"").decode("latin-1")
+        status = 304 if tag in known else 200
+        return Answer(status, file.content_type, file.content, headers)
+
 
 def _is_crowded(scope: Scope) -> bool:
     """Return whether the connection is beyond the limit, where only probes are answered."""
@@ -132,7 +184,7 @@ def _is_crowded(scope: Scope) -> bool:
     return (
         connection is not None
         and connection.is_reserved
-        and scope["path"] not in (*_OPEN_PATHS, "/health")
+        and scope["path"] not in (*_PROBES, "/health")
     )
 
 
@@ -167,20 +219,22 @@ def _in_time(application: Application) -> Callable[[Scope, Receive, Send], Await
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        limit = scope[LIMIT] = trio.CancelScope(deadline=trio.current_time() + _ANSWER_SECONDS)
         async with trio.open_nursery() as nursery:
-            connection = scope["state"][CONNECTION]
-            nursery.start_soon(_cut_late, connection, nursery, name="web deadline")
+            nursery.start_soon(_cut_late, scope, limit, nursery.cancel_scope, name="web deadline")
             await application(scope, receive, send)
             nursery.cancel_scope.cancel()
 
     return wrapped
 
 
-async def _cut_late(connection: Connection, answering: trio.Nursery) -> None:
-    await trio.sleep(_ANSWER_SECONDS)
-    _log.info("%s did not read its response within %g s", connection.address, _ANSWER_SECONDS)
+async def _cut_late(scope: Scope, limit: trio.CancelScope, answering: trio.CancelScope) -> None:
+    with limit:
+        await trio.sleep_forever()
+    connection: Connection = scope["state"][CONNECTION]
+    _log.info("%s did not read its response in time", connection.address)
     connection.stream.abort()
-    answering.cancel_scope.cancel()
+    answering.cancel()
 
 
 async def _send(method: str, answer: Answer, send: Send) -> None:
@@ -189,15 +243,14 @@ async def _send(method: str, answer: Answer, send: Send) -> None:
         ("content-length", str(len(answer.body))),
         *answer.headers,
     )
-    await send(
-        {
-            "type": "http.response.start",
-            "status": answer.status,
-            "headers": [(name.encode(), value.encode()) for name, value in headers],
-        }
-    )
-    body = b"" if method == "HEAD" else answer.body
+    start = {"type": "http.response.start", "status": answer.status, "headers": _encode(headers)}
+    await send(start)
+    body = b"" if method == "HEAD" or answer.status == 304 else answer.body
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers]
 
 
 async def serve(

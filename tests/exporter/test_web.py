@@ -22,6 +22,7 @@ from exporter.journal.store import Store
 from exporter.metrics import catalogue as c
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
+from exporter.status.status import Status
 from exporter.web import server
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
@@ -93,7 +94,8 @@ class Exporter:
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.store.state.storage.durable = True
         self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, Guard(self.failed.append))
-        self.application = Application(self.store, self.health)
+        self.status = Status(self.store.state, self.health.last_report, ENGINE_SILENCE_SECONDS)
+        self.application = Application(self.store, self.health, self.status)
 
     async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
         """Send one request; `accept_encoding` is the header `Accept-Encoding`."""
@@ -177,7 +179,7 @@ async def test_other_methods_are_refused(method: str) -> None:
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize("path", ["/", "", "/metrics/", "/Metrics", "/metrics/x", "/health/../x"])
+@pytest.mark.parametrize("path", ["//", "", "/metrics/", "/Metrics", "/metrics/x", "/health/../x"])
 @trio_test
 async def test_other_path_is_not_found(path: str) -> None:
     """An unknown path is answered with the paths that exist."""
