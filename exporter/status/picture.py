@@ -225,6 +225,10 @@ def _request(ended: Ended) -> s.Request:
         prompt_tokens=event.prompt_tokens,
         generated_tokens=event.generated_tokens,
         tokens_per_second=_speed(event),
+        route=clean_label(event.route),
+        reason=event.reason,
+        resumed=event.resumed,
+        trace_id=clean_label(event.trace.trace_id) if event.trace else "",
     )
 
 

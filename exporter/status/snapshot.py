@@ -154,6 +154,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int
     tokens_per_second: float | None
     """After the first token."""
+    route: str
+    """Route template or gRPC method; empty if the node did not report it."""
+    reason: events.ErrorReason | None
+    """Why it failed, if it did."""
+    resumed: int
+    """How often it continued after its engine or its node was lost."""
+    trace_id: str
+    """Empty without a trace."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

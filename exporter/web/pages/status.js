@@ -56,7 +56,7 @@ function requestCells(request) {
   return [
     { value: text.clock(request.at) },
     { value: request.model_id, kind: "name" },
-    { value: request.status, state: { ok: "good", error: "bad", timeout: "bad" }[request.status] ?? "" },
+    { value: request.reason ? `${request.status}: ${request.reason}` : request.status, state: { ok: "good", error: "bad", timeout: "bad" }[request.status] ?? "" },
     { value: text.seconds(request.first_token_seconds), kind: "number" },
     { value: text.seconds(request.seconds), kind: "number" },
     { value: text.seconds(request.queue_seconds), kind: "number wide" },
