@@ -168,11 +168,12 @@ quiet-run *flags: (_install "dev")
 pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate \
-        --extra node --extra exporter --extra traces pyproject.toml -o requirements/runtime.txt
+        --extra node --extra exporter --extra traces --extra top pyproject.toml \
+        -o requirements/runtime.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate \
-        --extra node --extra exporter --extra traces --group dev -c requirements/runtime.txt \
-        pyproject.toml -o requirements/dev.txt
+        --extra node --extra exporter --extra traces --extra top --group dev \
+        -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --group models -c requirements/dev.txt \
         -o requirements/models.txt

@@ -8,10 +8,11 @@ import trio
 from exporter import main as composition
 from exporter.errors import StartupError
 from exporter.settings import ExporterSettings
-from exporter.tools import check, replay, requests, tail
+from exporter.tools import check, replay, requests, tail, top
 from shared.command import Subcommand, run_command
 
 _SUBCOMMANDS: Final = {
+    "top": Subcommand(top.ABOUT, top.TopSettings, top.top),
     "tail": Subcommand(tail.ABOUT, tail.TailSettings, tail.tail),
     "replay": Subcommand(replay.ABOUT, replay.ReplaySettings, replay.replay),
     "requests": Subcommand(requests.ABOUT, requests.RequestsSettings, requests.requests),

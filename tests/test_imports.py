@@ -61,6 +61,7 @@ ONLY_IN: Final = {
         "exporter/tools/replay.py",
     },
     "ctransformers": {"node/engine/ctransformers/library.py"},
+    "rich": {"exporter/tools/top_screen.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
         "shared/runtime/http/connection.py",

@@ -100,7 +100,7 @@ class _Command(click.Command):
 
 def _parameter(settings: type, name: str, declared: Declaration) -> click.Parameter:
     if declared.positional:
-        return click.Argument([name], type=declared.kind, nargs=-1, required=True)
+        return click.Argument([name], type=declared.kind, nargs=-1, required=declared.required)
     return click.Option(
         [flag_of(name), name],
         type=declared.kind,

@@ -53,6 +53,8 @@ class Declaration:
     shown: str = ""
     """The default in words, if the value says less or depends on the machine."""
     positional: bool = False
+    required: bool = False
+    """Whether a positional argument must be given."""
 
 
 def setting(topic: Topic, default: Any, kind: Kind, text: str, *, shown: str = "") -> Any:
@@ -63,9 +65,11 @@ def setting(topic: Topic, default: Any, kind: Kind, text: str, *, shown: str = "
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def argument(kind: Kind, text: str) -> Any:
-    """Declare a tuple of one or more positional arguments."""
-    declared = Declaration(topic=Topic.OPTIONS, kind=kind, text=text, positional=True)
+def argument(kind: Kind, text: str, *, required: bool = True) -> Any:
+    """Declare a tuple of positional arguments, at least one if they are required."""
+    declared = Declaration(
+        topic=Topic.OPTIONS, kind=kind, text=text, positional=True, required=required
+    )
     return dataclasses.field(default=(), metadata={_KEY: declared})
 
 
