@@ -66,10 +66,13 @@ def _table(table: Table) -> Iterator[RenderableType]:
     if not table.rows:
         return
     drawn = RichTable(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for column in table.columns:
+    for column, *cells in zip(table.columns, *table.rows, strict=True):
+        # In a narrow terminal the last column gives way; it holds what matters least.
+        is_last = column == table.columns[-1]
         drawn.add_column(
             column,
             justify="right" if column in table.numeric else "left",
+            min_width=None if is_last else max(map(len, (column, *cells))),
             no_wrap=True,
             overflow="ellipsis",
         )
