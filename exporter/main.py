@@ -25,8 +25,8 @@ from exporter.metrics.state import State
 from exporter.requests.files import STDOUT, FileOutput, StreamOutput
 from exporter.requests.log import RequestLog
 from exporter.settings import ExporterSettings
-from exporter.traces.sender import SpanSender
 from exporter.status.status import Status
+from exporter.traces.sender import SpanSender
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
 from shared import wire
