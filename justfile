@@ -94,10 +94,11 @@ llama-server: _uv
     echo "$wanted" > $target/built-from
     rm -rf $target/source $target/build $target/venv $target/llama_cpp_python-*.tar.gz
 
-# Generate docs/metrics.md and docs/settings.md
+# Generate docs/metrics.md, docs/settings.md and docs/licenses.md
 docs: (_install "dev")
     python -m deployments.metrics_reference > docs/metrics.md
     python -m deployments.settings_reference > docs/settings.md
+    python -m deployments.release.licenses > docs/licenses.md
 
 # Generate the code of shared/proto
 proto: (_install "dev")
@@ -210,6 +211,14 @@ images digest="":
             --build-arg "REVISION=$(git rev-parse HEAD)" --tag "distributed-llm-$image:$version" .
     done
 
+# Write bills of materials (CycloneDX) of the pinned requirements to dist/
+sbom: (_install "dev")
+    @exec python -m deployments.release.sbom
+
+# Write wheel, sdist, bills of materials and checksums to dist/; with a base's digest, images too
+release digest="": (_install "dev")
+    @exec python -m deployments.release {{ digest }}
+
 # Run the images' build steps and their result in a clean Debian; needs root and debootstrap
 check-images *base: (_install "dev")
     @exec python -m tests.deployments.check_images {{ base }}
@@ -220,7 +229,7 @@ check-units *base: (_install "dev")
 
 # Remove the environment and every cache
 clean:
-    rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build
+    rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
 
 [private]
 _uv:
