@@ -73,8 +73,9 @@ def _mirror() -> str:
     lists = Path("/etc/apt")
     written = [*lists.glob("sources.list"), *lists.glob("sources.list.d/*.sources")]
     written += lists.glob("sources.list.d/*.list")
-    found = [re.search(r"https?://\S+/debian\b(?!-)", file.read_text()) for file in written]
-    return next(match[0] for match in found if match)
+    pattern = re.compile(r"^[^#\n]*?(https?://\S+/debian)\b(?!-)", re.MULTILINE)
+    found = [pattern.search(file.read_text()) for file in written]
+    return next(match[1] for match in found if match)
 
 
 def megabytes(path: Path) -> int:
