@@ -24,7 +24,7 @@ def build(directory: Path, moment: str) -> None:
 
     Args:
         directory: Receives the two files.
-        moment: Unix time of the files in them, so that a commit always gives the same archives.
+        moment: Unix time of the files in the wheel, so that a commit always gives the same wheel.
     """
     command = [
         *("uv", "build", "--quiet", "--out-dir", str(directory)),

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_wheel_installs_and_its_commands_run(tmp_path: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     assert version() in wheel.name
     assert version() in sdist.name
+    with zipfile.ZipFile(wheel) as files:
+        assert {file.date_time[:3] for file in files.infolist()} == {(2023, 11, 14)}
     write_checksums(dist)
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=dist, check=True
