@@ -1,4 +1,4 @@
-# The node with its engine and the demo model. Built by `just images`, from the repository's root,
+# The node with both engines and the demo model. Built by `just images`, from the repository's root,
 # which has to be told the base's digest: a tag can be moved, a digest cannot.
 ARG PYTHON=3.11-slim-bookworm
 ARG PYTHON_DIGEST
@@ -31,6 +31,11 @@ LABEL org.opencontainers.image.title="distributed-llm node" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# llama.cpp's threads need it. Debian keeps no old versions to pin.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 # The user is not the exporter's; the group is shared with it and may use the socket.
 RUN install -d -o 10001 -g 10000 -m 0750 /var/lib/distributed-llm
 COPY --from=build /opt/distributed-llm /opt/distributed-llm

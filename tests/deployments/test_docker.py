@@ -37,7 +37,8 @@ def pins(name: str) -> dict[str, set[str]]:
 
 def test_dockerfiles_keep_hadolints_rules() -> None:
     """Not one finding, not even a hint."""
-    files = [str(DIRECTORY / f"{image}.Dockerfile") for image in IMAGES]
+    files = sorted(str(file) for file in DIRECTORY.glob("*.Dockerfile"))
+    assert len(files) > len(IMAGES)
     done = subprocess.run(
         [VENV / "hadolint", "--failure-threshold=style", *files],
         capture_output=True,
@@ -94,6 +95,26 @@ def test_users_of_the_images_share_a_group_and_nothing_else() -> None:
     assert node != exporter
     assert node_group == exporter_group
     assert f"--socket-group={node_group}" in read_stages("exporter")[-1].command("CMD")
+
+
+def test_cuda_image_is_the_nodes_with_another_engine() -> None:
+    """The example has the node's build, user and command, on llama.cpp's image by digest."""
+    build, last = read_stages("node")
+    their_base, their_build, their_last = read_stages("node-cuda")
+    assert their_base.base == "${LLAMA}@${LLAMA_DIGEST}"
+    assert their_build.steps == build.steps
+    assert their_build.base == their_last.base == their_base.name
+    for instruction in ("COPY", "USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT", "CMD"):
+        assert their_last.values(instruction) == last.values(instruction)
+    assert their_last.command("HEALTHCHECK") == last.command("HEALTHCHECK")
+    assert their_last.environment().items() > last.environment().items()
+
+
+def test_node_images_have_what_llama_cpp_needs() -> None:
+    """The library of its threads, which a slim base lacks."""
+    for image, stage in (("node", -1), ("node-cuda", 0)):
+        (install,) = [run for run in read_stages(image)[stage].values("RUN") if "apt-get" in run]
+        assert " libgomp1 " in install
 
 
 def test_context_is_what_the_images_copy() -> None:
