@@ -13,20 +13,18 @@ from typing import Final
 import trio
 
 from exporter.errors import StartupError
-from exporter.ingest.batches import Counted, refusal
+from exporter.ingest.batches import refusal
 from exporter.ingest.feed import Feed, open_feed
 from exporter.ingest.socket import TelemetrySocket, open_socket
 from exporter.journal.disk import watch_disk
 from exporter.journal.opening import open_store
-from exporter.journal.store import Listener, Store
+from exporter.journal.store import Store
+from exporter.listeners import build_listeners, contained
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.state import State
-from exporter.requests.files import STDOUT, FileOutput, StreamOutput
-from exporter.requests.log import RequestLog
 from exporter.settings import ExporterSettings
 from exporter.status.status import Status
-from exporter.traces.sender import SpanSender
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application, serve
 from shared import wire
@@ -54,9 +52,6 @@ async def run(settings: ExporterSettings) -> None:
         StartupError: The exporter cannot start here (in a group).
     """
     settings.log()
-    # What the imports created lives as long as the process. Without the freeze, every full garbage
-    # collection would scan it and block the event loop for milliseconds.
-    gc.freeze()
     connections = fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS)
     empty = functools.partial(
         State,
@@ -72,11 +67,13 @@ async def run(settings: ExporterSettings) -> None:
         lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1)
     )
     health = HealthChecks(store, settings.engine_silence_seconds, guard)
-    log = _request_log(settings, store)
-    spans = _span_sender(settings, store)
     status = Status(store.state, health.last_report, settings.engine_silence_seconds)
+    listeners = [*build_listeners(settings, store.note)]
     token_file = _open_token_file(settings)
     tokens = token_file.tokens if token_file else None
+    # What the imports created lives as long as the process. Without the freeze, every full garbage
+    # collection would scan it and block the event loop for milliseconds.
+    gc.freeze()
     with (
         closing(store),
         trio.open_signal_receiver(*stop_signals()) as signals,
@@ -90,13 +87,10 @@ async def run(settings: ExporterSettings) -> None:
             _start_upkeep(nursery, guard, store, settings.state_dir)
             _start_process(nursery, guard)
             nursery.start_soon(guard, "health", health.run, name="health checks")
-            if log is not None:
-                store.listeners.append(_contained(guard, "request_log", log.take))
-                nursery.start_soon(guard, "request_log", log.run, name="request log")
-            if spans is not None:
-                store.listeners.append(_contained(guard, "traces", spans.take))
-                nursery.start_soon(guard, "traces", spans.run, name="traces")
             nursery.start_soon(guard, "status", status.run, name="status history")
+            for part, listening in listeners:
+                store.listeners.append(contained(listening, part, guard))
+                nursery.start_soon(guard, part, listening.run, name=part)
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
@@ -159,40 +153,6 @@ async def _take(
         return reply
     store.note(c.REJECTED, ("internal",), 1)
     return refusal("internal")
-
-
-def _request_log(settings: ExporterSettings, store: Store) -> RequestLog | None:
-    path = settings.request_log
-    if path is None:
-        return None
-    is_stream = path == STDOUT
-    output = StreamOutput() if is_stream else FileOutput(path, settings.request_log_mib * 2**20)
-    return RequestLog(output, store.note)
-
-
-def _span_sender(settings: ExporterSettings, store: Store) -> SpanSender | None:
-    if not settings.otlp_endpoint:
-        return None
-    try:
-        # OpenTelemetry is optional, and takes a third of a second and 20 MB to import.
-        from exporter.traces.otlp import OtlpCollector  # noqa: PLC0415
-    except ImportError as error:
-        message = (
-            f"--otlp-endpoint: OpenTelemetry is not installed ({error}): "
-            "pip install 'distributed-llm[traces]'"
-        )
-        raise StartupError(message) from error
-    return SpanSender(OtlpCollector(settings.otlp_endpoint), settings.trace_ratio, store.note)
-
-
-def _contained(guard: Guard[ExporterPart], part: ExporterPart, listener: Listener) -> Listener:
-    """Return a listener whose bugs cost its own lines and not a node's batch."""
-
-    def listen(counted: Counted) -> None:
-        with guard.contain(part):
-            listener(counted)
-
-    return listen
 
 
 def _open_token_file(settings: ExporterSettings) -> TokenFile | None:

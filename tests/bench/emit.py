@@ -40,6 +40,8 @@ _TIMES: Final = [at * _GAP_SECONDS for at in range(_TOKENS)]
 checked at that time as well."""
 _MODEL: Final = "some-model"
 _SECONDS: Final = 0.5
+_REQUEST_ID: Final = "0af7651916cd43dd8448eb211c80319c"
+_TRACE: Final = events.TraceContext(_REQUEST_ID, "b7ad6b7169203331", "00f067aa0ba902b7", True)
 _AIM: Final = ">= 20"
 _AIM_PACKED: Final = ">= 10"
 _REQUEST: Final = InferenceRequest(
@@ -88,6 +90,13 @@ def _emit_finished(emit: Emit, requests: int) -> None:
                 cached_tokens=0,
                 generated_tokens=_TOKENS,
                 discarded_tokens=0,
+                request_id=_REQUEST_ID,
+                trace=_TRACE,
+                route="/v1/completions",
+                client="key:2fd4e1c67a2d",
+                operation="text_completion",
+                ended_at=_SECONDS,
+                local_seconds=_SECONDS,
             )
         )
 

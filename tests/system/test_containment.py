@@ -65,7 +65,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, 
         each.mkdir()
     pair = Pair(directory)
     api = flags_for_every_part(directory)
-    tokens = f"--metrics-token-file={directory / 'keys'}"
+    every = [
+        f"--metrics-token-file={directory / 'keys'}",
+        f"--request-log={directory / 'requests.log'}",
+        f"--otlp-endpoint=http://127.0.0.1:{free_port()}",
+    ]
     environment = os.environ | {"WATCHDOG_USEC": "1000000"}
 
     def run(program: str, *flags: str) -> Any:
@@ -75,7 +79,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, 
         )
 
     with (
-        run("exporter", "--metrics-port=0", tokens) as exporter,
+        run("exporter", "--metrics-port=0", *every) as exporter,
         run("node", "--api-port=0", "--mesh-port=0", "--threads=1", *api) as node,
     ):
         yield (
