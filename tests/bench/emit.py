@@ -77,26 +77,29 @@ def _collect(emitter: Emitter) -> list[Event]:
 def _emit_finished(emit: Emit, requests: int) -> None:
     for _ in repeat(None, requests):
         emit(
-            events.InferenceFinished(
-                model_id=_MODEL,
-                status="ok",
-                finish_reason="length",
-                seconds=_SECONDS,
-                queue_seconds=_SECONDS,
-                prefill_seconds=_SECONDS,
-                decode_seconds=_SECONDS,
-                first_token_seconds=_SECONDS,
-                prompt_tokens=_TOKENS,
-                cached_tokens=0,
-                generated_tokens=_TOKENS,
-                discarded_tokens=0,
-                request_id=_REQUEST_ID,
-                trace=_TRACE,
+            events.InferenceFinished(  # some by position, as in node.requests.account
+                _MODEL,
+                "ok",
+                "length",
+                _SECONDS,
+                _SECONDS,
+                _SECONDS,
+                _SECONDS,
+                _SECONDS,
+                _TOKENS,
+                0,
+                _TOKENS,
+                0,
+                _REQUEST_ID,
+                _TRACE,
                 route="/v1/completions",
                 client="key:2fd4e1c67a2d",
                 operation="text_completion",
+                reason=None,
+                code="",
                 ended_at=_SECONDS,
                 local_seconds=_SECONDS,
+                resumed=0,
             )
         )
 
