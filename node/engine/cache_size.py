@@ -3,6 +3,7 @@
 Follows llama.cpp's `llama_kv_cache`, `llama_kv_cache_iswa` and `llama_memory_recurrent`.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from node.engine.facts import Cache
@@ -10,9 +11,18 @@ from node.engine.gguf_file import Head
 
 WIDTH_AT_MOST: Final = 2**20
 """Numbers per position and layer; the widest known model has 2**15."""
+_KEPT: Final = ("key", "value")
 _NUMBER_BYTES: Final = 2
 _STATE_NUMBER_BYTES: Final = 4
-_PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4}
+_PATTERNS: Final = {
+    "cohere2": 4,
+    "exaone4": 4,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "olmo2": 4,
+}
 """In how many layers one sees the whole context and the others a window of it, where llama.cpp
 knows that and the file does not say so. For an architecture that is missing here, the whole context
 is counted in all layers: too much, never too little."""
@@ -25,32 +35,15 @@ def measure_cache(head: Head, layers: int) -> Cache:
         DamagedFileError: A number in the header is impossible.
     """
     architecture = head.text("general.architecture")
-    sizes = _position_bytes(head, architecture, layers)
     window = head.number(f"{architecture}.attention.sliding_window")
     local = _local_layers(head, architecture, layers) if window else [False] * layers
-    everywhere = sum(size for size, is_local in zip(sizes, local, strict=True) if not is_local)
+    whole, windowed = _position_bytes(head, architecture, local)
     return Cache(
-        position_bytes=everywhere,
-        window=window if any(local) else 0,
-        window_position_bytes=sum(sizes) - everywhere,
+        position_bytes=whole,
+        window=window if windowed else 0,
+        window_position_bytes=windowed,
         state_bytes=_state_bytes(head, architecture, layers),
     )
-
-
-def _position_bytes(head: Head, architecture: str, layers: int) -> list[int]:
-    """Return the bytes of one position in each layer."""
-    if "bert" in architecture:  # an encoder evaluates the whole text at once and keeps nothing
-        return [0] * layers
-    key = f"{architecture}.attention"
-    heads = head.per_layer(f"{key}.head_count", layers, 1, WIDTH_AT_MOST)
-    shared = head.per_layer(f"{key}.head_count_kv", layers, None, WIDTH_AT_MOST) or heads
-    width = head.number(f"{architecture}.embedding_length", 0, WIDTH_AT_MOST)
-    usual = width // max(heads[0], 1) if heads else 0
-    both = head.number(f"{key}.key_length", usual, WIDTH_AT_MOST)
-    both += head.number(f"{key}.value_length", usual, WIDTH_AT_MOST)
-    borrowed = head.number(f"{key}.shared_kv_layers", 0, layers)
-    sizes = [_NUMBER_BYTES * both * min(count, WIDTH_AT_MOST) for count in shared]
-    return sizes[: layers - borrowed] + [0] * borrowed
 
 
 def _local_layers(head: Head, architecture: str, layers: int) -> list[bool]:
@@ -58,9 +51,29 @@ def _local_layers(head: Head, architecture: str, layers: int) -> list[bool]:
     key = f"{architecture}.attention.sliding_window_pattern"
     listed = head.fields.get(key)
     if listed is not None and not isinstance(listed, int):
-        return [bool(local) for local in head.per_layer(key, layers, 0, 1) or ()]
+        return [bool(local) for local in head.per_layer(key, layers, 0, 1)]
     pattern = head.number(key, _PATTERNS.get(architecture, 1))
     return [pattern == 0 or layer % pattern < pattern - 1 for layer in range(layers)]
+
+
+def _position_bytes(head: Head, architecture: str, local: Sequence[bool]) -> tuple[int, int]:
+    """Return the bytes of one position in all layers that see everything, and in all others."""
+    if "bert" in architecture:  # an encoder evaluates the whole text at once and keeps nothing
+        return 0, 0
+    key, layers = f"{architecture}.attention", len(local)
+    heads = head.per_layer(f"{key}.head_count", layers, 1, WIDTH_AT_MOST)
+    kept = head.per_layer(f"{key}.head_count_kv", layers, None, WIDTH_AT_MOST) or heads
+    kept = kept[: layers - head.number(f"{key}.shared_kv_layers", 0, layers)]
+    width = head.number(f"{architecture}.embedding_length", 0, WIDTH_AT_MOST)
+    usual = width // min(filter(None, heads), default=1)
+    lengths = [head.number(f"{key}.{name}_length", usual, WIDTH_AT_MOST) for name in _KEPT]
+    in_window = [
+        head.number(f"{key}.{name}_length_swa", length, WIDTH_AT_MOST)
+        for name, length in zip(_KEPT, lengths, strict=True)
+    ]
+    whole = sum(count for count, is_local in zip(kept, local, strict=False) if not is_local)
+    rest = sum(kept) - whole
+    return _NUMBER_BYTES * sum(lengths) * whole, _NUMBER_BYTES * sum(in_window) * rest
 
 
 def _state_bytes(head: Head, architecture: str, layers: int) -> int:

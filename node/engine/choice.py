@@ -1,5 +1,7 @@
 """Chooses the engine of a model's file, its slots and its context, from plain values."""
 
+import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,8 @@ from node.engine.model_file import UnusableModelError
 from node.engine.protocol import Described, EngineName
 from shared.paths import readable
 
+HAS_CTRANSFORMERS: Final = sys.platform != "linux" or platform.machine() == "x86_64"
+"""Its wheel for Linux has libraries for this processor only."""
 ARCHITECTURES: Final = ("llama", "falcon")
 """What ctransformers runs, like the next two."""
 TOKENIZERS: Final = ("llama",)
@@ -121,6 +125,8 @@ def _choose_engine(facts: Facts, wanted: Wanted, name: str) -> EngineName:
 def _limits(facts: Facts, slots: int) -> Iterator[str]:
     """Yield the reasons why ctransformers cannot run the model."""
     unknown = set(facts.types) - QUANTIZATIONS
+    if not HAS_CTRANSFORMERS:
+        yield f"it does not run on {platform.machine()}"
     if facts.architecture not in ARCHITECTURES:
         shown = facts.architecture[:100]
         yield f"architecture {shown!r} is not among {', '.join(ARCHITECTURES)}"

@@ -21,7 +21,7 @@ class Shape(msgspec.Struct, frozen=True):
     is_tied: bool
     """Whether the output after the last layer uses the embedding too."""
     position_bytes: int
-    """Memory per position of the context, for all layers together."""
+    """Memory per position of the context, for all layers and slots together."""
     context_length: int
 
     @property
@@ -50,6 +50,6 @@ def read_shape(path: Path) -> Shape:
         embedding_bytes=facts.embedding_bytes,
         output_bytes=facts.output_bytes,
         is_tied=facts.is_tied,
-        position_bytes=described.position_bytes,
+        position_bytes=described.position_bytes * described.slots,
         context_length=described.context_length,
     )

@@ -34,7 +34,7 @@ class OfferedModel(msgspec.Struct, frozen=True, array_like=True):
     """0 until the node has read the file's header; the same for the size."""
     size_bytes: Count
     position_bytes: Count
-    """Memory per position of the context."""
+    """Memory per position of the context, of all slots together."""
     context_length: Count
     queued: Count
     in_flight: Count

@@ -99,7 +99,7 @@ def _offered(lane: Lane) -> OfferedModel:
         state=lane.engine.state,
         layers=_count(described.layers) if described else 0,
         size_bytes=_count(described.size_bytes) if described else 0,
-        position_bytes=_count(described.position_bytes) if described else 0,
+        position_bytes=_count(described.position_bytes * described.slots) if described else 0,
         context_length=_count(lane.engine.context_length),
         queued=load.queued,
         in_flight=load.in_flight,

@@ -11,6 +11,7 @@ import trio
 from trio.testing import trio_test
 
 from node.demo import MODEL_PATH
+from node.engine import choice
 from node.engine import describe as module
 from node.engine.choice import Wanted
 from node.engine.describe import describe
@@ -59,6 +60,13 @@ def test_engine_that_cannot_run_the_file_is_refused() -> None:
     message = refusal(random_model("qwen3"), Wanted("ctransformers"))
     assert "architecture 'qwen3'" in message
     assert message.endswith("set --engine=llama.cpp")
+
+
+def test_processor_without_the_old_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ctransformers has no library, every file goes to llama.cpp."""
+    monkeypatch.setattr(choice, "HAS_CTRANSFORMERS", False)
+    assert described(MODEL_PATH).engine == "llama.cpp"
+    assert "it does not run on" in refusal(MODEL_PATH, Wanted("ctransformers"))
 
 
 def test_several_slots_need_llama_cpp() -> None:

@@ -55,6 +55,13 @@ def test_pattern_in_the_file_is_taken(pattern: Any) -> None:
     assert found.position_bytes == found.window_position_bytes == 2 * 1024
 
 
+def test_layers_with_a_window_may_be_narrower() -> None:
+    """gemma4 has shorter keys and values there."""
+    narrow = {"attention.key_length_swa": 64, "attention.value_length_swa": 32}
+    found = cache("gemma3", 6, **GEMMA, **narrow)
+    assert (found.position_bytes, found.window_position_bytes) == (2 * 512, 5 * 2 * 96)
+
+
 def test_heads_may_differ_between_layers() -> None:
     """A list has one number for each layer; a layer without keys, as in hybrids, keeps none."""
     heads = array.array("i", [2, 0, 4])
