@@ -213,8 +213,9 @@ class LlamaServer:
         try:
             return await self._model.answer(command, self._results.send)
         except EngineLostError as error:
-            # The end of the server makes the supervisor start another one, which answers.
-            _log.warning("llama-server %d of %s is lost: %s", self.pid, self._name, error)
+            # The end of the server makes the supervisor start another one, which answers. It logs
+            # the last lines.
+            self.last_lines.append(f"request {command.request}: {error}")
             self.kill()
             return None
 
