@@ -1,6 +1,6 @@
 """The requests that one engine works on, each with its own progress."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,13 +47,21 @@ class _Held:
     """Trio time of its last prompt chunk or token."""
     draws: bool = False
     """Whether its prompt is evaluated."""
+    tokens: int = 0
+    """Tokens of its prompt and its answer in the engine's context."""
     freed: trio.Event = field(default_factory=trio.Event)
 
 
 class Jobs:
-    """The jobs of one engine process."""
+    """The jobs of one engine process.
 
-    def __init__(self) -> None:
+    Args:
+        speculated: Called with the tokens that the engine guessed for a request, and how many of
+            them were right.
+    """
+
+    def __init__(self, speculated: Callable[[int, int], None]) -> None:
+        self._speculated = speculated
         self._held: dict[int, _Held] = {}
         self._progressed_at = 0.0
         """Trio time of any job's last progress."""
@@ -74,6 +82,16 @@ class Jobs:
         its first token, a job counts as progressing with the whole engine.
         """
         return min(map(self._last_sign, self._held.values()), default=None)
+
+    @property
+    def decoding(self) -> int:
+        """The jobs whose tokens are drawn now, in common steps."""
+        return sum(held.draws for held in self._held.values())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all jobs in the engine's context."""
+        return sum(held.tokens for held in self._held.values())
 
     def add(self, job: Job) -> None:
         """Add a job that the engine begins."""
@@ -103,12 +121,16 @@ class Jobs:
         match result:
             case protocol.Sampled(_, token, text):
                 held.draws = True
+                held.tokens += 1
                 held.job.sampled(token, text)
             case protocol.Evaluated(_, done, total, cached):
+                held.tokens = done
                 held.job.evaluated(done, total, cached)
             case protocol.Embedded(_, vector):
                 held.job.embedded(vector)
             case protocol.Finished(request, reason, message):
+                if result.drafted:
+                    self._speculated(result.drafted, result.accepted)
                 self._remove(request).finished(reason, message)
 
     def _remove(self, request: int) -> Job:

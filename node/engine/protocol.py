@@ -137,6 +137,10 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     reason: EndReason
     message: str
     """For the last three, what is wrong with the prompt."""
+    drafted: int = 0
+    """Tokens that the engine guessed ahead for the request, where it does."""
+    accepted: int = 0
+    """How many of them the model would have drawn itself."""
 
 
 Command = Load | Generate | Cancel

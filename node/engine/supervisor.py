@@ -78,7 +78,7 @@ class Engine:
         crash loop."""
         self._loaded_as: protocol.Loaded | None = None
         """What the process has reported; None while the model is not loaded."""
-        self._jobs = Jobs()
+        self._jobs = Jobs(self._note_speculation)
 
     @property
     def state(self) -> EngineState:
@@ -133,8 +133,8 @@ class Engine:
 
     def describe(self) -> events.ModelDescribed | None:
         """Return the level that describes the loaded model; None while none is loaded."""
-        described = self.described
-        if described is None or not self.ready:
+        described, loaded = self.described, self._loaded_as
+        if described is None or loaded is None:
             return None
         return events.ModelDescribed(
             self.model_id,
@@ -143,6 +143,19 @@ class Engine:
             described.engine,
             described.size_bytes,
             described.layers,
+            loaded.build,
+            loaded.devices,
+        )
+
+    def sample(self) -> events.EngineSampled | None:
+        """Return what the engine works on and holds; None while no model is loaded."""
+        if self._loaded_as is None:
+            return None
+        return events.EngineSampled(
+            self.model_id,
+            self._jobs.decoding,
+            self._jobs.tokens,
+            context_capacity=self.context_length * self.slots,
         )
 
     async def run(self) -> None:
@@ -302,6 +315,9 @@ class Engine:
         await wait_silence(self._last_sign, limit)
         _log.error("model %s made no progress for %s s: restarting", self.model_id, limit)
         link.kill(stalled=True)
+
+    def _note_speculation(self, drafted: int, accepted: int) -> None:
+        self._emit(events.TokensSpeculated(self.model_id, drafted, accepted))
 
     def _last_sign(self) -> float:
         since = self._jobs.silent_since

@@ -69,6 +69,8 @@ class NodeStatus:
             self.note_change()
             for lane in self._present():
                 self._emit(_progress(lane.engine))
+                if (sample := lane.engine.sample()) is not None:
+                    self._emit(sample)
             await trio.sleep(_SAMPLE_SECONDS)
 
     def identity(self) -> events.NodeStarted:

@@ -13,7 +13,7 @@ from node.requests.request import EndReason
 
 T = TypeVar("T")
 
-_FINAL_FIELDS: Final = ("content", "tokens", "stop", "stop_type", "tokens_predicted")
+_FINAL_FIELDS: Final = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 """What the last event has to hold; without a choice it repeats prompt and settings."""
 _UNKNOWN_BUILD: Final = "b0-unknown"
 _TOO_LARGE: Final = "is too large to process"
@@ -30,6 +30,13 @@ class Progress(msgspec.Struct, frozen=True):
     total: int
     cache: int
     processed: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """The part of the last event that tells about speculation."""
+
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -49,6 +56,7 @@ class Chunk(msgspec.Struct, frozen=True):
     stop_type: str = ""
     tokens_predicted: int = 0
     prompt_progress: Progress | None = None
+    timings: Timings = Timings()
     error: Failure | None = None
 
 
@@ -176,7 +184,13 @@ class CompletionReader:
         elif chunk.stop:
             if chunk.stop_type != "eos":
                 results.extend(self._held)
-            self.finished = Finished(self._request, _end_reason(chunk.stop_type), "")
+            self.finished = Finished(
+                self._request,
+                _end_reason(chunk.stop_type),
+                "",
+                chunk.timings.draft_n,
+                chunk.timings.draft_n_accepted,
+            )
         elif chunk.tokens:
             self._draw(chunk, results)
 
