@@ -126,7 +126,7 @@ def test_context_is_what_the_images_copy() -> None:
     files = {file.as_posix() for file in context_files()}
     for name in copied:
         assert any(file == name or file.startswith(name) for file in files), name
-    beside = {"requirements/runtime.txt", "requirements/dev.txt"}
+    beside = {f"requirements/{name}.txt" for name in ("runtime", "dev", "models", "llama-server")}
     assert not [
         file for file in files - beside if not any(file.startswith(name) for name in copied)
     ]
