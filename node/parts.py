@@ -176,6 +176,8 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         return max(0, machine.available_memory_bytes() - loaded)
 
     def find_room(described: Described) -> str:
+        if settings.may_use_gpu and described.engine == "llama.cpp":
+            return ""  # llama-server itself fails if neither memory is enough
         return find_shortage(described, room_bytes())
 
     def note_engine() -> None:

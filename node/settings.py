@@ -186,6 +186,11 @@ class NodeSettings(Settings):
         """How models are to be held that say nothing else."""
         return Wanted(self.engine, self.context_length, self.slots)
 
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether llama.cpp may hold models in the memory of GPUs, which the node cannot see."""
+        return self.llama_server is not None and self.gpu_layers != 0
+
     def with_node_id(self) -> Self:
         """Return the settings with the node's name: the given one, else the one that it kept."""
         return dataclasses.replace(self, node_id=kept_node_id(self.node_id, self.state_dir))

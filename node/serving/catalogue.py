@@ -96,12 +96,12 @@ def find_shortage(described: Described, room_bytes: int) -> str:
     needed = described.size_bytes + context_bytes + described.buffer_bytes
     if needed <= room_bytes:
         return ""
-    fewer = "set fewer --slots, or " if described.slots > 1 else "set "
+    fewer = "set fewer --slots, or" if described.slots > 1 else "or set"
     return (
         f"it needs {_mebibytes(described.size_bytes)} of weights, {_mebibytes(context_bytes)} "
         f"for {described.context_length} positions of context{slots} and "
         f"{_mebibytes(described.buffer_bytes)} of buffers, {_mebibytes(needed)} in all, and "
-        f"{_mebibytes(room_bytes)} are free: unload a model, {fewer}a smaller --context-length"
+        f"{_mebibytes(room_bytes)} are free: unload a model, {fewer} a smaller --context-length"
     )
 
 
