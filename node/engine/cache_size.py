@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from node.engine.facts import Cache
-from node.engine.gguf_file import Head
+from node.engine.gguf_head import Head
 
 WIDTH_AT_MOST: Final = 2**20
 """Numbers per position and layer; the widest known model has 2**15."""

@@ -74,6 +74,8 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
     fits = partial(_fits, facts, engine, room_bytes)
     possible = (wanted.slots,) if wanted.slots else SLOTS[engine]
     trained = facts.context_length or UNKNOWN_CONTEXT
+    if facts.embeds:  # a text is one batch, whose buffers grow with its square
+        trained = min(trained, USUAL_CONTEXT)
     slots, context_length = fit(possible, wanted.context_length, trained, fits)
     return Described(
         engine=engine,

@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from node.engine.cache_size import WIDTH_AT_MOST, measure_cache
 from node.engine.facts import Facts
-from node.engine.gguf_file import DamagedFileError, Head, Tensor, read_head
+from node.engine.gguf_file import read_head
+from node.engine.gguf_head import DamagedFileError, Head, Tensor
 from node.engine.limits import bounded
 from node.engine.model_file import UnusableModelError, open_model
 from node.engine.split_file import Part

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from node.engine.gguf_file import Head
+from node.engine.gguf_head import Head
 
 _CONTROL: Final = 3
 _USER_DEFINED: Final = 4

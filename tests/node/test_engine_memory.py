@@ -8,7 +8,7 @@ import pytest
 from node.engine.buffers import estimate_buffers
 from node.engine.cache_size import measure_cache
 from node.engine.facts import Cache
-from node.engine.gguf_file import DamagedFileError, Head
+from node.engine.gguf_head import DamagedFileError, Head
 from node.engine.reading import read_facts
 from tests.random_models import random_model
 

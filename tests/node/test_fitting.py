@@ -69,6 +69,14 @@ def test_long_context_fits_a_small_machine(tmp_path: Path) -> None:
     assert choose(facts, Wanted(), path).context_length == 2**20
 
 
+def test_embedding_model_gets_a_usual_context(tmp_path: Path) -> None:
+    """A whole text is one batch, so a long context would take gigabytes of buffers."""
+    path = write_model(tmp_path / "m.gguf", "embedder", bert__context_length=2**17)
+    facts = read_facts(path)
+    assert choose(facts, Wanted(), path).context_length == USUAL_CONTEXT
+    assert choose(facts, Wanted(context_length=2**16), path).context_length == 2**16
+
+
 def test_shortage_names_slots_and_context() -> None:
     """What is set and does not fit is refused with the numbers and the remedy."""
     path = random_model("qwen3")

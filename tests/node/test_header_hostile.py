@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from node.demo import MODEL_PATH
 from node.engine import reading
 from node.engine.ctransformers.header import read_header
-from node.engine.gguf_file import DamagedFileError, Head
+from node.engine.gguf_head import DamagedFileError, Head
 from node.engine.limits import bounded
 from node.engine.model_file import UnusableModelError
 from node.engine.shape import read_shape

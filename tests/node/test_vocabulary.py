@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from node.engine.gguf_file import Head
+from node.engine.gguf_head import Head
 from node.engine.vocabulary import Vocabulary, read_vocabulary
 
 TOKENS: Final = [b"<unk>", b"<s>", b"</s>", b"<|im_end|>", b"<end_of_turn>", b"<tool>", b"a", b"<"]
