@@ -30,7 +30,7 @@ Emitter = Callable[[Emit, int], None]
 
 _REQUESTS: Final = 50
 """Requests of one round, which is short, so that some rounds run undisturbed on a busy machine."""
-_ROUNDS: Final = 200
+_ROUNDS: Final = 100
 _TOKENS: Final = 100
 _FLUSH_TOKENS: Final = 20
 """Tokens between two flushes, for an engine of 100 tokens/s."""
