@@ -43,6 +43,7 @@ class ReplaySettings(ExporterSettings):
         {
             *("node_id", "host", "state_dir", "log_level", "log_format"),
             *("metrics_port", "metrics_token_file", "engine_silence_seconds", "socket_group"),
+            *("request_log", "request_log_mib", "otlp_endpoint", "trace_ratio"),
         }
     )
 

@@ -13,7 +13,7 @@ from exporter.ingest.batches import Counted
 from exporter.metrics import catalogue as c
 from exporter.requests.log import Note
 from exporter.traces.sampling import is_recorded
-from exporter.traces.spans import Span, spans_of, trace_of
+from exporter.traces.spans import TRACED, Span, spans_of
 from shared.repeats import Repeats
 
 QUEUE_SPANS: Final = 8192
@@ -59,7 +59,7 @@ class SpanSender:
         """Take the spans of recorded traces. Never waits; drops and counts what does not fit."""
         dropped = 0
         for event in counted.happened:
-            if event is None or not is_recorded(trace_of(event), self._ratio):
+            if not isinstance(event, TRACED) or not is_recorded(event.trace, self._ratio):
                 continue
             for span in spans_of(event, counted):
                 if not math.isfinite(span.start + span.end):

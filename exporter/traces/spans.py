@@ -11,8 +11,9 @@ apart as the nodes' wall clocks.
 
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from exporter.ingest.batches import Counted
 from shared import events
@@ -21,12 +22,13 @@ from shared.events import Event, TraceContext
 Kind = Literal["server", "client", "internal"]
 Attributes = Mapping[str, str | int | float | tuple[str, ...]]
 PROVIDER: Final = "distributed_llm"
+TRACED: Final = (events.InferenceFinished, events.RequestForwarded, events.InferenceResumed)
+"""Events that have spans."""
 _FAILURES: Final = ("error", "timeout")
 """A request that was rejected or cancelled is not a failure of this service."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, kw_only=True):
     """One span that ended."""
 
     name: str
@@ -43,13 +45,6 @@ class Span:
     failed: bool = False
 
 
-def trace_of(event: Event | None) -> TraceContext | None:
-    """Return the place in a trace of an event that has spans; None for any other event."""
-    if isinstance(event, _TRACED):
-        return event.trace
-    return None
-
-
 def spans_of(event: Event, counted: Counted) -> Iterator[Span]:
     """Yield the spans of an event with a valid place in a trace."""
     match event:
@@ -61,9 +56,6 @@ def spans_of(event: Event, counted: Counted) -> Iterator[Span]:
             at = event.resumed_at
             reason = {"distributed_llm.reason": event.reason}
             yield _Maker(counted.node_id, trace).part("resume", at - event.lost_seconds, at, reason)
-
-
-_TRACED: Final = (events.InferenceFinished, events.RequestForwarded, events.InferenceResumed)
 
 
 class _Maker:
