@@ -171,12 +171,21 @@ class UnavailableError(RequestError):
     code = "unavailable"
 
 
+class StoppingError(UnavailableError):
+    """The node is being stopped."""
+
+    @property
+    def reason(self) -> ErrorReason:
+        """Not the engine, which the code alone would say."""
+        return "stopped"
+
+
 class NodeLostError(UnavailableError):
     """The other nodes that had the request, or could have had it, are lost."""
 
     @property
     def reason(self) -> ErrorReason:
-        """Not this node's engine, which the code alone would say."""
+        """Not the engine, which the code alone would say."""
         return "peer"
 
 

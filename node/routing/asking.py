@@ -224,11 +224,12 @@ def _headers(ask: Ask) -> dict[str, str]:
 
 def _account(ask: Ask) -> events.RequestForwarded:
     """Return the event of the end of a peer's part."""
-    answer, error = ask.attempt.answer, ask.request_error
+    answer = ask.attempt.answer
     request, now = answer.request, trio.current_time()
-    continues = not answer.over.is_set() and error is not None and error.others_may_answer
+    is_over = answer.over.is_set()
+    error = answer.error if is_over else ask.request_error
+    continues = not is_over and error is not None and error.others_may_answer
     status, finish_reason = (None, None) if continues else verdict_of(answer, error)
-    failure = None if answer.ending is not None else answer.error or error
     return events.RequestForwarded(
         model_id=request.model_id,
         peer=ask.peer.node_id,
@@ -247,8 +248,8 @@ def _account(ask: Ask) -> events.RequestForwarded:
         route=request.route,
         client=request.credentials,
         operation=request.operation,
-        reason=reason_of(failure, status),
-        code=code_of(failure),
+        reason=reason_of(error, status),
+        code=code_of(error),
     )
 
 

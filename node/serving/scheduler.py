@@ -7,7 +7,13 @@ from typing import Final
 
 import trio
 
-from node.errors import InvalidRequestError, ModelNotFoundError, RequestError, UnavailableError
+from node.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    RequestError,
+    StoppingError,
+    UnavailableError,
+)
 from node.requests.account import Accounts, Emit
 from node.requests.answer import Answer
 from node.requests.attempt import Attempt
@@ -189,6 +195,6 @@ class Scheduler:
         )
 
 
-def _stopping() -> UnavailableError:
+def _stopping() -> StoppingError:
     message = "the node is stopping: send the request elsewhere"
-    return UnavailableError(message, retry_after_seconds=1)
+    return StoppingError(message, retry_after_seconds=1)

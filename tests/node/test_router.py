@@ -499,6 +499,25 @@ async def test_forward_is_told_with_its_place_in_the_trace(
         assert question.request.route == "/v1/completions"
 
 
+@trio_test
+async def test_fault_of_a_peer_is_the_forwards(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A peer that failed with the request ends the forward, with the reason that it had there."""
+    del autojump_clock
+    async with open_node(children) as (node, _):
+        node.peers.advertise("b", 0, model_id="other")
+        answer = node.admit(model_id="other")
+        _, question = await node.peers.hear()
+        question.begin()
+        question.say(wire.Failed(500, "engine_failed", "why"))
+        with pytest.raises(RequestError, match="why"):
+            await answer.receive()
+        (told,) = node.forwards
+        assert (told.status, told.reason, told.code) == ("error", "engine", "engine_failed")
+        assert node.statuses == []
+
+
 @pytest.mark.parametrize("model_id", ["m", "other"])
 @trio_test
 async def test_refusal_is_counted_once_wherever_the_model_is(
