@@ -83,6 +83,7 @@ async def run(settings: ExporterSettings) -> None:
         async with trio.open_nursery() as nursery:
             application = Application(store, health, status, tokens)
             url = await _open_web(nursery, application, settings, connections, guard)
+            store.page_url = url
             _start_ingest(nursery, guard, store, socket, feed)
             _start_upkeep(nursery, guard, store, settings.state_dir)
             _start_process(nursery, guard)

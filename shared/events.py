@@ -455,6 +455,14 @@ class TokensSpeculated(Event, frozen=True, tag=30):
     """How many of them the model itself would have drawn: they cost no step of their own."""
 
 
+class PeerPage(Event, frozen=True, tag=31):
+    """Where a peer's status page is. A level, removed together with the peer."""
+
+    peer: str
+    url: str
+    """As it can be reached from this node."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -486,5 +494,6 @@ AnyEvent = (
     | RequestForwarded
     | EngineSampled
     | TokensSpeculated
+    | PeerPage
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

@@ -61,6 +61,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error: str
     """Empty, or the reason for refusing the batch: `malformed`, `protocol`, or `conflict` while
     another live node has the same name. After a conflict the node keeps the batch and retries."""
+    page_url: str = ""
+    """Where the exporter's status page listens, for the node's advert."""
 
 
 def pack_events(count: int, encoded: bytes | bytearray) -> bytes:

@@ -69,6 +69,7 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.InternalError("sampler"),
         events.CertificateRead("api", 1.9e9),
         forwarded(model_id),
+        events.PeerPage("n2", "http://192.0.2.2:9090"),
         events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]

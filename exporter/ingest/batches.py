@@ -144,6 +144,7 @@ class Ingest:
         node.departed = reason == "goodbye"
         node.state = "offline"
         node.models.clear()
+        node.pages.clear()
         self._greeted.discard(node.node_id)
         self.state.forget_levels(node.node_id)
         self.state.forget_peer(node.node_id)

@@ -103,7 +103,7 @@ def _copy(node: Node) -> Node:
         name: replace(session, totals=dict(session.totals))
         for name, session in node.sessions.items()
     }
-    return replace(node, sessions=sessions, models=set(node.models))
+    return replace(node, sessions=sessions, models=set(node.models), pages=dict(node.pages))
 
 
 def _sort_into(

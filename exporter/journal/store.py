@@ -68,6 +68,8 @@ class Store:
         self.state: Final = ingest.state
         self.listeners: Final[list[Listener]] = []
         """Called with what was counted, in order and once. They neither wait nor raise."""
+        self.page_url = ""
+        """Where the status page listens; told to the nodes."""
         self._ingest = ingest
         self._directory = directory
         self._journal = journal
@@ -106,7 +108,9 @@ class Store:
             counted = Counted(accepted.batch.node_id, fresh, received_at)
             for listener in self.listeners:
                 listener(counted)
-            return msgspec.structs.replace(reply, durable=self.state.storage.durable)
+            return msgspec.structs.replace(
+                reply, durable=self.state.storage.durable, page_url=self.page_url
+            )
 
     def note(self, family: Family, labels: Labels, value: float) -> None:
         """Move a metric of the exporter's own; it is visible after the next tick."""

@@ -44,6 +44,8 @@ class Node:
     api_url: str = ""
     models: set[str] = field(default_factory=set)
     """Models described in this session and not yet unloaded."""
+    pages: dict[str, str] = field(default_factory=dict)
+    """URLs of the status pages of its peers."""
     heard_at: float | None = None
     """On the exporter's monotonic clock; None until the node is heard from in this process."""
     pipe: int = -1

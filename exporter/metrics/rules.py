@@ -264,4 +264,5 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.EngineSampled: _engine_sampled,
     events.TokensSpeculated: _tokens_speculated,
     events.RequestForwarded: _request_forwarded,
+    events.PeerPage: _nothing,  # kept for the status page
 }

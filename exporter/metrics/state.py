@@ -43,6 +43,7 @@ _NOTED: Final = (
     events.ModelUnloaded,
     events.ModelLoadFailed,
     events.PeerForgotten,
+    events.PeerPage,
 )
 """Events that mean more than their samples; see `State._note`."""
 
@@ -273,7 +274,11 @@ class State:
                 node.models.discard(event.model_id)
                 self.forget_levels(node.node_id, event.model_id)
             case events.PeerForgotten():
+                node.pages.pop(event.peer, None)
                 self.forget_peer(node.node_id, event.peer)
+            case events.PeerPage():
+                if (node.node_id, event.peer) in self._numbers[c.PEER_STATUS]:
+                    node.pages[event.peer] = event.url
 
     def _judge(self, node: Node, event: events.InferenceFinished) -> None:
         """Judge a request by the objectives, and keep it as an example in its buckets."""

@@ -106,7 +106,7 @@ class Painter:
             models=[self._model(node, model_id) for model_id in ids[:MODELS_SHOWN]],
             machine=self._machine(node_id),
             telemetry=self._proof(node),
-            peers=self._peers(node_id),
+            peers=self._peers(node),
             sparklines=self._sparklines(node_id),
         )
 
@@ -171,12 +171,14 @@ class Painter:
             lag_seconds=node.lag_seconds,
         )
 
-    def _peers(self, node_id: str) -> list[s.Peer]:
+    def _peers(self, node: Node) -> list[s.Peer]:
         peers = self._state.values(c.PEER_STATUS).items()
         return [
-            s.Peer(node_id=peer, status=_PEER_STATES[code])
+            s.Peer(
+                node_id=peer, status=_PEER_STATES[code], page_url=_page(node.pages.get(peer, ""))
+            )
             for (owner, peer), code in sorted(peers)
-            if owner == node_id
+            if owner == node.node_id
         ][:PEERS_SHOWN]
 
     def _sparklines(self, node_id: str) -> s.Sparklines:
@@ -199,6 +201,11 @@ class Painter:
 
     def _sum(self, family: Family, models: Iterable[Labels], *rest: str) -> int:
         return int(sum(self._value(family, *key, *rest) or 0 for key in models))
+
+
+def _page(url: str) -> str:
+    """Return the URL of a page; empty for one that a browser must not follow."""
+    return clean_label(url) if url.startswith(("http://", "https://")) else ""
 
 
 def _total(series: Mapping[Labels, float], owner: Labels) -> float:

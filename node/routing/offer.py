@@ -56,6 +56,8 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     bytes_per_second: Amount
     """Weights read per second of decoding, as measured; 0 before the first answer."""
     models: Annotated[tuple[OfferedModel, ...], Meta(max_length=MODELS)] = ()
+    page_url: Text = ""
+    """The status page of the node's exporter; empty while it is unknown."""
 
 
 class UnreadableOfferError(ValueError):

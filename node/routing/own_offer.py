@@ -63,6 +63,7 @@ class OwnOffer:
             max_layers=self._max_layers(),
             bytes_per_second=_amount(self._speed.bytes_per_second),
             models=tuple(self._models())[:MODELS],
+            page_url=self._status.page_url,
         )
 
     def _look_at_machine(self) -> None:

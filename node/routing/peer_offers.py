@@ -13,7 +13,7 @@ from node.mesh.peer import PeerView
 from node.routing.asking import Peers
 from node.routing.choice import PeerModel
 from node.routing.offer import Offer, OfferedModel, UnreadableOfferError, read_offer
-from shared.events import Event, NetworkFailed, NodeState
+from shared.events import Event, NetworkFailed, NodeState, PeerPage
 from shared.repeats import Repeats
 
 _USABLE: Final = ("ready", "loading", "unloaded")
@@ -79,6 +79,13 @@ class PeerOffers(Peers):
         payload = self._mesh.advert().payload
         return self._read_offer(self._mesh.node_id, payload) if payload else None
 
+    def levels(self) -> Iterator[Event]:
+        """Yield where the peers' status pages are, as far as they can be reached from here."""
+        for peer in self.known():
+            page_url = peer.offer.page_url if peer.offer else ""
+            if url := reachable_url(page_url, peer.view.address):
+                yield PeerPage(peer.view.node_id, url)
+
     def find(self, model_id: str) -> list[PeerModel]:
         """Return the peers that have a model, accept requests and can be reached."""
         return [peer for peer in self._usable() if peer.model_id == model_id]
@@ -130,9 +137,9 @@ class PeerOffers(Peers):
 
 
 def reachable_url(api_url: str, mesh_address: str) -> str:
-    """Return the URL at which a peer's API can be reached from here; empty if it cannot.
+    """Return the URL at which a peer's API or page can be reached from here; empty if it cannot.
 
-    An API that listens on all addresses is reached at the address of the peer's mesh. One that
+    One that listens on all addresses is reached at the address of the peer's mesh. One that
     listens on loopback is only for nodes on the same machine.
 
     Args:

@@ -44,6 +44,7 @@ async def open_carrier(
     levels: Callable[[], Iterable[Event]],
     guard: Guard[NodePart],
     report: Callable[[], None] = lambda: None,
+    note_page: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[None]:
     """Carry batches while the block runs; at its end, send the rest and say goodbye.
 
@@ -55,6 +56,7 @@ async def open_carrier(
         levels: Returns the current value of every level, for an exporter that lacks them.
         guard: Runs the tasks.
         report: Called at each flush; emits what was counted since the last.
+        note_page: Receives the URL of the exporter's status page with each reply.
     """
     socket = pynng.Req0(
         resend_time=_RESEND_MILLISECONDS,
@@ -64,7 +66,7 @@ async def open_carrier(
     )
     with socket:
         socket.dial(f"ipc://{socket_path}", block=False)
-        carrier = _Carrier(outbox, socket, levels, report)
+        carrier = _Carrier(outbox, socket, levels, report, note_page)
         well = False
         try:
             async with trio.open_nursery() as nursery:
@@ -94,8 +96,10 @@ class _Carrier:
         socket: pynng.Req0,
         levels: Callable[[], Iterable[Event]],
         report: Callable[[], None],
+        note_page: Callable[[str], None],
     ) -> None:
         self._outbox = outbox
+        self._note_page = note_page
         self._socket = socket
         self._levels = levels
         self._report = report
@@ -164,6 +168,7 @@ class _Carrier:
             self._repeats.settle(_REFUSED)
         if reply.error == "conflict":
             return False  # the other node of this name may be leaving
+        self._note_page(reply.page_url)
         self._outbox.acknowledge(rejected=bool(reply.error))
         if reply.levels_wanted:
             self._emit_levels()

@@ -1,6 +1,7 @@
 """The node's own state, and every level that an exporter may request."""
 
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -17,6 +18,8 @@ from shared import events
 from shared.events import Event, NodeState
 
 _SAMPLE_SECONDS: Final = 1.0
+_PAGE_URL: Final = re.compile(r"https?://[!-~]{1,200}")
+"""What peers accept in an advert."""
 
 
 class NodeStatus:
@@ -31,6 +34,8 @@ class NodeStatus:
     def __init__(self, version: str, scheduler: Scheduler, emit: Callable[[Event], None]) -> None:
         self.api_url = ""
         """The URL of the API, for the exporter's health check."""
+        self.page_url = ""
+        """The URL of the exporter's status page, for the mesh; empty while it is unknown."""
         self._version = version
         self._scheduler = scheduler
         self._emit = emit
@@ -52,6 +57,10 @@ class NodeStatus:
         """Whether requests are accepted and every model that must be loaded is loaded."""
         lanes = self._scheduler.lanes
         return not self._scheduler.draining and all(lane.engine.healthy for lane in lanes)
+
+    def note_page(self, url: str) -> None:
+        """Take the URL of the status page as the exporter reports it."""
+        self.page_url = url if _PAGE_URL.fullmatch(url) else ""
 
     def note_change(self) -> None:
         """Emit the state if it has changed."""

@@ -152,15 +152,16 @@ def test_what_an_engine_does_not_report_has_no_series() -> None:
 
 
 def test_no_event_goes_by_unnoticed() -> None:
-    """Each kind of event changes the exposition beyond its own event count."""
+    """Each kind of event changes what is shown beyond its own event count."""
     state = State()
     happened = [e for e in every_event() if not isinstance(e, events.PeerForgotten)]
     happened.insert(-1, events.PeerForgotten("n2"))
     assert {type(event) for event in happened} == set(get_args(events.AnyEvent))
     for event in happened:
-        before = moved(state)
+        before = moved(state), [dict(node.pages) for node in state.nodes.values()]
         apply(state, event)
-        assert moved(state) != before, event
+        after = moved(state), [dict(node.pages) for node in state.nodes.values()]
+        assert after != before, event
 
 
 def moved(state: State) -> list[object]:

@@ -105,7 +105,7 @@ async def test_picture_holds_every_figure(autojump_clock: MockClock) -> None:
     assert (node.traffic.queued, node.traffic.slots_busy, node.traffic.slots_total) == (1, 1, 1)
     assert node.traffic.first_token.p50_seconds == 0.75
     assert node.machine.engine_bytes == 2**21
-    assert [(peer.node_id, peer.status) for peer in node.peers] == [("n2", "busy")]
+    assert node.peers == [s.Peer(node_id="n2", status="busy", page_url="http://192.0.2.2:9090")]
     applied, dropped = len(every_event()), 3
     assert node.telemetry == s.Proof(
         emitted=40,
@@ -114,6 +114,21 @@ async def test_picture_holds_every_figure(autojump_clock: MockClock) -> None:
         lost=40 - applied - dropped,
         lag_seconds=0.0,
     )
+
+
+@trio_test
+async def test_page_of_a_peer_is_a_web_address_and_goes_with_the_peer() -> None:
+    """A peer cannot place a script in a link, and a forgotten peer leaves no address."""
+    exporter = Exporter()
+    exporter.hear(
+        events.PeerChanged("n2", "alive", "online"),
+        events.PeerPage("n2", "javascript:alert(1)"),
+        events.PeerPage("never-seen", "http://192.0.2.9:9090"),
+    )
+    [node] = exporter.shown().nodes
+    assert [peer.page_url for peer in node.peers] == [""]
+    exporter.hear(events.PeerForgotten("n2"), first=4)
+    assert exporter.store.state.nodes["n1"].pages == {}
 
 
 @trio_test

@@ -33,7 +33,7 @@ from node.routing.peer_offers import PeerOffers, reachable_url
 from node.routing.speed import SpeedMeter
 from node.serving.scheduler import Limits, Scheduler
 from node.telemetry.status import NodeStatus
-from shared.events import Event, LayersPlanned, NetworkFailed, NodeState
+from shared.events import Event, LayersPlanned, NetworkFailed, NodeState, PeerPage
 from tests.node.mesh_network import address_of, advert, anything
 
 
@@ -77,6 +77,16 @@ def test_offer_of_a_peer_is_what_the_router_gets() -> None:
     assert peers.models() == {"m"}
     assert peers.find("other") == []
     assert told == []
+
+
+def test_page_of_a_peer_is_where_its_mesh_is_reached() -> None:
+    """A page that listens on all addresses is linked at the peer's; one on loopback is not."""
+    mesh, peers, _ = readers()
+    mesh.hear("n1", pack_offer(offer(page_url="https://0.0.0.0:9090")))
+    mesh.hear("n2", pack_offer(offer(page_url="http://127.0.0.1:9090")))
+    mesh.hear("n3", pack_offer(offer()))
+    mesh.hear("n4", pack_offer(offer(page_url="javascript:alert(1)")))
+    assert list(peers.levels()) == [PeerPage("n1", "https://10.0.0.2:9090")]
 
 
 @pytest.mark.parametrize("status", ["draining", "offline", "unknown"])
