@@ -192,6 +192,8 @@ def _proof(proof: s.Proof) -> str:
 
 
 def _machine(machine: s.Machine) -> str:
+    if machine.total_bytes is None:
+        return "unknown"
     cpu = UNKNOWN if machine.host_cpu_percent is None else f"{machine.host_cpu_percent:.0f} %"
     return (
         f"CPU {cpu} of {number(machine.cpu_cores)} cores, node {_bytes(machine.node_bytes)}, "

@@ -98,6 +98,7 @@ def _welcome(api_url: str, metrics_url: str) -> str:
 distributed-llm is running; Ctrl-C stops it.
 
   API      {api_url}/v1
+  status   {metrics_url}/
   health   {metrics_url}/health
   metrics  {metrics_url}/metrics
 

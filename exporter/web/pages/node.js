@@ -38,11 +38,12 @@ export class NodeSection {
     this.#set("speed-more", traffic.in_flight ? `${traffic.in_flight} running or waiting` : "");
     this.#set("p95", text.seconds(traffic.first_token.p95_seconds));
     this.#set("p50", `p50 ${text.seconds(traffic.first_token.p50_seconds)}`);
-    this.#set("queued", text.count(traffic.queued));
-    this.#set("slots", `${traffic.slots_busy} of ${traffic.slots_total} slots busy`);
+    this.#set("queued", node.up ? text.count(traffic.queued) : text.UNKNOWN);
+    this.#set("slots", node.up ? `${traffic.slots_busy} of ${traffic.slots_total} slots busy` : "");
     this.#set("failed", text.count(failed(traffic)));
     this.#set("ended", ended(traffic));
     for (const name of Object.keys(LINES)) this.#lines[name].draw(node.sparklines[name]);
+    this.#root.querySelector(".table").hidden = node.models.length === 0;
     fillRows(this.#root.querySelector("tbody"), node.models, modelCells);
     this.#set("telemetry", proof(node.telemetry));
     this.#field("telemetry").dataset.state = node.telemetry.lost ? "bad" : "good";
@@ -117,6 +118,7 @@ function proof({ emitted, applied, dropped, lost, lag_seconds: lag }) {
 }
 
 function machine(told) {
+  if (told.total_bytes === null) return "unknown";
   return [
     `CPU ${text.percent(told.host_cpu_percent)} of ${text.number(told.cpu_cores)} cores`,
     `node ${text.bytes(told.node_bytes)}`,
