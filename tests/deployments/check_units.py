@@ -23,7 +23,7 @@ UNITS = ROOT / "deployments" / "systemd"
 AGENT, NODE, EXPORTER = (f"distributed-llm-{name}" for name in ("agent", "node", "exporter"))
 INSTALL = """
 export DEBIAN_FRONTEND=noninteractive
-apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus >/dev/null 2>&1
+apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus libgomp1 >/dev/null 2>&1
 python3 -m venv /opt/distributed-llm
 cd /src
 /opt/distributed-llm/bin/pip install --quiet --require-hashes --requirement requirements/runtime.txt
@@ -89,7 +89,9 @@ def _install(root: Path) -> None:
     units = root / "etc/systemd/system"
     shutil.copytree(UNITS, units, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.toml"))
     (root / "etc/distributed-llm").mkdir()
-    shutil.copy(UNITS / "distributed-llm.toml", root / "etc/distributed-llm/config.toml")
+    settings = (UNITS / "distributed-llm.toml").read_text()
+    named = settings.replace('#node-id = "node1"', 'node-id = "node1"')
+    (root / "etc/distributed-llm/config.toml").write_text(named)
     users = root / "usr/lib/sysusers.d/distributed-llm.conf"
     shutil.move(units / "distributed-llm.sysusers", users)
 
