@@ -29,6 +29,7 @@ from node.engine.link import Link
 from node.engine.llama_cpp.flags import split_flags
 from node.engine.llama_cpp.options import LlamaOptions
 from node.engine.llama_cpp.process import open_llama_server
+from node.engine.llama_cpp.socket_path import writable_directory
 from node.engine.options import EngineOptions, Watcher
 from node.engine.protocol import Described, EngineName
 from node.engine.supervisor import Engine
@@ -243,16 +244,17 @@ def _engine_options(
         with closing(Progress(model.model_id, "download", emit)) as progress:
             return await fetch(model.source, progress.note)
 
-    llama = LlamaOptions(
-        settings.runtime_dir,
-        model.model_id,
-        settings.llama_server,
-        settings.gpu_layers,
-        split_flags(settings.llama_server_args),
-    )
-
     def open_link(engine: EngineName) -> AbstractAsyncContextManager[Link]:
-        return open_child() if engine == "ctransformers" else open_llama_server(llama)
+        if engine == "ctransformers":
+            return open_child()
+        llama = LlamaOptions(
+            writable_directory(settings.runtime_dir, settings.state_dir),
+            model.model_id,
+            settings.llama_server,
+            settings.gpu_layers,
+            split_flags(settings.llama_server_args),
+        )
+        return open_llama_server(llama)
 
     return EngineOptions(
         place=model.place,

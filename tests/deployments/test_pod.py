@@ -9,6 +9,7 @@ import httpx
 import pytest
 import trustme
 
+from tests import random_models
 from tests.bench.random_model import CONTEXT_TOKENS, random_model
 from tests.deployments.manifests import containers, render, workload
 from tests.deployments.pod import Pod, missing, open_pod
@@ -84,6 +85,19 @@ def test_pod_serves_is_counted_and_drains_with_a_stream_running(pod: Pod) -> Non
         exporter.terminate()
         assert exporter.wait(30) == 0
         assert time.monotonic() - began < spec["terminationGracePeriodSeconds"]
+
+
+def test_pod_runs_llama_cpp(pod: Pod) -> None:
+    """An engine has its socket in a place of the node's own: the telemetry socket's may be read."""
+    pod.write_secret("mesh", "secret", MESH_SECRET)
+    model = random_models.random_model("qwen3")
+    with (
+        pod.start("exporter"),
+        pod.inside(),
+        pod.start("node", f"--model={model}", binds=(model.parent,)) as node,
+    ):
+        wait_for(lambda: "is ready" in node.log.read_text(), seconds=60)
+        assert list(stream(node.url("api"), max_tokens=4))
 
 
 def _tokens_of(seconds: float, url: str) -> int:

@@ -1,6 +1,7 @@
-"""The path of a llama-server's socket, in the runtime directory that the node's sockets share."""
+"""The path of a llama-server's socket, in the node's runtime directory if the node may write it."""
 
 import contextlib
+import os
 import secrets
 import socket
 import time
@@ -13,6 +14,16 @@ _SUFFIX: Final = ".sock"
 """By this, llama-server knows that its address is a path."""
 _STALE_SECONDS: Final = 60.0
 """A younger socket may be about to listen; a guess."""
+
+
+def writable_directory(runtime: Path, state: Path) -> Path:
+    """Return the runtime directory, or the state directory if the node cannot make files there.
+
+    Where node and exporter are two users, the runtime directory is the exporter's, and the node
+    may only connect to the socket in it.
+    """
+    existing = next(place for place in (runtime, *runtime.parents) if place.exists())
+    return runtime if os.access(existing, os.W_OK) else state
 
 
 @contextlib.contextmanager
