@@ -41,6 +41,16 @@ def engine() -> Iterator[PanelBuilder]:
             "{{state}} {{model_id}}",
         ),
     )
+    yield series(
+        "Context in use",
+        "Share of the tokens of all slots that current requests use. At 100% longer answers do not "
+        "fit.",
+        (
+            f"distributed_llm_engine_context_usage_ratio{{{MODEL}}}",
+            "{{model_id}} on {{node_id}}",
+        ),
+        unit=units.PercentUnit,
+    )
     drafted, accepted = (
         rate("inference_speculative_tokens_total", f'{MODEL}, result="{result}"', "model_id")
         for result in ("drafted", "accepted")

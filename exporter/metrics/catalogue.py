@@ -425,6 +425,11 @@ ENGINE_CONTEXT: Final = _gauge(
     "state",
     state=("used", "held", "capacity"),
 )
+ENGINE_CONTEXT_USAGE: Final = _gauge(
+    "engine_context_usage_ratio",
+    "Share of the context tokens of all slots that requests in work use, 0 to 1.",
+    *_MODEL,
+)
 ENGINE_MEMORY: Final = _gauge(
     "engine_memory_bytes",
     "Bytes of a model by device, as its engine reports them.",

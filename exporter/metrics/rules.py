@@ -112,7 +112,10 @@ def _engine_sampled(node: str, e: events.EngineSampled) -> tuple[Sample, ...]:
     decoding = ((c.ENGINE_SEQUENCES, model, e.decoding),) if e.decoding else ()
     context = (("used", e.context_used), ("held", e.context_held), ("capacity", e.context_capacity))
     known = [(c.ENGINE_CONTEXT, (*model, state), n) for state, n in context if n is not None]
-    return (*decoding, *known)
+    usage: tuple[Sample, ...] = ()
+    if e.context_used is not None and e.context_capacity:
+        usage = ((c.ENGINE_CONTEXT_USAGE, model, e.context_used / e.context_capacity),)
+    return (*decoding, *known, *usage)
 
 
 def _tokens_speculated(node: str, e: events.TokensSpeculated) -> tuple[Sample, ...]:

@@ -63,6 +63,7 @@ def test_every_event_moves_what_it_means() -> None:
         (c.ENGINE_CONTEXT, (*model, "used")): 100,
         (c.ENGINE_CONTEXT, (*model, "held")): 150,
         (c.ENGINE_CONTEXT, (*model, "capacity")): 4096,
+        (c.ENGINE_CONTEXT_USAGE, model): 100 / 4096,
         (c.TOKENS_SPECULATED, (*model, "drafted")): 9,
         (c.TOKENS_SPECULATED, (*model, "accepted")): 6,
         (c.ENGINE_RESTARTS, (*model, "crashed")): 1,
