@@ -10,9 +10,9 @@ from typing import Final
 from node.engine.facts import Facts
 from node.engine.protocol import EngineName
 
-BATCH_TOKENS: Final[Mapping[EngineName, int]] = {"ctransformers": 32, "llama.cpp": 256}
-"""Prompt tokens per evaluation. A large model on few cores evaluates 256 in half a minute, well
-within `--stall-seconds`; larger batches gain little without a GPU."""
+BATCH_TOKENS: Final[Mapping[EngineName, int]] = {"ctransformers": 32, "llama.cpp": 128}
+"""Prompt tokens per evaluation. Measured with llama.cpp on two cores: larger batches gain nothing
+there, and the other slots wait for each batch."""
 _CTRANSFORMERS_BYTES: Final = 128 * 2**20
 """Measured: 54 MB for the interpreter and its libraries. The rest is a guess that leaves room for
 the buffers of a large model."""

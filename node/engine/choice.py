@@ -88,6 +88,7 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
         fingerprint=facts.fingerprint,
         slots=slots,
         embeds=facts.embeds,
+        ranks=facts.ranks,
         buffer_bytes=estimate_buffers(facts, engine, context_length, slots),
     )
 

@@ -56,6 +56,8 @@ class Facts:
     cache: Cache
     embeds: bool
     """Whether it makes vectors or scores of texts, not texts."""
+    ranks: bool
+    """Whether it scores documents for a query."""
     parts: int
     """In how many files it is."""
     fingerprint: str

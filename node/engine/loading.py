@@ -77,6 +77,7 @@ class Loading:
                     options.batch_tokens[described.engine],
                     described.slots,
                     described.embeds,
+                    described.ranks,
                 )
             )
             loaded = await self._wait_loaded(link, progress)

@@ -76,6 +76,8 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     slots: int = 1
     embeds: bool = False
     """Whether it is an embedding model, which returns vectors only."""
+    ranks: bool = False
+    """Whether its vector is the score of a document for a query."""
     buffer_bytes: int = 0
     """Memory of an evaluation, besides weights and context; an estimate."""
 

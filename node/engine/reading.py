@@ -33,6 +33,8 @@ _MEMORY_BYTES: Final = 2 * 2**30
 _LAYER: Final = re.compile(r"(?:enc\.|dec\.)?blk\.([0-9]{1,6})\.")
 _LAYERS_AT_MOST: Final = 4096
 """The deepest known model has 126."""
+_RANK: Final = 4
+"""The pooling type of rerankers."""
 _EXPERTS_AT_MOST: Final = 4096
 """The largest known number in a model is 512."""
 _PARTS_AT_MOST: Final = 1024
@@ -146,6 +148,7 @@ def _sum_up(parts: Sequence[_Opened]) -> Facts:
     tensors = [tensor for part in parts for tensor in part.head.tensors]
     layers, embedding, output = _measure_places(tensors)
     names = {tensor.name: tensor for tensor in tensors}
+    pooling = head.number(f"{architecture}.pooling_type")
     return Facts(
         kind=head.text("general.type", "model"),
         architecture=architecture,
@@ -163,7 +166,8 @@ def _sum_up(parts: Sequence[_Opened]) -> Facts:
         hidden_width=_hidden_width(head, architecture, len(layers)),
         experts_used=head.number(f"{architecture}.expert_used_count", 0, _EXPERTS_AT_MOST) or 1,
         cache=measure_cache(head, len(layers)),
-        embeds=head.number(f"{architecture}.pooling_type") > 0,
+        embeds=pooling > 0,
+        ranks=pooling == _RANK,
         parts=len(parts),
         fingerprint=_join([part.fingerprint for part in parts]),
     )

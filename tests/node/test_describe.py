@@ -47,6 +47,7 @@ def test_current_architecture_goes_to_llama_cpp(name: str) -> None:
     assert found.context_length == CONTEXT_TOKENS
     assert found.slots > 1
     assert found.embeds == (name in ("embedder", "ranker"))
+    assert found.ranks == (name == "ranker")
 
 
 def test_named_engine_is_taken() -> None:
