@@ -353,5 +353,6 @@ class Engine:
             if reason in ("crashed", "stalled"):
                 job.interrupted(reason)
             else:
-                job.failed(UnavailableError(f"model {self.model_id} was unloaded"))
+                message = f"model {self.model_id} was unloaded"
+                job.failed(UnavailableError(message, code="model_unloaded"))
         self._watcher.changed()
