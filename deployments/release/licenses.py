@@ -14,6 +14,7 @@ from deployments.release.pins import pinned
 
 ALLOWED: Final = frozenset(
     {
+        "3-Clause BSD License",
         "Apache Software License",
         "Apache-2.0",
         "BSD License",
@@ -23,6 +24,7 @@ ALLOWED: Final = frozenset(
         "MIT License",
         "MIT-0",
         "MPL-2.0",  # as a library; its own files stay under it
+        "Mozilla Public License 2.0 (MPL 2.0)",
         "PSF-2.0",
     }
 )
@@ -46,7 +48,7 @@ def read_licenses() -> dict[str, str]:
 
 def refused(licenses: Mapping[str, str]) -> dict[str, str]:
     """Return the distributions with a licence that is not allowed, with that licence."""
-    return {name: text for name, text in licenses.items() if not set(_parts(text)) <= ALLOWED}
+    return {name: text for name, text in licenses.items() if not _is_allowed(text)}
 
 
 def write_page() -> str:
@@ -70,9 +72,12 @@ def _sections(
         yield ""
 
 
-def _parts(text: str) -> list[str]:
-    """Return the licences in an expression; each must be allowed, whether `AND` or `OR`."""
-    return re.split(r" AND | OR |; ", text.replace("(", "").replace(")", ""))
+def _is_allowed(text: str) -> bool:
+    """Return whether all licences of a declaration are allowed, joined by `AND` or by `OR`."""
+    return all(
+        part in ALLOWED or set(re.split(r" AND | OR ", re.sub("[()]", "", part))) <= ALLOWED
+        for part in text.split("; ")
+    )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from deployments.release.licenses import read_licenses
 from deployments.release.pins import ROOT, version
 
 SETS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "distributed-llm": ("runtime", ("node", "exporter")),
+    "distributed-llm": ("runtime", ("node", "exporter", "traces", "top")),
     "distributed-llm-node": ("node", ("node",)),
-    "distributed-llm-exporter": ("exporter", ("exporter",)),
+    "distributed-llm-exporter": ("exporter", ("exporter", "traces")),
 }
 """The requirement set, and the extras of the project, by the name of what holds them: the wheel
 with both, and either image."""
