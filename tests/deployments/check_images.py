@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
+from node.engine.protocol import EngineName
 from tests.deployments.chroot import (
     bootstrap,
     lay_over,
@@ -99,30 +101,42 @@ def _copy(rest: str, directory: str, root: Path, context: Path, stages: dict[str
 
 
 def _run_both(roots: dict[str, Path], directory: Path) -> None:
-    """Run exporter and node as their images say, asked by their own HEALTHCHECK, and stop them."""
+    """Run both images side by side, the node's once with each engine."""
     sockets = directory / "sockets"
     sockets.mkdir()
     os.chown(sockets, 10002, 10000)
     sockets.chmod(0o750)
     with contextlib.ExitStack() as running:
         inside = functools.partial(_inside, running.enter_context(_namespace()))
-        processes = {}
-        for image in ("exporter", "node"):
-            stage = read_stages(image)[-1]
-            root = roots[image]
+        for root in roots.values():
             (root / "run/distributed-llm").mkdir(exist_ok=True)
             running.enter_context(mounted("--bind", str(sockets), f"{root}/run/distributed-llm"))
             running.enter_context(mounted("-t", "proc", "proc", f"{root}/proc"))
-            command = [*stage.command("ENTRYPOINT"), *stage.command("CMD")]
-            processes[image] = subprocess.Popen(inside(stage, root, command))
-            running.callback(processes[image].kill)
-            asked = inside(stage, root, stage.command("HEALTHCHECK"))
-            wait_for(functools.partial(_is_well, processes[image], asked), 60)
-            print(f"{image}: healthy by its own HEALTHCHECK, as {stage.values('USER')[-1]}")
-        for image in ("node", "exporter"):
-            processes[image].terminate()
-            print(f"{image}: SIGTERM, exit code {processes[image].wait(timeout=60)}")
-            assert processes[image].returncode == 0
+        with _running("exporter", roots, inside):
+            for engine in get_args(EngineName):
+                with _running("node", roots, inside, f"--engine={engine}"):
+                    print(f"node: serves the demo model with {engine}")
+
+
+@contextlib.contextmanager
+def _running(
+    image: str, roots: dict[str, Path], inside: Callable[..., list[str]], *flags: str
+) -> Iterator[None]:
+    """Run an image as it says until its own HEALTHCHECK is content; stop it after the block."""
+    stage = read_stages(image)[-1]
+    command = [*stage.command("ENTRYPOINT"), *stage.command("CMD"), *flags]
+    process = subprocess.Popen(inside(stage, roots[image], command))
+    try:
+        asked = inside(stage, roots[image], stage.command("HEALTHCHECK"))
+        wait_for(functools.partial(_is_well, process, asked), 60)
+        print(f"{image}: healthy by its own HEALTHCHECK, as {stage.values('USER')[-1]}")
+        yield
+        process.terminate()
+        code = process.wait(timeout=60)
+        print(f"{image}: SIGTERM, exit code {code}")
+        assert code == 0
+    finally:
+        process.kill()
 
 
 def _is_well(process: "subprocess.Popen[bytes]", asked: list[str]) -> bool:
