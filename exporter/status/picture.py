@@ -53,9 +53,10 @@ class Painter:
         self._engine_silence_seconds = engine_silence_seconds
         self._now = now
         self._models = models_by_node(state)
-        self._info = {
-            family: {labels[:owned]: labels[owned:] for labels in state.values(family)}
+        self._facts = {
+            labels[:owned]: dict(zip(family.labels[owned:], labels[owned:], strict=True))
             for family, owned in ((c.NODE_INFO, 1), (c.MODEL_INFO, 2))
+            for labels in state.values(family)
         }
 
     def draw(self, health: dict[str, Any], uptime_seconds: float) -> s.Snapshot:
@@ -91,7 +92,7 @@ class Painter:
     def _node(self, node: Node) -> s.Node:
         node_id = node.node_id
         ids = self._models.get(node_id, [])
-        version, python, engine = self._info[c.NODE_INFO].get((node_id,), ("", "", ""))
+        facts = self._facts.get((node_id,), {})
         return s.Node(
             node_id=node_id,
             up=node.up,
@@ -99,9 +100,9 @@ class Painter:
             state=node.state,
             silent_seconds=None if node.heard_at is None else self._now - node.heard_at,
             uptime_seconds=self._value(c.NODE_UPTIME, node_id),
-            version=version,
-            python=python,
-            engine=engine,
+            version=facts.get("version", ""),
+            python=facts.get("python", ""),
+            engine=facts.get("engine", ""),
             traffic=self._traffic([(node_id, model_id) for model_id in ids]),
             models=[self._model(node, model_id) for model_id in ids[:MODELS_SHOWN]],
             machine=self._machine(node_id),
@@ -114,14 +115,14 @@ class Painter:
         key = (node.node_id, model_id)
         progress = self._progress(key)
         is_loaded = key in self._state.values(c.MODEL_SIZE)
-        architecture, quantization, _ = self._info[c.MODEL_INFO].get(key, ("", "", ""))
+        facts = self._facts.get(key, {})
         silent = self._value(c.ENGINE_SILENCE, *key) or 0.0
         return s.Model(
             model_id=model_id,
             state="loaded" if is_loaded else "unloaded" if progress is None else "loading",
             load_ratio=None if is_loaded else progress,
-            architecture=architecture,
-            quantization=quantization,
+            architecture=facts.get("architecture", ""),
+            quantization=facts.get("quantization", ""),
             size_bytes=self._value(c.MODEL_SIZE, *key) or 0,
             layers=int(self._value(c.LAYERS_ALLOCATED, *key) or 0),
             traffic=self._traffic([key]),
