@@ -7,12 +7,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import absence, emit, exposition, footprint, ingest, mesh, restart, stall, stream
+from tests.bench import (
+    absence,
+    emit,
+    exposition,
+    footprint,
+    ingest,
+    mesh,
+    restart,
+    stall,
+    stream,
+    streams,
+)
 from tests.bench.table import Row, print_table
 
 BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
     "emit": emit.measure,
     "stream": stream.measure,
+    "streams": streams.measure,
     "stall": stall.measure,
     "ingest": ingest.measure,
     "restart": restart.measure,

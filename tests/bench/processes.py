@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from node.demo import MODEL_PATH
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 NODE_ID: Final = "measured"
 _READY_SECONDS: Final = 60.0
@@ -41,6 +43,14 @@ def run_node(directory: Path, model: Path, threads: int) -> Iterator[Service]:
     """Run a node until the block ends; entered when the model is loaded."""
     flags = [f"--model={model}", f"--threads={threads}", "--api-port=0", "--mesh-port=0"]
     with _run_service("node", directory, flags) as service:
+        yield service
+
+
+@contextmanager
+def run_emitting_node(directory: Path, tokens_per_second: float) -> Iterator[Service]:
+    """Run a node whose engine emits tokens at a rate; see `tests.bench.emitting_node`."""
+    flags = [f"--model={MODEL_PATH}", "--api-port=0", "--mesh-port=0", str(tokens_per_second)]
+    with _run_service("tests.bench.emitting_node", directory, flags) as service:
         yield service
 
 
