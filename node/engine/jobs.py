@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -10,6 +10,8 @@ from node.engine import protocol
 from node.errors import RequestError
 from node.requests.request import EndReason
 from shared import events
+
+_OF_LOAD: Final = (protocol.Read, protocol.Loaded, protocol.LoadFailed)
 
 
 class Job(Protocol):
@@ -106,7 +108,7 @@ class Jobs:
         """Pass results to their jobs; those of a job that has ended are dropped."""
         self._progressed_at = now = trio.current_time()
         for result in results:
-            if isinstance(result, protocol.Read | protocol.Loaded | protocol.LoadFailed):
+            if isinstance(result, _OF_LOAD):
                 continue
             if held := self._held.get(result.request):
                 held.progressed_at = now
