@@ -1,56 +1,52 @@
-"""Converts a caller's request, from either protocol, into the scheduler's request.
+"""Converts a caller's request, from any protocol, into the scheduler's requests.
 
 `client` identifies the client that takes turns in the queue: the digest of its API key, else its
 address.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest, Message
+import msgspec
+
+from node.api.schema import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Message,
+    TextRequest,
+)
 from node.errors import InvalidRequestError
-from node.requests.request import InferenceRequest, Sampling, Turn
+from node.requests.request import Chat, InferenceRequest, Prompt, Sampling, Turn
+
+_SEEDS: Final = 2**64
 
 
-def completion_request(
+def completion_requests(
     asked: CompletionRequest, model_id: str, request_id: str, client: str = ""
-) -> InferenceRequest:
-    """Convert a completion request.
+) -> list[InferenceRequest]:
+    """Convert a completion request: one request per answer, first all of the first prompt.
 
     Raises:
-        InvalidRequestError: The engine cannot process the prompt.
+        InvalidRequestError: The engine cannot process a prompt.
     """
-    return InferenceRequest(
-        model_id=model_id,
-        prompt=without_nul(asked.text, "prompt"),
-        max_tokens=asked.output_limit,
-        sampling=asked.sampling(),
-        stops=asked.stops(),
-        streamed=bool(asked.stream),
-        request_id=request_id,
-        client=client,
-    )
+    prompts = [_checked(prompt, "prompt") for prompt in asked.prompts()]
+    return _text_requests(asked, prompts, model_id, request_id, client)
 
 
-def chat_request(
+def chat_requests(
     asked: ChatRequest, model_id: str, request_id: str, client: str = ""
-) -> InferenceRequest:
-    """Convert a chat. The node that has the model renders it with the model's template.
+) -> list[InferenceRequest]:
+    """Convert a chat: one request per answer.
 
-    A final assistant message stays last, and the answer continues it.
+    The node that has the model renders the chat with the model's template. A final assistant
+    message stays last, and the answer continues it.
 
     Raises:
         InvalidRequestError: The engine cannot process a message.
     """
-    return InferenceRequest(
-        model_id=model_id,
-        prompt=tuple(_turn(message, number) for number, message in enumerate(asked.messages)),
-        max_tokens=asked.output_limit,
-        sampling=asked.sampling(),
-        stops=asked.stops(),
-        streamed=bool(asked.stream),
-        request_id=request_id,
-        client=client,
-    )
+    turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
+    return _text_requests(asked, [Chat(turns)], model_id, request_id, client)
 
 
 def embedding_requests(
@@ -64,7 +60,7 @@ def embedding_requests(
     return [
         InferenceRequest(
             model_id=model_id,
-            prompt=without_nul(text, "input"),
+            prompt=_checked(text, "input"),
             max_tokens=1,
             sampling=_UNUSED,
             request_id=request_id,
@@ -78,6 +74,32 @@ def embedding_requests(
 _UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1, seed=0)
 
 
+def _text_requests(
+    asked: TextRequest, prompts: Iterable[Prompt], model_id: str, request_id: str, client: str
+) -> list[InferenceRequest]:
+    sampling = asked.sampling()
+    return [
+        InferenceRequest(
+            model_id=model_id,
+            prompt=prompt,
+            max_tokens=asked.output_limit,
+            sampling=_with_seed(sampling, sampling.seed + number),
+            stops=asked.stops(),
+            streamed=bool(asked.stream),
+            request_id=request_id,
+            client=client,
+        )
+        for prompt in prompts
+        for number in range(asked.answers)
+    ]
+
+
+def _with_seed(sampling: Sampling, seed: int) -> Sampling:
+    """Return the settings with another seed, which begins again at the lowest after the highest."""
+    within = (seed + _SEEDS // 2) % _SEEDS - _SEEDS // 2
+    return msgspec.structs.replace(sampling, seed=within)
+
+
 def _turn(message: Message, number: int) -> Turn:
     """Return a message as templates know it: OpenAI's `developer` role is their `system`."""
     role = "system" if message.role == "developer" else message.role
@@ -86,6 +108,10 @@ def _turn(message: Message, number: int) -> Turn:
     if message.name is None:
         return turn
     return turn | {"name": without_nul(message.name, f"{where}.name")}
+
+
+def _checked(prompt: str | tuple[int, ...], parameter: str) -> str | tuple[int, ...]:
+    return without_nul(prompt, parameter) if isinstance(prompt, str) else prompt
 
 
 def without_nul(text: str, parameter: str) -> str:

@@ -36,7 +36,6 @@ _OPENAI_TEXT: Final[dict[str, Values]] = {
     "logprobs": _OFF,
     "max_tokens": (-1,),
     "metadata": _EMPTY_OBJECT,
-    "n": _ONE,
     "presence_penalty": _ZERO,
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
@@ -46,7 +45,6 @@ _OPENAI_TEXT: Final[dict[str, Values]] = {
 _VLLM_TEXT: Final[dict[str, Values]] = {
     "allowed_token_ids": _EMPTY_LIST,
     "bad_words": _EMPTY_LIST,
-    "best_of": _ONE,
     "cache_salt": _ONLY_NULL,
     "detokenize": (True,),
     "echo": _OFF,
@@ -150,7 +148,7 @@ _TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
 
 NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
     CompletionRequest: _TEXT | {"add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
-    ChatRequest: _TEXT | {"add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
+    ChatRequest: _TEXT | {"best_of": _ONE, "add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
     EmbeddingRequest: {
         "add_special_tokens": (True,),
         "dimensions": _ONLY_NULL,

@@ -15,7 +15,9 @@ MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 1000
 """A guess: the search for a stop sequence holds back as much text as the longest one has."""
 MAX_INPUTS: Final = 2048
-"""Texts in one embedding request, as at OpenAI."""
+"""Prompts or texts in one request, as at OpenAI."""
+MAX_ANSWERS: Final = 128
+"""`n`, as at OpenAI."""
 EVERY_TOKEN: Final = 2**31 - 1
 """A `top_k` that excludes no token."""
 
@@ -23,11 +25,15 @@ _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Penalty = Annotated[float, msgspec.Meta(gt=0, le=2)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-_OneText = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 _Input = Annotated[str, msgspec.Meta(min_length=1)]
+_TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_TokenIds = Annotated[list[_TokenId], msgspec.Meta(min_length=1)]
+_Texts = Annotated[list[str | _TokenId | _TokenIds], msgspec.Meta(min_length=1)]
+_Inputs = Annotated[list[_Input | _TokenId | _TokenIds], msgspec.Meta(min_length=1)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,10 +57,12 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
 
 
-class _TextRequest(_Body, frozen=True, kw_only=True):
+class TextRequest(_Body, frozen=True, kw_only=True):
     """Fields of completion and chat requests: how to generate text."""
 
     max_tokens: _Count | None = None
+    n: _Answers | None = None
+    """Answers to each prompt; they differ by their seeds, which count up."""
     temperature: _NonNegative | None = None
     top_p: _Share | None = None
     top_k: _TopK | None = None
@@ -71,6 +79,11 @@ class _TextRequest(_Body, frozen=True, kw_only=True):
     def output_limit(self) -> int:
         """The caller's limit of tokens; 0 for as many as fit in the context."""
         return self.max_tokens or 0
+
+    @property
+    def answers(self) -> int:
+        """The number of answers to each prompt."""
+        return self.n or 1
 
     def sampling(self) -> Sampling:
         """Return the sampling settings, with defaults for missing ones."""
@@ -106,15 +119,33 @@ class _TextRequest(_Body, frozen=True, kw_only=True):
             raise InvalidRequestError(message, parameter="repeat_penalty")
 
 
-class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
+class CompletionRequest(TextRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/completions`."""
 
-    prompt: str | _OneText
+    prompt: str | _Texts
+    """A text, the ids of its tokens, or a list of either."""
+    best_of: _Answers | None = None
+    """Accepted if it equals `n`."""
 
-    @property
-    def text(self) -> str:
-        """The prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Return the prompts as a list, also for a single one."""
+        return _listed(self.prompt)
+
+    def check(self) -> None:
+        """Also check that the prompts are of one kind, and how many answers are wanted.
+
+        Raises:
+            InvalidRequestError: The fields contradict each other.
+        """
+        super().check()
+        _check_listed(self.prompt, "prompt")
+        if self.best_of not in (None, self.answers):
+            message = f"`best_of` must equal `n` ({self.answers}): this API does not rank answers"
+            raise InvalidRequestError(message, parameter="best_of")
+        wanted = len(self.prompts()) * self.answers
+        if wanted > MAX_INPUTS:
+            message = f"`n` asks for {wanted} answers in all: at most {MAX_INPUTS} in one request"
+            raise InvalidRequestError(message, parameter="n")
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +171,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(part.text for part in self.content)
 
 
-class ChatRequest(_TextRequest, frozen=True, kw_only=True):
+class ChatRequest(TextRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/chat/completions`.
 
     If the last message is the assistant's, the answer continues that message.
@@ -191,12 +222,42 @@ def _opposite(switch: bool | None) -> bool | None:  # noqa: FBT001 - a value, no
 class EmbeddingRequest(_Body, frozen=True, kw_only=True):
     """Body of `POST /v1/embeddings`."""
 
-    input: _Input | Annotated[list[_Input], msgspec.Meta(min_length=1, max_length=MAX_INPUTS)]
+    input: _Input | _Inputs
+    """A text, the ids of its tokens, or a list of either."""
     encoding_format: Literal["float", "base64"] | None = None
 
-    def texts(self) -> list[str]:
+    def texts(self) -> list[str | tuple[int, ...]]:
         """Return the texts as a list, also for a single one."""
-        return [self.input] if isinstance(self.input, str) else self.input
+        return _listed(self.input)
+
+    def check(self) -> None:
+        """Check that the texts are of one kind.
+
+        Raises:
+            InvalidRequestError: They are not, or they are too many.
+        """
+        _check_listed(self.input, "input")
+
+
+def _listed(given: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
+    if isinstance(given, str):
+        return [given]
+    tokens = [one for one in given if isinstance(one, int)]
+    if tokens:
+        return [tuple(tokens)]
+    return [
+        one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)
+    ]
+
+
+def _check_listed(given: str | list[str | int | list[int]], name: str) -> None:
+    kinds = {str} if isinstance(given, str) else set(map(type, given))
+    if len(kinds) > 1:
+        message = f"`{name}` mixes texts and tokens: send texts, token ids, or lists of token ids"
+        raise InvalidRequestError(message, parameter=name)
+    if kinds != {int} and len(given) > MAX_INPUTS and not isinstance(given, str):
+        message = f"`{name}` has {len(given)} texts: send at most {MAX_INPUTS} in one request"
+        raise InvalidRequestError(message, parameter=name)
 
 
 Request = CompletionRequest | ChatRequest | EmbeddingRequest

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from node.engine.marks import END, MARKS, NO_MARKER, Marker
-from node.requests.request import Turn
+from node.requests.request import Chat, Turn
 
 _NONE: Final[Mapping[str, str]] = {}
 
@@ -35,7 +35,7 @@ class NoTemplateError(ChatRefusedError):
 
 def render_chat(
     template: str,
-    turns: Sequence[Turn],
+    chat: Chat,
     bos: str = "",
     eos: str = "",
     *,
@@ -49,11 +49,11 @@ def render_chat(
 
     Args:
         template: The model's template, which also decides whether `bos` begins the text.
-        turns: The chat.
+        chat: The chat.
         bos: The token that begins a text.
         eos: The token that ends a text.
         special: Further tokens, by their names in templates.
-        marker: Marks what looks like a control token in the turns.
+        marker: Marks what looks like a control token in the chat.
 
     Raises:
         NoTemplateError: The model has no template.
@@ -61,15 +61,16 @@ def render_chat(
     """
     if not template:
         raise NoTemplateError("this model has no chat template: request a completion instead")
+    turns = chat.turns
     continued = bool(turns) and turns[-1]["role"] == "assistant"
-    names = {"bos_token": bos, "eos_token": eos, **special}
+    names = {**_marked(chat.options, marker), "bos_token": bos, "eos_token": eos, **special}
     try:
         prompt = _compiled(template).render(
+            names,
             messages=_messages(turns, marker, continued=continued),
             tools=None,
             documents=None,
             add_generation_prompt=not continued,
-            **names,
         )
     except _TEMPLATE_FAULTS as error:
         message = f"the model's chat template refuses these messages: {error}"
@@ -100,12 +101,24 @@ _NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
 
 def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list[Turn]:
     messages = [
-        {key: text if key == "role" else marker.mark(text) for key, text in turn.items()}
+        {key: value if key == "role" else _marked(value, marker) for key, value in turn.items()}
         for turn in turns
     ]
     if continued:
         messages[-1]["content"] += _OPEN
     return messages
+
+
+def _marked(value: Any, marker: Marker) -> Any:
+    """Return a JSON value with its texts marked."""
+    match value:
+        case str():
+            return marker.mark(value)
+        case list():
+            return [_marked(item, marker) for item in value]
+        case dict():
+            return {key: _marked(item, marker) for key, item in value.items()}
+    return value
 
 
 def _open_end(prompt: str) -> str:

@@ -1,17 +1,29 @@
 """What a caller requests from a model, over any protocol: plain values, no Trio."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from shared.events import Operation, TraceContext
 
-Turn = dict[str, str]
-"""One turn of a chat: its `role` and `content`, perhaps a `name`."""
-Prompt = str | tuple[Turn, ...]
-"""Plain text, or a chat that the model's template renders. A chat that ends with the assistant's
-turn is continued from there."""
+Turn = dict[str, Any]
+"""One turn of a chat as templates know it: its `role` and `content`, perhaps a `name`."""
+
+
+class Chat(msgspec.Struct, frozen=True):
+    """A chat that the model's template renders.
+
+    A chat that ends with the assistant's turn is continued from there.
+    """
+
+    turns: tuple[Turn, ...]
+    options: dict[str, Any] = {}
+    """Further names for the template, such as `enable_thinking`."""
+
+
+Prompt = str | Chat | tuple[int, ...]
+"""Plain text, a chat, or the ids of tokens."""
 EndReason = Literal["stop", "length", "cancelled", "too_long", "refused", "no_template"]
 """Why an engine has finished a request; the last three are faults of the prompt."""
 
@@ -78,7 +90,7 @@ class InferenceRequest:
         """What it asks for."""
         if self.embed:
             return "embeddings"
-        return "text_completion" if isinstance(self.prompt, str) else "chat"
+        return "chat" if isinstance(self.prompt, Chat) else "text_completion"
 
     @property
     def credentials(self) -> str:

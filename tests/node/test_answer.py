@@ -19,7 +19,7 @@ from node.api.http.answer import (
 def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed completion have one id, and their texts add up to the whole."""
     writer = AnswerWriter("m", 7, chat=False, with_usage=with_usage)
-    whole = writer.whole("ab", "stop", USAGE)
+    whole = writer.whole([("ab", "stop")], USAGE)
     assert writer.first() is None
     chunks = [writer.piece("a"), writer.piece("b"), writer.last("stop")]
     assert isinstance(whole, Completion)
@@ -32,7 +32,7 @@ def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool)
 def test_stream_of_a_chat_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed chat add up to the whole, and the first one has the role."""
     writer = AnswerWriter("m", 7, chat=True, with_usage=with_usage)
-    whole = writer.whole("ab", "stop", USAGE)
+    whole = writer.whole([("ab", "stop")], USAGE)
     opening = writer.first()
     assert opening is not None
     assert isinstance(whole, ChatCompletion)

@@ -3,6 +3,7 @@
 import pytest
 
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.requests.request import Chat
 
 TEMPLATE = """{{ bos_token }}
 {%- for message in messages %}
@@ -34,7 +35,7 @@ ESCAPES = [
 
 
 def render(template: str, bos: str = "<s>", eos: str = "</s>") -> str:
-    return render_chat(template, CHAT, bos, eos)
+    return render_chat(template, Chat(CHAT), bos, eos)
 
 
 def test_template_writes_the_prompt() -> None:
@@ -61,7 +62,7 @@ def test_name_of_a_participant_is_the_templates_to_write() -> None:
         {"role": "user", "content": "a", "name": "Ann"},
         {"role": "user", "content": "b"},
     ]
-    assert render_chat(template, turns, "", "") == "Ann-"
+    assert render_chat(template, Chat(tuple(turns)), "", "") == "Ann-"
 
 
 def test_template_that_writes_a_nul_is_refused() -> None:

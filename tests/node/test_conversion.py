@@ -8,6 +8,7 @@ import pytest
 from node.api import conversion, reading
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError
+from node.requests.request import Chat
 
 
 def read(kind: type[Any], **body: Any) -> Any:
@@ -17,7 +18,7 @@ def read(kind: type[Any], **body: Any) -> Any:
 def test_completion_is_text_alone() -> None:
     """A prompt is text only, whatever is in it."""
     asked = read(CompletionRequest, prompt="<s>a", max_tokens=3, stop="b", stream=True, seed=4)
-    wanted = conversion.completion_request(asked, "m", "r", "c")
+    [wanted] = conversion.completion_requests(asked, "m", "r", "c")
     assert (wanted.model_id, wanted.request_id, wanted.client) == ("m", "r", "c")
     assert (wanted.prompt, wanted.embed) == ("<s>a", False)
     assert (wanted.max_tokens, wanted.stops, wanted.streamed) == (3, ("b",), True)
@@ -32,10 +33,12 @@ def test_chat_is_the_templates_to_write() -> None:
         {"role": "user", "content": parts, "name": "Ann"},
     ]
     asked = read(ChatRequest, messages=messages, max_completion_tokens=5)
-    wanted = conversion.chat_request(asked, "m", "r")
-    assert wanted.prompt == (
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "a\nb", "name": "Ann"},
+    [wanted] = conversion.chat_requests(asked, "m", "r")
+    assert wanted.prompt == Chat(
+        (
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "a\nb", "name": "Ann"},
+        )
     )
     assert (wanted.max_tokens, wanted.streamed, wanted.embed) == (5, False, False)
 
@@ -44,7 +47,8 @@ def test_last_turn_of_the_assistant_stays_the_last() -> None:
     """A last message of the assistant stays last and unchanged."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]
     asked = read(ChatRequest, messages=messages)
-    assert conversion.chat_request(asked, "m", "r").prompt == tuple(messages)
+    [wanted] = conversion.chat_requests(asked, "m", "r")
+    assert wanted.prompt == Chat(tuple(messages))
 
 
 def test_each_text_is_a_request_for_its_vector() -> None:
@@ -64,10 +68,10 @@ def test_nul_is_refused_wherever_it_is() -> None:
     chat = read(ChatRequest, messages=[{"role": "user", "content": text}])
     vectors = read(EmbeddingRequest, input=["a", text])
     with pytest.raises(InvalidRequestError) as refused:
-        conversion.completion_request(asked, "m", "r")
+        conversion.completion_requests(asked, "m", "r")
     assert refused.value.parameter == "prompt"
     with pytest.raises(InvalidRequestError) as refused:
-        conversion.chat_request(chat, "m", "r")
+        conversion.chat_requests(chat, "m", "r")
     assert refused.value.parameter == "messages[0].content"
     with pytest.raises(InvalidRequestError) as refused:
         conversion.embedding_requests(vectors, "m", "r")

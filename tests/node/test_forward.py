@@ -19,7 +19,7 @@ from node.errors import (
 from node.requests.account import Accounts
 from node.requests.answer import Answer, Delta
 from node.requests.attempt import Attempt
-from node.requests.request import InferenceRequest, Sampling, Token
+from node.requests.request import Chat, InferenceRequest, Sampling, Token
 from node.routing import wire
 from node.routing.signature import WINDOW_SECONDS, Signer
 from shared.events import Event, InferenceFinished, TokensGenerated
@@ -63,8 +63,9 @@ def request(**changed: object) -> InferenceRequest:
 def test_question_is_read_back_the_same() -> None:
     """Another node reads the same request, for texts and chats."""
     assert wire.read_request(wire.pack_request(request())) == request()
-    chat = request(prompt=({"role": "user", "content": "ä"},))
-    assert wire.read_request(wire.pack_request(chat)) == chat
+    for prompt in (Chat(({"role": "user", "content": "ä"},), {"thinks": True}), (7, 8)):
+        asked = request(prompt=prompt)
+        assert wire.read_request(wire.pack_request(asked)) == asked
 
 
 @given(garbage=st.binary(max_size=64))

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from node.engine import protocol
 from node.engine.protocol import FrameReader, frame
-from node.requests.request import Sampling
+from node.requests.request import Chat, Sampling
 
 SAMPLING = Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
     protocol.Load(b"/m\xff.gguf", 0, 2, 64),
     protocol.Generate(1, "Once ä", 0, SAMPLING, (5, 6)),
-    protocol.Generate(1, ({"role": "user", "content": "Once ä"},), 0, SAMPLING),
+    protocol.Generate(1, Chat(({"role": "user", "content": "Once ä"},)), 0, SAMPLING),
+    protocol.Generate(1, (7, 8), 0, SAMPLING),
     protocol.Cancel(1),
 ]
 RESULTS = [

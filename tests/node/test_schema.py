@@ -13,7 +13,7 @@ from node.errors import InvalidRequestError, QueueFullError
 
 WRONG: dict[str, list[Any]] = {
     "model": [1, ["m"], {}],
-    "prompt": [None, 1, [], ["a", "b"], [1, 2], [[1, 2]], {}],
+    "prompt": [None, 1, [], ["a", 2], [1, [2]], [[]], [-1], [2**31], ["a"] * 2049, {}],
     "max_tokens": [0, -2, 1.5, "1", True, 2**31],
     "temperature": [-0.1, 100.5, "hot", []],
     "top_p": [0, -1, 1.1, "x"],
@@ -25,7 +25,8 @@ WRONG: dict[str, list[Any]] = {
     "stream": ["yes", 1],
     "stream_options": [True, []],
     "user": [1],
-    "n": [2, 0, "1"],
+    "n": [0, 129, "1"],
+    "best_of": [2, "1"],
 }
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
@@ -99,10 +100,35 @@ def test_message_can_be_sent_back_as_it_was_answered() -> None:
 
 
 def test_text_comes_whole_or_in_parts() -> None:
-    """A prompt may be a list of one, and a message a list of text parts."""
-    assert read(prompt=["a"]).text == "a"
+    """A message may be a list of text parts."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert read_chat(messages=[{"role": "user", "content": parts}]).messages[0].text == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [(1, 2)]),
+        ([[1, 2], [3]], [(1, 2), (3,)]),
+        (list(range(3000)), [tuple(range(3000))]),
+    ],
+)
+def test_prompts_are_texts_or_tokens_one_or_several(prompt: object, prompts: list[Any]) -> None:
+    """A prompt, and an input of embeddings, is a text, token ids, or a list of either."""
+    assert read(prompt=prompt).prompts() == prompts
+    asked = reading.decode(json.dumps({"input": prompt}).encode(), EmbeddingRequest)
+    assert asked.texts() == prompts
+
+
+def test_number_of_answers_is_limited_in_all() -> None:
+    """`n` counts for each prompt, and `best_of` must not rank."""
+    assert read(prompt=["a"] * 16, n=128, best_of=128).answers == 128
+    with pytest.raises(InvalidRequestError) as refused:
+        read(prompt=["a"] * 17, n=128)
+    assert refused.value.parameter == "n"
 
 
 def test_tighter_of_two_limits_holds() -> None:
@@ -121,7 +147,7 @@ def test_tighter_of_two_limits_holds() -> None:
         ({"input": ""}, "input"),
         ({"input": []}, "input"),
         ({"input": ["a", ""]}, "input[1]"),
-        ({"input": [1, 2]}, "input[0]"),
+        ({"input": [1, "a"]}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": "a", "dimensions": 3}, "dimensions"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
@@ -131,7 +157,7 @@ def test_tighter_of_two_limits_holds() -> None:
 def test_wrong_request_for_embeddings_names_its_parameter(
     body: dict[str, Any], parameter: str
 ) -> None:
-    """Embeddings accept text only, and no other width than the model's."""
+    """Embeddings accept texts or tokens, and no other width than the model's."""
     with pytest.raises(InvalidRequestError) as refused:
         reading.decode(json.dumps(body).encode(), EmbeddingRequest)
     assert refused.value.parameter == parameter

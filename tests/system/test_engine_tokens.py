@@ -9,7 +9,7 @@ import pytest
 from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import Finished, Generate, Sampled
-from node.requests.request import Turn
+from node.requests.request import Chat, Turn
 from tests.gguf_copies import copy_demo, demo_value, rename_tokens
 from tests.system.test_engine import GREEDY, Child
 
@@ -28,7 +28,7 @@ def engine_of(path: Path) -> CTransformersEngine:
 def answer(path: Path, turns: tuple[Turn, ...] = HELLO) -> tuple[str, str]:
     """Return the answer to a chat, and why it ended."""
     child = Child(path)
-    child.send(Generate(1, turns, 80, GREEDY))
+    child.send(Generate(1, Chat(turns), 80, GREEDY))
     *results, end = child.until_finished()
     child.close()
     assert isinstance(end, Finished)

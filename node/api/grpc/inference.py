@@ -174,11 +174,13 @@ class InferenceService(Inference):
         if chat is not None:
             fields["messages"] = [{"role": m.role, "content": m.content} for m in chat.messages]
             turns = reading.convert(fields, ChatRequest)
-            return conversion.chat_request(turns, model_id, identity, client_of())
+            [wanted] = conversion.chat_requests(turns, model_id, identity, client_of())
+            return wanted
         if "prompt" not in fields:
             raise InvalidRequestError("send a prompt or a chat", parameter="prompt")
         asked = reading.convert(fields, CompletionRequest)
-        return conversion.completion_request(asked, model_id, identity, client_of())
+        [wanted] = conversion.completion_requests(asked, model_id, identity, client_of())
+        return wanted
 
 
 def _expire_late(answer: Answer, ctx: Context) -> None:

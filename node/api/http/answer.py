@@ -3,6 +3,7 @@
 import base64
 import secrets
 import struct
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -170,33 +171,44 @@ class AnswerWriter:
         self._created = created
         self._chat = chat
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> Completion | ChatCompletion:
-        """Return the complete answer."""
+    def whole(
+        self, answers: Sequence[tuple[str, str]], usage: Usage
+    ) -> Completion | ChatCompletion:
+        """Return the complete response.
+
+        Args:
+            answers: The text and the finish reason of each answer.
+            usage: The tokens of them all.
+        """
+        numbered = list(enumerate(answers))
         if not self._chat:
-            return self._completion([CompletionChoice(text, finish_reason)], usage)
+            texts = [CompletionChoice(text, reason, number) for number, (text, reason) in numbered]
+            return self._completion(texts, usage)
         return ChatCompletion(
             id=self.identity,
             created=self._created,
             model=self._model,
-            choices=[ChatChoice(ChatMessage(text), finish_reason)],
+            choices=[
+                ChatChoice(ChatMessage(text), reason, number) for number, (text, reason) in numbered
+            ],
             usage=usage,
         )
 
-    def first(self) -> ChatChunk | None:
-        """Return the chunk that opens a stream; completions have none."""
-        return self._chunk(ChatDelta("", "assistant"), None) if self._chat else None
+    def first(self, number: int = 0) -> ChatChunk | None:
+        """Return the chunk that opens an answer's stream; completions have none."""
+        return self._chunk(ChatDelta("", "assistant"), None, number) if self._chat else None
 
-    def piece(self, text: str) -> Completion | ChatChunk:
-        """Return a chunk with a part of the text."""
+    def piece(self, text: str, number: int = 0) -> Completion | ChatChunk:
+        """Return a chunk with a part of an answer's text."""
         if self._chat:
-            return self._chunk(ChatDelta(text), None)
-        return self._completion([CompletionChoice(text, None)], self._no_usage)
+            return self._chunk(ChatDelta(text), None, number)
+        return self._completion([CompletionChoice(text, None, number)], self._no_usage)
 
-    def last(self, finish_reason: str) -> Completion | ChatChunk:
-        """Return the chunk that ends the text."""
+    def last(self, finish_reason: str, number: int = 0) -> Completion | ChatChunk:
+        """Return the chunk that ends an answer's text."""
         if self._chat:
-            return self._chunk(ChatDelta(), finish_reason)
-        return self._completion([CompletionChoice("", finish_reason)], self._no_usage)
+            return self._chunk(ChatDelta(), finish_reason, number)
+        return self._completion([CompletionChoice("", finish_reason, number)], self._no_usage)
 
     def usage(self, usage: Usage) -> Completion | ChatChunk:
         """Return the chunk with the usage, which comes last."""
@@ -206,8 +218,8 @@ class AnswerWriter:
     def _no_usage(self) -> UnsetType | None:
         return None if self.with_usage else UNSET
 
-    def _chunk(self, delta: ChatDelta, finish_reason: str | None) -> ChatChunk:
-        return self._chat_chunk([ChatChunkChoice(delta, finish_reason)], self._no_usage)
+    def _chunk(self, delta: ChatDelta, finish_reason: str | None, number: int) -> ChatChunk:
+        return self._chat_chunk([ChatChunkChoice(delta, finish_reason, number)], self._no_usage)
 
     def _chat_chunk(
         self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None

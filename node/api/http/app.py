@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from quart import Response, g, request
+from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -22,16 +23,18 @@ from node.api.http.answer import (
     ModelList,
     embedding,
 )
+from node.api.http.batch import Admit, Batch
 from node.api.http.body import BODY_BYTES, read_body
+from node.api.http.events import TextEvents, usage_of
 from node.api.http.paths import explain
-from node.api.http.stream import AnswerBody, usage_of
+from node.api.http.stream import AnswerBody, BatchBody, EventWriter
 from node.api.json_text import shown
 from node.api.origin import with_origin
 from node.api.pages.page import add_page
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
-from node.requests.answer import Answer
+from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
@@ -118,52 +121,82 @@ class _Routes:
         """Continue a text."""
         asked = await read_body(CompletionRequest)
         model_id = asked.model or self._default_model
-        wanted = conversion.completion_request(asked, model_id, g.request_id, _client())
-        return await self._answer(wanted, chat=False, with_usage=asked.wants_usage())
+        wanted = conversion.completion_requests(asked, model_id, g.request_id, _client())
+        return await self._answer(asked, wanted)
 
     async def chat(self) -> Response:
         """Write the assistant's next message in a chat."""
         asked = await read_body(ChatRequest)
         model_id = asked.model or self._default_model
-        wanted = conversion.chat_request(asked, model_id, g.request_id, _client())
-        return await self._answer(wanted, chat=True, with_usage=asked.wants_usage())
+        wanted = conversion.chat_requests(asked, model_id, g.request_id, _client())
+        return await self._answer(asked, wanted)
 
     async def embed(self) -> Response:
-        """Return the texts' vectors, computed one by one: other clients get turns in between."""
+        """Return the texts' vectors."""
         asked = await read_body(EmbeddingRequest)
         model_id = asked.model or self._default_model
         packed = asked.encoding_format == "base64"
-        vectors: list[Embedding] = []
-        tokens = 0
-        for wanted in conversion.embedding_requests(asked, model_id, g.request_id, _client()):
-            answer = self._admit(wanted)
+        wanted = conversion.embedding_requests(asked, model_id, g.request_id, _client())
+        vectors: dict[int, Embedding] = {}
+        endings: list[Ending] = []
+
+        async def read(number: int, answer: Answer) -> None:
             _, ending = await read_whole(answer)
             if not answer.vector:
-                raise InvalidRequestError(
-                    f"{model_id} does not support embeddings", parameter="model"
-                )
-            vectors.append(embedding(len(vectors), answer.vector, packed=packed))
-            tokens += ending.prompt_tokens
-        return _json(EmbeddingList(model_id, vectors, EmbeddingUsage(tokens, tokens)))
+                message = f"{model_id} does not support embeddings"
+                raise InvalidRequestError(message, parameter="model")
+            vectors[number] = embedding(number, answer.vector, packed=packed)
+            endings.append(ending)
 
-    def _admit(self, wanted: InferenceRequest) -> Answer:
-        traced = with_origin(wanted, request.scope, request.scope[ROUTE])  # type: ignore[typeddict-item]
-        return self._router.admit(traced, owner_of(request.scope))
+        await Batch(wanted, self._admission()).run(read)
+        tokens = sum(ending.prompt_tokens for ending in endings)
+        ordered = [vectors[number] for number in range(len(wanted))]
+        return _json(EmbeddingList(model_id, ordered, EmbeddingUsage(tokens, tokens)))
 
     def _model(self, model_id: str) -> Model:
         return Model(model_id, self._created)
 
-    async def _answer(self, wanted: InferenceRequest, *, chat: bool, with_usage: bool) -> Response:
-        answer = self._admit(wanted)
-        writer = AnswerWriter(wanted.model_id, int(time.time()), chat=chat, with_usage=with_usage)
-        if wanted.streamed:
-            await answer.wait_accepted()  # the status is held back until it is known to be 200
-            response = Response(AnswerBody(answer, writer), content_type="text/event-stream")
-            response.headers["Cache-Control"] = "no-store"
-            response.timeout = None
-            return response
-        text, ending = await read_whole(answer)
-        return _json(writer.whole(text, ending.finish_reason, usage_of(ending)))
+    def _admission(self) -> Admit:
+        """Return what admits requests for the owner of the current HTTP request."""
+        scope, owner = request.scope, owner_of(request.scope)
+
+        def admit(wanted: InferenceRequest) -> Answer:
+            traced = with_origin(wanted, scope, scope[ROUTE])  # type: ignore[typeddict-item]
+            return self._router.admit(traced, owner)
+
+        return admit
+
+    async def _answer(
+        self, asked: CompletionRequest | ChatRequest, wanted: list[InferenceRequest]
+    ) -> Response:
+        is_chat = isinstance(asked, ChatRequest)
+        writer = AnswerWriter(
+            wanted[0].model_id, int(time.time()), chat=is_chat, with_usage=asked.wants_usage()
+        )
+        if asked.stream:
+            return await self._stream(wanted, TextEvents(writer, asked.answers))
+        wholes: dict[int, tuple[str, Ending]] = {}
+
+        async def read(number: int, answer: Answer) -> None:
+            wholes[number] = await read_whole(answer)
+
+        await Batch(wanted, self._admission()).run(read)
+        texts = [wholes[number] for number in range(len(wanted))]
+        usage = usage_of([ending for _, ending in texts], asked.answers)
+        return _json(writer.whole([(text, end.finish_reason) for text, end in texts], usage))
+
+    async def _stream(self, wanted: list[InferenceRequest], writer: EventWriter) -> Response:
+        admit = self._admission()
+        first = admit(wanted[0])
+        await first.wait_accepted()  # the status is held back until it is known to be 200
+        body: ResponseBody = AnswerBody(first, writer)
+        if len(wanted) > 1:
+            batch = Batch(wanted, lambda one: first if one is wanted[0] else admit(one))
+            body = BatchBody(batch, writer)
+        response = Response(body, content_type="text/event-stream")
+        response.headers["Cache-Control"] = "no-store"
+        response.timeout = None
+        return response
 
 
 def _client() -> str:

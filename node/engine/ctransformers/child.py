@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 from collections import deque
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ from node.engine.protocol import (
     Sampled,
 )
 from node.engine.vocabulary import Vocabulary
-from node.requests.request import EndReason, Prompt
+from node.requests.request import Chat, EndReason, Prompt
 from shared.paths import readable
 
 _COMMANDS: Final = 0
@@ -135,17 +136,29 @@ class Child:
         """Return the tokens of a prompt.
 
         Raises:
-            ChatRefusedError: The model's template refuses it, or it has no tokens.
+            ChatRefusedError: The model's template refuses it, it has no tokens, or one of its
+                tokens is not the model's.
         """
         if isinstance(prompt, str):
             tokens = self._engine.tokenize(prompt, control_tokens=False)
+        elif isinstance(prompt, Chat):
+            tokens = self._engine.tokenize(self._render(prompt), control_tokens=True)
         else:
-            known = self._vocabulary
-            text = render_chat(known.template, prompt, special=known.special, marker=self._marker)
-            tokens = self._engine.tokenize(text, control_tokens=True)
+            tokens = self._check(prompt)
         if not tokens:
             raise ChatRefusedError("the prompt is empty: this model needs a text to continue")
         return tokens
+
+    def _render(self, chat: Chat) -> str:
+        known = self._vocabulary
+        return render_chat(known.template, chat, special=known.special, marker=self._marker)
+
+    def _check(self, tokens: Sequence[int]) -> list[int]:
+        known = self._engine.vocabulary_size
+        if (foreign := next((token for token in tokens if token >= known), None)) is not None:
+            message = f"the prompt has the token {foreign}; this model's tokens end at {known - 1}"
+            raise ChatRefusedError(message)
+        return list(tokens)
 
     def _evaluate(self, request: int, tokens: list[int]) -> bool:
         """Evaluate the prompt in chunks. Return False if it was cancelled between two."""

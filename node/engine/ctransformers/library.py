@@ -46,6 +46,11 @@ class CTransformersEngine:
         """The number of positions in the sequence."""
         return int(self._llm.context_length)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens that the model knows."""
+        return int(self._llm.vocab_size)
+
     def tokenize(self, text: str, *, control_tokens: bool) -> list[int]:
         """Return the tokens of a prompt; only a template's text may name control tokens.
 

@@ -9,7 +9,7 @@ from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
 from node.engine.marks import BREAK, without_marks
 from node.engine.protocol import Result
-from node.requests.request import Prompt, Turn
+from node.requests.request import Chat, Prompt, Turn
 
 T = TypeVar("T")
 
@@ -48,8 +48,10 @@ class Prompts:
         """
         if isinstance(prompt, str):
             tokens = await self._encode(prompt, add_special=True, parse_special=False)
+        elif isinstance(prompt, Chat):
+            tokens = await self._tokenize_chat(prompt.turns)
         else:
-            tokens = await self._tokenize_chat(prompt)
+            tokens = list(prompt)
         if not tokens:
             raise RefusedError("the prompt is empty: this model needs a text to continue")
         return tokens

@@ -9,6 +9,7 @@ from node.engine.llama_cpp.completion import decode, read_failure, refused
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.protocol import Embedded, Evaluated, Finished, Generate, Result
+from node.requests.request import Chat
 
 Send = Callable[[list[Result]], Awaitable[None]]
 
@@ -47,7 +48,7 @@ async def rank(socket: str, command: Generate, send: Send) -> Finished:
     Raises:
         EngineLostError: The server is gone or broken.
     """
-    turns = () if isinstance(command.prompt, str) else command.prompt
+    turns = command.prompt.turns if isinstance(command.prompt, Chat) else ()
     if tuple(turn["role"] for turn in turns) != RANKED_ROLES:
         message = "this model compares documents with a query: request a rerank"
         return Finished(command.request, "refused", message)

@@ -1,0 +1,79 @@
+"""Server-sent events in OpenAI's format for completions and chats."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from node.api.http.answer import AnswerWriter, TokenDetails, Usage
+from node.api.schema import error_body
+from node.errors import RequestError
+from node.requests.answer import Answer, Delta, Ending
+
+_DONE: Final = b"data: [DONE]\n\n"
+_encoder = msgspec.json.Encoder()
+
+
+class TextEvents:
+    """Writes the events of a completion or a chat.
+
+    Args:
+        writer: Writes the chunks.
+        answers: The number of answers to each prompt.
+    """
+
+    def __init__(self, writer: AnswerWriter, answers: int = 1) -> None:
+        self._writer = writer
+        self._answers = answers
+        self._endings: dict[int, Ending] = {}
+
+    def opening(self, number: int, answer: Answer) -> bytes:
+        """Return the chunk with the role, which a completion does not have."""
+        del answer
+        first = self._writer.first(number)
+        return b"" if first is None else event(first)
+
+    def pieces(self, number: int, answer: Answer, deltas: Sequence[Delta]) -> bytes:
+        """Return a chunk for each piece of text."""
+        del answer
+        return b"".join(event(self._writer.piece(d.text, number)) for d in deltas if d.text)
+
+    def ending(self, number: int, answer: Answer, ending: Ending) -> bytes:
+        """Return the chunk with the finish reason."""
+        del answer
+        self._endings[number] = ending
+        return event(self._writer.last(ending.finish_reason, number))
+
+    def closing(self) -> bytes:
+        """Return the usage, if it is wanted, and the end mark."""
+        if not self._writer.with_usage:
+            return _DONE
+        endings = [self._endings[number] for number in sorted(self._endings)]
+        return event(self._writer.usage(usage_of(endings, self._answers))) + _DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        """Return the error and the end mark."""
+        return event(error_body(error)) + _DONE
+
+
+def usage_of(endings: Sequence[Ending], answers: int = 1) -> Usage:
+    """Return the token usage of a response.
+
+    Args:
+        endings: The endings of its answers, in order.
+        answers: The number of answers to each prompt, which counts once.
+    """
+    prompts = endings[::answers]
+    prompt_tokens = sum(ending.prompt_tokens for ending in prompts)
+    generated_tokens = sum(ending.generated_tokens for ending in endings)
+    return Usage(
+        prompt_tokens,
+        generated_tokens,
+        prompt_tokens + generated_tokens,
+        TokenDetails(sum(ending.cached_tokens for ending in prompts)),
+    )
+
+
+def event(content: msgspec.Struct) -> bytes:
+    """Return the event of one chunk."""
+    return b"data: " + _encoder.encode(content) + b"\n\n"

@@ -1,0 +1,89 @@
+"""Several prompts and answers in one request, and prompts of token ids, with OpenAI's client."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from node.demo import MODEL_PATH
+from node.engine.ctransformers.header import read_header
+from node.engine.ctransformers.library import CTransformersEngine
+from tests.processes import Running
+
+STORY = "Once upon a time"
+ASKED: Any = [{"role": "user", "content": "Tell me a story"}]
+
+
+@pytest.fixture(scope="module")
+def client(shared_node: Running) -> Iterator[openai.OpenAI]:
+    url = f"{shared_node.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokens() -> list[int]:
+    """Return the ids of the prompt's tokens."""
+    engine = CTransformersEngine(str(MODEL_PATH), 256, 1, read_header(MODEL_PATH).vocabulary)
+    return engine.tokenize(STORY, control_tokens=False)
+
+
+def test_prompts_and_answers_come_in_order(client: openai.OpenAI) -> None:
+    """The choices are first all answers to the first prompt; each prompt counts once."""
+    asked: Any = {"model": "demo", "max_tokens": 5}
+    prompts = [STORY, "The dog"]
+    whole = client.completions.create(prompt=prompts, n=2, seed=7, **asked)
+    alone = [
+        client.completions.create(prompt=prompt, seed=seed, **asked)
+        for prompt in prompts
+        for seed in (7, 8)
+    ]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in whole.choices] == [one.choices[0].text for one in alone]
+    used = [one.usage.prompt_tokens for one in alone if one.usage is not None]
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens == used[0] + used[2]
+    assert whole.usage.completion_tokens == 4 * 5
+
+
+def test_several_answers_are_streamed_as_they_are_answered_whole(client: openai.OpenAI) -> None:
+    """Each chunk belongs to the answer of its index, and each answer has one end."""
+    asked: Any = {"model": "demo", "messages": ASKED, "max_tokens": 20, "seed": 7, "n": 3}
+    whole = client.chat.completions.create(**asked)
+    texts: dict[int, str] = defaultdict(str)
+    ends = []
+    usage = None
+    options: Any = {"include_usage": True}
+    for chunk in client.chat.completions.create(**asked, stream=True, stream_options=options):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.finish_reason:
+                ends.append((choice.index, choice.finish_reason))
+        usage = chunk.usage or usage
+    assert texts == {choice.index: choice.message.content for choice in whole.choices}
+    assert sorted(ends) == [(choice.index, choice.finish_reason) for choice in whole.choices]
+    assert usage is not None
+    assert whole.usage is not None
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert len(set(texts.values())) > 1
+
+
+def test_prompt_of_token_ids_is_its_text(client: openai.OpenAI, tokens: list[int]) -> None:
+    """Token ids give what their text gives, in completions and embeddings, one or several."""
+    asked: Any = {"model": "demo", "max_tokens": 9, "temperature": 0}
+    text = client.completions.create(prompt=STORY, **asked).choices[0].text
+    assert client.completions.create(prompt=tokens, **asked).choices[0].text == text
+    twice = client.completions.create(prompt=[tokens, tokens], **asked)
+    assert [choice.text for choice in twice.choices] == [text, text]
+    vectors = client.embeddings.create(model="demo", input=[tokens, tokens[:3]])
+    plain = client.embeddings.create(model="demo", input=STORY)
+    assert vectors.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
+    assert vectors.usage.prompt_tokens == len(tokens) + 3
+
+
+def test_token_that_the_model_does_not_have_is_refused(client: openai.OpenAI) -> None:
+    """An id outside the vocabulary is refused, and says how far the vocabulary goes."""
+    with pytest.raises(openai.BadRequestError, match=r"token 99999; .* tokens end at"):
+        client.completions.create(model="demo", prompt=[1, 99999], max_tokens=1)
