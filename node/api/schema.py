@@ -11,7 +11,7 @@ import msgspec
 from node.errors import InvalidRequestError, RequestError
 from node.requests.request import Sampling
 
-MAX_STOPS: Final = 4
+MAX_STOPS: Final = 64
 MAX_STOP_CHARACTERS: Final = 1000
 """A guess: the search for a stop sequence holds back as much text as the longest one has."""
 MAX_INPUTS: Final = 2048
@@ -30,10 +30,10 @@ _TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 _Input = Annotated[str, msgspec.Meta(min_length=1)]
-_TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-_TokenIds = Annotated[list[_TokenId], msgspec.Meta(min_length=1)]
-_Texts = Annotated[list[str | _TokenId | _TokenIds], msgspec.Meta(min_length=1)]
-_Inputs = Annotated[list[_Input | _TokenId | _TokenIds], msgspec.Meta(min_length=1)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_TokenIds = Annotated[list[TokenId], msgspec.Meta(min_length=1)]
+_Texts = Annotated[list[str | TokenId | _TokenIds], msgspec.Meta(min_length=1)]
+_Inputs = Annotated[list[_Input | TokenId | _TokenIds], msgspec.Meta(min_length=1)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +72,11 @@ class TextRequest(_Body, frozen=True, kw_only=True):
     """llama.cpp's name for `repetition_penalty`."""
     seed: _Seed | None = None
     stop: _Stop | Annotated[list[_Stop], msgspec.Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOPS)] | None = None
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
+    """Tokens before which neither the model nor a stop ends the answer."""
+    ignore_eos: bool | None = None
+    """Do not let the model end its answer."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -113,6 +118,11 @@ class TextRequest(_Body, frozen=True, kw_only=True):
         if self.wants_usage() and not self.stream:
             message = "`stream_options.include_usage` needs `stream`: set stream to true as well"
             raise InvalidRequestError(message, parameter="stream_options")
+        if self.output_limit and (self.min_tokens or 0) > self.output_limit:
+            message = (
+                f"`min_tokens` is larger than the answer's limit of {self.output_limit} tokens"
+            )
+            raise InvalidRequestError(message, parameter="min_tokens")
         penalties = {self.repeat_penalty, self.repetition_penalty} - {None}
         if len(penalties) > 1:
             message = "`repeat_penalty` is another name for `repetition_penalty`: send one of them"

@@ -50,6 +50,8 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     that the next token is the same as it would have been there."""
     embed: bool = False
     """Whether to return the prompt's vector instead of a text."""
+    min_tokens: int = 0
+    """Tokens before which the model's own end is not drawn; those in `prior` count."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):

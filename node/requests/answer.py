@@ -72,8 +72,10 @@ class Answer:
         self._deadline = math.inf if seconds is None else self.admitted_at + seconds
         self._fingerprint = request.fingerprint
         self._text = TextAssembler(request.stops)
-        for token in request.prior:
-            self._text.feed(token.piece)
+        self._stopped = False
+        """Whether a stop token was drawn."""
+        for number, token in enumerate(request.prior, 1):
+            self._read(token, number)
         self._unread: deque[Delta] = deque()
         self._arrived = trio.Event()
 
@@ -170,12 +172,20 @@ class Answer:
         A caller with unread pieces waits for nothing, so the deadline is checked here as well.
         """
         self.tokens.append(token)
-        text = self._text.feed(token.piece)
+        text = self._read(token, len(self.tokens))
         self._deliver(Delta(text, 1, token if self.request.forwarded else None))
-        if self._text.stopped:
+        if self._stopped or self._text.stopped:
             self.end("stop")
         elif now > self._deadline:
             self.expire()
+
+    def _read(self, token: Token, number: int) -> str:
+        """Return the text that the answer's token with this number completes."""
+        may_stop = number > self.request.min_tokens
+        if may_stop and token.identity in self.request.stop_tokens:
+            self._stopped = True
+            return ""
+        return self._text.feed(token.piece, may_stop=may_stop)
 
     def end(self, reason: FinishReason) -> None:
         """End the answer as complete."""

@@ -58,6 +58,12 @@ class InferenceRequest:
     """0 for as many as fit in the context."""
     sampling: Sampling
     stops: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    """Tokens that end the answer and are not part of its text."""
+    min_tokens: int = 0
+    """Tokens before which nothing ends the answer."""
+    ignore_end: bool = False
+    """Do not draw the tokens with which the model ends its answer."""
     streamed: bool = False
     request_id: str = ""
     """The request's id in answers and exemplars."""

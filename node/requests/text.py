@@ -17,9 +17,16 @@ class TextAssembler:
         self._held = ""
         self.stopped = False
 
-    def feed(self, piece: bytes) -> str:
-        """Return the text that is certain now; empty while a character or a stop is incomplete."""
-        return self._release(self._decoder.decode(piece))
+    def feed(self, piece: bytes, *, may_stop: bool = True) -> str:
+        """Return the text that is certain now; empty while a character or a stop is incomplete.
+
+        Args:
+            piece: The next bytes.
+            may_stop: Whether a stop sequence may end the answer here. Text that came before is not
+                searched again.
+        """
+        text = self._decoder.decode(piece)
+        return self._release(text) if may_stop else text
 
     def finish(self) -> str:
         """Return the rest at the answer's end."""

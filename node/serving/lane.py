@@ -18,6 +18,8 @@ from shared import events
 from shared.runtime.guard import Guard
 
 _LONGEST_RETRY_SECONDS: Final = 600
+_ENDLESS: Final = 2**31 - 1
+"""More tokens than any context holds."""
 _NEWEST_SHARE: Final = 0.2
 """The newest request's weight in the average service time. A guess that follows a change of load
 within about ten requests."""
@@ -283,4 +285,5 @@ def _command(attempt: Attempt) -> protocol.Generate:
         request.sampling,
         attempt.prior,
         request.embed,
+        _ENDLESS if request.ignore_end else request.min_tokens,
     )

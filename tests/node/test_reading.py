@@ -35,7 +35,6 @@ WRONG: Final[dict[str, list[Any]]] = {
     "best_of": [2],
     "echo": [True, 0],
     "frequency_penalty": [0.1, -2, "0"],
-    "ignore_eos": [True],
     "logit_bias": [{"5": 1}, []],
     "logprobs": [True, 0, 3],
     "min_p": [0.1],

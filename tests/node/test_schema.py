@@ -21,7 +21,10 @@ WRONG: dict[str, list[Any]] = {
     "repetition_penalty": [0, 2.1, "x"],
     "seed": [1.5, "x", 2**63],
     "repeat_penalty": [0, 2.1, "x"],
-    "stop": [1, [1], {"a": "b"}, ["a", ""], list("abcde"), "a" * 1001],
+    "stop": [1, [1], {"a": "b"}, ["a", ""], ["a"] * 65, "a" * 1001],
+    "stop_token_ids": [1, [-1], ["a"], [2**31], [1] * 65],
+    "min_tokens": [-1, "1", 2**31],
+    "ignore_eos": ["yes", 1],
     "stream": ["yes", 1],
     "stream_options": [True, []],
     "user": [1],
@@ -82,6 +85,14 @@ def test_usage_of_a_stream_needs_a_stream() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         read(prompt="a", stream_options={"include_usage": True})
     assert refused.value.parameter == "stream_options"
+
+
+def test_answer_cannot_be_longer_than_its_limit() -> None:
+    """`min_tokens` above the limit of the answer is refused."""
+    assert read(prompt="a", max_tokens=5, min_tokens=5).min_tokens == 5
+    with pytest.raises(InvalidRequestError) as refused:
+        read(prompt="a", max_tokens=5, min_tokens=6)
+    assert refused.value.parameter == "min_tokens"
 
 
 def test_two_names_of_one_penalty_are_refused_together() -> None:

@@ -13,6 +13,7 @@ from node.engine.ctransformers.library import CTransformersEngine
 from tests.processes import Running
 
 STORY = "Once upon a time"
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 ASKED: Any = [{"role": "user", "content": "Tell me a story"}]
 
 
@@ -87,3 +88,30 @@ def test_token_that_the_model_does_not_have_is_refused(client: openai.OpenAI) ->
     """An id outside the vocabulary is refused, and says how far the vocabulary goes."""
     with pytest.raises(openai.BadRequestError, match=r"token 99999; .* tokens end at"):
         client.completions.create(model="demo", prompt=[1, 99999], max_tokens=1)
+
+
+def test_answer_is_as_long_as_asked(client: openai.OpenAI) -> None:
+    """`ignore_eos` and `min_tokens` keep the model from ending its answer."""
+    asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0, "max_tokens": 60}
+    short = client.chat.completions.create(**asked)
+    assert short.usage is not None
+    least = short.usage.completion_tokens + 5
+    assert short.choices[0].finish_reason == "stop"
+    endless = client.chat.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert endless.usage is not None
+    assert (endless.choices[0].finish_reason, endless.usage.completion_tokens) == ("length", 60)
+    longer = client.chat.completions.create(**asked, extra_body={"min_tokens": least})
+    assert longer.usage is not None
+    assert 60 >= longer.usage.completion_tokens >= least
+
+
+def test_stop_token_ends_the_answer(client: openai.OpenAI, tokens: list[int]) -> None:
+    """A stop token ends the text before it."""
+    asked: Any = {"model": "demo", "temperature": 0, "max_tokens": 5}
+    whole = client.completions.create(prompt=tokens[:-1], **asked)
+    assert whole.choices[0].text.startswith(" time")
+    ends: Any = {"stop_token_ids": [tokens[-1]]}
+    cut = client.completions.create(prompt=tokens[:-1], **asked, extra_body=ends)
+    assert (cut.choices[0].text, cut.choices[0].finish_reason) == ("", "stop")
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens == 1

@@ -177,7 +177,8 @@ class Child:
         for generated in range(1, limit + 1):
             if self._link.cancelled(command.request):
                 return "cancelled"
-            token = self._engine.sample(command.sampling, position)
+            may_end = len(command.prior) + generated > command.min_tokens
+            token = self._engine.sample(command.sampling, position, may_end=may_end)
             if self._engine.is_end(token):
                 return "stop"
             # Sent before the token is evaluated, so that the client does not wait a step longer.

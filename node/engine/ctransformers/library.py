@@ -2,7 +2,7 @@
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -88,8 +88,16 @@ class CTransformersEngine:
         """
         self._llm.eval(tokens, batch_size=max(1, len(tokens)))
 
-    def sample(self, sampling: Sampling, position: int) -> int:
-        """Draw the next token; deterministic for the same sequence, settings, seed and position."""
+    def sample(self, sampling: Sampling, position: int, *, may_end: bool = True) -> int:
+        """Draw the next token; deterministic for the same sequence, settings, seed and position.
+
+        Args:
+            sampling: How to draw it.
+            position: Its position.
+            may_end: Whether a token that ends the text may be drawn.
+        """
+        if not may_end:
+            self._exclude(self._ends)
         greedy = sampling.temperature <= 0
         return int(
             self._llm.sample(
@@ -101,6 +109,12 @@ class CTransformersEngine:
                 seed=_mix(sampling.seed, position),
             )
         )
+
+    def _exclude(self, tokens: Collection[int]) -> None:
+        """Make tokens impossible until the next evaluation."""
+        logits = self._llm.ctransformers_llm_logits_data()
+        for token in tokens:
+            logits[token] = -math.inf
 
     def vector(self) -> tuple[float, ...]:
         """Return the model's hidden state for the last evaluated token, scaled to length 1."""
