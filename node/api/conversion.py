@@ -5,7 +5,7 @@ address.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from node.api.schema import (
     Message,
     TextRequest,
 )
+from node.api.tools import ToolCall
 from node.errors import InvalidRequestError
 from node.requests.request import Chat, InferenceRequest, Prompt, Sampling, Turn
 
@@ -46,7 +47,8 @@ def chat_requests(
         InvalidRequestError: The engine cannot process a message.
     """
     turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
-    return _text_requests(asked, [Chat(turns)], model_id, request_id, client)
+    chat = Chat(turns, asked.chat_template_kwargs or {})
+    return _text_requests(asked, [chat], model_id, request_id, client)
 
 
 def embedding_requests(
@@ -107,10 +109,34 @@ def _turn(message: Message, number: int) -> Turn:
     """Return a message as templates know it: OpenAI's `developer` role is their `system`."""
     role = "system" if message.role == "developer" else message.role
     where = f"messages[{number}]"
-    turn = {"role": role, "content": without_nul(message.text, f"{where}.content")}
-    if message.name is None:
-        return turn
-    return turn | {"name": without_nul(message.name, f"{where}.name")}
+    turn: Turn = {"role": role, "content": message.text}
+    optional = {
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
+        "reasoning_content": message.reasoning_content or message.reasoning,
+        "tool_calls": [_call(call, where) for call in message.tool_calls or ()] or None,
+    }
+    turn |= {name: value for name, value in optional.items() if value is not None}
+    for name, value in turn.items():
+        if isinstance(value, str):
+            without_nul(value, f"{where}.{name}")
+    return turn
+
+
+def _call(call: ToolCall, where: str) -> dict[str, Any]:
+    """Return a call as templates know it, with its arguments as an object.
+
+    Raises:
+        InvalidRequestError: The arguments are not a JSON object.
+    """
+    parameter = f"{where}.tool_calls"
+    try:
+        arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        message = f"the arguments of {call.function.name} in `{parameter}` are not a JSON object"
+        raise InvalidRequestError(message, parameter=parameter) from error
+    function = {"name": without_nul(call.function.name, parameter), "arguments": arguments}
+    return {"id": call.id, "type": call.type, "function": function}
 
 
 def _checked(prompt: str | tuple[int, ...], parameter: str) -> str | tuple[int, ...]:

@@ -19,6 +19,7 @@ from node.api.schema import (
     StreamOptions,
     TextPart,
 )
+from node.api.tools import FunctionCall, ToolCall
 
 Values = tuple[Any, ...]
 
@@ -35,7 +36,6 @@ _OPENAI_TEXT: Final[dict[str, Values]] = {
     "logit_bias": _EMPTY_OBJECT,
     "logprobs": _OFF,
     "max_tokens": (-1,),
-    "metadata": _EMPTY_OBJECT,
     "presence_penalty": _ZERO,
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
@@ -120,7 +120,6 @@ _OTHER_TEXT: Final[dict[str, Values]] = {
 _CHAT: Final[dict[str, Values]] = {
     "audio": _ONLY_NULL,
     "chat_template": _EMPTY_TEXT,
-    "chat_template_kwargs": _EMPTY_OBJECT,
     "documents": _EMPTY_LIST,
     "function_call": ("none", "auto"),
     "functions": _EMPTY_LIST,
@@ -144,7 +143,8 @@ _TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
 """One table for both: clients add the same fields to either."""
 
 NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
-    CompletionRequest: _TEXT | {"add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
+    CompletionRequest: _TEXT
+    | {"chat_template_kwargs": _EMPTY_OBJECT, "add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
     ChatRequest: _TEXT | {"best_of": _ONE, "add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
     EmbeddingRequest: {
         "add_special_tokens": (True,),
@@ -157,18 +157,16 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "truncate": _OFF,
         "truncate_prompt_tokens": _ONLY_NULL,
     },
-    StreamOptions: {"continuous_usage_stats": _OFF, "include_obfuscation": _OFF},
+    StreamOptions: {"include_obfuscation": _OFF},
     Message: {
         "annotations": _EMPTY_LIST,
         "audio": _ONLY_NULL,
         "function_call": _ONLY_NULL,
-        "reasoning": _EMPTY_TEXT,
-        "reasoning_content": _EMPTY_TEXT,
         "refusal": _EMPTY_TEXT,
-        "tool_call_id": _ONLY_NULL,
-        "tool_calls": _EMPTY_LIST,
     },
-    TextPart: {"annotations": _EMPTY_LIST, "cache_control": _ONLY_NULL},
+    TextPart: {"annotations": _EMPTY_LIST},
+    ToolCall: {},
+    FunctionCall: {},
 }
 
 

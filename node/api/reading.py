@@ -19,6 +19,7 @@ from node.api.schema import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    FieldError,
     Message,
     Request,
     TextPart,
@@ -28,7 +29,7 @@ from node.errors import InvalidRequestError
 MOST_FAULTS: Final = 10
 """How many faults are reported; a body may have a million."""
 
-_NO_TOOLS: Final = "this API does not support tools yet"
+_OLD_TOOLS: Final = "functions were replaced by tools: use `tool_calls` and the role tool"
 _JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 
@@ -117,7 +118,13 @@ def _read_struct(document: object, kind: type[Any], path: str | None, faults: _F
         return None
     before = len(faults)
     given = _read_fields(document, kind, path, faults)
-    return kind(**given) if len(faults) == before else None
+    if len(faults) > before:
+        return None
+    try:
+        return kind(**given)
+    except FieldError as error:
+        faults.add(_joined(path, error.field), error.problem)
+        return None
 
 
 def _read_fields(
@@ -205,12 +212,10 @@ def _refused_as_a_whole(document: dict[str, Any], kind: type[Any]) -> tuple[str,
     """
     if kind is TextPart and document.get("type", "text") != "text":
         return "type", "a message's parts can only be text"
-    if kind is Message:
-        for field in ("tool_calls", "function_call"):
-            if document.get(field):
-                return field, _NO_TOOLS
-        if document.get("role") in ("tool", "function"):
-            return "role", _NO_TOOLS
+    if kind is Message and document.get("function_call"):
+        return "function_call", _OLD_TOOLS
+    if kind is Message and document.get("role") == "function":
+        return "role", _OLD_TOOLS
     return None
 
 

@@ -4,10 +4,11 @@ Source of names and formats: OpenAI's API reference. `node.api.neutral` lists ot
 """
 
 import secrets
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from node.api.tools import ToolCall
 from node.errors import InvalidRequestError, RequestError
 from node.requests.request import Sampling
 
@@ -18,6 +19,18 @@ MAX_INPUTS: Final = 2048
 """Prompts or texts in one request, as at OpenAI."""
 MAX_ANSWERS: Final = 128
 """`n`, as at OpenAI."""
+TEMPLATE_NAMES: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "bos_token",
+        "continue_final_message",
+        "documents",
+        "eos_token",
+        "messages",
+        "tools",
+    }
+)
+"""What a chat template is given besides the caller's own names."""
 EVERY_TOKEN: Final = 2**31 - 1
 """A `top_k` that excludes no token."""
 
@@ -40,6 +53,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream contains besides text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's field: each chunk has the usage so far."""
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,6 +63,8 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model: str | None = None
     user: str | None = None
     """The caller's own user id; it does not affect the answer."""
+    metadata: dict[str, str] | None = None
+    """The caller's own notes; they do not affect the answer."""
 
     def check(self) -> None:
         """Check what involves more than one field.
@@ -109,14 +126,18 @@ class TextRequest(_Body, frozen=True, kw_only=True):
         """Return whether a stream ends with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
+    def wants_running_usage(self) -> bool:
+        """Return whether each chunk of a stream has the usage so far."""
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
+
     def check(self) -> None:
         """Check that stream options come with a stream, and that only one penalty is given.
 
         Raises:
             InvalidRequestError: The fields contradict each other.
         """
-        if self.wants_usage() and not self.stream:
-            message = "`stream_options.include_usage` needs `stream`: set stream to true as well"
+        if (self.wants_usage() or self.wants_running_usage()) and not self.stream:
+            message = "`stream_options` needs `stream`: set stream to true as well"
             raise InvalidRequestError(message, parameter="stream_options")
         if self.output_limit and (self.min_tokens or 0) > self.output_limit:
             message = (
@@ -163,20 +184,54 @@ class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     type: Literal["text"]
     text: str
+    cache_control: dict[str, Any] | None = None
+    """Anthropic's hint; it does not affect the answer."""
+
+
+class FieldError(ValueError):
+    """A field of a struct is wrong because of another one."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"`{field}` {problem}")
+        self.field = field
+        self.problem = problem
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat. An answer's message can be sent back unchanged."""
+    """One message of a chat. An answer's message can be sent back unchanged.
 
-    role: Literal["developer", "system", "user", "assistant"]
-    content: str | list[TextPart]
+    Raises:
+        FieldError: A field that its role requires is missing.
+    """
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
     """For the chat template, which may use it."""
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    """The call that a message of role `tool` answers."""
+    reasoning_content: str | None = None
+    """What the assistant thought before this message; for the chat template."""
+    reasoning: str | None = None
+    """vLLM's newer name for `reasoning_content`."""
+    id: str | None = None
+    """A client's own name of the message; it does not affect the answer."""
+    cache_control: dict[str, Any] | None = None
+    """Anthropic's hint; it does not affect the answer."""
+
+    def __post_init__(self) -> None:
+        if self.content is None and not self.tool_calls:
+            raise FieldError("content", "is required")
+        if self.tool_calls and self.role != "assistant":
+            raise FieldError("tool_calls", "is only for messages of the role assistant")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise FieldError("tool_call_id", "is required for the role tool")
 
     @property
-    def text(self) -> str:
+    def text(self) -> str | None:
         """The content; parts are joined with line breaks, as in vLLM and llama.cpp."""
-        if isinstance(self.content, str):
+        if self.content is None or isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content)
 
@@ -195,6 +250,8 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     """A routing hint at OpenAI; it does not affect the answer."""
     prompt_cache_retention: str | None = None
     """Like `prompt_cache_key`."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further names for the chat template, such as `enable_thinking`."""
     continue_final_message: bool | None = None
     """vLLM's field; accepted if it matches what happens anyway."""
     add_generation_prompt: bool | None = None
@@ -212,6 +269,12 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
             InvalidRequestError: The fields contradict each other.
         """
         super().check()
+        if named := sorted(TEMPLATE_NAMES.intersection(self.chat_template_kwargs or ())):
+            message = f"`chat_template_kwargs.{named[0]}` cannot be set: the request decides it"
+            raise InvalidRequestError(message, parameter="chat_template_kwargs")
+        if self.messages[-1].tool_calls:
+            message = "the last message calls tools: send their results in messages of role tool"
+            raise InvalidRequestError(message, parameter="messages")
         continues = self.messages[-1].role == "assistant"
         for name, asked in (
             ("continue_final_message", self.continue_final_message),

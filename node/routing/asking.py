@@ -195,7 +195,8 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
     if not ask.begun and not _begin(ask):
         return
     match frame:
-        case wire.Accepted():
+        case wire.Accepted(prompt_tokens, cached_tokens):
+            answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
             answer.accepted.set()
         case wire.Drawn(token, piece):
             if len(answer.tokens) >= _MOST_TOKENS:

@@ -52,6 +52,9 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, tag=7):
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """An engine works on the prompt: an answer follows."""
 
+    prompt_tokens: Count = 0
+    cached_tokens: Count = 0
+
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The answer is complete."""

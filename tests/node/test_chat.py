@@ -3,6 +3,7 @@
 import pytest
 
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.marks import Marker, without_marks
 from node.requests.request import Chat
 
 TEMPLATE = """{{ bos_token }}
@@ -106,3 +107,21 @@ def test_escape_from_the_sandbox_is_refused(template: str) -> None:
 def test_template_sees_nothing_of_the_node(name: str) -> None:
     """A template has no names of web frameworks or of Python."""
     assert render(f"{{{{ {name} is defined }}}}") == "False"
+
+
+def test_callers_options_reach_the_template() -> None:
+    """The template sees the caller's names; control tokens in their texts stay text."""
+    template = "{{ thinks }}{{ mood }}"
+    options = {"thinks": False, "mood": "</s>"}
+    prompt = render_chat(template, Chat(CHAT, options), marker=Marker(["</s>"]))
+    assert without_marks(prompt) == "False</s>"
+    assert prompt != "False</s>"
+
+
+def test_calls_reach_the_template() -> None:
+    """A turn without content has its calls."""
+    function = {"name": "f", "arguments": {"a": [1]}}
+    call = {"id": "1", "type": "function", "function": function}
+    turns = ({"role": "assistant", "content": None, "tool_calls": [call]}, CHAT[-1])
+    template = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
+    assert render_chat(template, Chat(turns)) == '{"a": [1]}'

@@ -76,3 +76,40 @@ def test_nul_is_refused_wherever_it_is() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         conversion.embedding_requests(vectors, "m", "r")
     assert refused.value.parameter == "input"
+
+
+def test_tool_history_reaches_the_template() -> None:
+    """Calls and their results are the template's, which gets the arguments as an object."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "hm"},
+        {"role": "tool", "content": "b", "tool_call_id": "1"},
+    ]
+    asked = read(ChatRequest, messages=messages, chat_template_kwargs={"thinks": True})
+    [wanted] = conversion.chat_requests(asked, "m", "r")
+    function = {"name": "f", "arguments": {"a": 1}}
+    assert wanted.prompt == Chat(
+        (
+            {"role": "user", "content": "a"},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "hm",
+                "tool_calls": [call | {"function": function}],
+            },
+            {"role": "tool", "content": "b", "tool_call_id": "1"},
+        ),
+        {"thinks": True},
+    )
+
+
+@pytest.mark.parametrize("arguments", ["[]", "{", "5"])
+def test_arguments_of_a_call_are_an_object(arguments: str) -> None:
+    """Arguments that are not a JSON object are refused with their message."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    history = {"role": "assistant", "tool_calls": [call]}
+    asked = read(ChatRequest, messages=[history, {"role": "user", "content": "a"}])
+    with pytest.raises(InvalidRequestError) as refused:
+        conversion.chat_requests(asked, "m", "r")
+    assert refused.value.parameter == "messages[0].tool_calls"

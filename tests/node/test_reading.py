@@ -45,7 +45,6 @@ WRONG: Final[dict[str, list[Any]]] = {
     "audio": [{"voice": "alloy", "format": "mp3"}],
     "function_call": [{"name": "f"}, "f"],
     "functions": [[{"name": "f"}]],
-    "metadata": [{"a": "b"}],
     "modalities": [["text", "audio"]],
     "parallel_tool_calls": ["yes"],
     "prediction": [{"type": "content", "content": "x"}],
@@ -176,18 +175,40 @@ def test_error_stays_short_whatever_was_sent() -> None:
 @pytest.mark.parametrize(
     ("message", "parameter"),
     [
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"),
         ({"role": "assistant", "function_call": {"name": "f"}}, "function_call"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "role"),
         ({"role": "function", "content": "x", "name": "f"}, "role"),
     ],
 )
-def test_tool_history_is_refused_by_name(message: dict[str, Any], parameter: str) -> None:
-    """A tool message gets one fault: that tools are not supported."""
+def test_functions_before_tools_are_refused_by_name(
+    message: dict[str, Any], parameter: str
+) -> None:
+    """A message in the form that tools replaced gets one fault, with what replaced it."""
     error = refusal({"messages": [USER, message]})
     assert error.parameter == f"messages[1].{parameter}"
-    assert "does not support tools yet" in str(error)
+    assert "use `tool_calls`" in str(error)
     assert "fields are refused" not in str(error)
+
+
+CALL: Final = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_tool_history_is_read_as_clients_send_it() -> None:
+    """Calls come without content, with the extra fields that streams and dumps have."""
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL | {"index": 0}]}
+    result = {"role": "tool", "content": "x", "tool_call_id": "1", "name": "f"}
+    asked = read(ChatRequest, messages=[USER, called, result])
+    assert [one.text for one in asked.messages] == ["a", None, "x"]
+    assert asked.messages[1].tool_calls[0].function.name == "f"
+
+
+def test_fields_that_clients_echo_are_taken() -> None:
+    """Ids, hints and thoughts of earlier messages can be sent back."""
+    hint = {"type": "ephemeral"}
+    part = {"type": "text", "text": "b", "cache_control": hint}
+    echoed = USER | {"id": "msg_1", "cache_control": hint, "content": [part]}
+    thought = {"role": "assistant", "content": "c", "reasoning_content": "hm"}
+    asked = read(ChatRequest, messages=[echoed, thought, USER], metadata={"trace": "1"})
+    assert [one.text for one in asked.messages] == ["b", "c", "a"]
 
 
 def test_part_that_is_not_text_is_refused_by_its_type() -> None:

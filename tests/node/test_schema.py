@@ -64,11 +64,11 @@ def test_wrong_value_names_its_parameter(name: str, value: object) -> None:
         ([{"content": "a"}], "messages[0].role"),
         ([{"role": "user", "content": None}], "messages[0].content"),
         ([{"role": 1, "content": "a"}], "messages[0].role"),
-        ([{"role": "tool", "content": "a"}], "messages[0].role"),
+        ([{"role": "tool", "content": "a"}], "messages[0].tool_call_id"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
         ([{"role": "user", "content": [IMAGE]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"text": "a"}]}], "messages[0].content[0].type"),
-        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "messages[0].tool_calls[0].id"),
         ([{"role": "user", "content": "a", "audio": {}}], "messages[0].audio"),
         ([{"role": "user", "content": "a", "mood": "good"}], "messages[0].mood"),
     ],
@@ -255,6 +255,17 @@ def test_error_body_is_openais() -> None:
 def test_top_k_that_is_off_considers_every_token(top_k: int) -> None:
     """`top_k` 0 or -1 considers every token, unlike the default."""
     assert read(prompt="a", top_k=top_k).sampling().top_k == schema.EVERY_TOKEN
+
+
+def test_names_of_the_template_are_its_own() -> None:
+    """A caller cannot replace what the node itself gives to the template."""
+    messages = [{"role": "user", "content": "a"}]
+    kept = {"enable_thinking": False}
+    assert read_chat(messages=messages, chat_template_kwargs=kept).chat_template_kwargs == kept
+    for name in schema.TEMPLATE_NAMES:
+        with pytest.raises(InvalidRequestError) as refused:
+            read_chat(messages=messages, chat_template_kwargs={name: 1})
+        assert refused.value.parameter == "chat_template_kwargs"
 
 
 @pytest.mark.parametrize("last", ["user", "assistant"])

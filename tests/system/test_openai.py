@@ -24,12 +24,6 @@ from tests.processes import Pair, Running, scrape, value, wait_for
 
 STORY = "Once upon a time"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
-CALL: Any = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-TOOLS: Any = [
-    *HELLO,
-    {"role": "assistant", "content": None, "tool_calls": [CALL]},
-    {"role": "tool", "tool_call_id": "1", "content": "x"},
-]
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +333,7 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     """Each refusal raises the client's own exception, which names the parameter."""
     ask = client.chat.completions.create
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(model="demo", messages=HELLO, n=2)
+        ask(model="demo", messages=HELLO, n=129)
     assert (refused.value.param, refused.value.type) == ("n", "invalid_request_error")
     with pytest.raises(openai.NotFoundError) as missing:
         ask(model="other", messages=HELLO)
@@ -353,10 +347,9 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     assert image.value.param == "messages[0].content[0].type"
     with pytest.raises(openai.BadRequestError, match="NUL"):
         ask(model="demo", messages=[{"role": "user", "content": "a\0b"}])
-    with pytest.raises(openai.BadRequestError, match=r"messages\[1\]\.tool_calls") as tools:
-        ask(model="demo", messages=TOOLS, tools=[{"type": "function", "function": {"name": "f"}}])
-    assert "messages[2].role" in tools.value.message
-    assert "`tools`" in tools.value.message
+    with pytest.raises(openai.BadRequestError) as tools:
+        ask(model="demo", messages=HELLO, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert tools.value.param == "tools"
     with pytest.raises(openai.NotFoundError, match="no such path"):
         client.post("/nowhere", cast_to=object)
     with pytest.raises(openai.NotFoundError, match="use /v1/chat/completions"):

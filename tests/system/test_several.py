@@ -115,3 +115,17 @@ def test_stop_token_ends_the_answer(client: openai.OpenAI, tokens: list[int]) ->
     assert (cut.choices[0].text, cut.choices[0].finish_reason) == ("", "stop")
     assert cut.usage is not None
     assert cut.usage.completion_tokens == 1
+
+
+def test_each_chunk_has_the_usage_so_far(client: openai.OpenAI) -> None:
+    """The counts of `continuous_usage_stats` end with those of the whole answer."""
+    asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0, "max_tokens": 9}
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options=options))
+    used = [chunk.usage for chunk in chunks if chunk.usage is not None]
+    assert len(used) == len(chunks)
+    counts = [usage.completion_tokens for usage in used]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
+    assert used[-2] == used[-1]
+    assert {usage.prompt_tokens for usage in used} == {used[-1].prompt_tokens}

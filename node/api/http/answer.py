@@ -194,21 +194,28 @@ class AnswerWriter:
             usage=usage,
         )
 
-    def first(self, number: int = 0) -> ChatChunk | None:
+    def first(self, number: int = 0, usage: Usage | None = None) -> ChatChunk | None:
         """Return the chunk that opens an answer's stream; completions have none."""
-        return self._chunk(ChatDelta("", "assistant"), None, number) if self._chat else None
+        if not self._chat:
+            return None
+        return self._chunk(ChatDelta("", "assistant"), None, number, usage)
 
-    def piece(self, text: str, number: int = 0) -> Completion | ChatChunk:
-        """Return a chunk with a part of an answer's text."""
+    def piece(
+        self, text: str, number: int = 0, usage: Usage | None = None
+    ) -> Completion | ChatChunk:
+        """Return a chunk with a part of an answer's text, perhaps with its usage so far."""
         if self._chat:
-            return self._chunk(ChatDelta(text), None, number)
-        return self._completion([CompletionChoice(text, None, number)], self._no_usage)
+            return self._chunk(ChatDelta(text), None, number, usage)
+        return self._completion([CompletionChoice(text, None, number)], usage or self._no_usage)
 
-    def last(self, finish_reason: str, number: int = 0) -> Completion | ChatChunk:
+    def last(
+        self, finish_reason: str, number: int = 0, usage: Usage | None = None
+    ) -> Completion | ChatChunk:
         """Return the chunk that ends an answer's text."""
         if self._chat:
-            return self._chunk(ChatDelta(), finish_reason, number)
-        return self._completion([CompletionChoice("", finish_reason, number)], self._no_usage)
+            return self._chunk(ChatDelta(), finish_reason, number, usage)
+        choice = CompletionChoice("", finish_reason, number)
+        return self._completion([choice], usage or self._no_usage)
 
     def usage(self, usage: Usage) -> Completion | ChatChunk:
         """Return the chunk with the usage, which comes last."""
@@ -218,8 +225,11 @@ class AnswerWriter:
     def _no_usage(self) -> UnsetType | None:
         return None if self.with_usage else UNSET
 
-    def _chunk(self, delta: ChatDelta, finish_reason: str | None, number: int) -> ChatChunk:
-        return self._chat_chunk([ChatChunkChoice(delta, finish_reason, number)], self._no_usage)
+    def _chunk(
+        self, delta: ChatDelta, finish_reason: str | None, number: int, usage: Usage | None
+    ) -> ChatChunk:
+        choice = ChatChunkChoice(delta, finish_reason, number)
+        return self._chat_chunk([choice], usage or self._no_usage)
 
     def _chat_chunk(
         self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None

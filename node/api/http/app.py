@@ -174,7 +174,8 @@ class _Routes:
             wanted[0].model_id, int(time.time()), chat=is_chat, with_usage=asked.wants_usage()
         )
         if asked.stream:
-            return await self._stream(wanted, TextEvents(writer, asked.answers))
+            running = asked.wants_running_usage()
+            return await self._stream(wanted, TextEvents(writer, asked.answers, running=running))
         wholes: dict[int, tuple[str, Ending]] = {}
 
         async def read(number: int, answer: Answer) -> None:

@@ -1,5 +1,6 @@
 """Server-sent events in OpenAI's format for completions and chats."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,29 +21,36 @@ class TextEvents:
     Args:
         writer: Writes the chunks.
         answers: The number of answers to each prompt.
+        running: Whether each chunk has its answer's usage so far.
     """
 
-    def __init__(self, writer: AnswerWriter, answers: int = 1) -> None:
+    def __init__(self, writer: AnswerWriter, answers: int = 1, *, running: bool = False) -> None:
         self._writer = writer
         self._answers = answers
+        self._running = running
+        self._tokens: Counter[int] = Counter()
         self._endings: dict[int, Ending] = {}
 
     def opening(self, number: int, answer: Answer) -> bytes:
         """Return the chunk with the role, which a completion does not have."""
-        del answer
-        first = self._writer.first(number)
+        first = self._writer.first(number, self._usage(number, answer, 0))
         return b"" if first is None else event(first)
 
     def pieces(self, number: int, answer: Answer, deltas: Sequence[Delta]) -> bytes:
         """Return a chunk for each piece of text."""
-        del answer
-        return b"".join(event(self._writer.piece(d.text, number)) for d in deltas if d.text)
+        written = b""
+        for delta in deltas:
+            usage = self._usage(number, answer, delta.tokens)
+            if delta.text:
+                written += event(self._writer.piece(delta.text, number, usage))
+        return written
 
     def ending(self, number: int, answer: Answer, ending: Ending) -> bytes:
         """Return the chunk with the finish reason."""
         del answer
         self._endings[number] = ending
-        return event(self._writer.last(ending.finish_reason, number))
+        usage = usage_of([ending]) if self._running else None
+        return event(self._writer.last(ending.finish_reason, number, usage))
 
     def closing(self) -> bytes:
         """Return the usage, if it is wanted, and the end mark."""
@@ -50,6 +58,14 @@ class TextEvents:
             return _DONE
         endings = [self._endings[number] for number in sorted(self._endings)]
         return event(self._writer.usage(usage_of(endings, self._answers))) + _DONE
+
+    def _usage(self, number: int, answer: Answer, tokens: int) -> Usage | None:
+        """Return an answer's usage after these further tokens, if it is wanted."""
+        if not self._running:
+            return None
+        self._tokens[number] += tokens
+        counted = Ending("stop", answer.prompt_tokens, answer.cached_tokens, self._tokens[number])
+        return usage_of([counted])
 
     def failure(self, error: RequestError) -> bytes:
         """Return the error and the end mark."""

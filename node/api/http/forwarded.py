@@ -99,7 +99,8 @@ class _Frames(AsyncIterator[bytes]):
                 return wire.pack(wire.Begun())
             if self._told == 3:
                 await self._answer.wait_accepted()
-                return wire.pack(wire.Accepted())
+                answer = self._answer
+                return wire.pack(wire.Accepted(answer.prompt_tokens, answer.cached_tokens))
             received = await self._answer.receive()
         except RequestError as error:
             self._ended = True
