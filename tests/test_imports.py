@@ -29,13 +29,15 @@ INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "u
 allowed: it provides the host name)."""
 ROOMS: Final[dict[str, set[str]]] = {
     "agent": set(),
-    "api": {"requests"},
+    "api": {"api.parts", "requests"},
     "api.edge": {"api", "api.pages", "routing"},
     "api.grpc": {"api", "api.edge", "requests", "routing", "serving", "telemetry"},
     "api.http": {
-        *("api", "api.edge", "api.pages", "mesh", "requests", "routing", "serving", "telemetry"),
+        *("api", "api.edge", "api.pages", "api.parts"),
+        *("mesh", "requests", "routing", "serving", "telemetry"),
     },
     "api.pages": set(),
+    "api.parts": {"requests"},
     "demo": set(),
     "engine": {"requests", "telemetry"},
     "mesh": set(),

@@ -1,0 +1,1 @@
+"""An answer's text read as its parts: words, thoughts, and calls of tools."""

@@ -1,0 +1,87 @@
+"""Reads gpt-oss's answers: messages in channels (OpenAI's Harmony response format).
+
+A message is `<|channel|>` NAME `<|message|>` TEXT and an end mark; its header may name a recipient,
+as in `commentary to=functions.get_weather`.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from node.api.parts.part import CallArguments, CallNumbers, Part, Thought, Words
+from node.requests.text import overlap
+
+OPENERS: Final = ("<|channel|>", "<|start|>")
+"""How an answer in this format begins."""
+_MESSAGE: Final = "<|message|>"
+_ENDS: Final = ("<|end|>", "<|call|>", "<|return|>", *OPENERS)
+_RECIPIENT: Final = re.compile(r"\bto=functions\.([\w.:-]+)")
+_CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)")
+
+
+class HarmonyReader:
+    """Reads one answer, message by message; arguments of calls are passed on as they come.
+
+    Args:
+        numbers: Numbers the answer's calls.
+    """
+
+    def __init__(self, numbers: CallNumbers) -> None:
+        self._numbers = numbers
+        self._held = ""
+        self._in_header = True
+        self._is_thought = False
+        self._call: int | None = None
+        self._is_left_out = False
+        """Whether this message is a call too many."""
+
+    def feed(self, text: str) -> list[Part]:
+        """Return the parts that are certain now."""
+        self._held += text
+        return list(self._read())
+
+    def finish(self) -> list[Part]:
+        """Return the rest at the answer's end; a header without a message is nothing."""
+        return [] if self._in_header else list(self._said(self._held))
+
+    def _read(self) -> Iterator[Part]:
+        while self._held:
+            if self._in_header:
+                header, mark, rest = self._held.partition(_MESSAGE)
+                if not mark:
+                    return
+                self._held = rest
+                yield from self._begin(header)
+                continue
+            found = [at for end in _ENDS if (at := self._held.find(end)) >= 0]
+            if not found:
+                keep = max(overlap(self._held, end) for end in _ENDS)
+                certain = self._held[: len(self._held) - keep]
+                self._held = self._held[len(certain) :]
+                yield from self._said(certain)
+                return
+            yield from self._said(self._held[: min(found)])
+            self._held = self._held[min(found) :]
+            self._in_header = True
+
+    def _begin(self, header: str) -> Iterator[Part]:
+        self._in_header = False
+        self._call = None
+        channels = _CHANNEL.findall(header)
+        recipient = _RECIPIENT.search(header)
+        self._is_thought = recipient is None and channels[-1:] == ["analysis"]
+        begun = self._numbers.begin(recipient[1]) if recipient else None
+        self._is_left_out = recipient is not None and begun is None
+        if begun is not None:
+            self._call = begun.number
+            yield begun
+
+    def _said(self, text: str) -> Iterator[Part]:
+        if not text or self._is_left_out:
+            return
+        if self._call is not None:
+            yield CallArguments(self._call, text)
+        elif self._is_thought:
+            yield Thought(text)
+        else:
+            yield Words(text)

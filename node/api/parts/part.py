@@ -1,0 +1,88 @@
+"""The parts of an answer, in the order in which they are said."""
+
+import secrets
+from typing import Protocol
+
+import msgspec
+
+
+class Words(msgspec.Struct, frozen=True):
+    """A piece of what the assistant says."""
+
+    text: str
+
+
+class Thought(msgspec.Struct, frozen=True):
+    """A piece of what the assistant thinks before it speaks."""
+
+    text: str
+
+
+class CallBegun(msgspec.Struct, frozen=True):
+    """The assistant calls a function; its arguments follow."""
+
+    number: int
+    """The call's place in the answer, from 0."""
+    name: str
+    identity: str
+
+
+class CallArguments(msgspec.Struct, frozen=True):
+    """A piece of a call's arguments, which together are JSON."""
+
+    number: int
+    text: str
+
+
+Part = Words | Thought | CallBegun | CallArguments
+
+
+class PartReader(Protocol):
+    """Reads the text of one answer."""
+
+    def feed(self, text: str) -> list[Part]:
+        """Return the parts that are certain now."""
+
+    def finish(self) -> list[Part]:
+        """Return the rest at the answer's end."""
+
+
+class WordsReader:
+    """Reads an answer that is words only."""
+
+    def feed(self, text: str) -> list[Part]:
+        """Return the text."""
+        return [Words(text)] if text else []
+
+    def finish(self) -> list[Part]:
+        """Return nothing."""
+        return []
+
+
+class CallNumbers:
+    """Numbers the calls of one answer.
+
+    Args:
+        most: Calls after this many are left out.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._number = 0
+
+    def begin(self, name: str) -> CallBegun | None:
+        """Return the beginning of the next call; None if there are enough."""
+        if self._number >= self._most:
+            return None
+        self._number += 1
+        return CallBegun(self._number - 1, name, new_identity())
+
+    def whole(self, name: str, arguments: str) -> list[Part]:
+        """Return the parts of a whole call."""
+        begun = self.begin(name)
+        return [] if begun is None else [begun, CallArguments(begun.number, arguments)]
+
+
+def new_identity() -> str:
+    """Return the id of a new call: nine letters and digits, which Mistral's templates insist on."""
+    return secrets.token_hex(5)[:9]
