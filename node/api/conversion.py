@@ -5,22 +5,20 @@ address.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
-from node.api.schema import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Message,
-    TextRequest,
-)
+from node.api.calling import answer_schema, described_tools
+from node.api.chat_schema import ChatRequest, Message
+from node.api.schema import CompletionRequest, EmbeddingRequest, TextRequest
 from node.api.tools import ToolCall
 from node.errors import InvalidRequestError
 from node.requests.request import Chat, InferenceRequest, Prompt, Sampling, Turn
 
 _SEEDS: Final = 2**64
+_portable: Final = msgspec.msgpack.Encoder()
 
 
 def completion_requests(
@@ -47,8 +45,13 @@ def chat_requests(
         InvalidRequestError: The engine cannot process a message.
     """
     turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
-    chat = Chat(turns, asked.chat_template_kwargs or {})
-    return _text_requests(asked, [chat], model_id, request_id, client)
+    chat = Chat(turns, asked.chat_template_kwargs or {}, described_tools(asked))
+    requests = _text_requests(asked, [chat], model_id, request_id, client)
+    if (schema := answer_schema(asked)) is not None:
+        requests = [replace(request, schema=schema) for request in requests]
+    _check_portable(chat, "messages")
+    _check_portable(schema, "response_format")
+    return requests
 
 
 def embedding_requests(
@@ -121,6 +124,21 @@ def _turn(message: Message, number: int) -> Turn:
         if isinstance(value, str):
             without_nul(value, f"{where}.{name}")
     return turn
+
+
+def _check_portable(value: object, parameter: str) -> None:
+    """Check that a value can be sent to an engine or another node.
+
+    Raises:
+        InvalidRequestError: It has a number of more than 64 bits, or is nested too deeply.
+    """
+    try:
+        _portable.encode(value)
+    except (OverflowError, RecursionError) as error:
+        message = "a whole number in the tools, schema or options does not fit in 64 bits"
+        if isinstance(error, RecursionError):
+            message = "the tools, schema or options are nested too deeply"
+        raise InvalidRequestError(message, parameter=parameter) from error
 
 
 def _call(call: ToolCall, where: str) -> dict[str, Any]:

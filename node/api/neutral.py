@@ -11,15 +11,18 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api.schema import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Message,
-    StreamOptions,
-    TextPart,
+from node.api.chat_schema import ChatRequest, Message, TextPart
+from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
+from node.api.tools import (
+    ChosenFunction,
+    Function,
+    FunctionCall,
+    JsonSchema,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    ToolChoice,
 )
-from node.api.tools import FunctionCall, ToolCall
 
 Values = tuple[Any, ...]
 
@@ -37,7 +40,6 @@ _OPENAI_TEXT: Final[dict[str, Values]] = {
     "logprobs": _OFF,
     "max_tokens": (-1,),
     "presence_penalty": _ZERO,
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "stop": _EMPTY_TEXT,
     "store": _OFF,
@@ -128,23 +130,26 @@ _CHAT: Final[dict[str, Values]] = {
     "mm_processor_kwargs": _EMPTY_OBJECT,
     "modalities": (["text"],),
     "moderation": _ONLY_NULL,
-    "parallel_tool_calls": (True, False),
     "prediction": _ONLY_NULL,
     "prompt_cache_options": _EMPTY_OBJECT,
     "reasoning_effort": ("none",),
     "reasoning_format": ("none", "auto"),
-    "tool_choice": ("none", "auto"),
-    "tools": _EMPTY_LIST,
     "top_logprobs": _ZERO,
     "verbosity": ("medium",),
     "web_search_options": _ONLY_NULL,
+}
+_CHAT_ONLY: Final[dict[str, Values]] = {
+    "chat_template_kwargs": _EMPTY_OBJECT,
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": _EMPTY_LIST,
 }
 _TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
 """One table for both: clients add the same fields to either."""
 
 NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
-    CompletionRequest: _TEXT
-    | {"chat_template_kwargs": _EMPTY_OBJECT, "add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
+    CompletionRequest: _TEXT | _CHAT_ONLY | {"add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
     ChatRequest: _TEXT | {"best_of": _ONE, "add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
     EmbeddingRequest: {
         "add_special_tokens": (True,),
@@ -165,6 +170,12 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "refusal": _EMPTY_TEXT,
     },
     TextPart: {"annotations": _EMPTY_LIST},
+    Tool: {},
+    Function: {},
+    ToolChoice: {},
+    ChosenFunction: {},
+    ResponseFormat: {},
+    JsonSchema: {},
     ToolCall: {},
     FunctionCall: {},
 }

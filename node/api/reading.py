@@ -14,16 +14,10 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from node.api import json_text
+from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.neutral import NEUTRAL, Values, is_neutral
-from node.api.schema import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    FieldError,
-    Message,
-    Request,
-    TextPart,
-)
+from node.api.schema import CompletionRequest, EmbeddingRequest
+from node.api.tools import FieldError
 from node.errors import InvalidRequestError
 
 MOST_FAULTS: Final = 10
@@ -34,7 +28,7 @@ _JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "boo
 _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 
 _Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
-_DECODERS: Final[dict[type[Request], msgspec.json.Decoder[Any]]] = {
+_DECODERS: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind) for kind in (CompletionRequest, ChatRequest, EmbeddingRequest)
 }
 

@@ -4,11 +4,10 @@ Source of names and formats: OpenAI's API reference. `node.api.neutral` lists ot
 """
 
 import secrets
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from node.api.tools import ToolCall
 from node.errors import InvalidRequestError, RequestError
 from node.requests.request import Sampling
 
@@ -19,25 +18,13 @@ MAX_INPUTS: Final = 2048
 """Prompts or texts in one request, as at OpenAI."""
 MAX_ANSWERS: Final = 128
 """`n`, as at OpenAI."""
-TEMPLATE_NAMES: Final = frozenset(
-    {
-        "add_generation_prompt",
-        "bos_token",
-        "continue_final_message",
-        "documents",
-        "eos_token",
-        "messages",
-        "tools",
-    }
-)
-"""What a chat template is given besides the caller's own names."""
 EVERY_TOKEN: Final = 2**31 - 1
 """A `top_k` that excludes no token."""
 
 _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Penalty = Annotated[float, msgspec.Meta(gt=0, le=2)]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -77,7 +64,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class TextRequest(_Body, frozen=True, kw_only=True):
     """Fields of completion and chat requests: how to generate text."""
 
-    max_tokens: _Count | None = None
+    max_tokens: Count | None = None
     n: _Answers | None = None
     """Answers to each prompt; they differ by their seeds, which count up."""
     temperature: _NonNegative | None = None
@@ -179,119 +166,6 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
             raise InvalidRequestError(message, parameter="n")
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A text part of a message, the only kind of part that is supported."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: dict[str, Any] | None = None
-    """Anthropic's hint; it does not affect the answer."""
-
-
-class FieldError(ValueError):
-    """A field of a struct is wrong because of another one."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"`{field}` {problem}")
-        self.field = field
-        self.problem = problem
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat. An answer's message can be sent back unchanged.
-
-    Raises:
-        FieldError: A field that its role requires is missing.
-    """
-
-    role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    """For the chat template, which may use it."""
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    """The call that a message of role `tool` answers."""
-    reasoning_content: str | None = None
-    """What the assistant thought before this message; for the chat template."""
-    reasoning: str | None = None
-    """vLLM's newer name for `reasoning_content`."""
-    id: str | None = None
-    """A client's own name of the message; it does not affect the answer."""
-    cache_control: dict[str, Any] | None = None
-    """Anthropic's hint; it does not affect the answer."""
-
-    def __post_init__(self) -> None:
-        if self.content is None and not self.tool_calls:
-            raise FieldError("content", "is required")
-        if self.tool_calls and self.role != "assistant":
-            raise FieldError("tool_calls", "is only for messages of the role assistant")
-        if self.role == "tool" and self.tool_call_id is None:
-            raise FieldError("tool_call_id", "is required for the role tool")
-
-    @property
-    def text(self) -> str | None:
-        """The content; parts are joined with line breaks, as in vLLM and llama.cpp."""
-        if self.content is None or isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
-
-
-class ChatRequest(TextRequest, frozen=True, kw_only=True):
-    """Body of `POST /v1/chat/completions`.
-
-    If the last message is the assistant's, the answer continues that message.
-    """
-
-    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
-    max_completion_tokens: _Count | None = None
-    safety_identifier: str | None = None
-    """Like `user`, which it replaces at OpenAI."""
-    prompt_cache_key: str | None = None
-    """A routing hint at OpenAI; it does not affect the answer."""
-    prompt_cache_retention: str | None = None
-    """Like `prompt_cache_key`."""
-    chat_template_kwargs: dict[str, Any] | None = None
-    """Further names for the chat template, such as `enable_thinking`."""
-    continue_final_message: bool | None = None
-    """vLLM's field; accepted if it matches what happens anyway."""
-    add_generation_prompt: bool | None = None
-    """Like `continue_final_message`, with the opposite meaning."""
-
-    @property
-    def output_limit(self) -> int:
-        """The caller's limit of tokens; the lower of two limits applies."""
-        return min(filter(None, (self.max_completion_tokens, self.max_tokens)), default=0)
-
-    def check(self) -> None:
-        """Also check that vLLM's switches match the message that the answer continues.
-
-        Raises:
-            InvalidRequestError: The fields contradict each other.
-        """
-        super().check()
-        if named := sorted(TEMPLATE_NAMES.intersection(self.chat_template_kwargs or ())):
-            message = f"`chat_template_kwargs.{named[0]}` cannot be set: the request decides it"
-            raise InvalidRequestError(message, parameter="chat_template_kwargs")
-        if self.messages[-1].tool_calls:
-            message = "the last message calls tools: send their results in messages of role tool"
-            raise InvalidRequestError(message, parameter="messages")
-        continues = self.messages[-1].role == "assistant"
-        for name, asked in (
-            ("continue_final_message", self.continue_final_message),
-            ("add_generation_prompt", _opposite(self.add_generation_prompt)),
-        ):
-            if asked not in (None, continues):
-                message = (
-                    f"`{name}` does not fit the messages: the answer continues the last message "
-                    "if, and only if, that is the assistant's"
-                )
-                raise InvalidRequestError(message, parameter=name)
-
-
-def _opposite(switch: bool | None) -> bool | None:  # noqa: FBT001 - a value, not an option
-    return None if switch is None else not switch
-
-
 class EmbeddingRequest(_Body, frozen=True, kw_only=True):
     """Body of `POST /v1/embeddings`."""
 
@@ -331,9 +205,6 @@ def _check_listed(given: str | list[str | int | list[int]], name: str) -> None:
     if kinds != {int} and len(given) > MAX_INPUTS and not isinstance(given, str):
         message = f"`{name}` has {len(given)} texts: send at most {MAX_INPUTS} in one request"
         raise InvalidRequestError(message, parameter=name)
-
-
-Request = CompletionRequest | ChatRequest | EmbeddingRequest
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ Requests are told apart by their numbers. To an engine child, messages travel as
 in 4 bytes, big-endian, then one tagged msgpack array.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -52,6 +52,8 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Whether to return the prompt's vector instead of a text."""
     min_tokens: int = 0
     """Tokens before which the model's own end is not drawn; those in `prior` count."""
+    schema: dict[str, Any] | None = None
+    """A JSON schema that the whole answer must match."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -156,6 +156,9 @@ class Attempt:
                 self.answer.close()
             case "too_long":
                 self.answer.fail(ContextLengthError(message))
+            case "unsupported":
+                error = InvalidRequestError(message, code="unsupported_by_engine")
+                self.answer.fail(error)
             case "refused" | "no_template":
                 code = "no_chat_template" if reason == "no_template" else None
                 self.answer.fail(InvalidRequestError(message, parameter="messages", code=code))

@@ -20,12 +20,16 @@ class Chat(msgspec.Struct, frozen=True):
     turns: tuple[Turn, ...]
     options: dict[str, Any] = {}
     """Further names for the template, such as `enable_thinking`."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The functions that the model may call, as OpenAI and templates describe them."""
 
 
 Prompt = str | Chat | tuple[int, ...]
 """Plain text, a chat, or the ids of tokens."""
-EndReason = Literal["stop", "length", "cancelled", "too_long", "refused", "no_template"]
-"""Why an engine has finished a request; the last three are faults of the prompt."""
+EndReason = Literal[
+    "stop", "length", "cancelled", "too_long", "refused", "no_template", "unsupported"
+]
+"""Why an engine has finished a request; the last four are faults of the request."""
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +78,8 @@ class InferenceRequest:
     """Limit for the whole answer from its admission, in seconds; None for no limit."""
     embed: bool = False
     """Return the prompt's vector instead of a text."""
+    schema: dict[str, Any] | None = None
+    """A JSON schema that the whole answer must match."""
     forwarded: bool = False
     """Whether another node asks for its caller. It gets the tokens themselves, and this node does
     not forward the request again."""

@@ -286,4 +286,5 @@ def _command(attempt: Attempt) -> protocol.Generate:
         attempt.prior,
         request.embed,
         _ENDLESS if request.ignore_end else request.min_tokens,
+        request.schema,
     )

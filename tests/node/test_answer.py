@@ -13,15 +13,16 @@ from node.api.http.answer import (
     TokenDetails,
     Usage,
 )
+from node.api.parts.part import Said, Words
 
 
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed completion have one id, and their texts add up to the whole."""
     writer = AnswerWriter("m", 7, chat=False, with_usage=with_usage)
-    whole = writer.whole([("ab", "stop")], USAGE)
+    whole = writer.whole([(Said("ab"), "stop")], USAGE)
     assert writer.first() is None
-    chunks = [writer.piece("a"), writer.piece("b"), writer.last("stop")]
+    chunks = [writer.piece(Words("a")), writer.piece(Words("b")), writer.last("stop")]
     assert isinstance(whole, Completion)
     texts = [chunk.choices[0].text for chunk in chunks if isinstance(chunk, Completion)]
     assert "".join(texts) == whole.choices[0].text
@@ -32,12 +33,12 @@ def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool)
 def test_stream_of_a_chat_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed chat add up to the whole, and the first one has the role."""
     writer = AnswerWriter("m", 7, chat=True, with_usage=with_usage)
-    whole = writer.whole([("ab", "stop")], USAGE)
+    whole = writer.whole([(Said("ab"), "stop")], USAGE)
     opening = writer.first()
     assert opening is not None
     assert isinstance(whole, ChatCompletion)
     assert opening.choices[0].delta.role == whole.choices[0].message.role == "assistant"
-    chunks = [opening, writer.piece("a"), writer.piece("b"), writer.last("stop")]
+    chunks = [opening, writer.piece(Words("a")), writer.piece(Words("b")), writer.last("stop")]
     deltas = [chunk.choices[0].delta for chunk in chunks if isinstance(chunk, ChatChunk)]
     assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
     check_alike(whole, chunks, writer)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from node.api import conversion, reading
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from node.api.chat_schema import ChatRequest
+from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError
 from node.requests.request import Chat
 

@@ -13,15 +13,9 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from node.api import reading
+from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.neutral import NEUTRAL
-from node.api.schema import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Message,
-    StreamOptions,
-    TextPart,
-)
+from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
 from node.errors import InvalidRequestError
 
 USER: Final = {"role": "user", "content": "a"}
@@ -149,7 +143,7 @@ def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
         "messages": [USER | {"nope": 1}, {"role": "user"}, {"role": "owner", "content": 5}, "x"],
         "max_tokens": "5",
         "stream_options": {"foo": 1},
-        "tools": [{}],
+        "tools": [{"type": "function"}],
         "logprobs": True,
         "surprise": None,
     }
@@ -157,7 +151,14 @@ def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
     assert error.parameter == "messages[0].nope"
     for path in (
         *("messages[0].nope", "messages[1].content", "messages[2].role", "messages[2].content"),
-        *("messages[3]", "max_tokens", "stream_options.foo", "tools", "logprobs", "surprise"),
+        *(
+            "messages[3]",
+            "max_tokens",
+            "stream_options.foo",
+            "tools[0].function",
+            "logprobs",
+            "surprise",
+        ),
     ):
         assert f"`{path}` " in str(error)
     assert str(error).startswith("10 fields are refused: ")

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from openai.types import chat as openai_chat
 
-from node.api import reading, schema
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from node.api import chat_schema, reading, schema
+from node.api.chat_schema import ChatRequest
+from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, QueueFullError
 
 WRONG: dict[str, list[Any]] = {
@@ -262,7 +263,7 @@ def test_names_of_the_template_are_its_own() -> None:
     messages = [{"role": "user", "content": "a"}]
     kept = {"enable_thinking": False}
     assert read_chat(messages=messages, chat_template_kwargs=kept).chat_template_kwargs == kept
-    for name in schema.TEMPLATE_NAMES:
+    for name in chat_schema.TEMPLATE_NAMES:
         with pytest.raises(InvalidRequestError) as refused:
             read_chat(messages=messages, chat_template_kwargs={name: 1})
         assert refused.value.parameter == "chat_template_kwargs"

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from node.api.chat_schema import ChatRequest
 from node.api.neutral import NEUTRAL
-from node.api.schema import ChatRequest
 from tests.processes import Running
 
 SECONDS: Final = 60.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.api import schema
+from node.api import chat_schema, schema
 from node.api.neutral import NEUTRAL
 from tests.processes import Running
 
@@ -38,7 +38,7 @@ def test_example_runs(shared_node: Running, language: str, code: str) -> None:
 def test_every_field_is_in_the_page() -> None:
     """The page lists every field of a request, supported or refused."""
     told = set(re.findall(r"`([a-z_]+)`", PAGE.read_text()))
-    for body in (schema.CompletionRequest, schema.ChatRequest, schema.EmbeddingRequest):
+    for body in (schema.CompletionRequest, chat_schema.ChatRequest, schema.EmbeddingRequest):
         assert set(body.__struct_fields__) <= told, body.__name__
 
 

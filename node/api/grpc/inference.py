@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from protobuf import Oneof
 
 from node.api import conversion, reading
+from node.api.chat_schema import ChatRequest
 from node.api.edge.owner import owner_of
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.grpc.generated.distributed_llm.v1.inference_connect import Inference
@@ -25,7 +26,7 @@ from node.api.grpc.interceptors import (
 )
 from node.api.origin import with_origin
 from node.api.request_id import read_whole
-from node.api.schema import ChatRequest, CompletionRequest
+from node.api.schema import CompletionRequest
 from node.errors import InvalidRequestError
 from node.requests.answer import Answer, Delta, Ending
 from node.requests.request import InferenceRequest

@@ -9,6 +9,8 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node.api.parts.part import CallArguments, CallBegun, Part, Said, Thought, Words
+
 OWNER: Final = "distributed-llm"
 
 
@@ -50,12 +52,31 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """In a stream only if requested, and then null except in the last chunk."""
 
 
+class CalledFunction(msgspec.Struct, frozen=True):
+    """A called function, with its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(msgspec.Struct, frozen=True):
+    """A call of a tool."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     """The assistant's message."""
 
-    content: str
+    content: str | None
+    """Null if the answer is only calls."""
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    """What the model thought before it answered."""
+    tool_calls: list[CalledTool] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -78,11 +99,29 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
+class FunctionDelta(msgspec.Struct, frozen=True):
+    """What a chunk adds to a call: first the function's name, then pieces of its arguments."""
+
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+
+
+class CallDelta(msgspec.Struct, frozen=True):
+    """What a chunk adds to the call with this index."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class ChatDelta(msgspec.Struct, frozen=True):
     """What a chunk adds to the assistant's message."""
 
     content: str | UnsetType = UNSET
     role: Literal["assistant"] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -172,24 +211,27 @@ class AnswerWriter:
         self._chat = chat
 
     def whole(
-        self, answers: Sequence[tuple[str, str]], usage: Usage
+        self, answers: Sequence[tuple[Said, str]], usage: Usage
     ) -> Completion | ChatCompletion:
         """Return the complete response.
 
         Args:
-            answers: The text and the finish reason of each answer.
+            answers: Each answer and its finish reason.
             usage: The tokens of them all.
         """
         numbered = list(enumerate(answers))
         if not self._chat:
-            texts = [CompletionChoice(text, reason, number) for number, (text, reason) in numbered]
+            texts = [
+                CompletionChoice(said.words, reason, number) for number, (said, reason) in numbered
+            ]
             return self._completion(texts, usage)
         return ChatCompletion(
             id=self.identity,
             created=self._created,
             model=self._model,
             choices=[
-                ChatChoice(ChatMessage(text), reason, number) for number, (text, reason) in numbered
+                ChatChoice(_message(said), said.finish_reason(reason), number)
+                for number, (said, reason) in numbered
             ],
             usage=usage,
         )
@@ -201,11 +243,12 @@ class AnswerWriter:
         return self._chunk(ChatDelta("", "assistant"), None, number, usage)
 
     def piece(
-        self, text: str, number: int = 0, usage: Usage | None = None
+        self, part: Part, number: int = 0, usage: Usage | None = None
     ) -> Completion | ChatChunk:
-        """Return a chunk with a part of an answer's text, perhaps with its usage so far."""
+        """Return a chunk with a part of an answer, perhaps with the answer's usage so far."""
         if self._chat:
-            return self._chunk(ChatDelta(text), None, number, usage)
+            return self._chunk(_delta(part), None, number, usage)
+        text = part.text if isinstance(part, Words) else ""
         return self._completion([CompletionChoice(text, None, number)], usage or self._no_usage)
 
     def last(
@@ -252,3 +295,27 @@ class AnswerWriter:
             choices=choices,
             usage=usage,
         )
+
+
+def _message(said: Said) -> ChatMessage:
+    calls = [
+        CalledTool(one.identity, CalledFunction(one.name, one.arguments)) for one in said.calls
+    ]
+    return ChatMessage(
+        None if calls and not said.words else said.words,
+        reasoning_content=said.thoughts or UNSET,
+        tool_calls=calls or UNSET,
+    )
+
+
+def _delta(part: Part) -> ChatDelta:
+    match part:
+        case Words(text):
+            return ChatDelta(text)
+        case Thought(text):
+            return ChatDelta(reasoning_content=text)
+        case CallBegun(number, name, identity):
+            function = FunctionDelta(name, "")
+            return ChatDelta(tool_calls=[CallDelta(number, function, identity, "function")])
+        case CallArguments(number, text):
+            return ChatDelta(tool_calls=[CallDelta(number, FunctionDelta(arguments=text))])

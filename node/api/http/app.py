@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, schema
+from node.api.calling import part_reader
+from node.api.chat_schema import ChatRequest
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
 from node.api.http import openapi
@@ -31,8 +34,9 @@ from node.api.http.stream import AnswerBody, BatchBody, EventWriter
 from node.api.json_text import shown
 from node.api.origin import with_origin
 from node.api.pages.page import add_page
+from node.api.parts.part import PartReader, Said, WordsReader, collect
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
 from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest
@@ -173,18 +177,30 @@ class _Routes:
         writer = AnswerWriter(
             wanted[0].model_id, int(time.time()), chat=is_chat, with_usage=asked.wants_usage()
         )
+        read = (
+            functools.partial(part_reader, asked) if isinstance(asked, ChatRequest) else WordsReader
+        )
         if asked.stream:
             running = asked.wants_running_usage()
-            return await self._stream(wanted, TextEvents(writer, asked.answers, running=running))
-        wholes: dict[int, tuple[str, Ending]] = {}
+            events = TextEvents(writer, asked.answers, read, running=running)
+            return await self._stream(wanted, events)
+        wholes = await self._read_all(wanted, read)
+        usage = usage_of([ending for _, ending in wholes], asked.answers)
+        return _json(writer.whole([(said, end.finish_reason) for said, end in wholes], usage))
 
-        async def read(number: int, answer: Answer) -> None:
-            wholes[number] = await read_whole(answer)
+    async def _read_all(
+        self, wanted: list[InferenceRequest], read: Callable[[], PartReader]
+    ) -> list[tuple[Said, Ending]]:
+        """Wait for the ends of all answers. Return them in order."""
+        wholes: dict[int, tuple[Said, Ending]] = {}
 
-        await Batch(wanted, self._admission()).run(read)
-        texts = [wholes[number] for number in range(len(wanted))]
-        usage = usage_of([ending for _, ending in texts], asked.answers)
-        return _json(writer.whole([(text, end.finish_reason) for text, end in texts], usage))
+        async def keep(number: int, answer: Answer) -> None:
+            text, ending = await read_whole(answer)
+            reader = read()
+            wholes[number] = collect([*reader.feed(text), *reader.finish()]), ending
+
+        await Batch(wanted, self._admission()).run(keep)
+        return [wholes[number] for number in range(len(wanted))]
 
     async def _stream(self, wanted: list[InferenceRequest], writer: EventWriter) -> Response:
         admit = self._admission()

@@ -11,7 +11,8 @@ import trio
 from quart import request
 
 from node.api import reading
-from node.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from node.api.chat_schema import ChatRequest
+from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError
 
 BODY_BYTES: Final = 8 * 2**20

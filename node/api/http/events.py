@@ -1,12 +1,13 @@
 """Server-sent events in OpenAI's format for completions and chats."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from node.api.http.answer import AnswerWriter, TokenDetails, Usage
+from node.api.parts.part import CallBegun, Part, PartReader, WordsReader
 from node.api.schema import error_body
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
@@ -21,11 +22,22 @@ class TextEvents:
     Args:
         writer: Writes the chunks.
         answers: The number of answers to each prompt.
+        read: Returns what reads the parts of one answer.
         running: Whether each chunk has its answer's usage so far.
     """
 
-    def __init__(self, writer: AnswerWriter, answers: int = 1, *, running: bool = False) -> None:
+    def __init__(
+        self,
+        writer: AnswerWriter,
+        answers: int = 1,
+        read: Callable[[], PartReader] = WordsReader,
+        *,
+        running: bool = False,
+    ) -> None:
         self._writer = writer
+        self._readers = defaultdict[int, PartReader](read)
+        self._calling: set[int] = set()
+        """The answers with calls."""
         self._answers = answers
         self._running = running
         self._tokens: Counter[int] = Counter()
@@ -37,20 +49,28 @@ class TextEvents:
         return b"" if first is None else event(first)
 
     def pieces(self, number: int, answer: Answer, deltas: Sequence[Delta]) -> bytes:
-        """Return a chunk for each piece of text."""
+        """Return a chunk for each part."""
         written = b""
         for delta in deltas:
             usage = self._usage(number, answer, delta.tokens)
-            if delta.text:
-                written += event(self._writer.piece(delta.text, number, usage))
+            written += self._parts(number, self._readers[number].feed(delta.text), usage)
         return written
+
+    def _parts(self, number: int, parts: list[Part], usage: Usage | None) -> bytes:
+        if any(isinstance(part, CallBegun) for part in parts):
+            self._calling.add(number)
+        return b"".join(event(self._writer.piece(part, number, usage)) for part in parts)
 
     def ending(self, number: int, answer: Answer, ending: Ending) -> bytes:
         """Return the chunk with the finish reason."""
         del answer
         self._endings[number] = ending
         usage = usage_of([ending]) if self._running else None
-        return event(self._writer.last(ending.finish_reason, number, usage))
+        written = self._parts(number, self._readers[number].finish(), usage)
+        reason: str = ending.finish_reason
+        if number in self._calling and reason == "stop":
+            reason = "tool_calls"
+        return written + event(self._writer.last(reason, number, usage))
 
     def closing(self) -> bytes:
         """Return the usage, if it is wanted, and the end mark."""

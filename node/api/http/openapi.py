@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api import schema
+from node.api import chat_schema, schema
 from node.api.http import answer
 from node.api.neutral import NEUTRAL, Values
 from shared.settings.base import APPLICATION
@@ -14,7 +14,7 @@ from shared.settings.base import APPLICATION
 _REFERENCE: Final = "#/components/schemas/{name}"
 _BODIES: Final = (
     schema.CompletionRequest,
-    schema.ChatRequest,
+    chat_schema.ChatRequest,
     schema.EmbeddingRequest,
     schema.ErrorBody,
     answer.Completion,
@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
             },
             "/v1/chat/completions": {
                 "post": _operation("chat", "Take a turn in a chat", answer.ChatCompletion)
-                | _body(schema.ChatRequest)
+                | _body(chat_schema.ChatRequest)
             },
             "/v1/embeddings": {
                 "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)

@@ -1,6 +1,7 @@
 """The parts of an answer, in the order in which they are said."""
 
 import secrets
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -35,6 +36,46 @@ class CallArguments(msgspec.Struct, frozen=True):
 
 
 Part = Words | Thought | CallBegun | CallArguments
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A whole call."""
+
+    identity: str
+    name: str
+    arguments: str
+    """JSON, unless the answer was cut off."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A whole answer."""
+
+    words: str
+    thoughts: str = ""
+    calls: tuple[Call, ...] = ()
+
+    def finish_reason(self, reason: str) -> str:
+        """Return why the answer ended, in OpenAI's words: an answer that calls stops for that."""
+        return "tool_calls" if self.calls and reason == "stop" else reason
+
+
+def collect(parts: Iterable[Part]) -> Said:
+    """Return the answer that consists of these parts."""
+    words, thoughts = [], []
+    begun: list[CallBegun] = []
+    arguments: dict[int, str] = {}
+    for part in parts:
+        match part:
+            case Words(text):
+                words.append(text)
+            case Thought(text):
+                thoughts.append(text)
+            case CallBegun():
+                begun.append(part)
+            case CallArguments(number, text):
+                arguments[number] = arguments.get(number, "") + text
+    calls = tuple(Call(one.identity, one.name, arguments.get(one.number, "")) for one in begun)
+    return Said("".join(words), "".join(thoughts), calls)
 
 
 class PartReader(Protocol):

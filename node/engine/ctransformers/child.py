@@ -105,7 +105,10 @@ class Child:
         while True:
             command = self._link.receive()
             if isinstance(command, Generate):
-                self._link.send(self._generate(command))
+                if unsupported := _unsupported(command):
+                    self._link.send(Finished(command.request, "unsupported", unsupported))
+                else:
+                    self._link.send(self._generate(command))
                 self._link.forget_cancels()
 
     def _generate(self, command: Generate) -> Finished:
@@ -187,6 +190,17 @@ class Child:
                 self._engine.evaluate([token])
             position += 1
         return "length"
+
+
+def _unsupported(command: Generate) -> str:
+    """Return why this engine cannot answer a request; empty if it can."""
+    if isinstance(command.prompt, Chat) and command.prompt.tools:
+        wanted = "`tools`"
+    elif command.schema is not None:
+        wanted = "an answer that must match a schema (`response_format`)"
+    else:
+        return ""
+    return f"the engine of this model does not support {wanted}: load it with --engine=llama.cpp"
 
 
 def load(link: Link, command: Load) -> Child | None:

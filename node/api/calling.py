@@ -1,0 +1,51 @@
+"""What a chat's answer may be: words, calls of its tools, or something that a schema forces."""
+
+from typing import Any
+
+import msgspec
+
+from node.api.chat_schema import ChatRequest
+from node.api.parts.chat import ChatReader
+from node.api.parts.forced import (
+    CallListReader,
+    NamedCallReader,
+    arguments_schema,
+    calls_schema,
+)
+from node.api.parts.part import PartReader
+from node.api.tools import Schema, ToolChoice
+
+
+def described_tools(asked: ChatRequest) -> tuple[dict[str, Any], ...]:
+    """Return the tools as templates know them; none if the answer must not call any."""
+    if asked.tool_choice == "none":
+        return ()
+    return tuple(
+        {"type": "function", "function": _given(tool.function)} for tool in asked.tools or ()
+    )
+
+
+def answer_schema(asked: ChatRequest) -> Schema | None:
+    """Return the schema that the answer must match; None if it is free."""
+    functions = {tool.function.name: tool.function.parameters for tool in asked.tools or ()}
+    if isinstance(asked.tool_choice, ToolChoice):
+        return arguments_schema(functions[asked.tool_choice.function.name])
+    if asked.tool_choice == "required":
+        return calls_schema(functions, parallel=asked.parallel_tool_calls is not False)
+    return asked.response_format.answer_schema() if asked.response_format else None
+
+
+def part_reader(asked: ChatRequest) -> PartReader:
+    """Return what reads one answer's parts."""
+    if isinstance(asked.tool_choice, ToolChoice):
+        return NamedCallReader(asked.tool_choice.function.name)
+    if asked.tool_choice == "required":
+        return CallListReader()
+    parallel = asked.parallel_tool_calls is not False
+    return ChatReader(calls=bool(described_tools(asked)), parallel=parallel)
+
+
+def _given(function: msgspec.Struct) -> dict[str, Any]:
+    """Return the given fields of a function, except `strict`, which is not for the model."""
+    fields = msgspec.structs.asdict(function)
+    return {name: value for name, value in fields.items() if name != "strict" and value is not None}
