@@ -27,6 +27,9 @@ ROUTES: Final = {
     ("/v1/completions", "POST"): _COMPLETIONS,
     ("/v1/chat/completions", "POST"): _COMPLETIONS,
     ("/v1/embeddings", "POST"): _COMPLETIONS,
+    ("/tokenize", "POST"): (200,),
+    ("/detokenize", "POST"): (200,),
+    ("/apply-template", "POST"): (200,),
     ("/cluster", "GET"): (200,),
 }
 _GENERATIONS: Final = (

@@ -44,12 +44,9 @@ def chat_requests(
     Raises:
         InvalidRequestError: The engine cannot process a message.
     """
-    turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
-    chat = Chat(turns, asked.chat_template_kwargs or {}, described_tools(asked))
-    requests = _text_requests(asked, [chat], model_id, request_id, client)
+    requests = _text_requests(asked, [chat_prompt(asked)], model_id, request_id, client)
     if (schema := answer_schema(asked)) is not None:
         requests = [replace(request, schema=schema) for request in requests]
-    _check_portable(chat, "messages")
     _check_portable(schema, "response_format")
     return requests
 
@@ -74,6 +71,33 @@ def embedding_requests(
         )
         for text in asked.texts()
     ]
+
+
+def token_request(
+    prompt: Prompt, model_id: str, request_id: str, client: str = ""
+) -> InferenceRequest:
+    """Return the request for a prompt's tokens and text."""
+    return InferenceRequest(
+        model_id=model_id,
+        prompt=prompt,
+        max_tokens=1,
+        sampling=_UNUSED,
+        request_id=request_id,
+        client=client,
+        tokenize=True,
+    )
+
+
+def chat_prompt(asked: ChatRequest) -> Chat:
+    """Return a chat as its template gets it.
+
+    Raises:
+        InvalidRequestError: The engine cannot process a message.
+    """
+    turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
+    chat = Chat(turns, asked.chat_template_kwargs or {}, described_tools(asked))
+    _check_portable(chat, "messages")
+    return chat
 
 
 _UNUSED: Final = Sampling(temperature=0, top_k=1, top_p=1, repetition_penalty=1, seed=0)

@@ -13,6 +13,7 @@ import msgspec
 
 from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
+from node.api.token_schema import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from node.api.tools import (
     ChosenFunction,
     Function,
@@ -162,6 +163,16 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "truncate": _OFF,
         "truncate_prompt_tokens": _ONLY_NULL,
     },
+    TokenizeRequest: {
+        "add_generation_prompt": (True,),
+        "add_special": (True,),
+        "add_special_tokens": (True,),
+        "parse_special": _OFF,
+        "return_token_strs": _OFF,
+        "with_pieces": _OFF,
+    },
+    DetokenizeRequest: {},
+    TemplateRequest: {"add_generation_prompt": (True,)},
     StreamOptions: {"include_obfuscation": _OFF},
     Message: {
         "annotations": _EMPTY_LIST,

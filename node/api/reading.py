@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from node.api import json_text
-from node.api.chat_schema import ChatRequest, Message, TextPart
+from node.api.chat_schema import Message, TextPart
 from node.api.neutral import NEUTRAL, Values, is_neutral
-from node.api.schema import CompletionRequest, EmbeddingRequest
+from node.api.schema import Body
 from node.api.tools import FieldError
 from node.errors import InvalidRequestError
 
@@ -27,11 +27,7 @@ _OLD_TOOLS: Final = "functions were replaced by tools: use `tool_calls` and the 
 _JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 
-_Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
-_DECODERS: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (CompletionRequest, ChatRequest, EmbeddingRequest)
-}
-
+_Kind = TypeVar("_Kind", bound=Body)
 _FIELDS: Final = {
     kind: {field.name: field for field in msgspec.structs.fields(kind)} for kind in NEUTRAL
 }
@@ -45,12 +41,17 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
             asks for something unsupported.
     """
     try:
-        asked: _Kind = _DECODERS[kind].decode(body)
+        asked: _Kind = _decoder(kind).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return convert(json_text.parse(body), kind)
     json_text.refuse_repeated_keys(body.decode())
     asked.check()
     return asked
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
 
 
 def convert(document: object, kind: type[_Kind]) -> _Kind:

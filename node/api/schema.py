@@ -44,7 +44,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """vLLM's field: each chunk has the usage so far."""
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Fields of every request."""
 
     model: str | None = None
@@ -61,7 +61,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
 
 
-class TextRequest(_Body, frozen=True, kw_only=True):
+class TextRequest(Body, frozen=True, kw_only=True):
     """Fields of completion and chat requests: how to generate text."""
 
     max_tokens: Count | None = None
@@ -166,7 +166,7 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
             raise InvalidRequestError(message, parameter="n")
 
 
-class EmbeddingRequest(_Body, frozen=True, kw_only=True):
+class EmbeddingRequest(Body, frozen=True, kw_only=True):
     """Body of `POST /v1/embeddings`."""
 
     input: _Input | _Inputs

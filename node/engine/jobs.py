@@ -30,6 +30,9 @@ class Job(Protocol):
     def embedded(self, vector: tuple[float, ...]) -> None:
         """The prompt's vector, if it was requested."""
 
+    def tokenized(self, tokens: tuple[int, ...], text: str) -> None:
+        """The prompt's tokens and text, if they were requested."""
+
     def finished(self, reason: EndReason, message: str) -> None:
         """The engine has finished the request."""
 
@@ -130,6 +133,8 @@ class Jobs:
                 held.job.evaluated(done, total, cached)
             case protocol.Embedded(_, vector):
                 held.job.embedded(vector)
+            case protocol.Tokenized(_, tokens, text):
+                held.job.tokenized(tokens, text)
             case protocol.Finished(request, reason, message):
                 if result.drafted:
                     self._speculated(result.drafted, result.accepted)

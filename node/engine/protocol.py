@@ -62,6 +62,13 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
     request: int
 
 
+class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Return the tokens and the text of `prompt`, without evaluating it."""
+
+    request: int
+    prompt: Prompt
+
+
 class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """A model file's description of itself, and how an engine is to load it."""
 
@@ -136,6 +143,14 @@ class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vector: tuple[float, ...]
 
 
+class Tokenized(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """The prompt as the model would get it, in tokens and as text."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The request has ended and its slot is free."""
 
@@ -149,8 +164,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """How many of them the model would have drawn itself."""
 
 
-Command = Load | Generate | Cancel
-JobResult = Evaluated | Sampled | Embedded | Finished
+Command = Load | Generate | Tokenize | Cancel
+JobResult = Evaluated | Sampled | Embedded | Tokenized | Finished
 Result = Read | Loaded | LoadFailed | JobResult
 
 _encoder = msgspec.msgpack.Encoder()

@@ -211,7 +211,7 @@ class Engine:
         await self._gone.wait()
         self._watcher.changed()
 
-    async def begin(self, job: Job, command: protocol.Generate) -> None:
+    async def begin(self, job: Job, command: protocol.Generate | protocol.Tokenize) -> None:
         """Pass a job to a free slot, which it has until `release` returns."""
         if self._link is None or not self.ready:
             job.interrupted("crashed")

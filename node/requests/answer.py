@@ -55,6 +55,8 @@ class Answer:
         self.cached_tokens = 0
         self.vector: tuple[float, ...] = ()
         """The prompt's vector, if the request asked for it."""
+        self.prompt: tuple[tuple[int, ...], str] = ((), "")
+        """The prompt's tokens and its text, if the request asked for them."""
         self.error: RequestError | None = None
         self.ending: Ending | None = None
         self.over: Final = trio.Event()

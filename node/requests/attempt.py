@@ -97,7 +97,7 @@ class Attempt:
         """End it as a request that was never admitted."""
         self.over = True
         self.answer.fail(error)
-        if not self.answer.request.forwarded:
+        if not (self.answer.request.forwarded or self.answer.request.tokenize):
             self._account.close(("rejected", None), self.answer, 0)
 
     # For the engine:
@@ -145,6 +145,11 @@ class Attempt:
     def embedded(self, vector: tuple[float, ...]) -> None:
         """Set the prompt's vector."""
         self.answer.vector = vector
+
+    def tokenized(self, tokens: tuple[int, ...], text: str) -> None:
+        """Set the prompt's tokens and text."""
+        self.answer.prompt = tokens, text
+        self.answer.prompt_tokens = len(tokens)
 
     def finished(self, reason: EndReason, message: str) -> None:
         """Record that the engine has finished the request."""
@@ -220,6 +225,8 @@ class Attempt:
         A forwarded request is counted by the forwarding node until an engine here has it, and
         also if that node continues it elsewhere.
         """
+        if self.answer.request.tokenize:
+            return False
         if not self.answer.request.forwarded:
             return True
         error = self.answer.error

@@ -78,6 +78,8 @@ class InferenceRequest:
     """Limit for the whole answer from its admission, in seconds; None for no limit."""
     embed: bool = False
     """Return the prompt's vector instead of a text."""
+    tokenize: bool = False
+    """Return the prompt's tokens and text instead. Such a request is not counted as inference."""
     schema: dict[str, Any] | None = None
     """A JSON schema that the whole answer must match."""
     forwarded: bool = False

@@ -204,6 +204,8 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
             answer.take(Token(token, piece), trio.current_time())
         case wire.Vector(numbers):
             answer.vector = numbers
+        case wire.Tokens(tokens, text):
+            answer.prompt = tokens, text
         case wire.Ended(reason, prompt_tokens, cached_tokens):
             answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
             answer.end("length" if reason == "length" else "stop")

@@ -19,8 +19,8 @@ from shared.events import FinishReason
 PATH: Final = "/mesh/v1/generate"
 SIGNATURE: Final = "x-distributed-llm-signature"
 """Header: Unix time in whole seconds, a dot, and the signature in hexadecimal."""
-_FRAME_BYTES: Final = 2**20
-"""Several times as long as the longest vector."""
+_FRAME_BYTES: Final = 2**25
+"""As long as the tokens and the text of the longest body."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 TEXT: Final = 2000
@@ -72,7 +72,14 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     message: Text
 
 
-Frame = Drawn | Vector | Admitted | Begun | Accepted | Ended | Failed
+class Tokens(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The prompt's tokens and text, if they were requested."""
+
+    tokens: tuple[Count, ...]
+    text: str
+
+
+Frame = Drawn | Vector | Tokens | Admitted | Begun | Accepted | Ended | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)

@@ -276,8 +276,10 @@ def _is_due(attempt: Attempt) -> bool:
     return not attempt.held
 
 
-def _command(attempt: Attempt) -> protocol.Generate:
+def _command(attempt: Attempt) -> protocol.Generate | protocol.Tokenize:
     request = attempt.answer.request
+    if request.tokenize:
+        return protocol.Tokenize(attempt.identity, request.prompt)
     return protocol.Generate(
         attempt.identity,
         request.prompt,

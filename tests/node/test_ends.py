@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import trio_test
 
 from node.requests.answer import Answer, Ending
@@ -25,7 +26,7 @@ async def read(opened: Answer, text: str) -> tuple[str, Ending | None]:
     """Draw a token for each letter; return what the caller reads."""
     for letter in text:
         if not opened.over.is_set():
-            opened.take(Token(ord(letter), letter.encode()))
+            opened.take(Token(ord(letter), letter.encode()), trio.current_time())
     return "".join(delta.text for delta in opened.receive_more()), opened.ending
 
 

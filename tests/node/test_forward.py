@@ -32,6 +32,7 @@ FRAMES: list[wire.Frame] = [
     wire.Accepted(),
     wire.Drawn(7, b"\xc3"),
     wire.Vector((0.5, 1.0)),
+    wire.Tokens((7, 8), "ä"),
     wire.Ended("stop", 3, 1),
     wire.Failed(503, "stopped", "why"),
 ]

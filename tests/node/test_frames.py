@@ -15,6 +15,7 @@ COMMANDS = [
     protocol.Generate(1, "Once ä", 0, SAMPLING, (5, 6)),
     protocol.Generate(1, Chat(({"role": "user", "content": "Once ä"},)), 0, SAMPLING),
     protocol.Generate(1, (7, 8), 0, SAMPLING),
+    protocol.Tokenize(1, (7, 8)),
     protocol.Cancel(1),
 ]
 RESULTS = [

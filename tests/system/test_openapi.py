@@ -26,6 +26,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/embeddings": {"input": ["Hello", "Once"]},
+    "/tokenize": {"prompt": "Once"},
+    "/detokenize": {"tokens": [1]},
+    "/apply-template": {"messages": [{"role": "user", "content": "Hello"}]},
 }
 
 

@@ -1,21 +1,17 @@
 """The routes of the node's HTTP API."""
 
+import functools
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
 
-import msgspec
 from quart import Response, g, request
-from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, schema
 from node.api.calling import part_reader
 from node.api.chat_schema import ChatRequest
-from node.api.edge.asgi import CLIENT, ROUTE
-from node.api.edge.owner import owner_of
+from node.api.edge.asgi import ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
     AnswerWriter,
@@ -26,15 +22,14 @@ from node.api.http.answer import (
     ModelList,
     embedding,
 )
-from node.api.http.batch import Admit, Batch
 from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.events import TextEvents, usage_of
+from node.api.http.front import Front, json_response
 from node.api.http.paths import explain
-from node.api.http.stream import AnswerBody, BatchBody, EventWriter
+from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
-from node.api.origin import with_origin
 from node.api.pages.page import add_page
-from node.api.parts.part import PartReader, Said, WordsReader, collect
+from node.api.parts.part import WordsReader
 from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
 from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
@@ -44,7 +39,6 @@ from node.routing.router import Router
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
 
-_encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +57,8 @@ def build_app(
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     # Quart would silently cut off a stream after a minute.
     app.config["RESPONSE_TIMEOUT"] = None
-    routes = _Routes(scheduler, router, status, default_model)
+    front = Front(router, default_model)
+    routes = _Routes(scheduler, router, status, front)
     for path, method, view in (
         ("/health", "GET", routes.health),
         ("/livez", "GET", routes.livez),
@@ -75,6 +70,7 @@ def build_app(
         ("/v1/embeddings", "POST", routes.embed),
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
+    add_tokens(app, front)
     add_page(app)
     app.before_request(_note_route)
     app.after_request(_show_request_id)
@@ -86,12 +82,12 @@ def build_app(
 
 class _Routes:
     def __init__(
-        self, scheduler: Scheduler, router: Router, status: NodeStatus, default_model: str
+        self, scheduler: Scheduler, router: Router, status: NodeStatus, front: Front
     ) -> None:
         self._scheduler = scheduler
         self._router = router
         self._status = status
-        self._default_model = default_model
+        self._front = front
         self._created = int(time.time())
         self._openapi = openapi.describe()
 
@@ -101,7 +97,7 @@ class _Routes:
         state = self._status.state
         healthy = self._status.serving
         body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
-        return _json(body, 200 if healthy else 503)
+        return json_response(body, 200 if healthy else 503)
 
     async def livez(self) -> Response:
         """Return 200, which shows that the event loop is running, and no more."""
@@ -109,38 +105,38 @@ class _Routes:
 
     async def openapi(self) -> Response:
         """Return the description of this API."""
-        return _json(self._openapi)
+        return json_response(self._openapi)
 
     async def models(self) -> Response:
         """Return the list of served models."""
-        return _json(ModelList([self._model(model_id) for model_id in self._router.models()]))
+        return json_response(
+            ModelList([self._model(model_id) for model_id in self._router.models()])
+        )
 
     async def model(self, model_id: str) -> Response:
         """Return one model."""
         if model_id not in self._router.models():
             self._scheduler.find(model_id)
-        return _json(self._model(model_id))
+        return json_response(self._model(model_id))
 
     async def complete(self) -> Response:
         """Continue a text."""
         asked = await read_body(CompletionRequest)
-        model_id = asked.model or self._default_model
-        wanted = conversion.completion_requests(asked, model_id, g.request_id, _client())
+        wanted = conversion.completion_requests(asked, *self._front.caller(asked.model))
         return await self._answer(asked, wanted)
 
     async def chat(self) -> Response:
         """Write the assistant's next message in a chat."""
         asked = await read_body(ChatRequest)
-        model_id = asked.model or self._default_model
-        wanted = conversion.chat_requests(asked, model_id, g.request_id, _client())
+        wanted = conversion.chat_requests(asked, *self._front.caller(asked.model))
         return await self._answer(asked, wanted)
 
     async def embed(self) -> Response:
         """Return the texts' vectors."""
         asked = await read_body(EmbeddingRequest)
-        model_id = asked.model or self._default_model
         packed = asked.encoding_format == "base64"
-        wanted = conversion.embedding_requests(asked, model_id, g.request_id, _client())
+        wanted = conversion.embedding_requests(asked, *self._front.caller(asked.model))
+        model_id = wanted[0].model_id
         vectors: dict[int, Embedding] = {}
         endings: list[Ending] = []
 
@@ -152,23 +148,13 @@ class _Routes:
             vectors[number] = embedding(number, answer.vector, packed=packed)
             endings.append(ending)
 
-        await Batch(wanted, self._admission()).run(read)
+        await self._front.run(wanted, read)
         tokens = sum(ending.prompt_tokens for ending in endings)
         ordered = [vectors[number] for number in range(len(wanted))]
-        return _json(EmbeddingList(model_id, ordered, EmbeddingUsage(tokens, tokens)))
+        return json_response(EmbeddingList(model_id, ordered, EmbeddingUsage(tokens, tokens)))
 
     def _model(self, model_id: str) -> Model:
         return Model(model_id, self._created)
-
-    def _admission(self) -> Admit:
-        """Return what admits requests for the owner of the current HTTP request."""
-        scope, owner = request.scope, owner_of(request.scope)
-
-        def admit(wanted: InferenceRequest) -> Answer:
-            traced = with_origin(wanted, scope, scope[ROUTE])  # type: ignore[typeddict-item]
-            return self._router.admit(traced, owner)
-
-        return admit
 
     async def _answer(
         self, asked: CompletionRequest | ChatRequest, wanted: list[InferenceRequest]
@@ -183,42 +169,12 @@ class _Routes:
         if asked.stream:
             running = asked.wants_running_usage()
             events = TextEvents(writer, asked.answers, read, running=running)
-            return await self._stream(wanted, events)
-        wholes = await self._read_all(wanted, read)
+            return await self._front.stream(wanted, events)
+        wholes = await self._front.read_all(wanted, read)
         usage = usage_of([ending for _, ending in wholes], asked.answers)
-        return _json(writer.whole([(said, end.finish_reason) for said, end in wholes], usage))
-
-    async def _read_all(
-        self, wanted: list[InferenceRequest], read: Callable[[], PartReader]
-    ) -> list[tuple[Said, Ending]]:
-        """Wait for the ends of all answers. Return them in order."""
-        wholes: dict[int, tuple[Said, Ending]] = {}
-
-        async def keep(number: int, answer: Answer) -> None:
-            text, ending = await read_whole(answer)
-            reader = read()
-            wholes[number] = collect([*reader.feed(text), *reader.finish()]), ending
-
-        await Batch(wanted, self._admission()).run(keep)
-        return [wholes[number] for number in range(len(wanted))]
-
-    async def _stream(self, wanted: list[InferenceRequest], writer: EventWriter) -> Response:
-        admit = self._admission()
-        first = admit(wanted[0])
-        await first.wait_accepted()  # the status is held back until it is known to be 200
-        body: ResponseBody = AnswerBody(first, writer)
-        if len(wanted) > 1:
-            batch = Batch(wanted, lambda one: first if one is wanted[0] else admit(one))
-            body = BatchBody(batch, writer)
-        response = Response(body, content_type="text/event-stream")
-        response.headers["Cache-Control"] = "no-store"
-        response.timeout = None
-        return response
-
-
-def _client() -> str:
-    """Return the client: the owner of the key if one is required, else the address."""
-    return str(request.scope.get(CLIENT) or request.remote_addr or "")
+        return json_response(
+            writer.whole([(said, end.finish_reason) for said, end in wholes], usage)
+        )
 
 
 async def _show_request_id(response: Response) -> Response:
@@ -232,12 +188,8 @@ async def _note_route() -> None:
         request.scope[ROUTE] = request.url_rule.rule  # type: ignore[typeddict-unknown-key]
 
 
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(_encoder.encode(body), status, content_type="application/json")
-
-
 async def _answer_request_error(error: RequestError) -> Response:
-    response = _json(schema.error_body(error), error.status)
+    response = json_response(schema.error_body(error), error.status)
     response.headers.update(error.headers())
     return response
 
@@ -246,7 +198,7 @@ async def _answer_http_error(error: HTTPException) -> Response:
     if (error.code or 500) >= 500:
         return await _answer_bug(error)
     refused = InvalidRequestError(f"{request.method} {shown(request.path)}: {_reason(error)}")
-    response = _json(schema.error_body(refused), error.code or 400)
+    response = json_response(schema.error_body(refused), error.code or 400)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = _allowed(error)
     return response
@@ -269,4 +221,4 @@ def _allowed(error: MethodNotAllowed) -> str:
 
 async def _answer_bug(error: Exception) -> Response:
     _log.exception("a request failed because of an internal error", exc_info=error)
-    return _json(schema.error_body(RequestError("internal error; see the node's log")), 500)
+    return json_response(schema.error_body(RequestError("internal error; see the node's log")), 500)

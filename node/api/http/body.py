@@ -11,8 +11,7 @@ import trio
 from quart import request
 
 from node.api import reading
-from node.api.chat_schema import ChatRequest
-from node.api.schema import CompletionRequest, EmbeddingRequest
+from node.api.schema import Body
 from node.errors import InvalidRequestError
 
 BODY_BYTES: Final = 8 * 2**20
@@ -20,7 +19,7 @@ _LONG_BYTES: Final = 64 * 2**10
 """A longer body is decoded in a thread, because a hostile one takes a second and more."""
 _INFLATED: Final = "gzip, deflate"
 
-_Kind = TypeVar("_Kind", CompletionRequest, ChatRequest, EmbeddingRequest)
+_Kind = TypeVar("_Kind", bound=Body)
 
 
 class UnsupportedEncodingError(InvalidRequestError):

@@ -111,8 +111,11 @@ class _Frames(AsyncIterator[bytes]):
         return b"".join(map(_drawn, [received, *self._answer.receive_more()]))
 
     def _closing(self, ending: Ending) -> bytes:
-        vector = self._answer.vector
-        written = wire.pack(wire.Vector(vector)) if vector else b""
+        written = b""
+        if vector := self._answer.vector:
+            written = wire.pack(wire.Vector(vector))
+        if self._answer.request.tokenize:
+            written = wire.pack(wire.Tokens(*self._answer.prompt))
         return written + wire.pack(
             wire.Ended(ending.finish_reason, ending.prompt_tokens, ending.cached_tokens)
         )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api import chat_schema, schema
+from node.api import chat_schema, schema, token_schema
 from node.api.http import answer
 from node.api.neutral import NEUTRAL, Values
 from shared.settings.base import APPLICATION
@@ -15,6 +15,11 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _BODIES: Final = (
     schema.CompletionRequest,
     chat_schema.ChatRequest,
+    token_schema.TokenizeRequest,
+    token_schema.DetokenizeRequest,
+    token_schema.TemplateRequest,
+    token_schema.Tokens,
+    token_schema.Text,
     schema.EmbeddingRequest,
     schema.ErrorBody,
     answer.Completion,
@@ -52,6 +57,18 @@ def describe() -> dict[str, Any]:
             "/v1/embeddings": {
                 "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
                 | _body(schema.EmbeddingRequest)
+            },
+            "/tokenize": {
+                "post": _operation("tokenize", "Show a prompt's tokens", token_schema.Tokens)
+                | _body(token_schema.TokenizeRequest)
+            },
+            "/detokenize": {
+                "post": _operation("detokenize", "Show the text of tokens", token_schema.Text)
+                | _body(token_schema.DetokenizeRequest)
+            },
+            "/apply-template": {
+                "post": _operation("applyTemplate", "Show a chat's text", token_schema.Text)
+                | _body(token_schema.TemplateRequest)
             },
         },
         "components": {

@@ -18,7 +18,7 @@ from node.engine import protocol
 from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
 from node.engine.ctransformers import header
 from node.engine.ctransformers.library import CTransformersEngine
-from node.engine.marks import Marker
+from node.engine.marks import Marker, without_marks
 from node.engine.model_file import UnusableModelError, open_model
 from node.engine.protocol import (
     Cancel,
@@ -30,6 +30,8 @@ from node.engine.protocol import (
     Load,
     Read,
     Sampled,
+    Tokenize,
+    Tokenized,
 )
 from node.engine.vocabulary import Vocabulary
 from node.requests.request import Chat, EndReason, Prompt
@@ -104,19 +106,34 @@ class Child:
         """Answer requests until the node is gone (EOFError)."""
         while True:
             command = self._link.receive()
-            if isinstance(command, Generate):
+            if isinstance(command, Tokenize):
+                self._link.send(self._show(command))
+            elif isinstance(command, Generate):
                 if unsupported := _unsupported(command):
                     self._link.send(Finished(command.request, "unsupported", unsupported))
                 else:
                     self._link.send(self._generate(command))
                 self._link.forget_cancels()
 
+    def _show(self, command: Tokenize) -> Finished:
+        """Send the tokens and the text of a prompt."""
+        prompt = command.prompt
+        try:
+            tokens = self._tokenize(prompt)
+            text = without_marks(self._render(prompt)) if isinstance(prompt, Chat) else prompt
+        except ChatRefusedError as error:
+            return _refused(command.request, error)
+        if not isinstance(text, str):
+            pieces = b"".join(self._engine.text(token) for token in tokens)
+            text = pieces.decode(errors="replace")
+        self._link.send(Tokenized(command.request, tuple(tokens), text))
+        return Finished(command.request, "stop", "")
+
     def _generate(self, command: Generate) -> Finished:
         try:
             tokens = self._tokenize(command.prompt)
         except ChatRefusedError as error:
-            reason: EndReason = "no_template" if isinstance(error, NoTemplateError) else "refused"
-            return Finished(command.request, reason, str(error))
+            return _refused(command.request, error)
         room = self._engine.context_length - len(tokens)
         if room < 1:
             message = (
@@ -190,6 +207,11 @@ class Child:
                 self._engine.evaluate([token])
             position += 1
         return "length"
+
+
+def _refused(request: int, error: ChatRefusedError) -> Finished:
+    reason: EndReason = "no_template" if isinstance(error, NoTemplateError) else "refused"
+    return Finished(request, reason, str(error))
 
 
 def _unsupported(command: Generate) -> str:
