@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from node.api.anthropic.schema import InputMessage, MessagesRequest, TextBlock
 from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
 from node.api.token_schema import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -172,6 +173,15 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "with_pieces": _OFF,
     },
     DetokenizeRequest: {},
+    MessagesRequest: {
+        "container": _ONLY_NULL,
+        "context_management": _ONLY_NULL,
+        "inference_geo": _ONLY_NULL,
+        "mcp_servers": _EMPTY_LIST,
+        "service_tier": ("auto", "standard_only"),
+    },
+    TextBlock: {"citations": _EMPTY_LIST},
+    InputMessage: {},
     TemplateRequest: {"add_generation_prompt": (True,)},
     StreamOptions: {"include_obfuscation": _OFF},
     Message: {

@@ -28,9 +28,6 @@ _JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "boo
 _WORD: Final = re.compile("|".join(rf"\b{word}\b" for word in _JSON_TYPES))
 
 _Kind = TypeVar("_Kind", bound=Body)
-_FIELDS: Final = {
-    kind: {field.name: field for field in msgspec.structs.fields(kind)} for kind in NEUTRAL
-}
 
 
 def decode(body: bytes, kind: type[_Kind]) -> _Kind:
@@ -47,6 +44,11 @@ def decode(body: bytes, kind: type[_Kind]) -> _Kind:
     json_text.refuse_repeated_keys(body.decode())
     asked.check()
     return asked
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.name: field for field in msgspec.structs.fields(kind)}
 
 
 @functools.cache
@@ -123,13 +125,15 @@ def _read_struct(document: object, kind: type[Any], path: str | None, faults: _F
 
 
 def _read_fields(
-    document: dict[str, Any], kind: type[Any], path: str | None, faults: _Faults
+    document: dict[str, Any], kind: Any, path: str | None, faults: _Faults
 ) -> dict[str, Any]:
     """Return the given values of the struct's fields, without neutral values."""
-    neutral = NEUTRAL[kind]
-    fields = _FIELDS[kind]
+    neutral = NEUTRAL.get(kind, {})
+    fields = _fields(kind)
     given = {}
     for name, value in document.items():
+        if name == kind.__struct_config__.tag_field:
+            continue
         where = _joined(path, json_text.shown(name))
         if name in neutral and is_neutral(value, neutral[name]):
             continue
@@ -162,12 +166,27 @@ def _read_parts(
     choices = _choices(annotation)
     if isinstance(value, float) and value.is_integer() and int in choices:
         return _read_value(int(value), annotation, where, faults)  # JSON has one kind of number
+    structs = [choice for choice in choices if isinstance(choice, type(msgspec.Struct))]
+    if isinstance(value, dict) and structs:
+        return _read_choice(value, structs, where, faults)
     for choice in choices:
-        if isinstance(value, dict) and isinstance(choice, type(msgspec.Struct)):
-            return _read_struct(value, choice, where, faults)
         if isinstance(value, list) and get_origin(choice) is list:
             return _read_list(value, annotation, get_args(choice)[0], where, faults)
     faults.add(where, _problem(error))
+    return None
+
+
+def _read_choice(value: dict[str, Any], kinds: list[Any], where: str, faults: _Faults) -> Any:
+    """Return one of several structs, which its tag tells."""
+    tags = {kind.__struct_config__.tag: kind for kind in kinds}
+    if len(kinds) == 1:
+        return _read_struct(value, kinds[0], where, faults)
+    field = kinds[0].__struct_config__.tag_field
+    tag = value.get(field)
+    if isinstance(tag, str) and tag in tags:
+        return _read_struct(value, tags[tag], where, faults)
+    problem = "is required" if tag is None else f"is not supported: use {' or '.join(tags)}"
+    faults.add(_joined(where, field), problem)
     return None
 
 

@@ -28,7 +28,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 _Input = Annotated[str, msgspec.Meta(min_length=1)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _TokenIds = Annotated[list[TokenId], msgspec.Meta(min_length=1)]
@@ -75,7 +75,7 @@ class TextRequest(Body, frozen=True, kw_only=True):
     repeat_penalty: _Penalty | None = None
     """llama.cpp's name for `repetition_penalty`."""
     seed: _Seed | None = None
-    stop: _Stop | Annotated[list[_Stop], msgspec.Meta(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
     """Tokens before which neither the model nor a stop ends the answer."""

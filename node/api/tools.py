@@ -11,7 +11,7 @@ MAX_TOOLS: Final = 512
 """A guess; OpenAI accepts 128."""
 Schema = dict[str, Any]
 """A JSON schema."""
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
 class FieldError(ValueError):
@@ -26,7 +26,7 @@ class FieldError(ValueError):
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A function that the model may call."""
 
-    name: _Name
+    name: FunctionName
     description: str | None = None
     parameters: Schema | None = None
     """A JSON schema of its arguments."""

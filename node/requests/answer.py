@@ -147,6 +147,11 @@ class Answer:
         """Cancel the request. Harmless after the end."""
         self._finish()
 
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop sequence that ended the answer; None if none did."""
+        return self._text.found
+
     # For the attempt:
 
     @property

@@ -16,6 +16,8 @@ class TextAssembler:
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
+        self.found: str | None = None
+        """The stop sequence that ended the answer."""
 
     def feed(self, piece: bytes, *, may_stop: bool = True) -> str:
         """Return the text that is certain now; empty while a character or a stop is incomplete.
@@ -38,11 +40,12 @@ class TextAssembler:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:  # the one that ends first, so that the result does not depend on the pieces
             self.stopped = True
             self._held = ""
-            return text[: min(found)[1]]
+            _, start, self.found = min(found)
+            return text[:start]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

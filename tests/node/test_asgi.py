@@ -40,13 +40,14 @@ class Asked:
         self.refused = scope.get(REFUSED)
 
 
-async def ask(
+async def ask(  # noqa: PLR0913, PLR0917 - a request has as many parts
     application: Application,
     path: str,
     key: str = "",
     certificate: str = "",
     authorization: bytes | None = None,
     method: str = "GET",
+    header: bytes = b"authorization",
 ) -> list[Any]:
     """Send one request and return the response."""
     stream: Any = None
@@ -60,7 +61,7 @@ async def ask(
         "path": path,
         "raw_path": path.encode(),
         "client": ("192.0.2.1", 4711),
-        "headers": [(b"authorization", authorization)],
+        "headers": [(header, authorization)],
         "state": {CONNECTION: connection},
     }
     sent: list[Any] = []
@@ -96,6 +97,18 @@ async def test_request_is_of_its_key_else_certificate_else_address() -> None:
     assert asked.client == "certificate:cafe"
     await ask(application, "/health")
     assert asked.client == "192.0.2.1"
+
+
+@trio_test
+async def test_key_may_come_in_anthropics_header() -> None:
+    """A key in `x-api-key` names the same client as in `Authorization`."""
+    asked = Asked()
+    keys = BearerTokens([KEY])
+    application = require_key(asked, keys)
+    await ask(application, "/v1/messages", authorization=KEY.encode(), header=b"x-api-key")
+    assert asked.client == f"key:{keys.find(f'Bearer {KEY}')}"
+    sent = await ask(application, "/v1/messages", authorization=b"sk-no", header=b"x-api-key")
+    assert error_of(sent)[1] == "invalid_api_key"
 
 
 @trio_test

@@ -26,6 +26,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/embeddings": {"input": ["Hello", "Once"]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Hello"}]},
     "/tokenize": {"prompt": "Once"},
     "/detokenize": {"tokens": [1]},
     "/apply-template": {"messages": [{"role": "user", "content": "Hello"}]},
@@ -60,10 +62,11 @@ def check_response(response: httpx.Response, path: str, method: str = "post") ->
     else:
         assert kind == "text/event-stream"
         assert kind in content
-        *chunks, end, _ = response.text.split("\n\n")
-        assert end == "data: [DONE]"
+        *chunks, _ = response.text.split("\n\n")
         for chunk in chunks:
-            data = json.loads(chunk.removeprefix("data: "))
+            if chunk == "data: [DONE]":
+                continue
+            data = json.loads(chunk.partition("data: ")[2])
             if "error" not in data:
                 validate(content[kind]["schema"]["x-event-data"], data)
 

@@ -121,7 +121,7 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
     """Answer 401 to a request without a valid key, except on the open paths and on the page's."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        given = _given_key(dict(scope["headers"]))
         name = keys.find(given)
         if name is not None:
             scope[CLIENT] = f"key:{name}"
@@ -133,6 +133,13 @@ def require_key(application: Application, keys: BearerTokens) -> Application:
             await _refuse(application, error, scope, receive, send)
 
     return wrapped
+
+
+def _given_key(headers: dict[bytes, bytes]) -> str:
+    """Return the value of `Authorization`, also for a key in Anthropic's header."""
+    if b"authorization" not in headers and b"x-api-key" in headers:
+        return "Bearer " + headers[b"x-api-key"].decode("latin-1")
+    return headers.get(b"authorization", b"").decode("latin-1")
 
 
 async def _refuse(

@@ -9,6 +9,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, schema
+from node.api.anthropic import answer
 from node.api.calling import part_reader
 from node.api.chat_schema import ChatRequest
 from node.api.edge.asgi import ROUTE
@@ -25,6 +26,7 @@ from node.api.http.answer import (
 from node.api.http.body import BODY_BYTES, read_body
 from node.api.http.events import TextEvents, usage_of
 from node.api.http.front import Front, json_response
+from node.api.http.messages import add_messages
 from node.api.http.paths import explain
 from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
@@ -71,6 +73,7 @@ def build_app(
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
     add_tokens(app, front)
+    add_messages(app, front)
     add_page(app)
     app.before_request(_note_route)
     app.after_request(_show_request_id)
@@ -171,10 +174,9 @@ class _Routes:
             events = TextEvents(writer, asked.answers, read, running=running)
             return await self._front.stream(wanted, events)
         wholes = await self._front.read_all(wanted, read)
-        usage = usage_of([ending for _, ending in wholes], asked.answers)
-        return json_response(
-            writer.whole([(said, end.finish_reason) for said, end in wholes], usage)
-        )
+        usage = usage_of([ending for *_, ending in wholes], asked.answers)
+        said = [(said, ending.finish_reason) for said, _, ending in wholes]
+        return json_response(writer.whole(said, usage))
 
 
 async def _show_request_id(response: Response) -> Response:
@@ -189,7 +191,9 @@ async def _note_route() -> None:
 
 
 async def _answer_request_error(error: RequestError) -> Response:
-    response = json_response(schema.error_body(error), error.status)
+    is_anthropic = request.path.startswith("/v1/messages")
+    body = answer.error_body(error) if is_anthropic else schema.error_body(error)
+    response = json_response(body, error.status)
     response.headers.update(error.headers())
     return response
 

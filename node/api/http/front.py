@@ -51,8 +51,8 @@ class Front:
 
     async def read_all(
         self, wanted: list[InferenceRequest], read: Callable[[], PartReader]
-    ) -> list[tuple[Said, Ending]]:
-        """Wait for the ends of all answers. Return them in order.
+    ) -> list[tuple[Said, Answer, Ending]]:
+        """Wait for the ends of all answers. Return what they say, in order.
 
         Args:
             wanted: The requests.
@@ -61,12 +61,12 @@ class Front:
         Raises:
             RequestError: A request failed.
         """
-        wholes: dict[int, tuple[Said, Ending]] = {}
+        wholes: dict[int, tuple[Said, Answer, Ending]] = {}
 
         async def keep(number: int, answer: Answer) -> None:
             text, ending = await read_whole(answer)
             reader = read()
-            wholes[number] = collect([*reader.feed(text), *reader.finish()]), ending
+            wholes[number] = collect([*reader.feed(text), *reader.finish()]), answer, ending
 
         await self.run(wanted, keep)
         return [wholes[number] for number in range(len(wanted))]

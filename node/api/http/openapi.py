@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from node.api import chat_schema, schema, token_schema
+from node.api.anthropic.answer import MessageAnswer, TokenCount
+from node.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from node.api.http import answer
 from node.api.neutral import NEUTRAL, Values
 from shared.settings.base import APPLICATION
@@ -20,6 +22,10 @@ _BODIES: Final = (
     token_schema.TemplateRequest,
     token_schema.Tokens,
     token_schema.Text,
+    MessagesRequest,
+    CountTokensRequest,
+    MessageAnswer,
+    TokenCount,
     schema.EmbeddingRequest,
     schema.ErrorBody,
     answer.Completion,
@@ -58,6 +64,14 @@ def describe() -> dict[str, Any]:
                 "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
                 | _body(schema.EmbeddingRequest)
             },
+            "/v1/messages": {
+                "post": _operation("message", "Take a turn in a chat (Anthropic's)", MessageAnswer)
+                | _body(MessagesRequest)
+            },
+            "/v1/messages/count_tokens": {
+                "post": _operation("countTokens", "Count a message's tokens", TokenCount)
+                | _body(CountTokensRequest)
+            },
             "/tokenize": {
                 "post": _operation("tokenize", "Show a prompt's tokens", token_schema.Tokens)
                 | _body(token_schema.TokenizeRequest)
@@ -87,17 +101,19 @@ _MODEL_ID: Final = {
 }
 
 
-_CHUNKS: Final[dict[type, type]] = {
-    answer.Completion: answer.Completion,
-    answer.ChatCompletion: answer.ChatChunk,
+_TYPED: Final = {"type": "object", "required": ["type"]}
+_EVENTS: Final[dict[type, dict[str, Any]]] = {
+    answer.Completion: {"$ref": _REFERENCE.format(name="Completion")},
+    answer.ChatCompletion: {"$ref": _REFERENCE.format(name="ChatChunk")},
+    MessageAnswer: _TYPED,
 }
 """The content of a stream's events, except errors; the specification has no term for it."""
 
 
 def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _reference(answered)}}
-    if answered in _CHUNKS:
-        events = {"type": "string", "x-event-data": _reference(_CHUNKS[answered])}
+    if answered in _EVENTS:
+        events = {"type": "string", "x-event-data": _EVENTS[answered]}
         content["text/event-stream"] = {"schema": events}
     refused = {"description": "Refused", **_json(schema.ErrorBody)}
     return {

@@ -10,6 +10,7 @@ SERVED: Final = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/messages",
     "/v1/models",
 )
 """Listed in the error; `/openapi.json` describes them."""
@@ -17,7 +18,6 @@ SERVED: Final = (
 _OTHERS: Final = {
     "/metrics": "the exporter serves /metrics, on port 9090 by default",
     "/v1/responses": "the Responses API is not supported yet: use /v1/chat/completions",
-    "/v1/messages": "Anthropic's API is not supported: use /v1/chat/completions",
     "/v1/moderations": "moderation is not supported",
     "/v1/rerank": "reranking is not supported",
     "/v1/audio": "audio is not supported",
