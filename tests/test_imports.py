@@ -29,16 +29,17 @@ INPUT_OUTPUT: Final = {"asyncio", "http", "selectors", "socketserver", "ssl", "u
 allowed: it provides the host name)."""
 ROOMS: Final[dict[str, set[str]]] = {
     "agent": set(),
-    "api": {"api.anthropic", "api.parts", "requests"},
+    "api": {"api.anthropic", "api.parts", "api.responses", "requests"},
     "api.anthropic": {"api", "api.parts", "requests"},
     "api.edge": {"api", "api.pages", "routing"},
     "api.grpc": {"api", "api.edge", "requests", "routing", "serving", "telemetry"},
     "api.http": {
-        *("api", "api.anthropic", "api.edge", "api.pages", "api.parts"),
+        *("api", "api.anthropic", "api.edge", "api.pages", "api.parts", "api.responses"),
         *("mesh", "requests", "routing", "serving", "telemetry"),
     },
     "api.pages": set(),
     "api.parts": {"requests"},
+    "api.responses": {"api", "api.parts", "requests"},
     "demo": set(),
     "engine": {"requests", "telemetry"},
     "mesh": set(),

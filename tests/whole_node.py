@@ -27,6 +27,7 @@ ROUTES: Final = {
     ("/v1/completions", "POST"): _COMPLETIONS,
     ("/v1/chat/completions", "POST"): _COMPLETIONS,
     ("/v1/embeddings", "POST"): _COMPLETIONS,
+    ("/v1/responses", "POST"): _COMPLETIONS,
     ("/v1/messages", "POST"): _COMPLETIONS,
     ("/v1/messages/count_tokens", "POST"): (200,),
     ("/tokenize", "POST"): (200,),

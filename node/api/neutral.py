@@ -13,6 +13,12 @@ import msgspec
 
 from node.api.anthropic.schema import InputMessage, MessagesRequest, TextBlock
 from node.api.chat_schema import ChatRequest, Message, TextPart
+from node.api.responses.schema import (
+    InputItem,
+    Reasoning,
+    ResponsesRequest,
+    TextOptions,
+)
 from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
 from node.api.token_schema import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from node.api.tools import (
@@ -173,6 +179,32 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "with_pieces": _OFF,
     },
     DetokenizeRequest: {},
+    ResponsesRequest: {
+        "background": _OFF,
+        "context_management": _EMPTY_LIST,
+        "conversation": _ONLY_NULL,
+        "include": ([], ["reasoning.encrypted_content"]),
+        "max_tool_calls": _ONLY_NULL,
+        "moderation": _ONLY_NULL,
+        "previous_response_id": _ONLY_NULL,
+        "prompt": _ONLY_NULL,
+        "prompt_cache_options": _EMPTY_OBJECT,
+        "service_tier": ("auto", "default"),
+        "store": _OFF,
+        "stream_options": (*_EMPTY_OBJECT, {"include_obfuscation": False}),
+        "top_logprobs": _ZERO,
+        "truncation": ("disabled",),
+        **dict.fromkeys(("access_programs", "background_options", "image"), _ONLY_NULL),
+    },
+    InputItem: {
+        "encrypted_content": _EMPTY_TEXT,
+        **dict.fromkeys(("caller", "namespace", "phase", "async_"), _ONLY_NULL),
+    },
+    TextOptions: {"verbosity": ("medium",)},
+    Reasoning: {
+        "generate_summary": ("auto",),
+        "summary": ("auto",),
+    },
     MessagesRequest: {
         "container": _ONLY_NULL,
         "context_management": _ONLY_NULL,

@@ -353,7 +353,7 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no such path"):
         client.post("/nowhere", cast_to=object)
     with pytest.raises(openai.NotFoundError, match="use /v1/chat/completions"):
-        client.responses.create(model="demo", input="Hello")
+        client.post("/assistants", cast_to=object)
 
 
 @pytest.mark.parametrize(

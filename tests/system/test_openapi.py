@@ -26,6 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/embeddings": {"input": ["Hello", "Once"]},
+    "/v1/responses": {"input": "Hello", "max_output_tokens": 3},
     "/v1/messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Hello"}]},
     "/tokenize": {"prompt": "Once"},

@@ -28,6 +28,7 @@ from node.api.http.events import TextEvents, usage_of
 from node.api.http.front import Front, json_response
 from node.api.http.messages import add_messages
 from node.api.http.paths import explain
+from node.api.http.responses import add_responses
 from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
 from node.api.pages.page import add_page
@@ -74,6 +75,7 @@ def build_app(
         app.add_url_rule(path, view.__name__, view, methods=[method])
     add_tokens(app, front)
     add_messages(app, front)
+    add_responses(app, front)
     add_page(app)
     app.before_request(_note_route)
     app.after_request(_show_request_id)

@@ -11,6 +11,8 @@ from node.api.anthropic.answer import MessageAnswer, TokenCount
 from node.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from node.api.http import answer
 from node.api.neutral import NEUTRAL, Values
+from node.api.responses.answer import ResponseObject
+from node.api.responses.schema import ResponsesRequest
 from shared.settings.base import APPLICATION
 
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -22,6 +24,8 @@ _BODIES: Final = (
     token_schema.TemplateRequest,
     token_schema.Tokens,
     token_schema.Text,
+    ResponsesRequest,
+    ResponseObject,
     MessagesRequest,
     CountTokensRequest,
     MessageAnswer,
@@ -63,6 +67,10 @@ def describe() -> dict[str, Any]:
             "/v1/embeddings": {
                 "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
                 | _body(schema.EmbeddingRequest)
+            },
+            "/v1/responses": {
+                "post": _operation("respond", "Write a response", ResponseObject)
+                | _body(ResponsesRequest)
             },
             "/v1/messages": {
                 "post": _operation("message", "Take a turn in a chat (Anthropic's)", MessageAnswer)
@@ -106,6 +114,7 @@ _EVENTS: Final[dict[type, dict[str, Any]]] = {
     answer.Completion: {"$ref": _REFERENCE.format(name="Completion")},
     answer.ChatCompletion: {"$ref": _REFERENCE.format(name="ChatChunk")},
     MessageAnswer: _TYPED,
+    ResponseObject: _TYPED,
 }
 """The content of a stream's events, except errors; the specification has no term for it."""
 

@@ -12,12 +12,12 @@ SERVED: Final = (
     "/v1/embeddings",
     "/v1/messages",
     "/v1/models",
+    "/v1/responses",
 )
 """Listed in the error; `/openapi.json` describes them."""
 
 _OTHERS: Final = {
     "/metrics": "the exporter serves /metrics, on port 9090 by default",
-    "/v1/responses": "the Responses API is not supported yet: use /v1/chat/completions",
     "/v1/moderations": "moderation is not supported",
     "/v1/rerank": "reranking is not supported",
     "/v1/audio": "audio is not supported",

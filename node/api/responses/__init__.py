@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, without stored state: a translation to chats and back."""
