@@ -43,11 +43,8 @@ _EMPTY_LIST: Final[Values] = ([],)
 _EMPTY_OBJECT: Final[Values] = ({},)
 
 _OPENAI_TEXT: Final[dict[str, Values]] = {
-    "frequency_penalty": _ZERO,
-    "logit_bias": _EMPTY_OBJECT,
     "logprobs": _OFF,
     "max_tokens": (-1,),
-    "presence_penalty": _ZERO,
     "service_tier": ("auto", "default"),
     "stop": _EMPTY_TEXT,
     "store": _OFF,
@@ -68,7 +65,6 @@ _VLLM_TEXT: Final[dict[str, Values]] = {
     "kv_transfer_params": _ONLY_NULL,
     "length_penalty": _ONE,
     "logits_processors": _EMPTY_LIST,
-    "min_p": _ZERO,
     "priority": _ZERO,
     "prompt_logprobs": _ONLY_NULL,
     "return_token_ids": _OFF,
@@ -111,7 +107,6 @@ _LLAMA_CPP_TEXT: Final[dict[str, Values]] = {
     "tfs_z": _ONE,
     "timings_per_token": _OFF,
     "top_n_sigma": (-1, 0),
-    "typical_p": _ONE,
     "xtc_probability": _ZERO,
     "xtc_threshold": (0.1,),
 }

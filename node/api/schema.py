@@ -23,6 +23,10 @@ EVERY_TOKEN: Final = 2**31 - 1
 
 _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Change = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+_TokenName = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}$")]
 _Penalty = Annotated[float, msgspec.Meta(gt=0, le=2)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)]
@@ -74,6 +78,12 @@ class TextRequest(Body, frozen=True, kw_only=True):
     repetition_penalty: _Penalty | None = None
     repeat_penalty: _Penalty | None = None
     """llama.cpp's name for `repetition_penalty`."""
+    min_p: _Fraction | None = None
+    typical_p: _Share | None = None
+    presence_penalty: _Change | None = None
+    frequency_penalty: _Change | None = None
+    logit_bias: dict[_TokenName, _Bias] | None = None
+    """By token id: what is added to the token's logit."""
     seed: _Seed | None = None
     stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOPS)] | None = None
@@ -103,6 +113,11 @@ class TextRequest(Body, frozen=True, kw_only=True):
             top_p=0.95 if self.top_p is None else self.top_p,
             repetition_penalty=self.repetition_penalty or self.repeat_penalty or 1.0,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
+            min_p=self.min_p or 0.0,
+            typical_p=1.0 if self.typical_p is None else self.typical_p,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((int(token), by) for token, by in (self.logit_bias or {}).items()),
         )
 
     def stops(self) -> tuple[str, ...]:

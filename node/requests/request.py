@@ -43,6 +43,14 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     """1 means no penalty."""
     seed: int
     """Each token's draw depends only on this seed and the token's position."""
+    min_p: float = 0.0
+    """Leaves out tokens less likely than this share of the likeliest one."""
+    typical_p: float = 1.0
+    """Keeps the most typical tokens of this total likelihood; 1 keeps all."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens and what is added to their logits."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -28,12 +28,8 @@ KINDS: Final = list(BODIES)
 WRONG: Final[dict[str, list[Any]]] = {
     "best_of": [2],
     "echo": [True, 0],
-    "frequency_penalty": [0.1, -2, "0"],
-    "logit_bias": [{"5": 1}, []],
     "logprobs": [True, 0, 3],
-    "min_p": [0.1],
     "mirostat": [2],
-    "presence_penalty": [1],
     "skip_special_tokens": [False],
     "suffix": ["end"],
     "audio": [{"voice": "alloy", "format": "mp3"}],

@@ -23,6 +23,11 @@ WRONG: dict[str, list[Any]] = {
     "seed": [1.5, "x", 2**63],
     "repeat_penalty": [0, 2.1, "x"],
     "stop": [1, [1], {"a": "b"}, ["a", ""], ["a"] * 65, "a" * 1001],
+    "min_p": [-0.1, 1.1, "x"],
+    "typical_p": [0, 1.1, "x"],
+    "presence_penalty": [-2.1, 2.1, "x"],
+    "frequency_penalty": [-2.1, 2.1, "0"],
+    "logit_bias": [[], {"a": 1}, {"5": 101}, {"5": "1"}],
     "stop_token_ids": [1, [-1], ["a"], [2**31], [1] * 65],
     "min_tokens": [-1, "1", 2**31],
     "ignore_eos": ["yes", 1],
@@ -202,6 +207,11 @@ def test_every_field_is_understood() -> None:
         top_p=0.5,
         top_k=3,
         repetition_penalty=1.5,
+        min_p=0.1,
+        typical_p=0.9,
+        presence_penalty=-1,
+        frequency_penalty=2,
+        logit_bias={"5": 1, "07": -100},
         seed=-7,
         stop=["x", "y"],
         stream=True,
@@ -212,6 +222,10 @@ def test_every_field_is_understood() -> None:
     sampling = asked.sampling()
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0, 0.5, 3)
     assert (sampling.repetition_penalty, sampling.seed) == (1.5, -7)
+    assert (sampling.min_p, sampling.typical_p) == (0.1, 0.9)
+    penalties = (sampling.presence_penalty, sampling.frequency_penalty)
+    assert penalties == (-1.0, 2.0)
+    assert set(sampling.logit_bias) == {(5, 1), (7, -100)}
     assert asked.stops() == ("x", "y")
     assert asked.wants_usage()
 

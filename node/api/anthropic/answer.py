@@ -61,11 +61,24 @@ class MessageAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usage: MessageUsage
 
 
-def error_body(error: RequestError) -> Object:
+class MessageFault(msgspec.Struct, frozen=True):
+    """The error, in Anthropic's terms."""
+
+    type: str
+    message: str
+
+
+class MessageError(msgspec.Struct, frozen=True):
+    """The body of a refusal."""
+
+    error: MessageFault
+    type: Literal["error"] = "error"
+
+
+def error_body(error: RequestError) -> MessageError:
     """Return Anthropic's error object."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
-    kind = _ERRORS.get(error.status, default)
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    return MessageError(MessageFault(_ERRORS.get(error.status, default), str(error)))
 
 
 def whole(model: str, said: Said, answer: Answer, ending: Ending) -> MessageAnswer:
@@ -147,7 +160,7 @@ class MessageEvents:
 
     def failure(self, error: RequestError) -> bytes:
         """Return the event that ends a stream that failed."""
-        return _event("error", error=error_body(error)["error"])
+        return _event("error", error=error_body(error).error)
 
     def _part(self, part: Part) -> bytes:
         match part:

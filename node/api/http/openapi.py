@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from node.api import chat_schema, schema, token_schema
-from node.api.anthropic.answer import MessageAnswer, TokenCount
+from node.api.anthropic.answer import MessageAnswer, MessageError, TokenCount
 from node.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from node.api.http import answer
 from node.api.neutral import NEUTRAL, Values
@@ -29,6 +29,7 @@ _BODIES: Final = (
     MessagesRequest,
     CountTokensRequest,
     MessageAnswer,
+    MessageError,
     TokenCount,
     schema.EmbeddingRequest,
     schema.ErrorBody,
@@ -125,6 +126,9 @@ def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
         events = {"type": "string", "x-event-data": _EVENTS[answered]}
         content["text/event-stream"] = {"schema": events}
     refused = {"description": "Refused", **_json(schema.ErrorBody)}
+    if answered in (MessageAnswer, TokenCount):  # its own routes use Anthropic's form
+        either = {"anyOf": [_reference(MessageError), _reference(schema.ErrorBody)]}
+        refused = {"description": "Refused", "content": {"application/json": {"schema": either}}}
     return {
         "operationId": name,
         "summary": summary,

@@ -42,6 +42,14 @@ _READ_BYTES: Final = 64 * 1024
 _DESCRIPTORS: Final = ("/proc/self/fd", "/dev/fd")
 """Where open files have names: on Linux, whose containers may lack the second, and elsewhere."""
 _FILE_READ_BYTES: Final = 16 * 2**20
+_EXTRAS: Final = {
+    "min_p": 0,
+    "typical_p": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": (),
+}
+"""Ways of drawing that the library does not have, and their values that are off."""
 
 
 class Link:
@@ -216,10 +224,13 @@ def _refused(request: int, error: ChatRefusedError) -> Finished:
 
 def _unsupported(command: Generate) -> str:
     """Return why this engine cannot answer a request; empty if it can."""
+    sampling = command.sampling
     if isinstance(command.prompt, Chat) and command.prompt.tools:
         wanted = "`tools`"
     elif command.schema is not None:
         wanted = "an answer that must match a schema (`response_format`)"
+    elif extras := [name for name, off in _EXTRAS.items() if getattr(sampling, name) != off]:
+        wanted = " and ".join(f"`{name}`" for name in extras)
     else:
         return ""
     return f"the engine of this model does not support {wanted}: load it with --engine=llama.cpp"
