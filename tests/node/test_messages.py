@@ -219,6 +219,17 @@ async def test_tokens_of_a_message_are_counted(
             "messages[0].content[0].type",
         ),
         ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0].type"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}],
+                    }
+                ]
+            },
+            "messages[0].content",
+        ),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"mcp_servers": [{}]}, "mcp_servers"),

@@ -58,10 +58,20 @@ Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
 
 
 class InputMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message of the chat."""
+    """A message of the chat.
+
+    Raises:
+        FieldError: It has blocks of the other role.
+    """
 
     role: Literal["user", "assistant"]
     content: str | list[Block]
+
+    def __post_init__(self) -> None:
+        foreign = ToolUseBlock if self.role == "user" else ToolResultBlock
+        if any(isinstance(block, foreign) for block in self.content):
+            kind = foreign.__struct_config__.tag
+            raise FieldError("content", f"has a {kind}, which is not for the role {self.role}")
 
 
 class ToolParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
