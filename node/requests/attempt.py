@@ -161,6 +161,8 @@ class Attempt:
                 self.answer.close()
             case "too_long":
                 self.answer.fail(ContextLengthError(message))
+            case "parted":
+                self.answer.fail(EngineFailedError(message))
             case "unsupported":
                 error = InvalidRequestError(message, code="unsupported_by_engine")
                 self.answer.fail(error)

@@ -18,12 +18,16 @@ from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
 from node.engine.llama_cpp.vectors import Send, embed, rank
-from node.engine.protocol import Finished, Generate, Load, Result
+from node.engine.protocol import Finished, Generate, Load, Result, Tokenize, Tokenized
 
 _OTHER_KIND: Final = {
     True: "this model makes vectors only: request an embedding",
     False: "this model makes texts only: request vectors of an embedding model",
 }
+_PARTED: Final = (
+    "the engine was lost in the middle of an answer that must match a schema, and the answer "
+    "cannot be continued: ask again"
+)
 _WORTH_TOKENS: Final = 128
 """With one slot, a shorter part of a prompt is evaluated again although it is in the cache, so that
 the answer can be repeated exactly if the server is lost. A guess at what that is worth."""
@@ -64,6 +68,7 @@ class LoadedModel:
             return await rank(self._socket, command, send)
         try:
             tokens = await self._prompts.tokenize(command.prompt)
+            grammar = "" if command.schema is None else await self._prompts.grammar(command.schema)
         except RefusedError as error:
             return Finished(command.request, "refused", str(error))
         if len(tokens) >= self._context_length + command.embed:
@@ -74,17 +79,32 @@ class LoadedModel:
             return Finished(command.request, "too_long", message)
         if command.embed:
             return await embed(self._socket, command, tokens, send)
-        return await self._complete(command, tokens, send)
+        return await self._complete(command, tokens, grammar, send)
 
-    async def _complete(self, command: Generate, tokens: list[int], send: Send) -> Finished:
-        if command.prior and self._is_repeatable:
+    async def show(self, command: Tokenize, send: Send) -> Finished:
+        """Send a prompt's tokens and text; raises like `answer`."""
+        try:
+            tokens, text = await self._prompts.show(command.prompt)
+        except RefusedError as error:
+            return Finished(command.request, "refused", str(error))
+        await send([Tokenized(command.request, tuple(tokens), text)])
+        return Finished(command.request, "stop", "")
+
+    async def _complete(
+        self, command: Generate, tokens: list[int], grammar: str, send: Send
+    ) -> Finished:
+        if command.prior and (self._is_repeatable or grammar):
             try:
-                return await self._repeat(command, tokens, send)
+                return await self._repeat(command, tokens, grammar, send)
             except PartedError:
-                pass  # its tokens are evaluated like a prompt, and the rest is drawn after them
-        return await self._continue(command, tokens, send)
+                if grammar:  # it can only be followed from its beginning
+                    return Finished(command.request, "parted", _PARTED)
+                # Else its tokens are evaluated like a prompt, and the rest is drawn after them.
+        return await self._continue(command, tokens, grammar, send)
 
-    async def _repeat(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+    async def _repeat(
+        self, command: Generate, tokens: list[int], grammar: str, send: Send
+    ) -> Finished:
         """Draw the whole answer again and return only what is new.
 
         Raises:
@@ -96,17 +116,20 @@ class LoadedModel:
             await send(replay.take(results))
 
         finished = await self._continue(
-            msgspec.structs.replace(command, prior=()), tokens, send_new
+            msgspec.structs.replace(command, prior=()), tokens, grammar, send_new
         )
         replay.finish()
         return finished
 
-    async def _continue(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+    async def _continue(
+        self, command: Generate, tokens: list[int], grammar: str, send: Send
+    ) -> Finished:
         """Stream what follows the prompt and the prior tokens of the answer."""
         wanted = tokens_left(command, len(tokens), self._context_length)
         if wanted < 1:  # an earlier server drew the last one but was lost before it said so
             return Finished(command.request, "length", "")
-        body = completion_body(command, tokens, wanted, cached=self._may_reuse(tokens))
+        cached = self._may_reuse(tokens)
+        body = completion_body(command, tokens, wanted, cached=cached, grammar=grammar)
         reader = CompletionReader(command.request)
         async with request(self._socket, "/completion", body) as response:
             if response.status != 200:

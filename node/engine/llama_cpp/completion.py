@@ -18,6 +18,15 @@ _FINAL_FIELDS: Final = ("content", "tokens", "stop", "stop_type", "tokens_predic
 _UNKNOWN_BUILD: Final = "b0-unknown"
 _TOO_LARGE: Final = "is too large to process"
 """Of an embedding model's input; called a fault of the server, though it is the request's."""
+KEPT_TOKENS: Final = (
+    *("<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"),
+    *("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "<|python_tag|>"),
+    *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>"),
+    *("<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
+    *("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>"),
+    "<|constrain|>",
+)
+"""Control tokens whose text is part of an answer, because they tell its parts from each other."""
 _SEEDS: Final = 2**32 - 1
 """Seeds that llama-server keeps; by the next one it draws a seed itself."""
 _STRIDE: Final = 0x9E3779B1
@@ -103,7 +112,7 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def completion_body(
-    command: Generate, prompt: list[int], max_tokens: int, *, cached: bool
+    command: Generate, prompt: list[int], max_tokens: int, *, cached: bool, grammar: str = ""
 ) -> bytes:
     """Return the body for `/completion` that continues a request's answer.
 
@@ -112,6 +121,7 @@ def completion_body(
         prompt: Its prompt; the answer's prior tokens follow it.
         max_tokens: How many more to draw, at least 1.
         cached: Whether tokens that the slot still holds need not be evaluated again.
+        grammar: What the answer must follow; empty for anything.
     """
     sampling, prior = command.sampling, command.prior
     body = {
@@ -125,7 +135,14 @@ def completion_body(
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "min_p": 0.0,
+        "min_p": sampling.min_p,
+        "typical_p": sampling.typical_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "logit_bias": sampling.logit_bias,
+        "ignore_eos": command.min_tokens >= len(prior) + max_tokens,
+        "grammar": grammar,
+        "preserved_tokens": KEPT_TOKENS,
         "repeat_penalty": sampling.repetition_penalty,
         # The server draws all tokens of an answer from one sequence of random numbers; its
         # continuation must not begin that sequence again.

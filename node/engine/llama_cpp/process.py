@@ -26,7 +26,16 @@ from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.llama_cpp.options import LlamaOptions, command, environment
 from node.engine.llama_cpp.socket_path import open_socket_path
-from node.engine.protocol import Cancel, Finished, Generate, Load, Loaded, LoadFailed, Result
+from node.engine.protocol import (
+    Cancel,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Result,
+    Tokenize,
+)
 from shared.paths import readable
 from shared.runtime.processes import open_process
 
@@ -90,7 +99,7 @@ class LlamaServer:
             case Load():
                 self._ended = trio.Event()
                 self._nursery.start_soon(self._run, command, name=f"engine of {self._name}")
-            case Generate(request):
+            case Generate(request) | Tokenize(request):
                 self._scopes[request] = trio.CancelScope()
                 name = f"request {request} of {self._name}"
                 self._nursery.start_soon(self._answer, command, name=name)
@@ -194,7 +203,7 @@ class LlamaServer:
         )
         self.kill()
 
-    async def _answer(self, command: Generate) -> None:
+    async def _answer(self, command: Generate | Tokenize) -> None:
         """Answer one request; its last result is `Finished`, also if it is cancelled."""
         ending: Finished | None = Finished(command.request, "cancelled", "")
         with contextlib.suppress(trio.ClosedResourceError):  # the server ended meanwhile
@@ -206,11 +215,13 @@ class LlamaServer:
             if ending is not None:
                 await self._results.send([ending])
 
-    async def _find_ending(self, command: Generate) -> Finished | None:
+    async def _find_ending(self, command: Generate | Tokenize) -> Finished | None:
         """Answer one request and return how it ended; None if the server is lost."""
         if self._model is None:
             return None
         try:
+            if isinstance(command, Tokenize):
+                return await self._model.show(command, self._results.send)
             return await self._model.answer(command, self._results.send)
         except EngineLostError as error:
             # The end of the server makes the supervisor start another one, which answers. It logs

@@ -1,5 +1,7 @@
 """Turns prompts into a model's tokens, with llama-server's template and tokenizer."""
 
+import json
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -7,6 +9,7 @@ import msgspec
 from node.engine.llama_cpp.completion import Character, Piece, decode, read_failure, spell
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
+from node.engine.llama_cpp.grammar import compile_body, explain, read_grammar
 from node.engine.marks import BREAK, without_marks
 from node.engine.protocol import Result
 from node.requests.request import Chat, Prompt, Turn
@@ -24,6 +27,10 @@ class _Pieces(msgspec.Struct, frozen=True):
 
 class _Rendered(msgspec.Struct, frozen=True):
     prompt: str
+
+
+class _Content(msgspec.Struct, frozen=True):
+    content: str
 
 
 _SEPARATOR: Final = "\n"
@@ -49,7 +56,7 @@ class Prompts:
         if isinstance(prompt, str):
             tokens = await self._encode(prompt, add_special=True, parse_special=False)
         elif isinstance(prompt, Chat):
-            tokens = await self._tokenize_chat(prompt.turns)
+            tokens = await self._tokenize_text(await self._render(prompt))
         else:
             tokens = list(prompt)
         if not tokens:
@@ -71,30 +78,54 @@ class Prompts:
                 named.append(result)
         return named
 
-    async def _tokenize_chat(self, turns: tuple[Turn, ...]) -> list[int]:
-        """Return the tokens of a chat; control tokens come only from the template."""
-        rendered = await self._ask(
-            "/apply-template", {"messages": await self._hide_control_tokens(turns)}, _Rendered
-        )
+    async def show(self, prompt: Prompt) -> tuple[list[int], str]:
+        """Return the tokens of a prompt and its text; raises like `tokenize`."""
+        tokens = await self.tokenize(prompt)
+        if isinstance(prompt, str):
+            return tokens, prompt
+        if isinstance(prompt, Chat):
+            return tokens, without_marks(await self._render(prompt))
+        return tokens, (await self._ask("/detokenize", {"tokens": tokens}, _Content)).content
+
+    async def grammar(self, schema: dict[str, Any]) -> str:
+        """Return the grammar of a JSON schema.
+
+        Raises:
+            RefusedError: It cannot be compiled; the text names the place in it.
+            EngineLostError: The server does not answer.
+        """
+        status, answer = await call(self._socket, "/v1/chat/completions", compile_body(schema))
+        if status != 200:
+            raise RefusedError(" ".join(explain(read_failure(answer)).split()))
+        return read_grammar(answer)
+
+    async def _render(self, chat: Chat) -> str:
+        """Return a chat's text, with marks in what looks like a control token but is none."""
+        said = {"messages": list(chat.turns), "tools": list(chat.tools), "more": chat.options}
+        marked = await self._hide_control_tokens(said)
+        body = {"messages": list(map(_sendable, marked["messages"]))}
+        if chat.tools:
+            body["tools"] = marked["tools"]
+        if chat.options:
+            body["chat_template_kwargs"] = marked["more"]
+        return (await self._ask("/apply-template", body, _Rendered)).prompt
+
+    async def _tokenize_text(self, text: str) -> list[int]:
+        """Return the tokens of a template's text; control tokens come only from the template."""
         tokens: list[int] = []
-        for number, part in enumerate(rendered.prompt.split(BREAK)):
+        for number, part in enumerate(text.split(BREAK)):
             tokens += await self._encode(part, add_special=number == 0, parse_special=True)
         return tokens
 
-    async def _hide_control_tokens(self, turns: tuple[Turn, ...]) -> list[Turn]:
-        """Return the turns with a mark inside each text that names a control token."""
-        clean = [{key: without_marks(text) for key, text in turn.items()} for turn in turns]
-        said = _SEPARATOR.join(text for turn in clean for text in turn.values())
-        plain = await self._encode(said, parse_special=False)
-        if plain == await self._encode(said, parse_special=True):
-            return clean
-        return [
-            {
-                key: text if key == "role" else await self._break_control_tokens(text)
-                for key, text in turn.items()
-            }
-            for turn in clean
-        ]
+    async def _hide_control_tokens(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Return what a template is given, with a mark inside each control token that it names."""
+        texts = {text: without_marks(text) for text in _texts(said)}
+        joined = _SEPARATOR.join(texts.values())
+        plain = await self._encode(joined, parse_special=False)
+        if plain != await self._encode(joined, parse_special=True):
+            texts = {text: await self._break_control_tokens(clean) for text, clean in texts.items()}
+        hidden: dict[str, Any] = _replaced(said, texts)
+        return hidden
 
     async def _break_control_tokens(self, text: str) -> str:
         """Return a text with a mark in every token that only the control tokens explain."""
@@ -127,3 +158,46 @@ class Prompts:
             message = " ".join(read_failure(answer).message.split())
             raise RefusedError(f"the engine refuses the prompt: {message}")
         return decode(answer, kind)
+
+
+def _sendable(turn: Turn) -> Turn:
+    """Return a turn as llama-server takes it: with the arguments of calls as JSON text."""
+    if "tool_calls" not in turn:
+        return turn
+    calls = [
+        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
+        for call in turn["tool_calls"]
+    ]
+    return turn | {"tool_calls": calls}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a JSON value, except the roles of turns."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name != "role" or not isinstance(item, str):
+                yield from _texts(item)
+
+
+def _replaced(value: Any, texts: dict[str, str]) -> Any:
+    """Return a JSON value with other texts."""
+    match value:
+        case str():
+            return texts.get(value, value)
+        case list():
+            return [_replaced(item, texts) for item in value]
+        case dict():
+            return {
+                name: item if name == "role" and isinstance(item, str) else _replaced(item, texts)
+                for name, item in value.items()
+            }
+    return value
