@@ -37,6 +37,8 @@ EMPTY = {
     "gRPC calls within 1 s, by method": "no client of this test speaks gRPC",
     "Certificates: days left": "the API of this test has no TLS",
     "Progress of loads": "the demo model is read at once",
+    "Drafted tokens accepted": "ctransformers drafts nothing",
+    "Memory by device": "ctransformers does not report it",
     "Label values folded into `other`": "no metric is near its budget",
 }
 """Panels that may be empty here, with the reason."""
