@@ -8,7 +8,7 @@ import trio
 
 POLL_SECONDS: Final = 1.0
 
-_Look = tuple[tuple[int, ...] | None, ...]
+_Look = tuple[int, ...] | None
 
 
 class FollowedFiles:
@@ -18,8 +18,13 @@ class FollowedFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
-        self._before = self._look()
+        self._seen = {path: _look_at(path) for path in paths}
+
+    def watch(self, paths: Sequence[Path]) -> None:
+        """Watch these files from now on. One that is already watched loses no change."""
+        self._seen = {
+            path: self._seen[path] if path in self._seen else _look_at(path) for path in paths
+        }
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change of any of the files. Runs until cancelled.
@@ -28,17 +33,18 @@ class FollowedFiles:
         up, which causes no notification for the file itself.
         """
         while True:
-            now = await trio.to_thread.run_sync(self._look)
-            if now != self._before:
-                self._before = now
+            now = await trio.to_thread.run_sync(_look_at_all, tuple(self._seen))
+            if now != self._seen:
+                self._seen = now
                 changed()
             await trio.sleep(POLL_SECONDS)
 
-    def _look(self) -> _Look:
-        return tuple(map(_look_at, self._paths))
+
+def _look_at_all(paths: tuple[Path, ...]) -> dict[Path, _Look]:
+    return {path: _look_at(path) for path in paths}
 
 
-def _look_at(path: Path) -> tuple[int, ...] | None:
+def _look_at(path: Path) -> _Look:
     try:
         seen = path.stat()
     except OSError:

@@ -117,6 +117,8 @@ class Connection:
         self.address = address
         self.certificate = ""
         """A digest of the client's verified certificate; empty without one."""
+        self.names: frozenset[str] = frozenset()
+        """The subject alternative names in that certificate."""
         self.server: TCPServer | None = None
         """hypercorn's protocol object, once there is one."""
         self.is_reserved = False

@@ -206,6 +206,7 @@ class _Server:
             with trio.fail_after(_HANDSHAKE_SECONDS):
                 await stream.do_handshake()
             connection.certificate = _client_digest(stream)
+            connection.names = _client_names(stream)
         state = {CONNECTION: connection}
         server = _Protocol(self._application, self._config, self._context, state, stream)
         connection.server = server
@@ -248,6 +249,13 @@ def _client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
     """Return the start of the digest of the client's certificate; empty without one."""
     certificate = stream.getpeercert(binary_form=True)
     return hashlib.sha256(certificate).hexdigest()[:_DIGEST_LETTERS] if certificate else ""
+
+
+def _client_names(stream: "trio.SSLStream[trio.abc.Stream]") -> frozenset[str]:
+    """Return the DNS names, addresses and so on for which the client's certificate was issued."""
+    certificate = stream.getpeercert() or {}
+    names = certificate.get("subjectAltName", ())
+    return frozenset(name for kind, name in names if kind != "DirName")
 
 
 def _configure() -> Config:
