@@ -5,10 +5,12 @@ the background. Their data is below `.local/`.
 """
 
 import functools
+import http.client
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -100,7 +102,8 @@ def check(local: Local) -> str:
     Raises:
         LocalError: There are no metrics.
     """
-    url = f"{local.metrics_url}/metrics"
+    exporter = _find_exporter(local)
+    url = f"{exporter}/metrics"
     status, body = _get(url, _read_token(local))
     if status == 0:
         raise LocalError(f"nothing answers at {url}: start an agent with `just run-local`")
@@ -111,7 +114,7 @@ def check(local: Local) -> str:
     if "distributed_llm_node_up" not in own:
         raise LocalError(f"{url} answers, but no node has reported to this exporter yet")
     lines = [f"metrics     ok: {len(own)} families at {url}"]
-    status, body = _get(f"{local.metrics_url}/health", _read_token(local))
+    status, body = _get(f"{exporter}/health", _read_token(local))
     health = json.loads(body)
     reasons = "; ".join(health["reasons"]) or "nothing to say"
     lines.append(f"health      {health['status']}: {reasons}")
@@ -134,6 +137,9 @@ def write_configuration(local: Local) -> None:
     shutil.copytree(HERE / "prometheus" / "rules", config / "rules")
     text = (HERE / "prometheus" / "prometheus.yml").read_text()
     text = text.replace('"localhost:9090"', f'"localhost:{local.metrics_port}"')
+    if _find_exporter(local).startswith("https:"):
+        # Its certificate is for the name that others use.
+        text += "    scheme: https\n    tls_config: {insecure_skip_verify: true}\n"
     if token := _read_token(local):
         # In a file of its own, because Prometheus takes the whole file as the token.
         (config / "token").touch(mode=0o600)
@@ -219,16 +225,27 @@ def _answers(url: str) -> bool:
     return _get(url)[0] != 0
 
 
+def _find_exporter(local: Local) -> str:
+    """Return the URL of the agent's exporter: by HTTPS if that is all that its port speaks."""
+    plain, encrypted = local.metrics_url, local.metrics_url.replace("http:", "https:", 1)
+    answers_plain = _get(f"{plain}/livez")[0]
+    return encrypted if not answers_plain and _get(f"{encrypted}/livez")[0] else plain
+
+
 def _get(url: str, token: str = "") -> tuple[int, str]:
-    """Send a request; return status and body, 0 if nothing answers."""
+    """Send a request; return status and body, 0 if nothing answers.
+
+    Certificates are not verified: this machine is asked as `localhost`, whatever it is called.
+    """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - of this machine
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - as above
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001
+        with urllib.request.urlopen(request, timeout=5, context=context) as response:  # noqa: S310 - as above
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0, ""
 
 

@@ -22,15 +22,19 @@ from exporter.journal.store import Store
 from exporter.listeners import build_listeners, contained
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
-from exporter.metrics.state import State
+from exporter.metrics.state import State, WebCondition
 from exporter.settings import ExporterSettings
 from exporter.status.status import Status
+from exporter.web.access import Access
 from exporter.web.health import HealthChecks
-from exporter.web.server import Application, serve
+from exporter.web.server import READER_SECONDS, Application, serve
+from exporter.web.web_config import WebConfigError
+from exporter.web.web_file import FollowedWeb
 from shared import wire
 from shared.groups import leaves
 from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
+from shared.runtime.http.server import Endpoint
 from shared.runtime.notify import announce, notify, ping_watchdog
 from shared.runtime.ports import wait_released
 from shared.runtime.processes import reap_adopted
@@ -70,7 +74,12 @@ async def run(settings: ExporterSettings) -> None:
     status = Status(store.state, health.last_report, settings.engine_silence_seconds)
     listeners = [*build_listeners(settings, store.note)]
     token_file = _open_token_file(settings)
-    tokens = token_file.tokens if token_file else None
+    web = _open_web_config(settings, store.state.web)
+    access = Access(token_file.tokens if token_file else None, lambda: web.current)
+    if access.is_open and not ipaddress.ip_address(settings.host).is_loopback:
+        remedy = "set --metrics-token-file or --web-config-file"
+        _log.warning("anyone who can reach %s can read the metrics: %s", settings.host, remedy)
+    application = Application(store, health, status, access)
     # What the imports created lives as long as the process. Without the freeze, every full garbage
     # collection would scan it and block the event loop for milliseconds.
     gc.freeze()
@@ -81,8 +90,7 @@ async def run(settings: ExporterSettings) -> None:
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
-            application = Application(store, health, status, tokens)
-            url = await _open_web(nursery, application, settings, connections, guard)
+            url = await _open_web(nursery, guard, settings, application, web, connections)
             store.page_url = url
             _start_ingest(nursery, guard, store, socket, feed)
             _start_upkeep(nursery, guard, store, settings.state_dir)
@@ -94,6 +102,7 @@ async def run(settings: ExporterSettings) -> None:
                 nursery.start_soon(guard, part, listening.run, name=part)
             if token_file is not None:
                 nursery.start_soon(guard, "tokens", token_file.follow, name="token file")
+            nursery.start_soon(guard, "web_config", web.follow, name="web configuration")
             _log.info("metrics on %s/metrics, telemetry from %s", url, settings.socket_path)
             nursery.start_soon(announce, "READY=1", f"X_URL={url}", name="announcement")
             number = await anext(signals)
@@ -163,30 +172,33 @@ def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
             return TokenFile("--metrics-token-file", settings.metrics_token_file)
         except TokenFileError as error:
             raise StartupError(str(error)) from error
-    if not ipaddress.ip_address(settings.host).is_loopback:
-        _log.warning(
-            "anyone who can reach %s can read the metrics: set --metrics-token-file", settings.host
-        )
     return None
+
+
+def _open_web_config(settings: ExporterSettings, condition: WebCondition) -> FollowedWeb:
+    try:
+        return FollowedWeb(settings.web_config_file, condition)
+    except WebConfigError as error:
+        raise StartupError(str(error)) from error
 
 
 async def _open_web(
     nursery: trio.Nursery,
-    application: Application,
-    settings: ExporterSettings,
-    connections: int,
     guard: Guard[ExporterPart],
+    settings: ExporterSettings,
+    application: Application,
+    web: FollowedWeb,
+    connections: int,
 ) -> str:
+    endpoint = Endpoint(
+        host=settings.host,
+        port=settings.metrics_port,
+        connections=connections,
+        reader_seconds=READER_SECONDS,
+        tls=web.tls,
+    )
     try:
-        url: str = await nursery.start(
-            serve,
-            application,
-            settings.host,
-            settings.metrics_port,
-            connections,
-            guard,
-            name="web",
-        )
+        url: str = await nursery.start(serve, application, endpoint, guard, name="web")
     except* OSError as group:
         message = (
             f"cannot listen on port {settings.metrics_port} of {settings.host} "

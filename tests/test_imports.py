@@ -66,6 +66,8 @@ ONLY_IN: Final = {
     },
     "ctransformers": {"node/engine/ctransformers/library.py"},
     "rich": {"exporter/tools/top_screen.py"},
+    "bcrypt": {"exporter/web/passwords.py"},
+    "yaml": {"exporter/web/web_config.py"},
     "psutil": {"node/telemetry/system.py", "node/machine.py"},
     "hypercorn": {
         "shared/runtime/http/connection.py",

@@ -3,6 +3,7 @@
 A script of its own, because an image without a need for a shell has none for curl either.
 """
 
+import http.client
 import ssl
 import sys
 import urllib.request
@@ -23,9 +24,17 @@ def main() -> None:
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )
     try:
-        opener.open(url, timeout=_SECONDS).close()
+        _open(opener, url)
     except OSError as error:
         sys.exit(f"{url}: {error}")
+
+
+def _open(opener: urllib.request.OpenerDirector, url: str) -> None:
+    """Request the URL, by HTTPS if the port does not speak plain HTTP."""
+    try:
+        opener.open(url, timeout=_SECONDS).close()
+    except (http.client.BadStatusLine, ConnectionResetError):
+        opener.open(url.replace("http:", "https:", 1), timeout=_SECONDS).close()
 
 
 if __name__ == "__main__":

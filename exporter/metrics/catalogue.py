@@ -31,6 +31,7 @@ ExporterPart = Literal[
     "tokens",
     "traces",
     "watchdog",
+    "web_config",
 ]
 """The long-lived parts of the exporter, each under its guard."""
 
@@ -622,6 +623,11 @@ SPANS_DROPPED: Final = _counter(
     "Spans dropped: the queue was full, or the collector did not take them.",
     "reason",
     reason=("queue_full", "failed"),
+)
+WEB_CONFIG_VALID: Final = _gauge(
+    "exporter_web_config_valid",
+    "1 while `--web-config-file` is in use as it is now, 0 while an earlier version of it is.",
+    derived=True,
 )
 BUILD_INFO: Final = _gauge(
     "exporter_build_info",

@@ -46,6 +46,8 @@ def _derived_samples(state: State) -> Iterator[Sample]:
     if state.storage.disk_total_bytes:
         yield c.STATE_DISK, ("free",), state.storage.disk_free_bytes
         yield c.STATE_DISK, ("total",), state.storage.disk_total_bytes
+    if state.web.config_valid is not None:
+        yield c.WEB_CONFIG_VALID, (), int(state.web.config_valid)
     yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
 
 

@@ -70,6 +70,14 @@ class Ended(NamedTuple):
     event: events.InferenceFinished
 
 
+@dataclass
+class WebCondition:
+    """The condition of the exporter's own port."""
+
+    config_valid: bool | None = None
+    """Whether the web configuration file, as it is now, is in use; None without a file."""
+
+
 class State:
     """All series and nodes.
 
@@ -91,6 +99,7 @@ class State:
         self.storage = Storage()
         self.ended: deque[Ended] = deque(maxlen=ENDED_KEPT)
         """The requests that ended last, oldest first; in memory only."""
+        self.web = WebCondition()
         self._budget = budget
         self._objectives = objectives
         self._bounds = bounds

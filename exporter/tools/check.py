@@ -20,8 +20,9 @@ from exporter.journal.records import (
 )
 from exporter.journal.recovery import CRASHES
 from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
-from exporter.metrics.state import State
+from exporter.metrics.state import State, WebCondition
 from exporter.settings import ExporterSettings
+from exporter.web.web_file import FollowedWeb
 from shared.runtime.token_file import TokenFileError, read_tokens
 
 ABOUT: Final = """Say whether an exporter could start with these settings.
@@ -43,6 +44,7 @@ def check(settings: ExporterSettings) -> int:
         ("runtime-dir", lambda: _look_at_runtime(settings.runtime_dir)),
         ("state-dir", lambda: _look_at_state(settings.state_dir)),
         ("metrics-token-file", lambda: _look_at_tokens(settings.metrics_token_file)),
+        ("web-config-file", lambda: _look_at_web_config(settings.web_config_file)),
         *((path.name, _reader(path, settings)) for path in _files(settings.state_dir)),
     )
     for name, look in looks:
@@ -82,6 +84,16 @@ def _look_at_tokens(path: Path | None) -> str:
         return "none: anyone who reaches the metrics can read them"
     tokens = read_tokens("--metrics-token-file", path)
     return f"{path} holds {len(tokens)} tokens"
+
+
+def _look_at_web_config(path: Path | None) -> str:
+    if path is None:
+        return "none: plain HTTP without passwords"
+    web = FollowedWeb(path, WebCondition()).current
+    scheme = "HTTPS" if web.tls else "plain HTTP"
+    users = "with passwords" if web.passwords else "without passwords"
+    clients = ", client certificates required" if web.requires_client else ""
+    return f"{path} sets {scheme} {users}{clients}"
 
 
 def _to_be_made(directory: Path) -> str:

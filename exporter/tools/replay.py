@@ -42,7 +42,8 @@ class ReplaySettings(ExporterSettings):
     unused = frozenset(
         {
             *("node_id", "host", "state_dir", "log_level", "log_format"),
-            *("metrics_port", "metrics_token_file", "engine_silence_seconds", "socket_group"),
+            *("metrics_port", "metrics_token_file", "web_config_file"),
+            *("engine_silence_seconds", "socket_group"),
             *("request_log", "request_log_mib", "otlp_endpoint", "trace_ratio"),
         }
     )

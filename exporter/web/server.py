@@ -1,6 +1,7 @@
 """The exporter's HTTP: metrics, health, status and the page, as one ASGI application."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import time
@@ -16,15 +17,16 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.cut import take_cut
 from exporter.status.status import Status
+from exporter.web.access import PROBES, Access
 from exporter.web.exposition import Wanted, render
 from exporter.web.health import HealthChecks
+from exporter.web.page import PAGE
 from exporter.web.stream import LIMIT, STREAM_TYPE, StatusStreams
 from shared.runtime.guard import Guard
 from shared.runtime.http.connection import CONNECTION, Connection
-from shared.runtime.http.page_files import PAGE_HEADERS, read_page
+from shared.runtime.http.page_files import PAGE_HEADERS
 from shared.runtime.http.server import Endpoint
 from shared.runtime.http.server import serve as serve_http
-from shared.secret import BearerTokens
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,15 +38,9 @@ _SCRAPES: Final = 16
 """Scrapes whose text is in memory, being rendered or sent; further ones wait."""
 _ANSWER_SECONDS: Final = 60.0
 """Time limit for a response, its client included; many times a scrape's usual timeout."""
-_PAGE: Final = read_page("exporter.web.pages")
-_PROBES: Final = frozenset({"/livez", "/readyz"})
-_OPEN_PATHS: Final = _PROBES | frozenset(_PAGE)
-"""These need no token. Not every probe can send one; if tokens are set, `/readyz` reports only yes
-or no. The page's files hold no secrets: the page asks for the token."""
 _STREAM: Final = "/status/stream"
 _PATHS: Final = f"/ /metrics /status {_STREAM} /health /livez /readyz\n".encode()
-_CHALLENGE: Final = ("www-authenticate", "Bearer")
-_READER_SECONDS: Final = 30.0
+READER_SECONDS: Final = 30.0
 """How long a client may stop reading its response."""
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
@@ -76,18 +72,11 @@ class Application:
         store: The metrics to show.
         health: The health checks.
         status: What the page shows.
-        tokens: The tokens that everything requires but the probes and the page's files; None for
-            none.
+        access: Who may read them.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        health: HealthChecks,
-        status: Status,
-        tokens: BearerTokens | None = None,
-    ) -> None:
-        self._tokens = tokens
+    def __init__(self, store: Store, health: HealthChecks, status: Status, access: Access) -> None:
+        self._access = access
         self._store = store
         self._health = health
         self._status = status
@@ -99,7 +88,7 @@ class Application:
             "/livez": self._report_alive,
             "/status": self._report_status,
             _STREAM: self._refuse_stream,
-            **dict.fromkeys(_PAGE, self._show_page),
+            **dict.fromkeys(PAGE, self._show_page),
         }
         self._limiter = trio.CapacityLimiter(_RENDERERS)
         self._scrapes = trio.CapacityLimiter(_SCRAPES)
@@ -110,33 +99,37 @@ class Application:
             await send({"type": "websocket.close"})
             return
         if _is_crowded(scope):
-            await _send(scope["method"], _CROWDED, send)
-            return
-        if scope["path"] == _STREAM and self._may_open_stream(scope):
-            headers = _encode((("content-type", STREAM_TYPE), *_STREAM_HEADERS))
-            await self._streams.answer(scope, headers, receive, send)
-            return
-        is_scrape = scope["path"] == "/metrics" and self._is_allowed(scope)
-        async with self._scrapes if is_scrape else contextlib.nullcontext():
-            await _send(scope["method"], await self._answer(scope), send)
+            await self._send(scope, _CROWDED, send)
+        elif refusal := await self._access.find_refusal(scope):
+            reason = f"{refusal.reason}\n".encode()
+            await self._send(scope, Answer(refusal.status, _TEXT, reason, refusal.headers), send)
+        elif self._opens_stream(scope):
+            headers = self._dress((("content-type", STREAM_TYPE), *_STREAM_HEADERS))
+            await self._streams.answer(scope, _encode(headers), receive, send)
+        else:
+            is_scrape = scope["path"] == "/metrics"
+            async with self._scrapes if is_scrape else contextlib.nullcontext():
+                await self._send(scope, await self._answer(scope), send)
 
     async def _answer(self, scope: Scope) -> Answer:
         if scope["method"] not in ("GET", "HEAD"):
             return Answer(405, _TEXT, b"only GET and HEAD\n", (("allow", "GET, HEAD"),))
-        if not self._is_allowed(scope):
-            return Answer(401, _TEXT, b"a bearer token is needed\n", (_CHALLENGE,))
         if (route := self._routes.get(scope["path"])) is None:
             return Answer(404, _TEXT, _PATHS)
         return await route(scope)
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        if self._tokens is None or scope["path"] in _OPEN_PATHS:
-            return True
-        given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        return self._tokens.allow(given)
+    async def _send(self, scope: Scope, answer: Answer, send: Send) -> None:
+        dressed = dataclasses.replace(answer, headers=self._dress(answer.headers))
+        await _send(scope["method"], dressed, send)
 
-    def _may_open_stream(self, scope: Scope) -> bool:
-        return scope["method"] == "GET" and self._is_allowed(scope) and not self._streams.is_full
+    def _dress(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Add the configured headers, which replace ours of the same name."""
+        ours = {name.lower(): value for name, value in headers}
+        return tuple({**ours, **dict(self._access.headers)}.items())
+
+    def _opens_stream(self, scope: Scope) -> bool:
+        is_stream = scope["path"] == _STREAM and scope["method"] == "GET"
+        return is_stream and not self._streams.is_full
 
     async def _metrics(self, scope: Scope) -> Answer:
         wanted = read_wanted(scope)
@@ -152,7 +145,7 @@ class Application:
 
     async def _report_health(self, scope: Scope) -> Answer:
         well, body = await self._health.report()
-        if scope["path"] == "/readyz" and self._tokens is not None:
+        if scope["path"] == "/readyz" and not self._access.is_open:
             body = {"status": body["status"]}
         written = json.dumps(body, indent=2).encode() + b"\n"
         return Answer(200 if well else 503, _JSON, written)
@@ -170,7 +163,7 @@ class Application:
         return _FULL if self._streams.is_full else Answer(200, STREAM_TYPE, b"", _STREAM_HEADERS)
 
     async def _show_page(self, scope: Scope) -> Answer:
-        file = _PAGE[scope["path"]]
+        file = PAGE[scope["path"]]
         tag = f'"{file.tag}"'
         headers = (*PAGE_HEADERS.items(), ("etag", tag))
         known = dict(scope["headers"]).get(b"if-none-match", b"").decode("latin-1")
@@ -184,7 +177,7 @@ def _is_crowded(scope: Scope) -> bool:
     return (
         connection is not None
         and connection.is_reserved
-        and scope["path"] not in (*_PROBES, "/health")
+        and scope["path"] not in (*PROBES, "/health")
     )
 
 
@@ -255,9 +248,7 @@ def _encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 
 async def serve(
     application: Application,
-    host: str,
-    port: int,
-    connections: int,
+    endpoint: Endpoint,
     guard: Guard[ExporterPart],
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
@@ -267,8 +258,5 @@ async def serve(
     Raises:
         OSError: The port cannot be bound.
     """
-    endpoint = Endpoint(
-        host=host, port=port, connections=connections, reader_seconds=_READER_SECONDS
-    )
     never = trio.Event()
     await serve_http(_in_time(application), endpoint, guard, never, task_status=task_status)

@@ -36,6 +36,12 @@ class MetricsSettings(Settings):
         FILE,
         "Bearer tokens, one per line; require one for /metrics and /health.",
     )
+    web_config_file: Path | None = setting(
+        Topic.METRICS,
+        None,
+        FILE,
+        "TLS and passwords of this port, in the format of Prometheus's exporter-toolkit.",
+    )
     socket_group: int | None = setting(
         Topic.METRICS,
         None,

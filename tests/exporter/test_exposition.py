@@ -37,6 +37,7 @@ def lived_in() -> State:
     """Return a state that has had every event, from two nodes with two models."""
     state = State()
     state.storage.disk_free_bytes, state.storage.disk_total_bytes = 10, 100
+    state.web.config_valid = True
     for node_id, model_id in itertools.product(("n1", "n2"), ("m", "other model")):
         node = state.node(node_id)
         node.up = True

@@ -17,9 +17,12 @@ from exporter.metrics.state import ENDED_KEPT, State
 from exporter.status import snapshot as s
 from exporter.status.status import Status
 from exporter.web import server, stream
+from exporter.web.access import Access
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
+from exporter.web.web_file import Web
 from shared import events
+from shared.runtime.http.server import Endpoint
 from shared.secret import BearerTokens
 from tests.builders import every_event, finished, pack_batch
 from tests.guards import strict_guard
@@ -37,7 +40,7 @@ class Exporter:
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.health = HealthChecks(self.store, SILENCE_SECONDS, strict_guard())
         self.status = Status(self.store.state, self.health.last_report, SILENCE_SECONDS)
-        self.application = Application(self.store, self.health, self.status, tokens)
+        self.application = Application(self.store, self.health, self.status, Access(tokens, Web))
 
     def hear(self, *happened: events.Event, **fields: Any) -> None:
         """Take a batch now."""
@@ -69,10 +72,9 @@ class Client:
 @asynccontextmanager
 async def serving(exporter: Exporter) -> AsyncIterator[Client]:
     """Serve on a port."""
+    endpoint = Endpoint(host="127.0.0.1", port=0, connections=64, reader_seconds=30)
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(
-            server.serve, exporter.application, "127.0.0.1", 0, 64, strict_guard()
-        )
+        url = await nursery.start(server.serve, exporter.application, endpoint, strict_guard())
         with trio.fail_after(60):
             async with AsyncExitStack() as closing:
                 yield Client(int(url.rpartition(":")[2]), closing)

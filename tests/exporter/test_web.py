@@ -24,11 +24,14 @@ from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from exporter.status.status import Status
 from exporter.web import server
+from exporter.web.access import Access
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
+from exporter.web.web_file import Web
 from shared import events
 from shared.runtime.guard import Guard
 from shared.runtime.http.connection import CONNECTION, Connection
+from shared.runtime.http.server import Endpoint
 from tests.builders import every_event, pack_batch
 from tests.guards import strict_guard
 
@@ -95,7 +98,7 @@ class Exporter:
         self.store.state.storage.durable = True
         self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, Guard(self.failed.append))
         self.status = Status(self.store.state, self.health.last_report, ENGINE_SILENCE_SECONDS)
-        self.application = Application(self.store, self.health, self.status)
+        self.application = Application(self.store, self.health, self.status, Access(None, Web))
 
     async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
         """Send one request; `accept_encoding` is the header `Accept-Encoding`."""
@@ -295,10 +298,9 @@ async def test_scraper_that_never_reads_is_cut(version: str) -> None:
     routes = [events.HttpFinished(f"/{number}", "GET", 200, 1.0) for number in range(9_000)]
     exporter.hear(*routes)
     question = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+    endpoint = Endpoint(host="127.0.0.1", port=0, connections=16, reader_seconds=30)
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(
-            server.serve, exporter.application, "127.0.0.1", 0, 16, strict_guard()
-        )
+        url = await nursery.start(server.serve, exporter.application, endpoint, strict_guard())
         with trio.fail_after(20), trio.socket.socket() as client:
             client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
             await client.connect(("127.0.0.1", int(url.rpartition(":")[2])))

@@ -15,6 +15,7 @@ from typing import Final
 
 import httpx
 import pytest
+import trustme
 
 from deployments.local import has_docker
 from tests.monitoring.sources import REPOSITORY, RUNBOOKS
@@ -222,6 +223,25 @@ def test_token_of_the_metrics_is_used(tmp_path: Path) -> None:
     pair = Pair(tmp_path / "pair")
     flags = [f"--metrics-port={machine.ports['9090']}", f"--metrics-token-file={token}"]
     with pair.exporter(*flags), pair.node():
+        assert machine.local("metrics").returncode == 0
+        try:
+            wait_for(lambda: machine.local("metrics-check").stdout.rstrip().endswith(" up"), 40)
+        finally:
+            machine.local("metrics-stop")
+
+
+@needs_prometheus
+def test_tls_of_the_metrics_is_used(tmp_path: Path) -> None:
+    """Where `--web-config-file` sets TLS, Prometheus and the check use HTTPS."""
+    certificate = trustme.CA().issue_cert("node.example")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    (tmp_path / "web.yml").write_text(
+        "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
+    )
+    machine, pair = Machine(tmp_path), Pair(tmp_path / "pair")
+    web = f"--web-config-file={tmp_path / 'web.yml'}"
+    with pair.exporter(f"--metrics-port={machine.ports['9090']}", web), pair.node():
         assert machine.local("metrics").returncode == 0
         try:
             wait_for(lambda: machine.local("metrics-check").stdout.rstrip().endswith(" up"), 40)

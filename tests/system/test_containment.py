@@ -65,8 +65,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, 
         each.mkdir()
     pair = Pair(directory)
     api = flags_for_every_part(directory)
+    (directory / "web.yml").write_text("http_server_config: {headers: {X-Frame-Options: deny}}")
     every = [
         f"--metrics-token-file={directory / 'keys'}",
+        f"--web-config-file={directory / 'web.yml'}",
         f"--request-log={directory / 'requests.log'}",
         f"--otlp-endpoint=http://127.0.0.1:{free_port()}",
     ]
