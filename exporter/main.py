@@ -5,7 +5,7 @@ import gc
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable, Container
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -22,13 +22,14 @@ from exporter.journal.store import Store
 from exporter.listeners import build_listeners, contained
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import ExporterPart
-from exporter.metrics.state import State, WebCondition
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.status.status import Status
 from exporter.web.access import Access
+from exporter.web.collectors import Collectors
 from exporter.web.health import HealthChecks
+from exporter.web.registry import open_registry
 from exporter.web.server import READER_SECONDS, Application, serve
-from exporter.web.web_config import WebConfigError
 from exporter.web.web_file import FollowedWeb
 from shared import wire
 from shared.groups import leaves
@@ -56,7 +57,8 @@ async def run(settings: ExporterSettings) -> None:
         StartupError: The exporter cannot start here (in a group).
     """
     settings.log()
-    connections = fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS)
+    # This lock also protects the state directory.
+    await wait_released((settings.host, settings.metrics_port))
     empty = functools.partial(
         State,
         settings.series_budget,
@@ -64,9 +66,13 @@ async def run(settings: ExporterSettings) -> None:
         settings.buckets,
         settings.recorded_ratio,
     )
-    # This lock also protects the state directory.
-    await wait_released((settings.host, settings.metrics_port))
     store = open_store(settings.state_dir, empty, settings.node_timeout_seconds)
+    with closing(store), trio.open_signal_receiver(*stop_signals()) as signals:
+        await _run(settings, store, signals)
+
+
+async def _run(settings: ExporterSettings, store: Store, signals: AsyncIterator[int]) -> None:
+    """Run everything around the store until a signal."""
     guard: Guard[ExporterPart] = Guard(
         lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1)
     )
@@ -74,23 +80,19 @@ async def run(settings: ExporterSettings) -> None:
     status = Status(store.state, health.last_report, settings.engine_silence_seconds)
     listeners = [*build_listeners(settings, store.note)]
     token_file = _open_token_file(settings)
-    web = _open_web_config(settings, store.state.web)
-    access = Access(token_file.tokens if token_file else None, lambda: web.current)
-    if access.is_open and not ipaddress.ip_address(settings.host).is_loopback:
-        remedy = "set --metrics-token-file or --web-config-file"
-        _log.warning("anyone who can reach %s can read the metrics: %s", settings.host, remedy)
-    application = Application(store, health, status, access)
+    web = FollowedWeb(settings.web_config_file, store.state.web)
+    access = _open_access(settings, token_file, web)
+    collectors = Collectors(open_registry(store.state, settings.collectors).others, store)
+    application = Application(store, health, status, access, collectors)
     # What the imports created lives as long as the process. Without the freeze, every full garbage
     # collection would scan it and block the event loop for milliseconds.
     gc.freeze()
     with (
-        closing(store),
-        trio.open_signal_receiver(*stop_signals()) as signals,
         open_socket(settings.runtime_dir, settings.socket_group) as socket,
         open_feed(settings.runtime_dir) as feed,
     ):
         async with trio.open_nursery() as nursery:
-            url = await _open_web(nursery, guard, settings, application, web, connections)
+            url = await _open_web(nursery, guard, settings, application, web)
             store.page_url = url
             _start_ingest(nursery, guard, store, socket, feed)
             _start_upkeep(nursery, guard, store, settings.state_dir)
@@ -175,11 +177,14 @@ def _open_token_file(settings: ExporterSettings) -> TokenFile | None:
     return None
 
 
-def _open_web_config(settings: ExporterSettings, condition: WebCondition) -> FollowedWeb:
-    try:
-        return FollowedWeb(settings.web_config_file, condition)
-    except WebConfigError as error:
-        raise StartupError(str(error)) from error
+def _open_access(
+    settings: ExporterSettings, token_file: TokenFile | None, web: FollowedWeb
+) -> Access:
+    access = Access(token_file.tokens if token_file else None, lambda: web.current)
+    if access.is_open and not ipaddress.ip_address(settings.host).is_loopback:
+        remedy = "set --metrics-token-file or --web-config-file"
+        _log.warning("anyone who can reach %s can read the metrics: %s", settings.host, remedy)
+    return access
 
 
 async def _open_web(
@@ -188,12 +193,11 @@ async def _open_web(
     settings: ExporterSettings,
     application: Application,
     web: FollowedWeb,
-    connections: int,
 ) -> str:
     endpoint = Endpoint(
         host=settings.host,
         port=settings.metrics_port,
-        connections=connections,
+        connections=fit_connections(_CONNECTIONS, raise_descriptor_limit(), _OTHER_DESCRIPTORS),
         reader_seconds=READER_SECONDS,
         tls=web.tls,
     )

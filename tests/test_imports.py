@@ -54,8 +54,12 @@ COMPOSITION: Final = {"__main__", "main", "parts"}
 INFERENCE: Final = re.compile(r"\b(model|layer|token|prompt|slot|inference)s?\b", re.IGNORECASE)
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {
-    "prometheus_client": {"exporter/web/exposition.py"},
     "opentelemetry": {"exporter/traces/otlp.py"},
+    "prometheus_client": {
+        "exporter/web/collectors.py",
+        "exporter/web/exposition.py",
+        "exporter/web/registry.py",
+    },
     "pynng": {
         "node/telemetry/carrier.py",
         "node/mesh/transport.py",

@@ -604,6 +604,11 @@ FOLDED: Final = _counter(
 SCRAPE_DURATION: Final = _histogram(
     "exporter_scrape_duration_seconds", _CHECK, "Seconds that rendering a scrape took."
 )
+COLLECTOR_ERRORS: Final = _counter(
+    "exporter_collector_errors_total",
+    "Scrapes that lack another collector's metrics because it raised or took too long.",
+    "collector",
+)
 EXPORTER_INTERNAL_ERRORS: Final = _counter(
     "exporter_internal_errors_total",
     "Unexpected errors in a part of the exporter, which went on.",

@@ -22,6 +22,7 @@ from exporter.journal.recovery import CRASHES
 from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
 from exporter.metrics.state import State, WebCondition
 from exporter.settings import ExporterSettings
+from exporter.web.registry import open_registry
 from exporter.web.web_file import FollowedWeb
 from shared.runtime.token_file import TokenFileError, read_tokens
 
@@ -45,6 +46,7 @@ def check(settings: ExporterSettings) -> int:
         ("state-dir", lambda: _look_at_state(settings.state_dir)),
         ("metrics-token-file", lambda: _look_at_tokens(settings.metrics_token_file)),
         ("web-config-file", lambda: _look_at_web_config(settings.web_config_file)),
+        ("collectors", lambda: _look_at_collectors(settings.collectors)),
         *((path.name, _reader(path, settings)) for path in _files(settings.state_dir)),
     )
     for name, look in looks:
@@ -94,6 +96,11 @@ def _look_at_web_config(path: Path | None) -> str:
     users = "with passwords" if web.passwords else "without passwords"
     clients = ", client certificates required" if web.requires_client else ""
     return f"{path} sets {scheme} {users}{clients}"
+
+
+def _look_at_collectors(names: tuple[str, ...]) -> str:
+    others = open_registry(State(), names).others
+    return ", ".join(others)
 
 
 def _to_be_made(directory: Path) -> str:

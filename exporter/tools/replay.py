@@ -42,7 +42,7 @@ class ReplaySettings(ExporterSettings):
     unused = frozenset(
         {
             *("node_id", "host", "state_dir", "log_level", "log_format"),
-            *("metrics_port", "metrics_token_file", "web_config_file"),
+            *("metrics_port", "metrics_token_file", "web_config_file", "collectors"),
             *("engine_silence_seconds", "socket_group"),
             *("request_log", "request_log_mib", "otlp_endpoint", "trace_ratio"),
         }

@@ -1,8 +1,8 @@
-"""Writes a cut of the state for Prometheus; the only module that imports prometheus_client.
+"""Writes a cut of the state for Prometheus, ten times as fast as prometheus_client.
 
 A test checks that the text equals, byte for byte, the output of the library's own writers for the
-same samples. Those take ten times as long and keep an object per line: at 100,000 lines, collecting
-that garbage blocks the event loop for tens of milliseconds.
+whole registry. Those keep an object per line: at 100,000 lines, collecting that garbage blocks the
+event loop for tens of milliseconds.
 """
 
 import functools
@@ -27,6 +27,8 @@ _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-
 _STRIDE_BYTES: Final = 64 * 1024
 """Half a millisecond of writing."""
 _PAUSE_SECONDS: Final = 20e-6
+EOF: Final = b"# EOF\n"
+"""The last line of OpenMetrics."""
 _number: Final[Callable[[float], str]] = floatToGoString
 _BOUND: Final = "le="
 _ESCAPES: Final = {"\\": r"\\", "\n": r"\n"}
@@ -56,11 +58,12 @@ class Rendered:
     body: bytes
 
 
-def render(cut: Cut, wanted: Wanted) -> Rendered:
-    """Write a cut. Takes about a microsecond per line: run it in a worker thread.
+def render(cut: Cut, wanted: Wanted, others: bytes = b"") -> Rendered:
+    """Write a cut, then the text of other collectors.
 
-    It pauses often. A thread that computes keeps the interpreter for 5 ms at a time, and receiving
-    a batch of events needs the interpreter several times.
+    Takes about a microsecond per line: run it in a worker thread. It pauses often. A thread that
+    computes keeps the interpreter for 5 ms at a time, and receiving a batch of events needs the
+    interpreter several times.
     """
     written = bytearray()
     due = _STRIDE_BYTES
@@ -69,6 +72,7 @@ def render(cut: Cut, wanted: Wanted) -> Rendered:
         if len(written) >= due:
             time.sleep(_PAUSE_SECONDS)
             due = len(written) + _STRIDE_BYTES
+    written += others + (EOF if wanted.openmetrics else b"")
     body = gzip.compress(written, 1) if wanted.compressed else bytes(written)
     return Rendered(_OPENMETRICS if wanted.openmetrics else CONTENT_TYPE_PLAIN_0_0_4, body)
 
@@ -79,8 +83,6 @@ def _pieces(cut: Cut, wanted: Wanted) -> Iterator[str]:
         yield from _numbers(family, numbers, wanted)
     for family, histograms in cut.histograms.items():
         yield from _histograms(family, histograms, wanted)
-    if wanted.openmetrics:
-        yield "# EOF\n"
 
 
 def _numbers(family: Family, series: dict[Labels, float], wanted: Wanted) -> Iterator[str]:

@@ -18,6 +18,7 @@ from exporter.metrics.catalogue import ExporterPart
 from exporter.metrics.cut import take_cut
 from exporter.status.status import Status
 from exporter.web.access import PROBES, Access
+from exporter.web.collectors import Collectors
 from exporter.web.exposition import Wanted, render
 from exporter.web.health import HealthChecks
 from exporter.web.page import PAGE
@@ -73,10 +74,19 @@ class Application:
         health: The health checks.
         status: What the page shows.
         access: Who may read them.
+        collectors: The metrics beside the store's.
     """
 
-    def __init__(self, store: Store, health: HealthChecks, status: Status, access: Access) -> None:
+    def __init__(
+        self,
+        store: Store,
+        health: HealthChecks,
+        status: Status,
+        access: Access,
+        collectors: Collectors,
+    ) -> None:
         self._access = access
+        self._collectors = collectors
         self._store = store
         self._health = health
         self._status = status
@@ -135,8 +145,9 @@ class Application:
         wanted = read_wanted(scope)
         began = time.perf_counter()
         async with self._limiter:
+            others = await self._collectors.write(wanted)
             cut = take_cut(self._store.state)
-            rendered = await trio.to_thread.run_sync(render, cut, wanted)
+            rendered = await trio.to_thread.run_sync(render, cut, wanted, others)
         self._store.note(c.SCRAPE_DURATION, (), time.perf_counter() - began)
         self._health.note_scrape()
         encoding = (("content-encoding", "gzip"),) if wanted.compressed else ()

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 import yaml
 
-from exporter.errors import ExporterError
+from exporter.errors import StartupError
 
 FILE_BYTES: Final = 2**20
 _COST_LIMIT: Final = 16
@@ -69,7 +69,7 @@ Cipher = Literal[
 Curve = Literal["CurveP256", "CurveP384", "CurveP521", "X25519"]
 
 
-class WebConfigError(ExporterError):
+class WebConfigError(StartupError):
     """The file, or one that it names, cannot be used. The text names the field and no secret."""
 
 

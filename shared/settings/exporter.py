@@ -7,6 +7,7 @@ from typing import ClassVar
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, setting
 from shared.settings.kinds import (
+    COLLECTORS,
     COUNT,
     FILE,
     FILE_OR_STDOUT,
@@ -41,6 +42,9 @@ class MetricsSettings(Settings):
         None,
         FILE,
         "TLS and passwords of this port, in the format of Prometheus's exporter-toolkit.",
+    )
+    collectors: tuple[str, ...] = setting(
+        Topic.METRICS, (), COLLECTORS, "Collectors of prometheus_client to expose as well."
     )
     socket_group: int | None = setting(
         Topic.METRICS,

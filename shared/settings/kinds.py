@@ -20,6 +20,7 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:
 port."""
 
 _URL: Final = re.compile(r"https?://[!-~]+")
+_COLLECTOR: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Integer(click.IntRange):
@@ -184,6 +185,10 @@ class _Text(click.ParamType[str]):
         return str(value)
 
 
+def _find_collector_fault(collector: str) -> str:
+    return "" if _COLLECTOR.fullmatch(collector) else "is not module:name"
+
+
 HOST: Final = _Host()
 URL: Final = _Url()
 SHARE: Final = Number(min=0, max=1)
@@ -196,6 +201,7 @@ PORT: Final = Integer("port", 0, 2**16 - 1)
 SEEDS: Final = Listed("host:port,…", _find_seed_fault)
 ORIGINS: Final = Listed("origin,…", _find_origin_fault)
 TEXT: Final = _Text()
+COLLECTORS: Final = Listed("module:name,…", _find_collector_fault)
 FILE: Final = _Path("file", dir_okay=False)
 FILE_OR_STDOUT: Final = _Path("file|-", dir_okay=False, allow_dash=True)
 DIRECTORY: Final = _Path("directory", file_okay=False)

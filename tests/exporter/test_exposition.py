@@ -11,21 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import FAMILIES, PREFIX
 from exporter.metrics.cut import Cut, take_cut
-from exporter.metrics.histogram import Exemplar as Example
 from exporter.metrics.nodes import Session
 from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
+from exporter.web.registry import families_of
 from tests.builders import TRACE, every_event, finished
 
 _written: Callable[[float], str] = floatToGoString
@@ -120,34 +119,7 @@ class _Library(Collector):
         self._cut = cut
 
     def collect(self) -> Iterable[Metric]:
-        for family, numbers in self._cut.numbers.items():
-            kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-            metric: CounterMetricFamily | GaugeMetricFamily = kind(
-                PREFIX + family.name, family.help, labels=family.labels
-            )
-            for labels, value in numbers.items():
-                metric.add_metric(labels, value)
-            yield metric
-        for family, histograms in self._cut.histograms.items():
-            shown = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
-            for labels, histogram in histograms.items():
-                bounds = [*map(_written, histogram.bounds), "+Inf"]
-                reached = itertools.accumulate(histogram.counts)
-                examples = {
-                    index: Exemplar(_labels_of(one), one.value, one.at)
-                    for index, one in histogram.exemplars.items()
-                }
-                buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
-                    (bound, count, examples[index]) if index in examples else (bound, count)
-                    for index, (bound, count) in enumerate(zip(bounds, reached, strict=True))
-                ]
-                shown.add_metric(labels, buckets, histogram.sum)
-            yield shown
-
-
-def _labels_of(one: Example) -> dict[str, str]:
-    labels = {"request_id": one.request_id}
-    return labels | {"trace_id": one.trace_id} if one.trace_id else labels
+        return families_of(self._cut)
 
 
 def library_text(cut: Cut, *, openmetrics: bool) -> str:

@@ -18,6 +18,7 @@ from exporter.status import snapshot as s
 from exporter.status.status import Status
 from exporter.web import server, stream
 from exporter.web.access import Access
+from exporter.web.collectors import Collectors
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from exporter.web.web_file import Web
@@ -40,7 +41,13 @@ class Exporter:
         self.store = Store(self.ingest, Path("none"), None, "there is no disk in these tests")
         self.health = HealthChecks(self.store, SILENCE_SECONDS, strict_guard())
         self.status = Status(self.store.state, self.health.last_report, SILENCE_SECONDS)
-        self.application = Application(self.store, self.health, self.status, Access(tokens, Web))
+        self.application = Application(
+            self.store,
+            self.health,
+            self.status,
+            Access(tokens, Web),
+            Collectors({}, self.store),
+        )
 
     def hear(self, *happened: events.Event, **fields: Any) -> None:
         """Take a batch now."""

@@ -25,6 +25,7 @@ from exporter.metrics.state import State
 from exporter.status.status import Status
 from exporter.web import server
 from exporter.web.access import Access
+from exporter.web.collectors import Collectors
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from exporter.web.web_file import Web
@@ -98,7 +99,13 @@ class Exporter:
         self.store.state.storage.durable = True
         self.health = HealthChecks(self.store, ENGINE_SILENCE_SECONDS, Guard(self.failed.append))
         self.status = Status(self.store.state, self.health.last_report, ENGINE_SILENCE_SECONDS)
-        self.application = Application(self.store, self.health, self.status, Access(None, Web))
+        self.application = Application(
+            self.store,
+            self.health,
+            self.status,
+            Access(None, Web),
+            Collectors({}, self.store),
+        )
 
     async def ask(self, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
         """Send one request; `accept_encoding` is the header `Accept-Encoding`."""
