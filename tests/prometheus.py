@@ -1,6 +1,8 @@
 """Runs a real Prometheus on a free port and queries it."""
 
 import json
+import re
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -13,6 +15,15 @@ from urllib.parse import urlencode
 import httpx
 
 from tests.processes import free_port, wait_for
+
+
+def is_prometheus_since(*version: int) -> bool:
+    """Return whether the Prometheus on PATH has this version or a newer one."""
+    if not shutil.which("prometheus"):
+        return False
+    told = subprocess.run(["prometheus", "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"version (\d+)\.(\d+)", told.stdout + told.stderr)
+    return found is not None and tuple(map(int, found.groups())) >= version
 
 
 @contextmanager
