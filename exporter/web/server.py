@@ -144,8 +144,8 @@ class Application:
     async def _metrics(self, scope: Scope) -> Answer:
         wanted = read_wanted(scope)
         began = time.perf_counter()
+        others = await self._collectors.write(wanted)
         async with self._limiter:
-            others = await self._collectors.write(wanted)
             cut = take_cut(self._store.state)
             rendered = await trio.to_thread.run_sync(render, cut, wanted, others)
         self._store.note(c.SCRAPE_DURATION, (), time.perf_counter() - began)
