@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from exporter.metrics.state import Storage
+from exporter.metrics.conditions import Storage
 
 _SAMPLE_SECONDS: Final = 10.0
 

@@ -9,16 +9,16 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import FAMILIES, OTHER, Family
+from exporter.metrics.conditions import Storage, WebCondition
 from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels, Node, Session
 from exporter.metrics.objectives import Objectives
-from exporter.metrics.rules import RULES
+from exporter.metrics.rules import RULES, Sample
 from exporter.traces.sampling import recorded_id
 from shared import events
 from shared.events import Event
@@ -34,7 +34,7 @@ _OBJECTIVES: Final = Objectives()
 _OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
 """Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
 while loads fail for that reason."""
-_NONE: Final[Mapping[Labels, Histogram]] = MappingProxyType({})
+_UNUSED: Final = Histogram(())
 _NOTED: Final = (
     events.InferenceFinished,
     events.NodeStarted,
@@ -48,19 +48,6 @@ _NOTED: Final = (
 """Events that mean more than their samples; see `State._note`."""
 
 
-@dataclass
-class Storage:
-    """The condition of the state directory."""
-
-    durable: bool = False
-    failure: str = ""
-    """Why it is not durable."""
-    journal_bytes: int = 0
-    disk_free_bytes: int = 0
-    disk_total_bytes: int = 0
-    """Of the disk that the directory is on; 0 while it is not known."""
-
-
 class Ended(NamedTuple):
     """A request that ended."""
 
@@ -68,14 +55,6 @@ class Ended(NamedTuple):
     """Unix time at which the exporter received the event."""
     node_id: str
     event: events.InferenceFinished
-
-
-@dataclass
-class WebCondition:
-    """The condition of the exporter's own port."""
-
-    config_valid: bool | None = None
-    """Whether the web configuration file, as it is now, is in use; None without a file."""
 
 
 class State:
@@ -111,11 +90,7 @@ class State:
                 self._histograms[family] = {}
             else:
                 self._numbers[family] = {}
-        self._counters = {
-            family: series
-            for family, series in self._numbers.items()
-            if family.kind == "counter" and not family.total
-        }
+        self._every: dict[Family, dict[Labels, Any]] = {**self._numbers, **self._histograms}
         self._initialise("exporter", ())
 
     def node(self, node_id: str) -> Node:
@@ -126,53 +101,67 @@ class State:
         return self.nodes[node_id]
 
     def apply(self, node: Node, session: Session, happened: Sequence[Event | None]) -> None:
-        """Count events of a session, in order; None stands for an unknown event.
-
-        The exporter's hot loop: an existing counter, the usual case, needs no call.
-        """
-        kinds: Counter[type[Event] | str] = Counter()
-        node_id = node.node_id
-        counters, histograms = self._counters, self._histograms
+        """Count events of a session, in order; None stands for an unknown event."""
+        kinds: Counter[str] = Counter()
         for event in happened:
-            if event is None:
-                kinds["unknown"] += 1
+            kinds[self._count(node, session, event)] += 1
+        for name, count in kinds.items():
+            self.move(c.EVENTS, (node.node_id, name), count)
+
+    def _count(self, node: Node, session: Session, event: Event | None) -> str:
+        """Count an event and return how `exporter_events_total` names it."""
+        if event is None:
+            return "unknown"
+        kind = type(event)
+        samples = RULES[kind](node.node_id, event)
+        for _, _, value in samples:
+            if not 0 <= value < math.inf:  # false for NaN too
+                return "invalid"
+        self._move_all(session, samples)
+        if kind in _NOTED:
+            self._note(node, event)
+        return kind.__name__
+
+    def _move_all(self, session: Session, samples: Iterable[Sample]) -> None:
+        """Move each sample's series.
+
+        The exporter's hot loop: the usual sample, of a series that exists, needs one call at most.
+        """
+        every = self._every
+        observed: Family | None = None
+        owner: Labels = ()
+        histogram = _UNUSED
+        for family, labels, value in samples:
+            if family is observed and labels is owner:  # the next gap between two tokens
+                histogram.observe(value)
                 continue
-            kind = type(event)
-            samples = RULES[kind](node_id, event)
-            for _, _, value in samples:
-                if not 0 <= value < math.inf:  # false for NaN too
-                    kinds["invalid"] += 1
-                    break
+            series = every[family]
+            held = series.get(labels)
+            if family.total:
+                self.move_total(session, family, labels, value)
+            elif held is None:
+                self.move(family, labels, value)
+            elif family.kind == "counter":
+                series[labels] = held + value
+            elif family.kind == "gauge":
+                series[labels] = value
             else:
-                kinds[kind] += 1
-                for family, labels, value in samples:
-                    series = counters.get(family)
-                    if series is not None and labels in series:
-                        series[labels] += value
-                    elif histogram := histograms.get(family, _NONE).get(labels):
-                        histogram.observe(value)
-                    elif family.total:
-                        self.move_total(session, family, labels, value)
-                    else:
-                        self.move(family, labels, value)
-                if kind in _NOTED:
-                    self._note(node, event)
-        self._count_kinds(node_id, kinds)
+                observed, owner, histogram = family, labels, held
+                histogram.observe(value)
 
     def move(self, family: Family, labels: Labels, value: float) -> None:
         """Add to a counter, set a gauge or observe into a histogram."""
+        series = self._every[family]
+        if labels not in series:
+            labels = self._admit(family, labels)
         if family.kind == "histogram":
-            self._observe(family, labels, value)
+            if labels not in series:
+                series[labels] = self.new_histogram(family)
+            series[labels].observe(value)
         elif family.kind == "counter":
-            numbers = self._numbers[family]
-            if labels not in numbers:
-                labels = self._admit(family, labels)
-            numbers[labels] = numbers.get(labels, 0) + value
+            series[labels] = series.get(labels, 0) + value
         else:
-            numbers = self._numbers[family]
-            if labels not in numbers:
-                labels = self._admit(family, labels)
-            numbers[labels] = value
+            series[labels] = value
 
     def move_total(self, session: Session, family: Family, labels: Labels, value: float) -> None:
         """Raise a counter to a session's running total."""
@@ -203,7 +192,7 @@ class State:
         names = (node_id,) if peer is None else (node_id, peer)
         owner = tuple(map(clean_label, names))
         for family in (c.PEER_STATUS, c.NETWORK_LATENCY):
-            series: dict[Labels, Any] = self._series(family)
+            series = self._every[family]
             for labels in [ls for ls in series if ls[: len(owner)] == owner]:
                 del series[labels]
 
@@ -250,20 +239,7 @@ class State:
 
     def series_count(self, family: Family) -> int:
         """Return how many label sets a family has."""
-        return len(self._series(family))
-
-    def _observe(self, family: Family, labels: Labels, value: float) -> None:
-        series = self._histograms[family]
-        histogram = series.get(labels)
-        if histogram is None:
-            labels = self._admit(family, labels)
-            histogram = series.setdefault(labels, self.new_histogram(family))
-        histogram.observe(value)
-
-    def _count_kinds(self, node_id: str, kinds: Mapping[type[Event] | str, int]) -> None:
-        for which, count in kinds.items():
-            name = which if isinstance(which, str) else which.__name__
-            self.move(c.EVENTS, (node_id, name), count)
+        return len(self._every[family])
 
     def _note(self, node: Node, event: Event) -> None:
         """Remember what later decisions need."""
@@ -327,7 +303,7 @@ class State:
         The exporter's own families have no budget: their labels are its own words.
         """
         cleaned = tuple(map(clean_label, labels))
-        series = self._series(family)
+        series = self._every[family]
         if family.scope == "exporter" or cleaned in series or len(series) < self._budget:
             return cleaned
         # The node's name stays: nodes come from the operator, not from traffic.
@@ -340,12 +316,9 @@ class State:
                 self.move(c.FOLDED, (family.name, name), 1)
         return folded
 
-    def _series(self, family: Family) -> dict[Labels, float] | dict[Labels, Histogram]:
-        if family.kind == "histogram":
-            return self._histograms[family]
-        return self._numbers[family]
-
 
 def clean_label(value: str) -> str:
     """Make a label value presentable: printable and of bounded length."""
+    if value.isprintable() and len(value) <= LABEL_CHARACTERS:  # the usual case, and faster
+        return value
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LABEL_CHARACTERS])

@@ -20,7 +20,8 @@ from exporter.journal.records import (
 )
 from exporter.journal.recovery import CRASHES
 from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
-from exporter.metrics.state import State, WebCondition
+from exporter.metrics.conditions import WebCondition
+from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.registry import open_registry
 from exporter.web.web_file import FollowedWeb

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from exporter.metrics.state import WebCondition
+from exporter.metrics.conditions import WebCondition
 from exporter.web.passwords import Passwords
 from exporter.web.tls import make_context
 from exporter.web.web_config import FILE_BYTES, WebConfigError, WebFile, named_files, parse

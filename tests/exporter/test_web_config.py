@@ -7,7 +7,7 @@ import pytest
 import trustme
 from trio.testing import MockClock, trio_test
 
-from exporter.metrics.state import WebCondition
+from exporter.metrics.conditions import WebCondition
 from exporter.web.web_config import TlsSection, WebConfigError, WebFile, parse
 from exporter.web.web_file import FollowedWeb, TokenBucket
 
