@@ -357,12 +357,21 @@ def telemetry() -> Iterator[PanelBuilder]:
     )
     yield series(
         "Internal errors",
-        "Parts of node or exporter that failed unexpectedly and were restarted, over the last 5 "
-        "minutes. Anything but 0 is a bug.",
+        "Parts of node or exporter that failed unexpectedly and were restarted, and failures of an "
+        "operator's collectors, over the last 5 minutes; 1 for a web configuration that cannot be "
+        "used. Anything but 0 is a fault.",
         (grown("node_internal_errors_total", NODE, "node_id, part"), "{{node_id}} {{part}}"),
         (
             grown("exporter_internal_errors_total", JOB, "instance, part"),
             "exporter {{instance}} {{part}}",
+        ),
+        (
+            grown("exporter_collector_errors_total", JOB, "instance, collector"),
+            "exporter {{instance}} collector {{collector}}",
+        ),
+        (
+            f"1 - distributed_llm_exporter_web_config_valid{{{JOB}}}",
+            "exporter {{instance}} web configuration",
         ),
     )
     yield series(
