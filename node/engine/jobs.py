@@ -33,8 +33,8 @@ class Job(Protocol):
     def tokenized(self, tokens: tuple[int, ...], text: str) -> None:
         """The prompt's tokens and text, if they were requested."""
 
-    def finished(self, reason: EndReason, message: str) -> None:
-        """The engine has finished the request."""
+    def finished(self, reason: EndReason, message: str, parameter: str = "") -> None:
+        """The engine has finished the request, perhaps for a fault of one of its fields."""
 
     def interrupted(self, reason: events.RestartReason) -> None:
         """The engine ended during the request."""
@@ -138,7 +138,7 @@ class Jobs:
             case protocol.Finished(request, reason, message):
                 if result.drafted:
                     self._speculated(result.drafted, result.accepted)
-                self._remove(request).finished(reason, message)
+                self._remove(request).finished(reason, message, result.parameter)
 
     def _remove(self, request: int) -> Job:
         held = self._held.pop(request)

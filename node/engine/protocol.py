@@ -162,6 +162,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """Tokens that the engine guessed ahead for the request, where it does."""
     accepted: int = 0
     """How many of them the model would have drawn itself."""
+    parameter: str = ""
+    """The request's field that is at fault, if one is."""
 
 
 Command = Load | Generate | Tokenize | Cancel

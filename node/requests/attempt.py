@@ -151,7 +151,7 @@ class Attempt:
         self.answer.prompt = tokens, text
         self.answer.prompt_tokens = len(tokens)
 
-    def finished(self, reason: EndReason, message: str) -> None:
+    def finished(self, reason: EndReason, message: str, parameter: str = "") -> None:
         """Record that the engine has finished the request."""
         self._in_engine = False
         match reason:
@@ -164,11 +164,12 @@ class Attempt:
             case "parted":
                 self.answer.fail(EngineFailedError(message))
             case "unsupported":
-                error = InvalidRequestError(message, code="unsupported_by_engine")
-                self.answer.fail(error)
+                code = "unsupported_by_engine"
+                self.answer.fail(InvalidRequestError(message, parameter=parameter, code=code))
             case "refused" | "no_template":
-                code = "no_chat_template" if reason == "no_template" else None
-                self.answer.fail(InvalidRequestError(message, parameter="messages", code=code))
+                fault = "no_chat_template" if reason == "no_template" else None
+                parameter = parameter or "messages"
+                self.answer.fail(InvalidRequestError(message, parameter=parameter, code=fault))
         self._close()
 
     def interrupted(self, reason: ResumeReason) -> None:

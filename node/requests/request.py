@@ -27,7 +27,14 @@ class Chat(msgspec.Struct, frozen=True):
 Prompt = str | Chat | tuple[int, ...]
 """Plain text, a chat, or the ids of tokens."""
 EndReason = Literal[
-    "stop", "length", "cancelled", "parted", "too_long", "refused", "no_template", "unsupported"
+    "stop",
+    "length",
+    "cancelled",
+    "parted",
+    "too_long",
+    "refused",
+    "no_template",
+    "unsupported",
 ]
 """Why an engine has finished a request. The last four are faults of the request; `parted` is an
 answer that this engine cannot continue where another one was lost."""

@@ -71,7 +71,7 @@ async def test_schema_that_cannot_be_followed_names_the_place(
         async with running(tmp_path, MODEL_PATH, server) as link:
             (refused,) = await answer(link, generating(1, "Tell", schema=wrong))
             assert isinstance(refused, Finished)
-            assert refused.reason == "refused"
+            assert (refused.reason, refused.parameter) == ("refused", "response_format")
             assert "at #/properties/age: unrecognized type integr" in refused.message
             assert text_in(await answer(link, generating(2, "Tell")))
 
@@ -119,6 +119,9 @@ async def test_end_is_not_drawn_if_it_must_not_be(server: Path | None, tmp_path:
             long = await answer(link, generating(2, hello, 60, min_tokens=2**31 - 1))
             assert long[-1] == Finished(2, "length", "")
             assert len(tokens_in(long)) == 60
+            (refused,) = await answer(link, generating(3, hello, 60, min_tokens=30))
+            assert isinstance(refused, Finished)
+            assert refused.reason == "unsupported"
 
 
 def test_every_mark_of_a_part_is_kept() -> None:

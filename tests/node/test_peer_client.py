@@ -60,7 +60,7 @@ async def ask(url: str) -> list[wire.Frame]:
         b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         OK + b"\xff\xff\xff\xff",
-        OK + (2**21).to_bytes(4, "big") + b"x" * 100,
+        OK + (2**26).to_bytes(4, "big") + b"x" * 100,
         OK + ADMITTED + b"\0\0\0\3\xc1\xc1\xc1",
         OK + b"\0\0\0\1\xc0",
         OK + b"\0\0\0\2\x92\1",

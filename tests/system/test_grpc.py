@@ -162,7 +162,7 @@ def test_channel_is_kept_for_any_number_of_calls(shared_node: Running) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2**32 - 1}, "max_tokens"),
         ({"repetition_penalty": 3}, "repetition_penalty"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": [str(number) for number in range(65)]}, "stop"),
         ({"stop": [""]}, "stop"),
         ({"prompt": "a\0b"}, "NUL"),
         ({"prompt": None}, "prompt"),

@@ -88,7 +88,6 @@ def test_doubled_and_trailing_slashes_are_served(shared_node: Running, path: str
         ("/v1/chat/completion", "did you mean /v1/chat/completions?"),
         ("/v1/embedding", "did you mean /v1/embeddings?"),
         ("/models", "did you mean /v1/models?"),
-        ("/v1/responses", "not supported yet: use /v1/chat/completions"),
         ("/v1/audio/speech", "audio is not supported"),
         ("/metrics", "the exporter serves /metrics"),
         ("/api/tags", "use /v1/models"),

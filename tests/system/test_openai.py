@@ -427,7 +427,7 @@ def test_async_client_and_many_at_once(shared_node: Running) -> None:
         ) as client:
             assert [model.id async for model in client.models.list()] == ["demo"]
             with pytest.raises(openai.BadRequestError):
-                await client.completions.create(prompt=STORY, n=3, **asked)
+                await client.completions.create(prompt=STORY, n=2, best_of=3, **asked)
             async with anyio.create_task_group() as tasks:
                 for index in range(len(prompts)):
                     tasks.start_soon(follow, index, client)

@@ -117,8 +117,8 @@ class Child:
             if isinstance(command, Tokenize):
                 self._link.send(self._show(command))
             elif isinstance(command, Generate):
-                if unsupported := _unsupported(command):
-                    self._link.send(Finished(command.request, "unsupported", unsupported))
+                if unsupported := _find_unsupported(command):
+                    self._link.send(unsupported)
                 else:
                     self._link.send(self._generate(command))
                 self._link.forget_cancels()
@@ -222,18 +222,19 @@ def _refused(request: int, error: ChatRefusedError) -> Finished:
     return Finished(request, reason, str(error))
 
 
-def _unsupported(command: Generate) -> str:
-    """Return why this engine cannot answer a request; empty if it can."""
+def _find_unsupported(command: Generate) -> Finished | None:
+    """Return how a request ends that this engine cannot answer; None if it can."""
     sampling = command.sampling
     if isinstance(command.prompt, Chat) and command.prompt.tools:
-        wanted = "`tools`"
+        field, wanted = "tools", "`tools`"
     elif command.schema is not None:
-        wanted = "an answer that must match a schema (`response_format`)"
+        field, wanted = "response_format", "an answer that must match a schema (`response_format`)"
     elif extras := [name for name, off in _EXTRAS.items() if getattr(sampling, name) != off]:
-        wanted = " and ".join(f"`{name}`" for name in extras)
+        field, wanted = extras[0], " and ".join(f"`{name}`" for name in extras)
     else:
-        return ""
-    return f"the engine of this model does not support {wanted}: load it with --engine=llama.cpp"
+        return None
+    message = f"the engine of this model does not support {wanted}: load it with --engine=llama.cpp"
+    return Finished(command.request, "unsupported", message, parameter=field)
 
 
 def load(link: Link, command: Load) -> Child | None:

@@ -19,6 +19,7 @@ from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
 from node.engine.llama_cpp.vectors import Send, embed, rank
 from node.engine.protocol import Finished, Generate, Load, Result, Tokenize, Tokenized
+from node.requests.request import Chat
 
 _OTHER_KIND: Final = {
     True: "this model makes vectors only: request an embedding",
@@ -27,6 +28,9 @@ _OTHER_KIND: Final = {
 _PARTED: Final = (
     "the engine was lost in the middle of an answer that must match a schema, and the answer "
     "cannot be continued: ask again"
+)
+_MINIMUM: Final = (
+    "min_tokens must be 0 or at least max_tokens with llama.cpp: set both to the same number"
 )
 _WORTH_TOKENS: Final = 128
 """With one slot, a shorter part of a prompt is evaluated again although it is in the cache, so that
@@ -68,18 +72,35 @@ class LoadedModel:
             return await rank(self._socket, command, send)
         try:
             tokens = await self._prompts.tokenize(command.prompt)
-            grammar = "" if command.schema is None else await self._prompts.grammar(command.schema)
         except RefusedError as error:
             return Finished(command.request, "refused", str(error))
+        if refusal := self._find_refusal(command, tokens):
+            return refusal
+        if command.embed:
+            return await embed(self._socket, command, tokens, send)
+        return await self._generate(command, tokens, send)
+
+    async def _generate(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+        try:
+            grammar = "" if command.schema is None else await self._prompts.grammar(command.schema)
+        except RefusedError as error:
+            has_tools = isinstance(command.prompt, Chat) and command.prompt.tools
+            parameter = "tools" if has_tools else "response_format"
+            return Finished(command.request, "refused", str(error), parameter=parameter)
+        return await self._complete(command, tokens, grammar, send)
+
+    def _find_refusal(self, command: Generate, tokens: list[int]) -> Finished | None:
+        """Return how a request ends that does not fit the model; None if it does."""
         if len(tokens) >= self._context_length + command.embed:
             message = (
                 f"the prompt has {len(tokens)} tokens; the model's context holds "
                 f"{self._context_length}, including the answer"
             )
             return Finished(command.request, "too_long", message)
-        if command.embed:
-            return await embed(self._socket, command, tokens, send)
-        return await self._complete(command, tokens, grammar, send)
+        most = tokens_left(command, len(tokens), self._context_length) + len(command.prior)
+        if 0 < command.min_tokens < most:
+            return Finished(command.request, "unsupported", _MINIMUM, parameter="min_tokens")
+        return None
 
     async def show(self, command: Tokenize, send: Send) -> Finished:
         """Send a prompt's tokens and text; raises like `answer`."""
