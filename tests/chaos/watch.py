@@ -5,6 +5,7 @@ import threading
 from typing import Final, Self
 
 from tests.chaos.rows import Row
+from tests.processes import PREFIX
 
 _COUNTER_SUFFIXES: Final = ("_total", "_bucket", "_count", "_sum")
 _TIMEOUT_SECONDS: Final = 10.0
@@ -86,5 +87,8 @@ def read_series(port: int) -> Series:
 
 
 def is_counter(series: str) -> bool:
-    """Return whether a series is a counter, by the suffix of its name."""
-    return series.partition("{")[0].endswith(_COUNTER_SUFFIXES)
+    """Return whether a series is a counter of ours, by its name.
+
+    Counters of the library's collectors, such as `process_*`, restart with their process.
+    """
+    return series.startswith(PREFIX) and series.partition("{")[0].endswith(_COUNTER_SUFFIXES)
