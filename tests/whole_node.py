@@ -30,6 +30,7 @@ ROUTES: Final = {
     ("/v1/responses", "POST"): _COMPLETIONS,
     ("/v1/messages", "POST"): _COMPLETIONS,
     ("/v1/messages/count_tokens", "POST"): (200,),
+    ("/v1/rerank", "POST"): (200,),
     ("/tokenize", "POST"): (200,),
     ("/detokenize", "POST"): (200,),
     ("/apply-template", "POST"): (200,),

@@ -12,6 +12,7 @@ import msgspec
 
 from node.api.calling import answer_schema, described_tools
 from node.api.chat_schema import ChatRequest, Message
+from node.api.rerank_schema import RerankRequest
 from node.api.schema import CompletionRequest, EmbeddingRequest, TextRequest
 from node.api.tools import ToolCall
 from node.errors import InvalidRequestError
@@ -70,6 +71,31 @@ def embedding_requests(
             embed=True,
         )
         for text in asked.texts()
+    ]
+
+
+def rank_requests(
+    asked: RerankRequest, model_id: str, request_id: str, client: str = ""
+) -> list[InferenceRequest]:
+    """Convert a rerank request into one request per document.
+
+    Raises:
+        InvalidRequestError: The engine cannot process a text.
+    """
+    query = {"role": "query", "content": without_nul(asked.query, "query")}
+    return [
+        InferenceRequest(
+            model_id=model_id,
+            prompt=Chat(
+                (query, {"role": "document", "content": without_nul(text, f"documents[{number}]")})
+            ),
+            max_tokens=1,
+            sampling=_UNUSED,
+            request_id=request_id,
+            client=client,
+            embed=True,
+        )
+        for number, text in enumerate(asked.texts())
     ]
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from node.api.anthropic.schema import InputMessage, MessagesRequest, TextBlock
 from node.api.chat_schema import ChatRequest, Message, TextPart
+from node.api.rerank_schema import RerankRequest
 from node.api.responses.schema import (
     InputItem,
     Reasoning,
@@ -174,6 +175,12 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "with_pieces": _OFF,
     },
     DetokenizeRequest: {},
+    RerankRequest: {
+        "max_chunks_per_doc": _ONLY_NULL,
+        "max_tokens_per_doc": _ONLY_NULL,
+        "priority": _ZERO,
+        "truncate_prompt_tokens": _ONLY_NULL,
+    },
     ResponsesRequest: {
         "background": _OFF,
         "context_management": _EMPTY_LIST,

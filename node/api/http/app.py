@@ -28,6 +28,7 @@ from node.api.http.events import TextEvents, usage_of
 from node.api.http.front import Front, json_response
 from node.api.http.messages import add_messages
 from node.api.http.paths import explain
+from node.api.http.rerank import add_rerank
 from node.api.http.responses import add_responses
 from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
@@ -74,6 +75,7 @@ def build_app(
     ):
         app.add_url_rule(path, view.__name__, view, methods=[method])
     add_tokens(app, front)
+    add_rerank(app, front)
     add_messages(app, front)
     add_responses(app, front)
     add_page(app)

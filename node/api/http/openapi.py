@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api import chat_schema, schema, token_schema
+from node.api import chat_schema, rerank_schema, schema, token_schema
 from node.api.anthropic.answer import MessageAnswer, MessageError, TokenCount
 from node.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from node.api.http import answer
@@ -32,6 +32,8 @@ _BODIES: Final = (
     MessageError,
     TokenCount,
     schema.EmbeddingRequest,
+    rerank_schema.RerankRequest,
+    rerank_schema.Ranking,
     schema.ErrorBody,
     answer.Completion,
     answer.ChatCompletion,
@@ -68,6 +70,10 @@ def describe() -> dict[str, Any]:
             "/v1/embeddings": {
                 "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
                 | _body(schema.EmbeddingRequest)
+            },
+            "/v1/rerank": {
+                "post": _operation("rerank", "Sort documents by a query", rerank_schema.Ranking)
+                | _body(rerank_schema.RerankRequest)
             },
             "/v1/responses": {
                 "post": _operation("respond", "Write a response", ResponseObject)

@@ -12,6 +12,7 @@ SERVED: Final = (
     "/v1/embeddings",
     "/v1/messages",
     "/v1/models",
+    "/v1/rerank",
     "/v1/responses",
 )
 """Listed in the error; `/openapi.json` describes them."""
@@ -19,7 +20,6 @@ SERVED: Final = (
 _OTHERS: Final = {
     "/metrics": "the exporter serves /metrics, on port 9090 by default",
     "/v1/moderations": "moderation is not supported",
-    "/v1/rerank": "reranking is not supported",
     "/v1/audio": "audio is not supported",
     "/v1/images": "images are not supported",
     "/v1/files": "files are not supported",

@@ -1,0 +1,54 @@
+"""The body and the answer of `/v1/rerank`, as in Jina, Cohere, llama.cpp and vLLM."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from node.api.schema import MAX_INPUTS, Body
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document as an object."""
+
+    text: str
+
+
+class RerankRequest(Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/rerank`."""
+
+    query: str
+    documents: Annotated[list[str | Document], msgspec.Meta(min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How many results to return; all by default."""
+    return_documents: bool | None = None
+    """Whether each result repeats its document."""
+
+    def texts(self) -> list[str]:
+        """Return the documents' texts."""
+        return [one if isinstance(one, str) else one.text for one in self.documents]
+
+
+class Ranked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One document's result."""
+
+    index: int
+    """Its place among the documents of the request."""
+    relevance_score: float
+    """As the model computes it; only the order is comparable between models."""
+    document: Document | None = None
+
+
+class RerankUsage(msgspec.Struct, frozen=True):
+    """What the request used."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """Answer of `POST /v1/rerank`: the best documents first."""
+
+    model: str
+    results: list[Ranked]
+    usage: RerankUsage
+    object: Literal["list"] = "list"
