@@ -98,6 +98,9 @@ class History:
         self._bounds = state.new_histogram(c.FIRST_TOKEN).bounds
         self._models: dict[Labels, deque[Mark]] = {}
         self._nodes: dict[str, Sparklines] = {}
+        self._sampled_at: float | None = None
+        self._counted_before: set[Labels] = set()
+        """Models whose totals at the first sample are older than this history."""
 
     def sample(self, now: float) -> None:
         """Take one sample. Nodes and models past the bounds have no history."""
@@ -105,7 +108,10 @@ class History:
         self._mark_nodes(models, now)
         every = [(node_id, model_id) for node_id, ids in models.items() for model_id in ids]
         kept = list(dict.fromkeys([*every, *self._models]))[:MODELS_KEPT]
-        self._models = {key: self._models.get(key) or _marks() for key in kept}
+        if self._sampled_at is None:
+            self._counted_before = {labels[:2] for labels in self._state.values(c.REQUESTS)}
+        self._models = {key: self._models.get(key) or self._new_marks(key) for key in kept}
+        self._sampled_at = now
         for key, marks in self._models.items():
             marks.append(Mark(now, self._totals(key)))
 
@@ -148,6 +154,14 @@ class History:
             lines.queued.append(sum(queue.get(key, 0) for key in keys) if up else None)
             lines.failed.append(step.failed if up else None)
 
+    def _new_marks(self, key: Labels) -> deque[Mark]:
+        """Return the marks of a new model, which began at 0 if it was not counted before."""
+        marks: deque[Mark] = deque(maxlen=_WINDOW_STEPS + 1)
+        if self._sampled_at is not None and key not in self._counted_before:
+            zeros = array("d", [0.0] * (_FIRST_BUCKET + len(self._bounds) + 1))
+            marks.append(Mark(self._sampled_at, zeros))
+        return marks
+
     def _totals(self, key: Labels) -> "array[float]":
         requests = self._state.values(c.REQUESTS)
         histogram = self._state.histograms(c.FIRST_TOKEN).get(key)
@@ -180,10 +194,6 @@ def models_by_node(state: State) -> dict[str, list[str]]:
 def _mark_before(marks: deque[Mark], at: float) -> Mark:
     """Return the newest mark that is not younger, or else the oldest mark."""
     return next((mark for mark in reversed(marks) if mark.at <= at), marks[0])
-
-
-def _marks() -> deque[Mark]:
-    return deque(maxlen=_WINDOW_STEPS + 1)
 
 
 def _points() -> deque[float | None]:

@@ -129,7 +129,8 @@ class Engine:
     @property
     def silent_seconds(self) -> float:
         """Seconds that the most silent job has made no progress; 0 without a job."""
-        return trio.current_time() - self._last_sign()
+        since = self._jobs.silent_since
+        return 0.0 if since is None else trio.current_time() - since
 
     def describe(self) -> events.ModelDescribed | None:
         """Return the level that describes the loaded model; None while none is loaded."""

@@ -158,3 +158,19 @@ def test_history_stays_small(nodes: int, models: int, seconds: int) -> None:
     size = sum(statistic.size for statistic in kept.statistics("filename"))
     assert 0 < size < HISTORY_BYTES * (1 if models > 1 else 0.1)
     assert len(sampled.history.sparklines("n0").queued) == SPARKLINE_STEPS
+
+
+def test_first_request_of_a_new_model_counts() -> None:
+    """A model that appears between two samples began at 0; one of an earlier start did not."""
+    sampled = Sampled()
+    sampled.happen(finished("old"))  # as if recovered
+    sampled.history.sample(0.0)
+    for model_id in ("old", "new"):
+        sampled.describe(model_id)
+    sampled.happen(finished("new"))
+    sampled.history.sample(STEP_SECONDS)
+    grown = {
+        model_id: sampled.history.growth([("n1", model_id)], WINDOW_SECONDS, 6.0).ended["ok"]
+        for model_id in ("old", "new")
+    }
+    assert grown == {"old": 0, "new": 1}

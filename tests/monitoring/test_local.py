@@ -78,10 +78,14 @@ class Machine:
             "DISTRIBUTED_LLM_API_PORT": "0",
             "DISTRIBUTED_LLM_MESH_PORT": "0",
             "DISTRIBUTED_LLM_THREADS": "1",
+            "DISTRIBUTED_LLM_REQUEST_LOG": str(directory / "requests.jsonl"),
         }
+        self.web_config = directory / "web.yml"
+        self.web_config.write_text("http_server_config: {http2: true}\n")
 
     def here(self, command: str) -> str:
-        """Give a command with this machine's ports."""
+        """Return a command with this machine's ports and its web configuration."""
+        command = command.replace("--web-config-file=FILE", f"--web-config-file={self.web_config}")
         for usual, port in self.ports.items():
             command = re.sub(rf"\b{usual}\b", str(port), command)
         return command
@@ -162,7 +166,7 @@ def test_every_command_of_a_runbook_works(machine: Machine, page: Path) -> None:
             machine.local("metrics")
         done = machine.run(command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        assert done.stdout
+        assert done.stdout or command.startswith("distributed-llm-exporter requests")  # none failed
 
 
 @needs_prometheus

@@ -15,7 +15,7 @@ from node.demo import MODEL_PATH
 from node.engine.llama_cpp.completion import KEPT_TOKENS
 from node.engine.llama_cpp.options import LlamaOptions
 from node.engine.llama_cpp.process import LlamaServer, open_llama_server
-from node.engine.protocol import Finished, Tokenize, Tokenized
+from node.engine.protocol import Finished, Result, Tokenize, Tokenized
 from node.requests.request import Chat, Prompt, Sampling
 from tests.llama_servers import SERVERS, answer, generating, loading, text_in, tokens_in
 from tests.patience import patient
@@ -100,7 +100,10 @@ async def test_prompt_is_shown_as_tokens_and_text(server: Path | None, tmp_path:
             prompts: list[Prompt] = ["Tell", hello, (1, 2, 3)]
             for number, prompt in enumerate(prompts):
                 await link.send(Tokenize(number, prompt))
-                shown, finished = await link.receive() + await link.receive()
+                results: list[Result] = []
+                while len(results) < 2:
+                    results += await link.receive()
+                shown, finished = results
                 assert isinstance(shown, Tokenized)
                 assert finished == Finished(number, "stop", "")
                 assert shown.tokens

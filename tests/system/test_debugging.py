@@ -20,7 +20,7 @@ from exporter.journal.records import pack_log_header, pack_record
 from shared.events import NodeState, NodeStateChanged, TokensGenerated
 from tests.batches import Emitter
 from tests.builders import every_event, pack_batch
-from tests.processes import Pair, Running, scrape, value, wait_for
+from tests.processes import PREFIX, Pair, Running, scrape, value, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 _TOO_MANY = 1000
@@ -79,7 +79,7 @@ def record(pair: Pair) -> Path:
 def lasting(exporter: Running) -> list[str]:
     """Return the lines of an exposition that depend on the journal only, without times."""
     lines = httpx.get(f"{exporter.url}/metrics").text.splitlines()
-    return [line for line in lines if not _TIMES.search(line)]
+    return [line for line in lines if line.startswith(PREFIX) and not _TIMES.search(line)]
 
 
 def test_tail_shows_events_as_they_arrive(pair: Pair) -> None:

@@ -32,7 +32,7 @@ def fail(node: Running) -> None:
     """Send requests that are refused for different reasons."""
     url = f"{node.url}/v1/completions"
     for body in (
-        {"prompt": [PROMPT, PROMPT]},
+        {"prompt": [PROMPT, 1]},
         {"prompt": PROMPT, PROMPT: 1},
         {"prompt": PROMPT, "model": PROMPT},
         {"prompt": PROMPT + "\0"},
@@ -45,7 +45,7 @@ def fail(node: Running) -> None:
     wrong = {"Authorization": f"Bearer {WRONG}"}
     assert httpx.post(url, json={"prompt": PROMPT}, headers=wrong).status_code == 401
     named = {**BEARER, "X-Request-ID": f"{PROMPT}!", PROMPT: PROMPT}
-    assert httpx.post(url, json={"prompt": PROMPT, "n": 2}, headers=named).status_code == 400
+    assert httpx.post(url, json={"prompt": PROMPT, "n": 0}, headers=named).status_code == 400
 
 
 def break_protocol(node: Running) -> None:
