@@ -73,7 +73,8 @@ def render_chat(
             add_generation_prompt=not continued,
         )
     except _TEMPLATE_FAULTS as error:
-        message = f"the model's chat template refuses these messages: {error}"
+        what = "a chat with tool calls" if chat.has_calls else "these messages"
+        message = f"the model's chat template refuses {what}: {error}"
         raise ChatRefusedError(message) from error
     if "\0" in prompt:  # the library would silently end the text there
         raise ChatRefusedError("the model's chat template wrote a NUL character")

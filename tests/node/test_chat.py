@@ -125,3 +125,11 @@ def test_calls_reach_the_template() -> None:
     turns = ({"role": "assistant", "content": None, "tool_calls": [call]}, CHAT[-1])
     template = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
     assert render_chat(template, Chat(turns)) == '{"a": [1]}'
+
+
+def test_refused_tool_history_is_named() -> None:
+    """A template that knows no tools refuses a chat with tool calls by that name."""
+    turns = ({"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},)
+    refusing = "{{ raise_exception('unknown role') }}"
+    with pytest.raises(ChatRefusedError, match="a chat with tool calls: unknown role"):
+        render_chat(refusing, Chat(turns))
