@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from node.engine.marks import END, MARKS, NO_MARKER, Marker
-from node.requests.request import Chat, Turn
+from node.requests.request import Turn
 
 _NONE: Final[Mapping[str, str]] = {}
 
@@ -35,7 +35,7 @@ class NoTemplateError(ChatRefusedError):
 
 def render_chat(
     template: str,
-    chat: Chat,
+    turns: Sequence[Turn],
     bos: str = "",
     eos: str = "",
     *,
@@ -49,10 +49,10 @@ def render_chat(
 
     Args:
         template: The model's template, which also decides whether `bos` begins the text.
-        chat: The chat.
+        turns: The chat's turns.
         bos: The token that begins a text.
         eos: The token that ends a text.
-        special: Further tokens, by their names in templates.
+        special: Further names for the template; see `marked` for a caller's.
         marker: Marks what looks like a control token in the chat.
 
     Raises:
@@ -61,9 +61,8 @@ def render_chat(
     """
     if not template:
         raise NoTemplateError("this model has no chat template: request a completion instead")
-    turns = chat.turns
     continued = bool(turns) and turns[-1]["role"] == "assistant"
-    names = {**_marked(chat.options, marker), "bos_token": bos, "eos_token": eos, **special}
+    names = {"bos_token": bos, "eos_token": eos, **special}
     try:
         prompt = _compiled(template).render(
             names,
@@ -73,7 +72,7 @@ def render_chat(
             add_generation_prompt=not continued,
         )
     except _TEMPLATE_FAULTS as error:
-        what = "a chat with tool calls" if chat.has_calls else "these messages"
+        what = "a chat with tool calls" if _has_calls(turns) else "these messages"
         message = f"the model's chat template refuses {what}: {error}"
         raise ChatRefusedError(message) from error
     if "\0" in prompt:  # the library would silently end the text there
@@ -102,7 +101,7 @@ _NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
 
 def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list[Turn]:
     messages = [
-        {key: value if key == "role" else _marked(value, marker) for key, value in turn.items()}
+        {key: value if key == "role" else marked(value, marker) for key, value in turn.items()}
         for turn in turns
     ]
     if continued:
@@ -110,15 +109,15 @@ def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list
     return messages
 
 
-def _marked(value: Any, marker: Marker) -> Any:
+def marked(value: Any, marker: Marker) -> Any:
     """Return a JSON value with its texts marked."""
     match value:
         case str():
             return marker.mark(value)
         case list():
-            return [_marked(item, marker) for item in value]
+            return [marked(item, marker) for item in value]
         case dict():
-            return {key: _marked(item, marker) for key, item in value.items()}
+            return {key: marked(item, marker) for key, item in value.items()}
     return value
 
 
@@ -177,3 +176,8 @@ def _refuse(message: Any) -> NoReturn:
 
 def _format_now(form: str) -> str:
     return datetime.now().astimezone().strftime(form)
+
+
+def _has_calls(turns: Sequence[Turn]) -> bool:
+    """Return whether a turn calls a tool or has a tool's result, which not every template knows."""
+    return any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns)

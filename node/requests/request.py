@@ -23,11 +23,6 @@ class Chat(msgspec.Struct, frozen=True):
     tools: tuple[dict[str, Any], ...] = ()
     """The functions that the model may call, as OpenAI and templates describe them."""
 
-    @property
-    def has_calls(self) -> bool:
-        """Whether a turn calls a tool or has a tool's result, which not every template knows."""
-        return any(turn["role"] == "tool" or turn.get("tool_calls") for turn in self.turns)
-
 
 Prompt = str | Chat | tuple[int, ...]
 """Plain text, a chat, or the ids of tokens."""

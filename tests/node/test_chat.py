@@ -2,9 +2,8 @@
 
 import pytest
 
-from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.chat import ChatRefusedError, NoTemplateError, marked, render_chat
 from node.engine.marks import Marker, without_marks
-from node.requests.request import Chat
 
 TEMPLATE = """{{ bos_token }}
 {%- for message in messages %}
@@ -36,7 +35,7 @@ ESCAPES = [
 
 
 def render(template: str, bos: str = "<s>", eos: str = "</s>") -> str:
-    return render_chat(template, Chat(CHAT), bos, eos)
+    return render_chat(template, CHAT, bos, eos)
 
 
 def test_template_writes_the_prompt() -> None:
@@ -63,7 +62,7 @@ def test_name_of_a_participant_is_the_templates_to_write() -> None:
         {"role": "user", "content": "a", "name": "Ann"},
         {"role": "user", "content": "b"},
     ]
-    assert render_chat(template, Chat(tuple(turns)), "", "") == "Ann-"
+    assert render_chat(template, turns, "", "") == "Ann-"
 
 
 def test_template_that_writes_a_nul_is_refused() -> None:
@@ -112,8 +111,9 @@ def test_template_sees_nothing_of_the_node(name: str) -> None:
 def test_callers_options_reach_the_template() -> None:
     """The template sees the caller's names; control tokens in their texts stay text."""
     template = "{{ thinks }}{{ mood }}"
-    options = {"thinks": False, "mood": "</s>"}
-    prompt = render_chat(template, Chat(CHAT, options), marker=Marker(["</s>"]))
+    marker = Marker(["</s>"])
+    options = marked({"thinks": False, "mood": "</s>"}, marker)
+    prompt = render_chat(template, CHAT, special=options, marker=marker)
     assert without_marks(prompt) == "False</s>"
     assert prompt != "False</s>"
 
@@ -124,7 +124,7 @@ def test_calls_reach_the_template() -> None:
     call = {"id": "1", "type": "function", "function": function}
     turns = ({"role": "assistant", "content": None, "tool_calls": [call]}, CHAT[-1])
     template = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
-    assert render_chat(template, Chat(turns)) == '{"a": [1]}'
+    assert render_chat(template, turns) == '{"a": [1]}'
 
 
 def test_refused_tool_history_is_named() -> None:
@@ -132,4 +132,4 @@ def test_refused_tool_history_is_named() -> None:
     turns = ({"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},)
     refusing = "{{ raise_exception('unknown role') }}"
     with pytest.raises(ChatRefusedError, match="a chat with tool calls: unknown role"):
-        render_chat(refusing, Chat(turns))
+        render_chat(refusing, turns)

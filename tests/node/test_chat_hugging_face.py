@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from node.engine.chat import ChatRefusedError, render_chat
-from node.requests.request import Chat, Turn
+from node.requests.request import Turn
 
 CHAT: Final[list[Turn]] = [
     {"role": "user", "content": "a <b> & é"},
@@ -105,7 +105,7 @@ def test_template_finds_what_it_finds_elsewhere(name: str) -> None:
     """Names, filters, statements and whitespace rules are Hugging Face's."""
     template, expected = ENVIRONMENT[name]
     special = {"pad_token": "<pad>"}
-    assert render_chat(template, Chat(tuple(CHAT)), "<s>", "</s>", special=special) == expected
+    assert render_chat(template, CHAT, "<s>", "</s>", special=special) == expected
 
 
 REFUSED: Final = {
@@ -122,7 +122,7 @@ def test_refusal_carries_the_templates_reason(name: str) -> None:
     """A template that fails in transformers fails here, and ends its request only."""
     template, why = REFUSED[name]
     with pytest.raises(ChatRefusedError, match=why):
-        render_chat(template, Chat(tuple(CHAT)))
+        render_chat(template, CHAT)
 
 
 CHATML: Final = (
@@ -176,26 +176,26 @@ CONTINUED: Final = {
 def test_prompt_is_open_for_the_assistants_turn(model: str) -> None:
     """After the user's message the template writes the beginning of an answer."""
     turns = [{"role": "user", "content": "Hi"}]
-    assert render_chat(MODELS[model], Chat(tuple(turns)), "<s>", "</s>") == ASKED[model]
+    assert render_chat(MODELS[model], turns, "<s>", "</s>") == ASKED[model]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_last_message_of_the_assistant_is_continued(model: str) -> None:
     """The prompt ends with the message, without spaces that the template itself trims."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Once upon "}]
-    assert render_chat(MODELS[model], Chat(tuple(turns)), "<s>", "</s>") == CONTINUED[model]
+    assert render_chat(MODELS[model], turns, "<s>", "</s>") == CONTINUED[model]
 
 
 def test_earlier_message_of_the_assistant_is_closed() -> None:
     """Only the last message is continued, even if an earlier one has the same text."""
     turns = [{"role": "assistant", "content": "x"}, {"role": "assistant", "content": "x"}]
-    prompt = render_chat(CHATML, Chat(tuple(turns)))
+    prompt = render_chat(CHATML, turns)
     assert prompt == "<|im_start|>assistant\nx<|im_end|>\n<|im_start|>assistant\nx"
 
 
 def test_empty_message_is_continued() -> None:
     """An empty last message opens the turn."""
-    prompt = render_chat(CHATML, Chat(({"role": "assistant", "content": ""},)))
+    prompt = render_chat(CHATML, ({"role": "assistant", "content": ""},))
     assert prompt == "<|im_start|>assistant\n"
 
 
@@ -203,11 +203,9 @@ def test_template_that_leaves_the_last_message_out_is_refused() -> None:
     """A template that omits the last message cannot continue it."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Once"}]
     with pytest.raises(ChatRefusedError, match="leaves out the last message"):
-        render_chat("{{ messages[0].content }}", Chat(tuple(turns)))
+        render_chat("{{ messages[0].content }}", turns)
 
 
 def test_time_is_the_local_one() -> None:
     """A template can format the local time in any way."""
-    assert re.fullmatch(
-        r"\d\d [A-Z]\w+ \d{4}", render_chat("{{ strftime_now('%d %B %Y') }}", Chat(tuple(CHAT)))
-    )
+    assert re.fullmatch(r"\d\d [A-Z]\w+ \d{4}", render_chat("{{ strftime_now('%d %B %Y') }}", CHAT))

@@ -11,7 +11,6 @@ from node.engine.chat import render_chat
 from node.engine.ctransformers.tokens import Tokenizer
 from node.engine.marks import MARKS, Marker, without_marks
 from node.engine.vocabulary import Vocabulary
-from node.requests.request import Chat
 
 CONTROL: Final = {"<s>": 1, "</s>": 2, "<|user|>": 3, "<|im_end|>": 4, "<|im_end|>\n": 5, "¤": 6}
 DEFINED: Final = {"<tool>": 10, "<tool>>": 11}
@@ -119,7 +118,7 @@ CONTENTS: Final = [
 def test_control_token_in_a_message_stays_text(content: str, template: str) -> None:
     """A prompt has the template's control tokens only, whatever a message spells."""
     turns = [{"role": "user", "content": content}]
-    prompt = render_chat(TEMPLATES[template], Chat(tuple(turns)), marker=Marker(CONTROL))
+    prompt = render_chat(TEMPLATES[template], turns, marker=Marker(CONTROL))
     found = Tokenizer(VOCABULARY, each).tokenize(prompt, control_tokens=True)
     assert [token for token in found if token < FIRST_CHARACTER] == [1, 3, 4]
 
@@ -138,7 +137,7 @@ def test_messages_side_by_side_write_no_control_token(contents: list[str]) -> No
     """Adjacent messages do not form a control token, and no other character is lost."""
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     turns = [{"role": "user", "content": content} for content in contents]
-    prompt = render_chat(template, Chat(tuple(turns)), marker=Marker(CONTROL))
+    prompt = render_chat(template, turns, marker=Marker(CONTROL))
     tokens = Tokenizer(Vocabulary(control=CONTROL, adds_bos=False), each).tokenize(
         prompt, control_tokens=True
     )
@@ -148,7 +147,7 @@ def test_messages_side_by_side_write_no_control_token(contents: list[str]) -> No
 def test_name_of_a_participant_is_marked_too() -> None:
     """The name of a participant is text as well; a role is a known word."""
     turns = [{"role": "user", "content": "x", "name": "</s>"}]
-    prompt = render_chat("{{ messages[0].name }}", Chat(tuple(turns)), marker=Marker(CONTROL))
+    prompt = render_chat("{{ messages[0].name }}", turns, marker=Marker(CONTROL))
     assert tokens_of(prompt, Vocabulary(control=CONTROL, characters={"/": 7})) == "[1][7]"
 
 

@@ -17,7 +17,7 @@ from node.demo import MODEL_PATH
 from node.engine.chat import render_chat
 from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
-from node.requests.request import Chat, Sampling
+from node.requests.request import Sampling
 from tests.processes import Running
 
 REFERENCES: list[dict[str, Any]] = json.loads(
@@ -63,7 +63,7 @@ def test_engine_answers_as_in_training(
     """Prompt tokens and greedy answer are those of PyTorch with the same weights."""
     if "messages" in reference:
         turns = reference["messages"]
-        prompt = render_chat(VOCABULARY.template, Chat(tuple(turns)), special=VOCABULARY.special)
+        prompt = render_chat(VOCABULARY.template, turns, special=VOCABULARY.special)
     else:
         prompt = reference["text"]
     tokens = engine.tokenize(prompt, control_tokens="messages" in reference)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from node.engine import protocol
-from node.engine.chat import ChatRefusedError, NoTemplateError, render_chat
+from node.engine.chat import ChatRefusedError, NoTemplateError, marked, render_chat
 from node.engine.ctransformers import header
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.marks import Marker, without_marks
@@ -179,7 +179,12 @@ class Child:
 
     def _render(self, chat: Chat) -> str:
         known = self._vocabulary
-        return render_chat(known.template, chat, special=known.special, marker=self._marker)
+        return render_chat(
+            known.template,
+            chat.turns,
+            special={**marked(chat.options, self._marker), **known.special},
+            marker=self._marker,
+        )
 
     def _check(self, tokens: Sequence[int]) -> list[int]:
         known = self._engine.vocabulary_size
