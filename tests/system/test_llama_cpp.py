@@ -39,7 +39,7 @@ def running(
     flags = [
         f"--model={models / 'qwen3.gguf'}",
         f"--models-dir={models}",
-        "--context-length=256",
+        "--context-length=1024",
         "--slots=2",
     ]
     with pair.exporter() as exporter, pair.node(*flags) as node, connect(node.url) as client:
@@ -118,6 +118,11 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
     """Two streams outlive their engine: what was sent stays, and both end in full."""
     node, exporter, client = running
     load(client, "qwen3")
+    engines = [
+        child
+        for child in psutil.Process(node.process.pid).children(recursive=True)
+        if "node.engine.llama_cpp.server" in child.cmdline()
+    ]
     texts: dict[int, str] = {}
     tokens: dict[int, int] = {}
     begun = threading.Barrier(3)
@@ -128,7 +133,7 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
             node.url,
             model="qwen3",
             prompt=f"story {number}",
-            max_tokens=200,
+            max_tokens=900,
             temperature=0,
             ignore_eos=True,
             stream_options={"include_usage": True},
@@ -143,12 +148,11 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
     for follower in followers:
         follower.start()
     begun.wait(60)
-    for child in psutil.Process(node.process.pid).children(recursive=True):
-        if "node.engine.llama_cpp.server" in child.cmdline():
-            os.kill(child.pid, signal.SIGKILL)
+    for engine in engines:
+        os.kill(engine.pid, signal.SIGKILL)
     for follower in followers:
         follower.join()
-    assert tokens == {0: 200, 1: 200}
+    assert tokens == {0: 900, 1: 900}
     assert all(texts.values())
     resumed = wait_for(lambda: value(scrape(exporter.url), "inference_resumed_total"))
     assert resumed == 2
