@@ -157,7 +157,9 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 def stream(url: str, **body: Any) -> Iterator[dict[str, Any]]:
     """Yield the chunks of a streamed completion."""
     asked = {"prompt": "Once upon a time", "stream": True} | body
-    with httpx.stream("POST", f"{url}/v1/completions", json=asked) as response:
+    # An engine that was killed comes back before the next token.
+    patience = patient(END_SECONDS)
+    with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=patience) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if line.startswith("data: ") and line != "data: [DONE]":
