@@ -39,10 +39,12 @@ class Service:
 
 
 @contextmanager
-def run_node(directory: Path, model: Path, threads: int) -> Iterator[Service]:
+def run_node(
+    directory: Path, model: Path, threads: int, flags: Sequence[str] = ()
+) -> Iterator[Service]:
     """Run a node until the block ends; entered when the model is loaded."""
-    flags = [f"--model={model}", f"--threads={threads}", "--api-port=0", "--mesh-port=0"]
-    with _run_service("node", directory, flags) as service:
+    own = [f"--model={model}", f"--threads={threads}", "--api-port=0", "--mesh-port=0"]
+    with _run_service("node", directory, [*own, *flags]) as service:
         yield service
 
 
