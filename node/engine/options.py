@@ -1,4 +1,4 @@
-"""How an engine holds its model, and whom it notifies."""
+"""How an engine loads its model, and what it notifies of its events."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass

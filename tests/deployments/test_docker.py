@@ -1,4 +1,4 @@
-"""The images: what goes in, as whom they run, and that the exporter needs no more than it gets."""
+"""The images: their files, their user, and that the exporter's holds all that it imports."""
 
 import contextlib
 import http.server

@@ -305,7 +305,7 @@ def test_disruptions_take_one_node_at_a_time(overlay: str) -> None:
 
 
 def allowed(manifests: list[Manifest], pod: Manifest, direction: str) -> dict[Any, list[Any]]:
-    """Give whom a pod may hear from, or speak to, by port."""
+    """Return the peers that a pod may receive from or send to, by port."""
     found: dict[Any, list[Any]] = {}
     for policy in of_kind(manifests, "NetworkPolicy"):
         if selects(policy["spec"]["podSelector"], pod):

@@ -135,7 +135,7 @@ def endless() -> Iterator[Metric]:
 async def test_collector_that_fails_is_left_out(
     collect: Collect, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A collector that raises, or gives what cannot be shown, is counted; the others are shown."""
+    """A collector that raises or returns invalid samples is counted; the others are shown."""
     store = store_of(State())
     collectors = Collectors({"good": Scripted(), "bad": Scripted(collect)}, store)
     assert await errors(store) == {"good": 0, "bad": 0}

@@ -1,4 +1,4 @@
-"""`/status` and `/status/stream`: what they show, to whom, and what a slow reader costs."""
+"""`/status` and `/status/stream`: their content, their access, and slow readers."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -61,7 +61,7 @@ def test_alert_speaks_of_labels_that_it_has(alert: dict[str, Any]) -> None:
 
 @every_alert
 def test_alert_has_a_runbook(alert: dict[str, Any]) -> None:
-    """A runbook says what it means, whom it hurts, how to find the cause and what to do."""
+    """A runbook explains its alert, its effect on users, how to find the cause and what to do."""
     text = (RUNBOOKS / f"{alert['alert']}.md").read_text()
     assert text.startswith(f"# {alert['alert']}\n")
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)

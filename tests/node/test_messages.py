@@ -1,6 +1,7 @@
 """Anthropic's Messages API with its own client, of an engine that says what the test chose."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import functools
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -10,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from node.engine.protocol import Generate, Tokenize, Tokenized
+from node.engine.protocol import Tokenize, Tokenized
 from node.requests.request import Chat
 from tests.node.memory_child import Children, MemoryChild
+from tests.node.scripted import CLIENT_WARNINGS, HERMES, PARIS, ask_scripted, letters
 from tests.node.test_owner import open_api
 
 WEATHER: Final[Any] = {
@@ -24,19 +26,13 @@ WEATHER: Final[Any] = {
         "required": ["city"],
     },
 }
-PARIS: Final = '{"city": "Paris"}'
-HERMES: Final = f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>'
 ASKED: Final[dict[str, Any]] = {
     "model": "m",
     "messages": [{"role": "user", "content": "Is it warm in Paris?"}],
     "max_tokens": 99,
 }
 
-Ask = Callable[[anthropic.AsyncAnthropic], Awaitable[Any]]
-pytestmark = [  # the client drops the generators of its streams
-    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = CLIENT_WARNINGS
 
 
 @asynccontextmanager
@@ -55,24 +51,7 @@ async def open_client(
             yield client, child
 
 
-async def answered(children: Children, ask: Ask, *pieces: str) -> tuple[Any, Generate]:
-    """Return what the client makes of an answer in these pieces, and what the engine was asked."""
-    found: list[Any] = []
-    async with open_client(children) as (client, child), trio.open_nursery() as nursery:
-
-        async def run() -> None:
-            found.append(await ask(client))
-
-        nursery.start_soon(run)
-        command = await child.hear()
-        assert isinstance(command, Generate)
-        await child.say_tokens(command.request, *pieces)
-        await child.finish(command.request)
-    return found[0], command
-
-
-def letters(text: str) -> list[str]:
-    return [text[at : at + 4] for at in range(0, len(text), 4)]
+answered = functools.partial(ask_scripted, open_client)
 
 
 async def stream(client: anthropic.AsyncAnthropic, **asked: Any) -> Any:

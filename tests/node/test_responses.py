@@ -9,7 +9,8 @@ from trio.testing import MockClock, trio_test
 
 from node.requests.request import Chat
 from tests.node.memory_child import Children
-from tests.node.test_tools import HERMES, PARIS, answered, letters, open_client
+from tests.node.scripted import CLIENT_WARNINGS, HERMES, PARIS, letters
+from tests.node.test_tools import answered, open_client
 
 WEATHER: Final[Any] = {
     "type": "function",
@@ -25,10 +26,7 @@ WEATHER: Final[Any] = {
 }
 ASKED: Final[dict[str, Any]] = {"model": "m", "input": "Is it warm in Paris?"}
 
-pytestmark = [  # the client drops the generators of its streams
-    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = CLIENT_WARNINGS
 
 
 async def stream(client: openai.AsyncOpenAI, **asked: Any) -> Any:

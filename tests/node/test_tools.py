@@ -1,20 +1,20 @@
 """Tools and structured answers: OpenAI's client asks, and the engine says what the test chose."""
 
+import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx2
 import openai
 import pytest
-import trio
 from pydantic import BaseModel
 from trio.testing import MockClock, trio_test
 
-from node.engine.protocol import Generate
 from node.requests.request import Chat
 from tests.node.memory_child import Children, MemoryChild
+from tests.node.scripted import CLIENT_WARNINGS, HERMES, PARIS, ask_scripted, letters
 from tests.node.test_owner import open_api
 
 WEATHER: Final[Any] = {
@@ -30,16 +30,9 @@ WEATHER: Final[Any] = {
     },
 }
 USER: Final[Any] = [{"role": "user", "content": "Is it warm in Paris?"}]
-PARIS: Final = '{"city": "Paris"}'
-HERMES: Final = f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>'
 ASKED: Final[dict[str, Any]] = {"model": "m", "messages": USER, "tools": [WEATHER]}
 
-pytestmark = [  # the client drops the generators of its streams
-    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-Ask = Callable[[openai.AsyncOpenAI], Awaitable[Any]]
+pytestmark = CLIENT_WARNINGS
 
 
 @asynccontextmanager
@@ -56,24 +49,7 @@ async def open_client(
             yield one, child
 
 
-async def answered(children: Children, ask: Ask, *pieces: str) -> tuple[Any, Generate]:
-    """Return what the client makes of an answer in these pieces, and what the engine was asked."""
-    found: list[Any] = []
-    async with open_client(children) as (client, child), trio.open_nursery() as nursery:
-
-        async def run() -> None:
-            found.append(await ask(client))
-
-        nursery.start_soon(run)
-        command = await child.hear()
-        assert isinstance(command, Generate)
-        await child.say_tokens(command.request, *pieces)
-        await child.finish(command.request)
-    return found[0], command
-
-
-def letters(text: str) -> list[str]:
-    return [text[at : at + 4] for at in range(0, len(text), 4)]
+answered = functools.partial(ask_scripted, open_client)
 
 
 @trio_test

@@ -1,4 +1,4 @@
-"""Two hundred concurrent clients, half of whom leave: all are counted, nothing leaks."""
+"""Two hundred concurrent clients, half of which leave: all are counted, nothing leaks."""
 
 import json
 import random

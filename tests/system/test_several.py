@@ -72,7 +72,7 @@ def test_several_answers_are_streamed_as_they_are_answered_whole(client: openai.
 
 
 def test_prompt_of_token_ids_is_its_text(client: openai.OpenAI, tokens: list[int]) -> None:
-    """Token ids give what their text gives, in completions and embeddings, one or several."""
+    """Token ids have the same result as their text, in completions and embeddings."""
     asked: Any = {"model": "demo", "max_tokens": 9, "temperature": 0}
     text = client.completions.create(prompt=STORY, **asked).choices[0].text
     assert client.completions.create(prompt=tokens, **asked).choices[0].text == text

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,28 +12,20 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
+from tests.browser import NARROW, NEEDS_CHROMIUM, WIDE, open_browser
 from tests.processes import Pair, Running, scrape, value
 
-CHROMIUM: Final = shutil.which("chromium")
 TOKEN: Final = "a-token-of-an-operator"
-WIDE: Final = {"width": 1280, "height": 860}
-NARROW: Final = {"width": 320, "height": 640}
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: chromium)"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One headless browser; each visit has its own profile."""
-    expect.set_options(timeout=60_000)  # other tests may keep the machine busy
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    """One headless browser."""
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @dataclasses.dataclass

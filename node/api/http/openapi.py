@@ -44,6 +44,75 @@ _BODIES: Final = (
 )
 
 
+_POSTS: Final[tuple[tuple[str, type, str, str, type], ...]] = (
+    (
+        "/v1/completions",
+        schema.CompletionRequest,
+        "complete",
+        "Continue a text",
+        answer.Completion,
+    ),
+    (
+        "/v1/chat/completions",
+        chat_schema.ChatRequest,
+        "chat",
+        "Take a turn in a chat",
+        answer.ChatCompletion,
+    ),
+    (
+        "/v1/embeddings",
+        schema.EmbeddingRequest,
+        "embed",
+        "Turn texts into vectors",
+        answer.EmbeddingList,
+    ),
+    (
+        "/v1/rerank",
+        rerank_schema.RerankRequest,
+        "rerank",
+        "Sort documents by a query",
+        rerank_schema.Ranking,
+    ),
+    ("/v1/responses", ResponsesRequest, "respond", "Write a response", ResponseObject),
+    (
+        "/v1/messages",
+        MessagesRequest,
+        "message",
+        "Take a turn in a chat (Anthropic's)",
+        MessageAnswer,
+    ),
+    (
+        "/v1/messages/count_tokens",
+        CountTokensRequest,
+        "countTokens",
+        "Count a message's tokens",
+        TokenCount,
+    ),
+    (
+        "/tokenize",
+        token_schema.TokenizeRequest,
+        "tokenize",
+        "Show a prompt's tokens",
+        token_schema.Tokens,
+    ),
+    (
+        "/detokenize",
+        token_schema.DetokenizeRequest,
+        "detokenize",
+        "Show the text of tokens",
+        token_schema.Text,
+    ),
+    (
+        "/apply-template",
+        token_schema.TemplateRequest,
+        "applyTemplate",
+        "Show a chat's text",
+        token_schema.Text,
+    ),
+)
+"""Each path with a body, the body, the operation's name, its summary and its answer."""
+
+
 def describe() -> dict[str, Any]:
     """Return the description in version 3.1 of the OpenAPI Specification."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REFERENCE)
@@ -59,45 +128,9 @@ def describe() -> dict[str, Any]:
                 "get": _operation("getModel", "Describe a model", answer.Model)
                 | {"parameters": [_MODEL_ID]}
             },
-            "/v1/completions": {
-                "post": _operation("complete", "Continue a text", answer.Completion)
-                | _body(schema.CompletionRequest)
-            },
-            "/v1/chat/completions": {
-                "post": _operation("chat", "Take a turn in a chat", answer.ChatCompletion)
-                | _body(chat_schema.ChatRequest)
-            },
-            "/v1/embeddings": {
-                "post": _operation("embed", "Turn texts into vectors", answer.EmbeddingList)
-                | _body(schema.EmbeddingRequest)
-            },
-            "/v1/rerank": {
-                "post": _operation("rerank", "Sort documents by a query", rerank_schema.Ranking)
-                | _body(rerank_schema.RerankRequest)
-            },
-            "/v1/responses": {
-                "post": _operation("respond", "Write a response", ResponseObject)
-                | _body(ResponsesRequest)
-            },
-            "/v1/messages": {
-                "post": _operation("message", "Take a turn in a chat (Anthropic's)", MessageAnswer)
-                | _body(MessagesRequest)
-            },
-            "/v1/messages/count_tokens": {
-                "post": _operation("countTokens", "Count a message's tokens", TokenCount)
-                | _body(CountTokensRequest)
-            },
-            "/tokenize": {
-                "post": _operation("tokenize", "Show a prompt's tokens", token_schema.Tokens)
-                | _body(token_schema.TokenizeRequest)
-            },
-            "/detokenize": {
-                "post": _operation("detokenize", "Show the text of tokens", token_schema.Text)
-                | _body(token_schema.DetokenizeRequest)
-            },
-            "/apply-template": {
-                "post": _operation("applyTemplate", "Show a chat's text", token_schema.Text)
-                | _body(token_schema.TemplateRequest)
+            **{
+                path: {"post": _operation(name, summary, answered) | _body(asked)}
+                for path, asked, name, summary, answered in _POSTS
             },
         },
         "components": {
