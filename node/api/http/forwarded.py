@@ -3,15 +3,14 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Final
 
 from quart import Response, request
-from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
 from node.api.edge.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.api.edge.owner import owner_of
+from node.api.http.stream import PiecesBody
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.requests import tracing
 from node.requests.answer import Answer, Delta, Ending
@@ -54,30 +53,11 @@ def add_forwarded(
         if asked.trace is not None:
             asked = replace(asked, trace=tracing.below(asked.trace))
         answer = router.admit(asked, owner_of(request.scope))
-        response = Response(FrameBody(answer), content_type=_TYPE)
+        response = Response(PiecesBody(_Frames(answer)), content_type=_TYPE)
         response.timeout = None
         return response
 
     app.add_url_rule(wire.PATH, "forwarded", generate, methods=["POST"])
-
-
-class FrameBody(ResponseBody):
-    """A response body that reads an answer; the request's owner releases the answer."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    async def __aenter__(self) -> AsyncIterator[bytes]:
-        """Start to read."""
-        return _Frames(self._answer)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Do nothing."""
 
 
 class _Frames(AsyncIterator[bytes]):

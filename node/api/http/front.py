@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 from quart import Response, g, request
-from quart.wrappers.response import ResponseBody
 
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
 from node.api.http.batch import Admit, Batch, Read
-from node.api.http.stream import AnswerBody, BatchBody, EventWriter
+from node.api.http.stream import BatchBody, EventWriter, answer_body
 from node.api.origin import with_origin
 from node.api.parts.part import PartReader, Said, collect
 from node.api.request_id import read_whole
@@ -80,7 +79,7 @@ class Front:
         admit = self._admission()
         first = admit(wanted[0])
         await first.wait_accepted()  # the status is held back until it is known to be 200
-        body: ResponseBody = AnswerBody(first, writer)
+        body = answer_body(first, writer)
         if len(wanted) > 1:
             batch = Batch(wanted, lambda one: first if one is wanted[0] else admit(one))
             body = BatchBody(batch, writer)

@@ -32,16 +32,18 @@ class EventWriter(Protocol):
         """Return the events that end a response that failed."""
 
 
-class AnswerBody(ResponseBody):
-    """A response body that reads one answer; the request's owner releases the answer."""
+class PiecesBody(ResponseBody):
+    """A response body of pieces that are ready to write.
 
-    def __init__(self, answer: Answer, writer: EventWriter) -> None:
-        self._answer = answer
-        self._writer = writer
+    It ends nothing: the request's owner releases the answer that they are made of.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         """Start to read."""
-        return _Events(self._answer, self._writer)
+        return self._pieces
 
     async def __aexit__(
         self,
@@ -50,6 +52,11 @@ class AnswerBody(ResponseBody):
         trace: TracebackType | None,
     ) -> None:
         """Do nothing."""
+
+
+def answer_body(answer: Answer, writer: EventWriter) -> ResponseBody:
+    """Return the response body that streams one answer."""
+    return PiecesBody(_Events(answer, writer))
 
 
 class _Events(AsyncIterator[bytes]):
