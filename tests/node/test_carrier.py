@@ -73,8 +73,8 @@ async def test_what_is_counted_meanwhile_is_reported_at_each_flush(tmp_path: Pat
     def report(outbox: Outbox) -> None:
         outbox.emit(TokensGenerated("m", 1))
 
-    async with trio.open_nursery() as nursery:
-        with listen(tmp_path) as socket:
+    with listen(tmp_path) as socket:
+        async with trio.open_nursery() as nursery:  # inside, so that no task reads a closed socket
             async with carried(tmp_path, report):
                 emitted = 0
                 while emitted < 3:
