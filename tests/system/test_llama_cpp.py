@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.grpc_client import Client, connect, pb
+from tests.patience import patient
 from tests.processes import Pair, Running, scrape, stream, text_of, value, wait_for
 from tests.random_models import NAMES, random_model
 
@@ -46,6 +47,11 @@ def running(
         yield node, exporter, client
 
 
+def post(node: Running, path: str, body: dict[str, Any]) -> httpx.Response:
+    """Send a request, which may have to wait for its model to load."""
+    return httpx.post(f"{node.url}{path}", json=body, timeout=patient(60))
+
+
 def load(client: Client, *names: str) -> None:
     """Load models, also such as were unloaded before."""
     for name in names:
@@ -65,7 +71,7 @@ def test_text_model_is_loaded_streamed_and_unloaded(
     node, exporter, client = running
     asked: dict[str, Any] = {"model": name, "max_tokens": 12, "temperature": 0}
     chunks = list(stream(node.url, **asked))
-    whole = httpx.post(f"{node.url}/v1/completions", json={"prompt": "Once upon a time"} | asked)
+    whole = post(node, "/v1/completions", {"prompt": "Once upon a time"} | asked)
     assert text_of(chunks) == whole.json()["choices"][0]["text"]
     wait_for(lambda: value(scrape(exporter.url), "model_info", model_id=name, engine="llama.cpp"))
     labels = {"model_id": name, "state": "capacity"}
@@ -80,12 +86,12 @@ def test_several_texts_become_vectors_of_one_length(
     """An embedding model returns a vector for each text, and refuses to write."""
     node, _, client = running
     asked = {"model": "embedder", "input": ["hello", "world", "hello"]}
-    answer = httpx.post(f"{node.url}/v1/embeddings", json=asked).json()
+    answer = post(node, "/v1/embeddings", asked).json()
     first, second, third = (one["embedding"] for one in answer["data"])
     assert first == pytest.approx(third, abs=1e-4)
     assert first != second
     assert sum(number**2 for number in first) == pytest.approx(1, abs=1e-3)
-    refused = httpx.post(f"{node.url}/v1/completions", json={"model": "embedder", "prompt": "x"})
+    refused = post(node, "/v1/completions", {"model": "embedder", "prompt": "x"})
     assert refused.status_code == 400
     assert "vectors only" in refused.json()["error"]["message"]
     unload(client, "embedder")
@@ -95,19 +101,20 @@ def test_documents_are_sorted_by_their_scores(running: tuple[Running, Running, C
     """A reranking model sorts documents; another model does not rerank."""
     node, _, client = running
     asked = {"query": "hello", "documents": ["world", {"text": "hello"}, "a b c"]}
-    answer = httpx.post(f"{node.url}/v1/rerank", json=asked | {"model": "ranker"}).json()
+    answer = post(node, "/v1/rerank", asked | {"model": "ranker"}).json()
     scores = [one["relevance_score"] for one in answer["results"]]
     assert scores == sorted(scores, reverse=True)
     assert {one["index"] for one in answer["results"]} == {0, 1, 2}
-    best = httpx.post(
-        f"{node.url}/v1/rerank",
-        json=asked | {"model": "ranker", "top_n": 1, "return_documents": True},
+    best = post(
+        node,
+        "/v1/rerank",
+        asked | {"model": "ranker", "top_n": 1, "return_documents": True},
     ).json()["results"]
     assert [one["index"] for one in best] == [answer["results"][0]["index"]]
     assert best[0]["document"]["text"] in ("world", "hello", "a b c")
     load(client, "embedder", "qwen3")
     for name in ("embedder", "qwen3"):
-        refused = httpx.post(f"{node.url}/v1/rerank", json=asked | {"model": name})
+        refused = post(node, "/v1/rerank", asked | {"model": name})
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] != "internal_error"
     for name in VECTORS:
