@@ -1,6 +1,7 @@
 """Describes a model's file before any engine runs: its header is read in a process of its own."""
 
 import logging
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ _READER: Final = (*PYTHON, "-m", "node.engine.reading")
 _OUTPUT_BYTES: Final = 2**20
 _PATIENCE_SECONDS: Final = SECONDS + 15.0
 """The process ends by itself before that, unless the disk hangs."""
+_KILLS: Final = (signal.SIGKILL, signal.SIGTERM)
+"""Sent by the system, for want of memory, or by an operator: the file is not at fault."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ async def describe(path: Path, wanted: Wanted, room_bytes: int | None = None) ->
 
     Raises:
         UnusableModelError: No engine runs it, or the wanted one does not.
-        OSError: No process, pipe or memory is available now.
+        OSError: No process, pipe or memory is available now, or the process was killed.
     """
     facts = await read_facts(path)
     described = choose(facts, wanted, path, room_bytes)
@@ -65,7 +68,7 @@ async def read_facts(path: Path) -> Facts:
 
     Raises:
         UnusableModelError: The file does not exist, is damaged, or is not a whole model.
-        OSError: No process, pipe or memory is available now.
+        OSError: No process, pipe or memory is available now, or the process was killed.
     """
     if "\0" in str(path):  # which no argument of a process may contain
         raise UnusableModelError(no_file(path))
@@ -109,6 +112,8 @@ def _decode(answer: bytearray, errors: bytearray, code: int, path: Path) -> Fact
         _log.warning("reading %s failed: %s", readable(path), errors.decode(errors="replace"))
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         message = f"the process that read the header of {readable(path)} {how}"
+        if -code in _KILLS:
+            raise OSError(message) from error
         raise UnusableModelError(f"{message}: choose another model file") from error
     if read.facts is None:
         raise UnusableModelError(read.refused)

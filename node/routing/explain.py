@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         _plan.main(list(arguments), PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         return _complain(" ".join(error.format_message().split()), 2)
-    except (CannotPlanError, UnusableModelError) as error:
+    except (CannotPlanError, UnusableModelError, OSError) as error:
         return _complain(str(error), 1)
     return 0
 

@@ -123,6 +123,8 @@ class Children:
     def __init__(self) -> None:
         self.described = DESCRIBED
         """What the model's file says of itself."""
+        self.unreadable = 0
+        """How often more the file's reader is killed."""
         self._send, self._receive = trio.open_memory_channel[MemoryChild](math.inf)
         self.started = 0
         """How many were started."""
@@ -152,6 +154,9 @@ class Children:
     async def _describe(self, path: Path) -> protocol.Described:
         del path
         await trio.lowlevel.checkpoint()
+        if self.unreadable:
+            self.unreadable -= 1
+            raise OSError("the reader was killed")
         return self.described
 
     @asynccontextmanager

@@ -146,7 +146,7 @@ def test_other_part_or_name_is_refused_with_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("kill -9 $$", "was killed by signal 9"),
+        ("kill -11 $$", "was killed by signal 11"),
         ("echo {; exit 3", "ended with status 3"),
         ("head -c 100000000 /dev/zero", "ended with status"),
         ("sleep 60", "was not read within 0.5 s"),
@@ -160,6 +160,16 @@ def test_reader_that_fails_is_one_line(
     if "sleep" in script:
         monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.5)
     assert says in refusal(MODEL_PATH)
+
+
+@pytest.mark.parametrize("number", [9, 15])
+def test_killed_reader_is_not_the_fault_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A reader that the system or an operator kills may succeed at the next attempt."""
+    monkeypatch.setattr(module, "_READER", ("/bin/sh", "-c", f"kill -{number} $$"))
+    with pytest.raises(OSError, match=f"was killed by signal {number}"):
+        described(MODEL_PATH, Wanted())
 
 
 @trio_test

@@ -454,6 +454,24 @@ async def test_engine_that_dies_while_it_reloads_fails_nobody(
 
 
 @trio_test
+async def test_reader_that_dies_while_its_model_reloads_fails_nobody(
+    autojump_clock: MockClock, children: Children
+) -> None:
+    """A request waits while the process that reads the model's file cannot be run."""
+    del autojump_clock
+    async with open_place(children) as (place, child):
+        asked = place.admit()
+        await child.hear_generate()
+        children.unreadable = 3
+        child.die()
+        again = await children.next()
+        await again.load()
+        assert await again.hear_generate() == asked.identity
+        await again.finish(asked.identity)
+        assert place.statuses == ["ok"]
+
+
+@trio_test
 async def test_engine_that_dies_in_every_load_is_given_up(
     autojump_clock: MockClock, children: Children
 ) -> None:
