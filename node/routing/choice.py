@@ -23,6 +23,8 @@ class PeerModel:
     """Fingerprint of its file; empty while unknown."""
     age_seconds: float = 0.0
     """Age of the advert."""
+    context_length: int = 0
+    """Tokens in the context of a request; 0 while unknown."""
 
 
 @dataclass(frozen=True)

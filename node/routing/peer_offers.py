@@ -133,6 +133,7 @@ class PeerOffers(Peers):
                         slots=model.slots_total,
                         fingerprint=model.fingerprint,
                         age_seconds=peer.view.silent_seconds,
+                        context_length=model.context_length,
                     )
 
 

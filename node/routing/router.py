@@ -121,6 +121,16 @@ class Router:
         own = [lane.engine.model_id for lane in self._scheduler.lanes]
         return [*own, *sorted(self._peers.models().difference(own))]
 
+    def context_length(self, model_id: str) -> int:
+        """Return how many tokens a request to a model may hold; 0 while unknown."""
+        own = [
+            lane.engine.context_length
+            for lane in self._scheduler.lanes
+            if lane.engine.model_id == model_id
+        ]
+        lengths = own or [peer.context_length for peer in self._peers.find(model_id)]
+        return min(filter(None, lengths), default=0)
+
     async def drain(self, grace_seconds: float) -> None:
         """Accept no more requests, and wait for the current ones during the grace period."""
         with trio.move_on_after(grace_seconds):

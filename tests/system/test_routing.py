@@ -94,7 +94,10 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
     second = cluster.start("b", f"story={MODEL_PATH}")
     wait_for(lambda: knows(first, "story"))
     listed = httpx.get(f"{first.url}/v1/models").json()["data"]
-    assert [model["id"] for model in listed] == ["other", "story"]
+    assert [(model["id"], model["max_model_len"]) for model in listed] == [
+        ("other", 512),
+        ("story", 512),
+    ]
 
     there = complete(second, max_tokens=40).json()
     here = complete(first, max_tokens=40).json()

@@ -152,6 +152,8 @@ class Model(msgspec.Struct, frozen=True):
     created: int
     object: Literal["model"] = "model"
     owned_by: str = OWNER
+    max_model_len: int | UnsetType = UNSET
+    """Tokens in the context of a request, prompt and answer; absent while unknown."""
 
 
 class ModelList(msgspec.Struct, frozen=True):

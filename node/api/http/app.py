@@ -4,6 +4,7 @@ import functools
 import logging
 import time
 
+from msgspec import UNSET
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -161,7 +162,8 @@ class _Routes:
         return json_response(EmbeddingList(model_id, ordered, EmbeddingUsage(tokens, tokens)))
 
     def _model(self, model_id: str) -> Model:
-        return Model(model_id, self._created)
+        length = self._router.context_length(model_id)
+        return Model(model_id, self._created, max_model_len=length or UNSET)
 
     async def _answer(
         self, asked: CompletionRequest | ChatRequest, wanted: list[InferenceRequest]
