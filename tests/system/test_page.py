@@ -1,6 +1,7 @@
 """The page at `/` in a real browser, with a real node."""
 
 import dataclasses
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -155,8 +156,9 @@ def test_text_grows_and_stop_frees_the_engine(
         expect(text).to_have_text(re.compile(rf"^{re.escape(early)}\w*( \w+){{3}}"))
         expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
         assert "no chat template" in visited.message()
-        caret = "getComputedStyle(document.querySelector('.answer .text'), '::after').animationName"
-        assert page.evaluate(caret) == "none"
+        caret = "getComputedStyle(document.querySelector('.answer .text'), '::after')"
+        assert page.evaluate(f"{caret}.content") == '""'
+        assert page.evaluate(f"{caret}.animationName") == "none"
         assert_accessible(page)
         page.keyboard.press("Escape")
         expect(page.locator(".answer.ended")).to_have_count(1)
@@ -252,6 +254,7 @@ def test_page_asks_for_the_key_and_forgets_it(browser: Browser, pair: Pair, tmp_
         page.reload()
         expect(page.locator("#key")).to_be_focused()
         assert page.input_value("#key") == ""
+        expect(page.locator(".answer.ended")).to_have_count(1)
 
 
 def test_full_queue_says_when_to_try_again(browser: Browser, pair: Pair, slow_model: Path) -> None:
@@ -309,7 +312,7 @@ def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
             const shown = [meter.readings(1250)];
             for (const at of [1300, 1300, 1310, 1320]) meter.piece(at);
             shown.push(meter.readings(1400));
-            meter.usage(5);
+            meter.usage({ completion_tokens: 5, total_tokens: 9 });
             meter.ended("stop");
             return [...shown, meter.readings(9000)];
         }"""
@@ -318,6 +321,113 @@ def test_speed_counts_what_came_after_the_first_read(visited: Visit) -> None:
     assert [one["speed"] for one in readings] == [UNKNOWN, "≈ 100 tokens/s", "150 tokens/s"]
     assert [one["tokens"] for one in readings] == [UNKNOWN, "≈ 4", "5"]
     assert [one["end"] for one in readings] == [UNKNOWN, UNKNOWN, "by itself"]
+
+
+def test_conversation_survives_a_reload_until_it_is_cleared(visited: Visit) -> None:
+    """A reload shows the conversation as it was and continues it; Clear removes it for good."""
+    page = visited.page
+    visited.send("Tell me a story about a fox")
+    expect(page.locator(".answer.ended")).to_have_count(1)
+    shown = page.locator("#log").inner_html()
+    context = page.locator("#context-text").inner_text()
+    used, length = map(int, re.findall(r"\d+", context))
+    assert 0 < used < length == 512
+    meter = page.locator("#context-meter")
+    assert (meter.get_attribute("value"), meter.get_attribute("max")) == (str(used), "512")
+
+    page.reload()
+    expect(page.locator("#context-text")).to_have_text(context)
+    assert page.locator("#log").inner_html() == shown
+    with page.expect_request("**/chat/completions") as request:
+        visited.send("And then?")
+    asked = request.value.post_data_json
+    assert asked is not None
+    assert [one["role"] for one in asked["messages"]] == ["user", "assistant", "user"]
+    expect(page.locator(".answer.ended")).to_have_count(2)
+
+    page.click("#clear")
+    page.reload()
+    expect(page.locator("#model")).to_have_value("demo")
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator("#context")).to_be_hidden()
+    assert page.evaluate("localStorage.length") == 0
+
+
+def test_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(
+    browser: Browser, pair: Pair, slow_model: Path
+) -> None:
+    """A reload ends a running answer; what had arrived is still there."""
+    with pair.node(f"--model={slow_model}") as node, visit(browser, node) as visited:
+        page = visited.page
+        page.check("input[value=completion]")
+        visited.send("Once upon a time")
+        expect(page.locator(".answer .text")).to_have_text(re.compile(r"time( \w+){3}"))
+        page.reload()
+        text = page.locator(".answer.ended .text")
+        expect(text).to_have_text(re.compile(r"^Once upon a time( \w+){3}"))
+
+
+def test_damaged_or_forbidden_storage_does_not_stop_the_page(
+    browser: Browser, shared_node: Running
+) -> None:
+    """The page works without the browser's storage, and says that it keeps nothing."""
+    with visit(browser, shared_node) as visited:
+        page = visited.page
+        page.evaluate("localStorage.setItem('distributed-llm.conversation', '{')")
+        page.reload()
+        expect(page.locator("#model")).to_have_value("demo")
+        page.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('full'); }; }"
+        )
+        visited.send("Tell me a story")
+        expect(page.locator(".answer.ended")).to_have_count(1)
+        expect(page.locator("#message")).to_contain_text("does not keep the conversation")
+
+
+def test_copy_button_copies_the_answer(browser: Browser, shared_node: Running) -> None:
+    """An answer is copied as the model wrote it."""
+    allowed = ["clipboard-read", "clipboard-write"]
+    with visit(browser, shared_node, permissions=allowed) as visited:
+        page = visited.page
+        visited.send("Tell me a story about a fox")
+        expect(page.locator(".answer.ended")).to_have_count(1)
+        page.get_by_role("button", name="Copy this answer").click()
+        expect(page.locator(".copy").last).to_have_text("Copied")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        kept = page.evaluate("localStorage.getItem('distributed-llm.conversation')")
+        assert copied == json.loads(kept)["exchanges"][0]["text"] != ""
+
+
+def test_reasoning_is_folded_away_from_the_answer(visited: Visit) -> None:
+    """Reasoning is shown folded and apart; it is neither sent again nor copied."""
+    page = visited.page
+    told: list[dict[str, Any]] = [
+        {"delta": {"role": "assistant", "content": ""}, "finish_reason": None},
+        {"delta": {"reasoning_content": "A fox is **red**."}, "finish_reason": None},
+        {"delta": {"content": "It is **red**."}, "finish_reason": None},
+        {"delta": {}, "finish_reason": "stop"},
+    ]
+    chunks = [json.dumps({"choices": [{"index": 0, **one}]}) for one in told]
+    body = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
+    page.route(
+        "**/chat/completions",
+        lambda route: route.fulfill(content_type="text/event-stream", body=body),
+    )
+    visited.send("Which colour?")
+    expect(page.locator(".answer.ended")).to_have_count(1)
+    expect(page.locator(".answer > .text")).to_have_text("It is red.")
+    expect(page.locator(".answer > .text strong")).to_have_text("red")
+    thoughts = page.locator(".reasoning .text")
+    expect(thoughts).to_be_hidden()
+    page.locator(".reasoning summary").click()
+    expect(thoughts).to_have_text("A fox is **red**.")
+    assert_accessible(page)
+    with page.expect_request("**/chat/completions") as request:
+        visited.send("Why?")
+    asked = request.value.post_data_json
+    assert asked is not None
+    assert asked["messages"][1] == {"role": "assistant", "content": "It is **red**."}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

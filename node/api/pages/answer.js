@@ -1,5 +1,7 @@
 // Shows an answer with its question and readings, and reads it out.
 
+import { copyButton } from "./copying.js";
+import { Growing } from "./markdown.js";
 import { Meter } from "./meter.js";
 
 const REFRESH_MS = 200; // refresh of the readings; nobody can read faster ones
@@ -7,52 +9,76 @@ const ANNOUNCE_MS = 3000; // between two announcements, because each interrupts 
 
 /** An answer in the conversation, under its question. */
 export class Shown {
+  #places;
+  #exchange;
   #articles = [];
-  #streamed = document.createTextNode("");
+  #text; // where the answer is drawn
+  #thoughts = null; // where its reasoning is drawn
   #readings = copy("readings-template");
-  #log;
-  #speaker;
-  #waiting = "";
-  #frame = 0;
-  #timer;
 
-  constructor({ log, announcer }, text, model, chat) {
-    this.#log = log;
-    this.#speaker = new Speaker(announcer);
-    this.meter = new Meter(performance.now());
-    this.text = "";
-    if (chat) this.#article("You", "asked").append(text);
-    const written = this.#article(model, "answer");
-    if (!chat) written.append(given(text));
-    written.append(this.#streamed);
+  constructor(places, { chat, model, question }) {
+    this.#places = places;
+    this.#exchange = { chat, model, question, text: "", reasoning: "", readings: {}, tokens: null };
+    if (chat) this.#article("You", "asked").append(question);
+    const place = this.#article(model, "answer");
+    if (!chat) place.append(given(question));
+    this.#text = chat ? new Growing(place) : new Plain(place);
+    place.classList.toggle("marked", chat);
     this.#last.append(this.#readings);
+  }
+
+  /** Show an exchange that is over. */
+  static past(places, exchange) {
+    const shown = new Shown(places, exchange);
+    shown.draw(exchange);
+    shown.read(exchange.readings, exchange.tokens);
+    shown.finish();
+  }
+
+  /** The exchange as far as it is drawn. */
+  get exchange() {
+    return this.#exchange;
+  }
+
+  /** Draw pieces of the answer and of its reasoning. */
+  draw({ text, reasoning }) {
+    if (reasoning) this.#think(reasoning);
+    if (text) this.#text.add(text);
+    this.#exchange.text += text;
+    this.#exchange.reasoning += reasoning;
+    if (this.#exchange.text) this.#last.classList.remove("thinking");
+  }
+
+  /** Show the readings, and note the tokens of the whole exchange. */
+  read(readings, tokens) {
+    this.#exchange.readings = readings;
+    this.#exchange.tokens = tokens;
+    for (const [name, value] of Object.entries(readings)) {
+      const place = this.#readings.querySelector(`[data-reading="${CSS.escape(name)}"]`);
+      if (place) place.textContent = value;
+    }
+  }
+
+  setBusy() {
     this.#last.setAttribute("aria-busy", "true");
-    this.#timer = setInterval(() => this.#read(), REFRESH_MS);
   }
 
-  /** Add a piece of the answer; the next frame draws it. */
-  add(piece, at) {
-    this.meter.piece(at);
-    this.text += piece;
-    this.#waiting += piece;
-    this.#frame ||= requestAnimationFrame(() => {
-      this.#draw();
-      this.#speaker.hear(this.text);
-    });
-  }
-
-  /** Show that the answer is over, and why. */
-  end(reason) {
-    this.meter.ended(reason);
-    this.#draw();
-    this.#finish();
-    const { tokens, speed, end } = this.meter.readings(performance.now());
-    this.#speaker.end(this.text, `Ended ${end}, ${tokens} tokens, ${speed}.`);
+  /** Show that the answer is over. */
+  finish() {
+    this.#last.removeAttribute("aria-busy");
+    this.#last.classList.remove("thinking");
+    this.#last.classList.add("ended");
+    for (const code of this.#last.querySelectorAll("pre")) {
+      const block = document.createElement("div");
+      block.className = "code";
+      code.replaceWith(block);
+      block.append(code, copyButton("this code", () => code.textContent));
+    }
+    this.#readings.after(copyButton("this answer", () => this.#exchange.text));
   }
 
   /** Remove the answer and its question. */
   remove() {
-    this.#finish();
     for (const article of this.#articles) article.remove();
   }
 
@@ -64,30 +90,105 @@ export class Shown {
     const article = copy("turn-template");
     article.classList.add(kind);
     article.querySelector("h2").textContent = who;
-    this.#log.append(article);
+    this.#places.log.append(article);
     this.#articles.push(article);
     return article.querySelector(".text");
+  }
+
+  #think(piece) {
+    if (this.#thoughts === null) {
+      const folded = copy("reasoning-template");
+      this.#last.querySelector(".text").before(folded);
+      this.#last.classList.add("thinking");
+      this.#thoughts = new Plain(folded.querySelector(".text"));
+    }
+    this.#thoughts.add(piece);
+  }
+}
+
+/** An answer that arrives: measured, drawn once in each frame, and read out. */
+export class Arriving {
+  #shown;
+  #speaker;
+  #waiting = nothing();
+  #frame = 0;
+  #timer;
+
+  constructor(places, asked) {
+    this.meter = new Meter(performance.now());
+    this.#shown = new Shown(places, asked);
+    this.#shown.setBusy();
+    this.#speaker = new Speaker(places.announcer);
+    this.#timer = setInterval(() => this.#read(), REFRESH_MS);
+  }
+
+  /** Whether nothing of the answer has arrived. */
+  get isEmpty() {
+    const { text, reasoning } = this.exchange;
+    return text === "" && reasoning === "";
+  }
+
+  /** The exchange as far as it has arrived. */
+  get exchange() {
+    this.#draw();
+    return this.#shown.exchange;
+  }
+
+  /** Add a piece of the answer, or of its reasoning; the next frame draws it. */
+  add({ text = "", reasoning = "" }, at) {
+    this.meter.piece(at);
+    this.#waiting.text += text;
+    this.#waiting.reasoning += reasoning;
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#draw();
+      this.#speaker.hear(this.#shown.exchange.text);
+    });
+  }
+
+  /** Show that the answer is over, and why. */
+  end(reason) {
+    this.meter.ended(reason);
+    this.#draw();
+    this.#stop();
+    this.#shown.finish();
+    const { tokens, speed, end } = this.meter.readings(performance.now());
+    this.#speaker.end(this.#shown.exchange.text, `Ended ${end}, ${tokens} tokens, ${speed}.`);
+  }
+
+  /** Remove the answer and its question. */
+  remove() {
+    this.#stop();
+    this.#shown.remove();
   }
 
   #draw() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    this.#streamed.appendData(this.#waiting);
-    this.#waiting = "";
+    this.#shown.draw(this.#waiting);
+    this.#waiting = nothing();
   }
 
   #read() {
-    for (const [name, value] of Object.entries(this.meter.readings(performance.now()))) {
-      this.#readings.querySelector(`[data-reading=${name}]`).textContent = value;
-    }
+    this.#shown.read(this.meter.readings(performance.now()), this.meter.total);
   }
 
-  #finish() {
+  #stop() {
     clearInterval(this.#timer);
     cancelAnimationFrame(this.#frame);
     this.#read();
-    this.#last.removeAttribute("aria-busy");
-    this.#last.classList.add("ended");
+  }
+}
+
+/** Text that grows and is shown as it is. */
+class Plain {
+  #node = document.createTextNode("");
+
+  constructor(place) {
+    place.append(this.#node);
+  }
+
+  add(piece) {
+    this.#node.appendData(piece);
   }
 }
 
@@ -120,6 +221,8 @@ class Speaker {
     this.#announcer.textContent = text;
   }
 }
+
+const nothing = () => ({ text: "", reasoning: "" });
 
 function copy(template) {
   return document.getElementById(template).content.cloneNode(true).firstElementChild;

@@ -24,11 +24,11 @@ export class Api {
     this.#key = key;
   }
 
-  /** Return the ids of the models. */
+  /** Return the models by id, each as the length of its context in tokens, or null. */
   async models(signal) {
     const response = await this.#ask("v1/models", { signal });
     const listed = await response.json();
-    return listed.data.map((model) => model.id);
+    return new Map(listed.data.map((model) => [model.id, model.max_model_len ?? null]));
   }
 
   /**

@@ -17,6 +17,7 @@ export class Meter {
   #piecesAtFirst = 0;
   #tokens = null;
   #end = null;
+  total = null; // tokens of prompt and answer, as the node counted them
 
   /** @param sent When the request was sent, in milliseconds; all times use one clock. */
   constructor(sent) {
@@ -32,8 +33,9 @@ export class Meter {
   }
 
   /** Record the node's own token counts. */
-  usage(completionTokens) {
-    this.#tokens = completionTokens;
+  usage({ completion_tokens, total_tokens }) {
+    this.#tokens = completion_tokens;
+    this.total = total_tokens;
   }
 
   /** Record why the answer ended: the API's finish reason, "stopped" or "broken". */

@@ -1,8 +1,10 @@
 // The page: sends the input to the node; shows, measures and announces the streamed answer.
 
-import { Shown } from "./answer.js";
+import { Arriving, Shown } from "./answer.js";
 import { AnswerError, Api } from "./api.js";
+import { Conversation } from "./conversation.js";
 
+const CONTEXT_HIGH = 0.85; // the part of a context above which its meter warns
 const NEAR_END_PX = 80; // a user who scrolled further up is reading, so the page must not move
 
 // Codes of the API's errors.
@@ -13,9 +15,12 @@ const UNKNOWN_MODEL = "model_not_found";
 const part = (id) => document.getElementById(id);
 const composer = part("composer");
 const prompt = part("prompt");
+const places = { log: part("log"), announcer: part("announcer") };
 const api = new Api();
-let turns = []; // of the chat, in the API's format
+const conversation = new Conversation();
+let contexts = new Map(); // the length of each model's context in tokens
 let running = null; // the AbortController of the running answer
+let arriving = null; // this answer
 let following = false; // whether the window follows the end of the answer
 let lastScroll = 0;
 
@@ -35,41 +40,45 @@ async function send() {
     if (prompt.value === "") prompt.value = text;
     fail(error);
   }
-  running = null;
+  running = arriving = null;
   showRunning(false);
+  showContext();
 }
 
 /** Ask and show the answer. Throws if there is none, and then removes the question too. */
-async function answer(text, signal) {
+async function answer(question, signal) {
   const chat = mode() === "chat";
-  const places = { log: part("log"), announcer: part("announcer") };
-  const shown = new Shown(places, text, part("model").value, chat);
+  const asked = chat ? chatRequest(question) : completionRequest(question);
+  arriving = new Arriving(places, { chat, model: part("model").value, question });
   part("welcome").hidden = true;
   following = true;
   try {
-    await follow(shown, chat ? chatRequest(text) : completionRequest(text), signal);
+    await follow(arriving, asked, signal);
   } catch (error) {
-    if (shown.text === "") {
-      shown.remove();
+    if (arriving.isEmpty) {
+      arriving.remove();
       part("welcome").hidden = part("log").childElementCount > 0;
-      if (error.code === NO_TEMPLATE && chat) return withoutTemplate(text, signal);
+      if (error.code === NO_TEMPLATE && chat) return withoutTemplate(question, signal);
       throw error;
     }
-    shown.end(error.name === "AbortError" ? "stopped" : "broken");
+    arriving.end(error.name === "AbortError" ? "stopped" : "broken");
     if (error instanceof AnswerError) say(error.message);
     else if (error.name !== "AbortError") throw error;
   }
-  if (chat) turns.push(turn("user", text), turn("assistant", shown.text));
+  if (!conversation.add(arriving.exchange)) {
+    say("This browser does not keep the conversation: a reload loses it.", "note");
+  }
 }
 
 async function follow(shown, { path, body }, signal) {
   let reason = "stop";
   for await (const { chunk, at } of api.stream(path, body, signal)) {
     const choice = chunk.choices[0];
-    const piece = choice?.delta?.content ?? choice?.text;
-    if (piece) shown.add(piece, at);
+    const text = choice?.delta?.content ?? choice?.text;
+    const reasoning = choice?.delta?.reasoning_content;
+    if (text || reasoning) shown.add({ text, reasoning }, at);
     if (choice?.finish_reason) reason = choice.finish_reason;
-    if (chunk.usage) shown.meter.usage(chunk.usage.completion_tokens);
+    if (chunk.usage) shown.meter.usage(chunk.usage);
   }
   shown.end(reason);
 }
@@ -82,7 +91,7 @@ async function withoutTemplate(text, signal) {
 }
 
 function chatRequest(text) {
-  const messages = [...turns, turn("user", text)];
+  const messages = [...conversation.messages, { role: "user", content: text }];
   return { path: "v1/chat/completions", body: { ...settings(), messages } };
 }
 
@@ -99,7 +108,6 @@ function settings() {
   return chosen;
 }
 
-const turn = (role, content) => ({ role, content });
 const mode = () => composer.elements.mode.value;
 
 // ---- the window
@@ -124,9 +132,11 @@ function followGrowth() {
 
 async function loadModels(signal) {
   const select = part("model");
-  const chosen = select.value;
-  const ids = await api.models(signal);
+  const chosen = select.value || conversation.exchanges.at(-1)?.model;
+  contexts = await api.models(signal);
+  const ids = [...contexts.keys()];
   select.replaceChildren(...ids.map((id) => new Option(id, id, false, id === chosen)));
+  showContext();
 }
 
 function say(message, kind = "fault") {
@@ -138,7 +148,7 @@ function fail(error) {
   if (error.name === "AbortError") return;
   if (error.status === 401) return askForKey();
   if (error.code === UNKNOWN_MODEL) loadModels().catch(fail);
-  const remedy = error.code === TOO_LONG && turns.length ? " Clear starts a new conversation." : "";
+  const remedy = error.code === TOO_LONG && conversation.exchanges.length ? " Clear starts a new conversation." : "";
   say(error instanceof AnswerError ? error.message + remedy : `This page failed: ${error}.`);
 }
 
@@ -187,12 +197,30 @@ function showMode() {
   prompt.placeholder = chat ? "Tell me a story about a dragon" : "Once upon a time";
 }
 
+/** Show how much of the model's context the last answer and its prompt take. */
+function showContext() {
+  const used = conversation.exchanges.at(-1)?.tokens;
+  const length = contexts.get(part("model").value);
+  part("context").hidden = !used || !length;
+  if (part("context").hidden) return;
+  const meter = part("context-meter");
+  Object.assign(meter, { max: length, high: CONTEXT_HIGH * length, optimum: 0, value: used });
+  part("context-text").textContent = `Context: ${used} of ${length} tokens`;
+}
+
+function showConversation() {
+  for (const exchange of conversation.exchanges) Shown.past(places, exchange);
+  part("welcome").hidden = conversation.exchanges.length > 0;
+  part("clear").hidden = conversation.exchanges.length === 0;
+}
+
 function clear() {
-  turns = [];
+  conversation.clear();
   part("log").replaceChildren();
   part("announcer").textContent = "";
   part("welcome").hidden = false;
   part("clear").hidden = true;
+  showContext();
   say("");
   prompt.focus();
 }
@@ -212,6 +240,11 @@ part("key-form").addEventListener("submit", (event) => {
 part("settings").addEventListener("toggle", () => {
   part("settings").scrollIntoView({ block: "nearest" }); // in a small window, opening them hides the end
 });
+part("model").addEventListener("change", showContext);
+// An answer that is still arriving is kept as far as it came.
+addEventListener("pagehide", () => {
+  if (arriving && !arriving.isEmpty) conversation.keep(arriving.exchange);
+});
 document.addEventListener("scroll", noteScroll, { passive: true });
 new ResizeObserver(followGrowth).observe(document.body);
 document.addEventListener("keydown", (event) => {
@@ -224,4 +257,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 showMode(); // the browser may have kept a choice across a reload
+showConversation();
 loadModels().catch(fail);
