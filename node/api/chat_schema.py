@@ -61,6 +61,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client's own name of the message; it does not affect the answer."""
     cache_control: dict[str, Any] | None = None
     """Anthropic's hint; it does not affect the answer."""
+    parsed: Any = None
+    """What OpenAI's client read from a structured answer; `content` has the same."""
 
     def __post_init__(self) -> None:
         if self.content is None and not self.tool_calls:

@@ -89,6 +89,8 @@ class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     arguments: str
+    parsed_arguments: Any = None
+    """What OpenAI's client read from `arguments`."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

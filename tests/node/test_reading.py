@@ -15,6 +15,7 @@ from openai.types.chat import completion_create_params as chat_create_params
 from node.api import reading
 from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.neutral import NEUTRAL
+from node.api.responses.schema import ResponsesRequest
 from node.api.schema import CompletionRequest, EmbeddingRequest, StreamOptions
 from node.errors import InvalidRequestError
 
@@ -206,6 +207,20 @@ def test_fields_that_clients_echo_are_taken() -> None:
     thought = {"role": "assistant", "content": "c", "reasoning_content": "hm"}
     asked = read(ChatRequest, messages=[echoed, thought, USER], metadata={"trace": "1"})
     assert [one.text for one in asked.messages] == ["b", "c", "a"]
+
+
+def test_what_clients_parsed_is_taken() -> None:
+    """OpenAI's clients keep what they parsed in the message, and send it back with it."""
+    function = {"name": "f", "arguments": '{"a": 1}', "parsed_arguments": {"a": 1}}
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL | {"function": function}]}
+    result = {"role": "tool", "content": "x", "tool_call_id": "1"}
+    answer = {"role": "assistant", "content": '{"b": 2}', "parsed": {"b": 2}}
+    asked = read(ChatRequest, messages=[USER, called | {"parsed": None}, result, answer])
+    assert asked.messages[3].text == '{"b": 2}'
+    text = {"type": "output_text", "text": '{"b": 2}', "parsed": {"b": 2}}
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+    items = [{"role": "assistant", "content": [text]}, call | {"parsed_arguments": {}}]
+    assert len(read(ResponsesRequest, input=items).input) == 2
 
 
 def test_part_that_is_not_text_is_refused_by_its_type() -> None:

@@ -24,6 +24,8 @@ class ContentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
+    parsed: Any = None
+    """What OpenAI's client read from a structured answer; `text` has the same."""
 
 
 class InputItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +41,8 @@ class InputItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    parsed_arguments: Any = None
+    """What OpenAI's client read from `arguments`."""
     output: str | list[ContentPart] | None = None
     summary: list[ContentPart] | None = None
     id: str | None = None
