@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
-from node.api.http.batch import Admit, Batch
+from node.api.batch import Admit, Batch
 from node.api.request_id import read_whole
 from node.errors import ContextLengthError, QueueFullError
 from node.requests.answer import Answer

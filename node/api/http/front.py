@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from quart import Response, g, request
 
+from node.api.batch import Admit, Batch, Read
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
-from node.api.http.batch import Admit, Batch, Read
 from node.api.http.stream import BatchBody, EventWriter, answer_body
 from node.api.origin import with_origin
 from node.api.parts.part import PartReader, Said, collect

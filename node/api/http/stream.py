@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 from quart.wrappers.response import ResponseBody
 
-from node.api.http.batch import Batch
+from node.api.batch import Batch
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
 
