@@ -14,6 +14,7 @@ from node.api.calling import answer_schema, described_tools
 from node.api.chat_schema import ChatRequest, Message
 from node.api.rerank_schema import RerankRequest
 from node.api.schema import CompletionRequest, EmbeddingRequest, TextRequest
+from node.api.token_schema import TokenizeRequest
 from node.api.tools import ToolCall
 from node.errors import InvalidRequestError
 from node.requests.request import Chat, InferenceRequest, Prompt, Sampling, Turn
@@ -112,6 +113,16 @@ def token_request(
         client=client,
         tokenize=True,
     )
+
+
+def tokenize_prompt(asked: TokenizeRequest) -> Prompt:
+    """Return the prompt whose tokens are asked for.
+
+    Raises:
+        InvalidRequestError: The engine cannot process it.
+    """
+    chat = asked.chat()
+    return without_nul(asked.text, "prompt") if chat is None else chat_prompt(chat)
 
 
 def chat_prompt(asked: ChatRequest) -> Chat:

@@ -1,5 +1,6 @@
 """The body and the answer of `/v1/rerank`, as in Jina, Cohere, llama.cpp and vLLM."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,6 +27,19 @@ class RerankRequest(Body, frozen=True, kw_only=True):
     def texts(self) -> list[str]:
         """Return the documents' texts."""
         return [one if isinstance(one, str) else one.text for one in self.documents]
+
+    def ranked(self, scores: Sequence[float]) -> list["Ranked"]:
+        """Return the results that are wanted, the best first.
+
+        Args:
+            scores: The score of each document.
+        """
+        shown = [Document(text) if self.return_documents else None for text in self.texts()]
+        results = [
+            Ranked(number, *one) for number, one in enumerate(zip(scores, shown, strict=True))
+        ]
+        results.sort(key=lambda one: (-one.relevance_score, one.index))
+        return results[: self.top_n]
 
 
 class Ranked(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.api import conversion, schema
+from node.api.answers import read_vectors
 from node.api.anthropic import answer
 from node.api.calling import part_reader
 from node.api.chat_schema import ChatRequest
@@ -17,7 +18,6 @@ from node.api.edge.asgi import ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
     AnswerWriter,
-    Embedding,
     EmbeddingList,
     EmbeddingUsage,
     Model,
@@ -35,10 +35,9 @@ from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
 from node.api.pages.page import add_page
 from node.api.parts.part import WordsReader
-from node.api.request_id import REQUEST_ID, choose_request_id, read_whole
+from node.api.request_id import REQUEST_ID, choose_request_id
 from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
-from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
@@ -144,22 +143,10 @@ class _Routes:
         asked = await read_body(EmbeddingRequest)
         packed = asked.encoding_format == "base64"
         wanted = conversion.embedding_requests(asked, *self._front.caller(asked.model))
-        model_id = wanted[0].model_id
-        vectors: dict[int, Embedding] = {}
-        endings: list[Ending] = []
-
-        async def read(number: int, answer: Answer) -> None:
-            _, ending = await read_whole(answer)
-            if not answer.vector:
-                message = f"{model_id} does not support embeddings"
-                raise InvalidRequestError(message, parameter="model")
-            vectors[number] = embedding(number, answer.vector, packed=packed)
-            endings.append(ending)
-
-        await self._front.run(wanted, read)
-        tokens = sum(ending.prompt_tokens for ending in endings)
-        ordered = [vectors[number] for number in range(len(wanted))]
-        return json_response(EmbeddingList(model_id, ordered, EmbeddingUsage(tokens, tokens)))
+        vectors, tokens = await read_vectors(wanted, self._front.admission())
+        written = [embedding(number, one, packed=packed) for number, one in enumerate(vectors)]
+        usage = EmbeddingUsage(tokens, tokens)
+        return json_response(EmbeddingList(wanted[0].model_id, written, usage))
 
     def _model(self, model_id: str) -> Model:
         length = self._router.context_length(model_id)

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from quart import Response, g, request
 
-from node.api.batch import Admit, Batch, Read
+from node.api.answers import Whole, read_all
+from node.api.batch import Batch
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
 from node.api.http.stream import BatchBody, EventWriter, answer_body
 from node.api.origin import with_origin
-from node.api.parts.part import PartReader, Said, collect
-from node.api.request_id import read_whole
-from node.requests.answer import Answer, Ending
+from node.api.parts.part import PartReader
+from node.requests.answer import Answer
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
 
@@ -44,31 +44,11 @@ class Front:
         client = str(request.scope.get(CLIENT) or request.remote_addr or "")
         return model or self._default_model, g.request_id, client
 
-    async def run(self, wanted: list[InferenceRequest], read: Read) -> None:
-        """Answer requests, several at a time; raises like `Batch.run`."""
-        await Batch(wanted, self._admission()).run(read)
-
     async def read_all(
         self, wanted: list[InferenceRequest], read: Callable[[], PartReader]
-    ) -> list[tuple[Said, Answer, Ending]]:
-        """Wait for the ends of all answers. Return what they say, in order.
-
-        Args:
-            wanted: The requests.
-            read: Returns what reads the parts of one answer.
-
-        Raises:
-            RequestError: A request failed.
-        """
-        wholes: dict[int, tuple[Said, Answer, Ending]] = {}
-
-        async def keep(number: int, answer: Answer) -> None:
-            text, ending = await read_whole(answer)
-            reader = read()
-            wholes[number] = collect([*reader.feed(text), *reader.finish()]), answer, ending
-
-        await self.run(wanted, keep)
-        return [wholes[number] for number in range(len(wanted))]
+    ) -> list[Whole]:
+        """Wait for the ends of all answers; see `node.api.answers.read_all`."""
+        return await read_all(wanted, self.admission(), read)
 
     async def stream(self, wanted: list[InferenceRequest], writer: EventWriter) -> Response:
         """Wait until the first request is accepted. Return the response that streams the answers.
@@ -76,7 +56,7 @@ class Front:
         Raises:
             RequestError: The first request was not accepted.
         """
-        admit = self._admission()
+        admit = self.admission()
         first = admit(wanted[0])
         await first.wait_accepted()  # the status is held back until it is known to be 200
         body = answer_body(first, writer)
@@ -88,7 +68,7 @@ class Front:
         response.timeout = None
         return response
 
-    def _admission(self) -> Admit:
+    def admission(self) -> Callable[[InferenceRequest], Answer]:
         """Return what admits requests for the owner of the current HTTP request."""
         scope, owner = request.scope, owner_of(request.scope)
 

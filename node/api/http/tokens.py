@@ -4,9 +4,9 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from node.api import conversion
+from node.api.answers import Shown, read_prompt
 from node.api.http.body import read_body
 from node.api.http.front import Front, json_response
-from node.api.request_id import read_whole
 from node.api.token_schema import (
     DetokenizeRequest,
     TemplateRequest,
@@ -14,7 +14,6 @@ from node.api.token_schema import (
     TokenizeRequest,
     Tokens,
 )
-from node.requests.answer import Answer
 from node.requests.request import Prompt
 
 
@@ -23,10 +22,7 @@ def add_tokens(app: QuartTrio, front: Front) -> None:
 
     async def tokenize() -> Response:
         asked = await read_body(TokenizeRequest)
-        chat = asked.chat()
-        text = conversion.without_nul(asked.text, "prompt")
-        prompt = text if chat is None else conversion.chat_prompt(chat)
-        tokens, _ = await show_prompt(front, prompt, asked.model)
+        tokens, _ = await show_prompt(front, conversion.tokenize_prompt(asked), asked.model)
         return json_response(Tokens(tokens, len(tokens)))
 
     async def detokenize() -> Response:
@@ -48,19 +44,11 @@ def add_tokens(app: QuartTrio, front: Front) -> None:
         app.add_url_rule(path, view.__name__, view, methods=["POST"])
 
 
-async def show_prompt(
-    front: Front, prompt: Prompt, model: str | None
-) -> tuple[tuple[int, ...], str]:
+async def show_prompt(front: Front, prompt: Prompt, model: str | None) -> Shown:
     """Wait for a prompt's tokens and its text, as the model gets it.
 
     Raises:
         RequestError: The model cannot be asked, or refuses the prompt.
     """
-    shown: list[tuple[tuple[int, ...], str]] = []
-
-    async def keep(_: int, answer: Answer) -> None:
-        await read_whole(answer)
-        shown.append(answer.prompt)
-
-    await front.run([conversion.token_request(prompt, *front.caller(model))], keep)
-    return shown[0]
+    wanted = conversion.token_request(prompt, *front.caller(model))
+    return await read_prompt(wanted, front.admission())
