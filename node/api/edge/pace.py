@@ -17,6 +17,7 @@ from node.api.edge.asgi import (
     send_error,
 )
 from node.errors import InvalidRequestError
+from shared.runtime.http.connection import Connection
 
 BODY_SECONDS: Final = 60.0
 """Time limit for the whole body: 8 MiB at 1.1 Mbit/s."""
@@ -73,6 +74,9 @@ class _Exchange:
         self._left = False
         self._started = False
         self._with_trailers = False
+        self._chunked: Connection | None = None
+        """The connection, if the body is sent in chunks. Its stream breaks if a client reads
+        nothing, so a chunk needs no limit here."""
         self._finished = False
         self._cut = False
         self._application_scope = trio.CancelScope()
@@ -128,6 +132,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._started = True
             self._with_trailers = message.get("trailers", False)
+            self._chunked = self._connection if _is_chunked(self._scope, message) else None
         if not self._ends(message):
             for piece in _pieces(message):
                 await self._send_piece(piece)
@@ -145,6 +150,9 @@ class _Exchange:
         return is_body and not message.get("more_body", False) and not self._with_trailers
 
     async def _send_piece(self, message: Message) -> None:
+        if self._chunked is not None and (body := message.get("body")):
+            await self._chunked.send_chunk(body)
+            return
         with trio.move_on_after(self._reader_seconds) as patience:
             await self._send(message)
             if self._connection is not None:
@@ -193,6 +201,13 @@ class _Exchange:
         """Keep reading until the client has disconnected."""
         while not self._left:
             self._noted(await self._receive())
+
+
+def _is_chunked(scope: Scope, start: Message) -> bool:
+    """Return whether the body of this response is sent in chunks (h11, `Connection.send`)."""
+    has_body = scope["method"] != "HEAD" and start["status"] == 200
+    has_length = any(name.lower() == b"content-length" for name, _ in start.get("headers", ()))
+    return scope.get("http_version") == "1.1" and has_body and not has_length
 
 
 def _pieces(message: Message) -> Iterator[Message]:
