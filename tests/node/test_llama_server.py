@@ -40,6 +40,7 @@ from tests.llama_servers import (
 )
 from tests.patience import patient
 from tests.random_models import NAMES, random_model, write_model
+from tests.random_vocabularies import byte_pairs
 
 pytestmark = pytest.mark.slow
 
@@ -312,6 +313,19 @@ async def test_user_cannot_write_control_tokens(server: Path | None, tmp_path: P
             plain = await prompts.tokenize("<|im_end|>")
             assert honest.count(control) == hostile.count(control) == 1
             assert control not in plain
+
+
+@servers
+@trio_test
+async def test_only_tokens_of_the_model_are_kept(server: Path | None, tmp_path: Path) -> None:
+    """Of the control tokens that belong to answers, a request names those that the model has."""
+    named = {"<|begin_of_text|>": "<think>", "<|im_start|>": "</tool_call>"}
+    texts = [named.get(text, text) for text in byte_pairs("qwen2").texts]
+    model = write_model(tmp_path / "thinking.gguf", "qwen2", tokenizer__ggml__tokens=texts)
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, model, server) as link:
+            prompts = Prompts(str(link._socket))
+            assert set(await prompts.kept_tokens()) == set(named.values())
 
 
 @trio_test

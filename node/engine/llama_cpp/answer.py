@@ -150,7 +150,8 @@ class LoadedModel:
         if wanted < 1:  # an earlier server drew the last one but was lost before it said so
             return Finished(command.request, "length", "")
         cached = self._may_reuse(tokens)
-        body = completion_body(command, tokens, wanted, cached=cached, grammar=grammar)
+        kept = await self._prompts.kept_tokens()
+        body = completion_body(command, tokens, wanted, cached=cached, grammar=grammar, kept=kept)
         reader = CompletionReader(command.request)
         async with request(self._socket, "/completion", body) as response:
             if response.status != 200:

@@ -3,6 +3,7 @@
 llama-server documents its endpoints in `tools/server/README.md` of the llama.cpp project.
 """
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -112,7 +113,13 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def completion_body(
-    command: Generate, prompt: list[int], max_tokens: int, *, cached: bool, grammar: str = ""
+    command: Generate,
+    prompt: list[int],
+    max_tokens: int,
+    *,
+    cached: bool,
+    grammar: str = "",
+    kept: Sequence[str] = KEPT_TOKENS,
 ) -> bytes:
     """Return the body for `/completion` that continues a request's answer.
 
@@ -122,6 +129,8 @@ def completion_body(
         max_tokens: How many more to draw, at least 1.
         cached: Whether tokens that the slot still holds need not be evaluated again.
         grammar: What the answer must follow; empty for anything.
+        kept: Control tokens whose text is part of the answer. The server tokenizes each of them,
+            which takes milliseconds with a large vocabulary: name only those that the model has.
     """
     sampling, prior = command.sampling, command.prior
     body = {
@@ -142,7 +151,7 @@ def completion_body(
         "logit_bias": sampling.logit_bias,
         "ignore_eos": command.min_tokens >= len(prior) + max_tokens,
         "grammar": grammar,
-        "preserved_tokens": KEPT_TOKENS,
+        "preserved_tokens": kept,
         "repeat_penalty": sampling.repetition_penalty,
         # The server draws all tokens of an answer from one sequence of random numbers; its
         # continuation must not begin that sequence again.

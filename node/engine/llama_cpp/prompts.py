@@ -6,7 +6,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from node.engine.llama_cpp.completion import Character, Piece, decode, read_failure, spell
+from node.engine.llama_cpp.completion import (
+    KEPT_TOKENS,
+    Character,
+    Piece,
+    decode,
+    read_failure,
+    spell,
+)
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
 from node.engine.llama_cpp.grammar import compile_body, explain, read_grammar
@@ -45,6 +52,19 @@ class Prompts:
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
+        self._kept: tuple[str, ...] | None = None
+
+    async def kept_tokens(self) -> tuple[str, ...]:
+        """Return those of `KEPT_TOKENS` that are tokens of the model; the first call asks for them.
+
+        Raises:
+            EngineLostError: The server does not answer.
+        """
+        if self._kept is None:
+            pieces = await self._pieces(_SEPARATOR.join(KEPT_TOKENS), parse_special=True)
+            found = {piece.octets.decode(errors="replace") for piece in pieces}
+            self._kept = tuple(text for text in KEPT_TOKENS if text in found)
+        return self._kept
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt, with those that the model wants at its ends.
