@@ -1,6 +1,7 @@
 """A histogram: counts by bucket, their sum, and an example request of each bucket."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -35,6 +36,19 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Count values, at a fraction of the cost of one by one: each bucket takes one step."""
+        ordered = sorted(values)
+        self.sum += sum(ordered)
+        counted = 0
+        for bucket, bound in enumerate(self.bounds):
+            up_to = bisect_right(ordered, bound, counted)
+            self.counts[bucket] += up_to - counted
+            counted = up_to
+            if counted == len(ordered):
+                return
+        self.counts[-1] += len(ordered) - counted
 
     def remember(self, exemplar: Exemplar) -> None:
         """Keep an example for the bucket of its value."""

@@ -1,11 +1,11 @@
 """What each event means in metrics: plain functions from an event to the samples that it moves.
 
 A sample is a family, its label values and a number, which a counter adds, a gauge takes on and a
-histogram observes.
+histogram observes. Observations are a list of numbers for one histogram.
 """
 
-import itertools
 from collections.abc import Callable
+from operator import sub
 from typing import Any, Final
 
 from exporter.metrics import catalogue as c
@@ -13,7 +13,8 @@ from exporter.metrics.catalogue import Family
 from shared import events
 
 Sample = tuple[Family, tuple[str, ...], float]
-Rule = Callable[[str, Any], tuple[Sample, ...]]
+Observations = tuple[Family, tuple[str, ...], list[float]]
+Rule = Callable[[str, Any], tuple[Sample | Observations, ...]]
 
 
 def _node_started(node: str, e: events.NodeStarted) -> tuple[Sample, ...]:
@@ -126,10 +127,13 @@ def _tokens_speculated(node: str, e: events.TokensSpeculated) -> tuple[Sample, .
     )
 
 
-def _tokens_generated(node: str, e: events.TokensGenerated) -> tuple[Sample, ...]:
+def _tokens_generated(
+    node: str, e: events.TokensGenerated
+) -> tuple[Sample] | tuple[Sample, Observations]:
     model = (node, e.model_id)
-    gaps = [(c.INTER_TOKEN, model, b - a) for a, b in itertools.pairwise(e.drawn_at)]
-    return ((c.TOKENS_GENERATED, model, e.count), *gaps)
+    tokens = (c.TOKENS_GENERATED, model, e.count)
+    gaps = list(map(sub, e.drawn_at[1:], e.drawn_at))
+    return (tokens, (c.INTER_TOKEN, model, gaps)) if gaps else (tokens,)
 
 
 def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample, ...]:

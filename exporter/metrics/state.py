@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, Final, NamedTuple
 
 from exporter.metrics import catalogue as c
@@ -18,7 +18,7 @@ from exporter.metrics.conditions import Storage, WebCondition
 from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels, Node, Session
 from exporter.metrics.objectives import Objectives
-from exporter.metrics.rules import RULES, Sample
+from exporter.metrics.rules import RULES, Observations, Sample
 from exporter.traces.sampling import recorded_id
 from shared import events
 from shared.events import Event
@@ -34,16 +34,17 @@ _OBJECTIVES: Final = Objectives()
 _OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
 """Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
 while loads fail for that reason."""
-_UNUSED: Final = Histogram(())
-_NOTED: Final = (
-    events.InferenceFinished,
-    events.NodeStarted,
-    events.NodeStateChanged,
-    events.ModelDescribed,
-    events.ModelUnloaded,
-    events.ModelLoadFailed,
-    events.PeerForgotten,
-    events.PeerPage,
+_NOTED: Final = frozenset(
+    {
+        events.InferenceFinished,
+        events.NodeStarted,
+        events.NodeStateChanged,
+        events.ModelDescribed,
+        events.ModelUnloaded,
+        events.ModelLoadFailed,
+        events.PeerForgotten,
+        events.PeerPage,
+    }
 )
 """Events that mean more than their samples; see `State._note`."""
 
@@ -102,62 +103,60 @@ class State:
 
     def apply(self, node: Node, session: Session, happened: Sequence[Event | None]) -> None:
         """Count events of a session, in order; None stands for an unknown event."""
-        kinds: Counter[str] = Counter()
+        kinds = Counter(map(type, happened))
+        invalid = 0
         for event in happened:
-            kinds[self._count(node, session, event)] += 1
-        for name, count in kinds.items():
-            self.move(c.EVENTS, (node.node_id, name), count)
+            if event is None:
+                continue
+            kind = type(event)
+            samples = RULES[kind](node.node_id, event)
+            if not _are_sound(samples):
+                kinds[kind] -= 1
+                invalid += 1
+                continue
+            self._move_all(session, samples)
+            if kind in _NOTED:
+                self._note(node, session, event)
+        counts = {kind.__name__: count for kind, count in kinds.items()}
+        counts["unknown"] = counts.pop(NoneType.__name__, 0)
+        counts["invalid"] = invalid
+        for name, count in counts.items():
+            if count:
+                self.move(c.EVENTS, (node.node_id, name), count)
 
-    def _count(self, node: Node, session: Session, event: Event | None) -> str:
-        """Count an event and return how `exporter_events_total` names it."""
-        if event is None:
-            return "unknown"
-        kind = type(event)
-        samples = RULES[kind](node.node_id, event)
-        for _, _, value in samples:
-            if not 0 <= value < math.inf:  # false for NaN too
-                return "invalid"
-        self._move_all(session, samples)
-        if kind in _NOTED:
-            self._note(node, event)
-        return kind.__name__
-
-    def _move_all(self, session: Session, samples: Iterable[Sample]) -> None:
+    def _move_all(self, session: Session, samples: Iterable[tuple[Family, Labels, Any]]) -> None:
         """Move each sample's series.
 
         The exporter's hot loop: the usual sample, of a series that exists, needs one call at most.
         """
         every = self._every
-        observed: Family | None = None
-        owner: Labels = ()
-        histogram = _UNUSED
         for family, labels, value in samples:
-            if family is observed and labels is owner:  # the next gap between two tokens
-                histogram.observe(value)
-                continue
             series = every[family]
             held = series.get(labels)
+            kind = family.kind
             if family.total:
                 self.move_total(session, family, labels, value)
             elif held is None:
                 self.move(family, labels, value)
-            elif family.kind == "counter":
-                series[labels] = held + value
-            elif family.kind == "gauge":
+            elif kind == "gauge":
                 series[labels] = value
+            elif kind == "counter":
+                series[labels] = held + value
+            elif type(value) is list:
+                held.observe_all(value)
             else:
-                observed, owner, histogram = family, labels, held
-                histogram.observe(value)
+                held.observe(value)
 
-    def move(self, family: Family, labels: Labels, value: float) -> None:
-        """Add to a counter, set a gauge or observe into a histogram."""
+    def move(self, family: Family, labels: Labels, value: Any) -> None:
+        """Add to a counter, set a gauge, or observe a number or a list of them."""
         series = self._every[family]
         if labels not in series:
             labels = self._admit(family, labels)
         if family.kind == "histogram":
             if labels not in series:
                 series[labels] = self.new_histogram(family)
-            series[labels].observe(value)
+            histogram = series[labels]
+            (histogram.observe_all if isinstance(value, list) else histogram.observe)(value)
         elif family.kind == "counter":
             series[labels] = series.get(labels, 0) + value
         else:
@@ -241,12 +240,13 @@ class State:
         """Return how many label sets a family has."""
         return len(self._every[family])
 
-    def _note(self, node: Node, event: Event) -> None:
+    def _note(self, node: Node, session: Session, event: Event) -> None:
         """Remember what later decisions need."""
         match event:
             case events.InferenceFinished():
                 self.ended.append(Ended(node.heard_time, node.node_id, event))
-                self._judge(node, event)
+                self._move_all(session, self._objectives.samples(node.node_id, event))
+                self._exemplify(node, event)
             case events.NodeStarted():
                 node.api_url = event.api_url
             case events.NodeStateChanged():
@@ -265,20 +265,18 @@ class State:
                 if (node.node_id, event.peer) in self._numbers[c.PEER_STATUS]:
                     node.pages[event.peer] = event.url
 
-    def _judge(self, node: Node, event: events.InferenceFinished) -> None:
-        """Judge a request by the objectives, and keep it as an example in its buckets."""
-        for family, labels, value in self._objectives.samples(node.node_id, event):
-            self.move(family, labels, value)
+    def _exemplify(self, node: Node, event: events.InferenceFinished) -> None:
+        """Keep a request as an example in its buckets."""
         if not event.request_id:
             return
         model = (node.node_id, event.model_id)
         request_id = clean_label(event.request_id)[:REQUEST_ID_CHARACTERS]
         trace_id = recorded_id(event.trace, self._trace_ratio)
-        example = Exemplar(request_id, event.seconds, node.heard_time, trace_id)
+        at = node.heard_time
+        example = Exemplar(request_id, event.seconds, at, trace_id)
         self._remember(c.LATENCY, (*model, event.status), example)
-        if event.first_token_seconds is not None:
-            example = example._replace(value=event.first_token_seconds)
-            self._remember(c.FIRST_TOKEN, model, example)
+        if (seconds := event.first_token_seconds) is not None:
+            self._remember(c.FIRST_TOKEN, model, Exemplar(request_id, seconds, at, trace_id))
 
     def _remember(self, family: Family, labels: Labels, example: Exemplar) -> None:
         if (histogram := self._histograms[family].get(labels)) is not None:
@@ -315,6 +313,17 @@ class State:
             if before != after:
                 self.move(c.FOLDED, (family.name, name), 1)
         return folded
+
+
+def _are_sound(samples: Iterable[Sample | Observations]) -> bool:
+    """Return whether no number is negative, infinite or NaN, for which comparisons are false."""
+    for _, _, value in samples:
+        if isinstance(value, list):
+            if not (min(value) >= 0 and sum(value) < math.inf):
+                return False
+        elif not 0 <= value < math.inf:
+            return False
+    return True
 
 
 def clean_label(value: str) -> str:

@@ -221,13 +221,14 @@ class _Client:
         self.updates: list[tuple[Callable[[float], None], float]] = []
         self._lookups: list[tuple[Any, tuple[str, ...], str, float]] = []
         for event in happened:
-            for family, labels, value in RULES[type(event)]("measured", event):
+            for family, labels, moved in RULES[type(event)]("measured", event):
                 if family not in metrics:
                     metrics[family] = _metric(family, registry)
                 method = _METHODS[family.kind]
                 child = metrics[family].labels(*labels)
-                self.updates.append((getattr(child, method), value))
-                self._lookups.append((metrics[family], labels, method, value))
+                for value in moved if isinstance(moved, list) else (moved,):
+                    self.updates.append((getattr(child, method), value))
+                    self._lookups.append((metrics[family], labels, method, value))
 
     def resolved(self, requests: int) -> float:
         """Time the updates of series that were looked up before."""

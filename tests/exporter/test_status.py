@@ -13,6 +13,7 @@ from trio.testing import MockClock, trio_test
 from exporter.ingest.batches import Accepted, Ingest, decode_batch
 from exporter.journal.opening import open_store
 from exporter.journal.store import Store
+from exporter.metrics.nodes import Session
 from exporter.metrics.state import ENDED_KEPT, State
 from exporter.status import snapshot as s
 from exporter.status.status import Status
@@ -185,7 +186,7 @@ async def test_last_requests_are_bounded_and_newest_first() -> None:
     for number, event in enumerate(named):
         node = exporter.store.state.node("n1")
         node.heard_time = float(number)
-        exporter.store.state._note(node, event)
+        exporter.store.state.apply(node, Session("s1"), [event])
     requests = exporter.shown().requests
     assert len(requests) == ENDED_KEPT
     assert [request.at for request in requests[:2]] == [ENDED_KEPT + 2, ENDED_KEPT + 1]
