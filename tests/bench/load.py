@@ -76,6 +76,16 @@ def pack(events: Sequence[Event], batch_events: int, batches: int) -> Iterator[b
         outbox.acknowledge()
 
 
+def pack_backlog(events: Sequence[Event], count: int) -> Iterator[bytes]:
+    """Repeat the events, and cut batches of them as a node does that is behind."""
+    outbox = Outbox(NODE_ID, "session", 0.0)
+    for event in itertools.islice(itertools.cycle(events), count):
+        outbox.emit(event)
+    while not outbox.empty:
+        yield outbox.next_batch(0.0)
+        outbox.acknowledge()
+
+
 def send(runtime_dir: Path, batches: Iterable[bytes]) -> None:
     """Send to the exporter that listens there, one batch in flight. Blocks.
 
