@@ -1,20 +1,11 @@
-"""Read when the node's certificates expire, and report it."""
+"""Report when the node's certificates expire."""
 
-import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from node.errors import StartupError
+from shared.certificates import read_expiry
 from shared.events import CertificateRead, CertificateUse
-
-_HEADER: Final = "-----BEGIN CERTIFICATE-----"
-_FOOTER: Final = "-----END CERTIFICATE-----"
-_VERSION_TAG: Final = 0xA0
-_UTC_TIME_TAG: Final = 0x17
-_FIELDS_BEFORE_VALIDITY: Final = 3
-"""Serial number, signature algorithm and issuer (RFC 5280, section 4.1)."""
 
 
 def certificate_levels(use: CertificateUse, path: Path | None) -> Iterator[CertificateRead]:
@@ -29,45 +20,3 @@ def certificate_levels(use: CertificateUse, path: Path | None) -> Iterator[Certi
         yield CertificateRead(use, read_expiry(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise StartupError(f"the certificate of the {use} in {path}: {error}") from error
-
-
-def read_expiry(pem: bytes) -> float:
-    """Return the Unix time at which the first certificate of a PEM file expires.
-
-    The standard library verifies certificates but does not show one that it does not verify.
-
-    Raises:
-        ValueError: There is no certificate in it.
-    """
-    text = pem.decode("ascii", "replace")
-    first, found, _ = text[text.find(_HEADER) :].partition(_FOOTER)
-    if not (first.startswith(_HEADER) and found):
-        raise ValueError("there is no PEM certificate in it")
-    der = ssl.PEM_cert_to_DER_cert(first + _FOOTER)
-    try:
-        return _read_not_after(der)
-    except IndexError as error:
-        raise ValueError("the certificate is cut off") from error
-
-
-def _read_not_after(der: bytes) -> float:
-    to_be_signed, _ = _read_element(der, 0)
-    at, _ = _read_element(der, to_be_signed)
-    if der[at] == _VERSION_TAG:
-        at = _read_element(der, at)[1]
-    for _ in range(_FIELDS_BEFORE_VALIDITY):
-        at = _read_element(der, at)[1]
-    not_before, _ = _read_element(der, at)
-    not_after = _read_element(der, not_before)[1]
-    start, end = _read_element(der, not_after)
-    form = "%y%m%d%H%M%SZ" if der[not_after] == _UTC_TIME_TAG else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(der[start:end].decode(), form).replace(tzinfo=UTC).timestamp()
-
-
-def _read_element(der: bytes, at: int) -> tuple[int, int]:
-    """Return where the content of the element at a place starts and ends (X.690, section 8.1)."""
-    length, start = der[at + 1], at + 2
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(der[at + 2 : start])
-    return start, start + length

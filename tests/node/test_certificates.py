@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from node.certificates import certificate_levels, read_expiry
+from node.certificates import certificate_levels
 from node.errors import StartupError
+from shared.certificates import read_expiry
 from shared.events import CertificateRead
 
 
