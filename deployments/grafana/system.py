@@ -22,6 +22,7 @@ from deployments.grafana.queries import JOB, NODE, RATE, grown, quantiles, rate
 def machine() -> Iterator[PanelBuilder]:
     """Does the machine have enough resources?"""
     memory = "distributed_llm_system_memory_usage_bytes"
+    expiry = "tls_certificate_expiry_timestamp_seconds"
     yield series(
         "File descriptors",
         "Descriptors that the node's process has open, and how many it may open.",
@@ -31,11 +32,12 @@ def machine() -> Iterator[PanelBuilder]:
         "Certificates: days left",
         "Days until the certificates in use expire. An alert comes at 14.",
         (
-            (
-                f"(distributed_llm_tls_certificate_expiry_timestamp_seconds{{{NODE}}} - time())"
-                " / 86400"
-            ),
+            f"(distributed_llm_{expiry}{{{NODE}}} - time()) / 86400",
             "{{use}} {{node_id}}",
+        ),
+        (
+            f"(distributed_llm_exporter_{expiry}{{{JOB}}} - time()) / 86400",
+            "metrics {{instance}}",
         ),
     )
     yield series(

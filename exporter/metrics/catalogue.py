@@ -634,6 +634,11 @@ WEB_CONFIG_VALID: Final = _gauge(
     "1 while `--web-config-file` is in use as it is now, 0 while an earlier version of it is.",
     derived=True,
 )
+OWN_CERTIFICATE_EXPIRY: Final = _gauge(
+    "exporter_tls_certificate_expiry_timestamp_seconds",
+    "Unix time at which the certificate of `--web-config-file` expires, in seconds.",
+    derived=True,
+)
 BUILD_INFO: Final = _gauge(
     "exporter_build_info",
     "Versions that the exporter runs; always 1.",

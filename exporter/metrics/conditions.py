@@ -22,3 +22,5 @@ class WebCondition:
 
     config_valid: bool | None = None
     """Whether the web configuration file, as it is now, is in use; None without a file."""
+    certificate_expires_at: float | None = None
+    """Unix time at which the port's certificate expires; None without TLS."""

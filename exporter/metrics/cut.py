@@ -48,6 +48,8 @@ def _derived_samples(state: State) -> Iterator[Sample]:
         yield c.STATE_DISK, ("total",), state.storage.disk_total_bytes
     if state.web.config_valid is not None:
         yield c.WEB_CONFIG_VALID, (), int(state.web.config_valid)
+    if state.web.certificate_expires_at is not None:
+        yield c.OWN_CERTIFICATE_EXPIRY, (), state.web.certificate_expires_at
     yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.web.web_config import Cipher, Curve, TlsSection, Version, WebConfigError
+from shared.certificates import read_expiry
 
 _VERSIONS: Final[Mapping[Version, ssl.TLSVersion]] = {
     "TLS12": ssl.TLSVersion.TLSv1_2,
@@ -60,6 +61,22 @@ def make_context(section: TlsSection, files: Mapping[str, Path], *, http2: bool)
     if section.wants_clients:
         _load_authorities(context, section, files)
     return context
+
+
+def find_expiry(section: TlsSection, files: Mapping[str, Path]) -> float | None:
+    """Return the Unix time at which the port's certificate expires; None if it does not say.
+
+    Args:
+        section: The TLS section of a web configuration file, which `make_context` accepts.
+        files: The files that it names, by field.
+    """
+    path = files.get("cert_file")
+    with _explained("cert_file"):
+        pem = path.read_bytes() if path else section.cert.encode()
+    try:
+        return read_expiry(pem)
+    except ValueError:  # OpenSSL reads more forms of it
+        return None
 
 
 def _load_own(context: ssl.SSLContext, section: TlsSection, files: Mapping[str, Path]) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from exporter.metrics.conditions import WebCondition
 from exporter.web.passwords import Passwords
-from exporter.web.tls import make_context
+from exporter.web.tls import find_expiry, make_context
 from exporter.web.web_config import FILE_BYTES, WebConfigError, WebFile, named_files, parse
 from shared.runtime.follow import FollowedFiles
 
@@ -53,6 +53,7 @@ class Web:
 
     Attributes:
         tls: The context for new connections; None for plain HTTP.
+        expires_at: Unix time at which its certificate expires; None if that is not known.
         requires_client: Whether clients need a certificate.
         client_names: The names of which a client's certificate must have one; empty for any.
         passwords: The users; None if no password is required.
@@ -61,6 +62,7 @@ class Web:
     """
 
     tls: ssl.SSLContext | None = None
+    expires_at: float | None = None
     requires_client: bool = False
     client_names: frozenset[str] = frozenset()
     passwords: Passwords | None = None
@@ -85,8 +87,7 @@ class FollowedWeb:
         self._condition = condition
         self._files = FollowedFiles([path] if path else [])
         if path is not None:
-            self.current = self._read(path)
-            condition.config_valid = True
+            self._use(self._read(path))
 
     @property
     def tls(self) -> Callable[[], ssl.SSLContext] | None:
@@ -112,9 +113,13 @@ class FollowedWeb:
             self._condition.config_valid = False
             _log.error("%s; the previous configuration stays in use", error)
             return
+        self._use(web)
+        _log.info("%s %s reloaded", FLAG, path)
+
+    def _use(self, web: Web) -> None:
         self.current = web
         self._condition.config_valid = True
-        _log.info("%s %s reloaded", FLAG, path)
+        self._condition.certificate_expires_at = web.expires_at
 
     def _read_again(self, path: Path) -> Web:
         web = self._read(path)
@@ -140,6 +145,7 @@ class FollowedWeb:
         http, rate = found.http_server_config, found.rate_limit
         return Web(
             tls=make_context(section, named, http2=http.http2) if section else None,
+            expires_at=find_expiry(section, named) if section else None,
             requires_client=section is not None and section.requires_clients,
             client_names=section.allowed_names if section else frozenset(),
             passwords=Passwords(found.basic_auth_users) if found.basic_auth_users else None,

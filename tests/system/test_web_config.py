@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ class Site:
         self.authority.cert_pem.write_to_path(directory / "ca.crt")
         self.issue("server", "127.0.0.1")
 
-    def issue(self, name: str, identity: str) -> None:
+    def issue(self, name: str, identity: str, expires: datetime | None = None) -> None:
         """Write a certificate and its key, each atomically."""
-        issued = self.authority.issue_cert(identity)
+        issued = self.authority.issue_cert(identity, not_after=expires)
         for ending, pem in (("key", issued.private_key_pem), ("crt", issued.cert_chain_pems[0])):
             pem.write_to_path(self.directory / "unfinished")
             (self.directory / "unfinished").replace(self.directory / f"{name}.{ending}")
@@ -135,6 +136,23 @@ def test_prometheus_scrapes_with_tls_passwords_and_client_certificates(
 def metrics(site: Site, exporter: Running, password: str = "", client: str = "") -> httpx.Response:
     auth = httpx.BasicAuth(USER, password) if password else None
     return httpx.get(f"{exporter.url}/metrics", verify=site.trust(client), auth=auth)
+
+
+def test_certificate_expiry_follows_the_file(pair: Pair, site: Site) -> None:
+    """The expiry of the certificate in use is shown, that of a renewed one once it is in use."""
+    site.write()
+    name = "distributed_llm_exporter_tls_certificate_expiry_timestamp_seconds"
+
+    def shown() -> float:
+        lines = metrics(site, exporter).text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(name))
+
+    with pair.exporter(site.flag) as exporter:
+        for year in (2040, 2055):
+            expires = datetime(year, 2, 3, tzinfo=UTC)
+            site.issue("server", "127.0.0.1", expires.replace(tzinfo=None))
+            seconds = expires.timestamp()
+            wait_for(lambda seconds=seconds: shown() == seconds)  # type: ignore[misc]
 
 
 def test_configuration_is_followed_and_a_mistake_changes_nothing(pair: Pair, site: Site) -> None:
