@@ -85,7 +85,7 @@ ONLY_IN: Final = {
     "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/grpc/{name}.py" for name in RPC_MODULES},
     "connectrpc_grpcreflect": {"node/api/grpc/application.py"},
-    "protobuf": {"node/api/grpc/inference.py"},
+    "protobuf": {f"node/api/grpc/{name}.py" for name in ("documents", "messages")},
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import trio
@@ -14,7 +15,7 @@ _AT_ONCE: Final = 8
 """Requests of one batch in the queue or in an engine. A guess: enough to use an engine's slots,
 without filling a queue with one caller's requests."""
 
-Admit = Callable[[InferenceRequest], Answer]
+Admit = Callable[[InferenceRequest], AbstractContextManager[Answer]]
 Read = Callable[[int, Answer], Awaitable[None]]
 
 

@@ -20,7 +20,7 @@ from node.api.grpc.generated.distributed_llm.v1.inference_connect import (
     InferenceASGIApplication,
 )
 from node.api.grpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
-from node.api.grpc.interceptors import SCOPE, AccountForCalls, Refuse
+from node.api.grpc.interceptors import NURSERY, SCOPE, AccountForCalls, Refuse
 from shared.events import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20
@@ -85,15 +85,17 @@ async def _call(service: Application, scope: Scope, receive: Receive, send: Send
     On Trio the library notices a disconnect only when the handler sends something. A request that
     waits in the queue does not send for a long time.
     """
-    with trio.CancelScope() as presence:
+    async with trio.open_nursery() as nursery:
+        NURSERY.set(nursery)
 
         async def watching() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
-                presence.cancel()
+                nursery.cancel_scope.cancel()
             return message
 
         await service(scope, watching, send)
+        nursery.cancel_scope.cancel()
 
 
 def _fault(scope: Scope) -> tuple[int, bytes] | None:

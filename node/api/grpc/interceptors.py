@@ -20,6 +20,9 @@ Context = RequestContext[Any, Any]
 SCOPE: ContextVar[Scope] = ContextVar("scope")
 """The ASGI scope of the current call."""
 
+NURSERY: ContextVar[trio.Nursery] = ContextVar("nursery")
+"""Runs the tasks of the current call, and ends with it."""
+
 _DEADLINE_ROUNDING_MS: Final = 50.0
 """gRPC's core rounds deadlines up when it sends them, and cancels by its own clock."""
 

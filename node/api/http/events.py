@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from node.api.http.answer import AnswerWriter, TokenDetails, Usage
-from node.api.parts.part import CallBegun, Part, PartReader, WordsReader
+from node.api.parts.part import CallBegun, Part, PartReader, WordsReader, finish_reason
 from node.api.schema import error_body
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
@@ -67,9 +67,7 @@ class TextEvents:
         self._endings[number] = ending
         usage = usage_of([ending]) if self._running else None
         written = self._parts(number, self._readers[number].finish(), usage)
-        reason: str = ending.finish_reason
-        if number in self._calling and reason == "stop":
-            reason = "tool_calls"
+        reason = finish_reason(ending.finish_reason, calls=number in self._calling)
         return written + event(self._writer.last(reason, number, usage))
 
     def closing(self) -> bytes:

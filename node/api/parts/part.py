@@ -56,7 +56,12 @@ class Said(msgspec.Struct, frozen=True):
 
     def finish_reason(self, reason: str) -> str:
         """Return why the answer ended, in OpenAI's words: an answer that calls stops for that."""
-        return "tool_calls" if self.calls and reason == "stop" else reason
+        return finish_reason(reason, calls=bool(self.calls))
+
+
+def finish_reason(reason: str, *, calls: bool) -> str:
+    """Return why an answer ended, in OpenAI's words, with or without calls."""
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def collect(parts: Iterable[Part]) -> Said:

@@ -19,7 +19,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import inference_pb
-from .inference_pb import GenerateRequest, GenerateResponse, GenerateStreamResponse, GetPeersRequest, GetPeersResponse, GetResourcesRequest, GetResourcesResponse, ListModelsRequest, ListModelsResponse, LoadModelRequest, LoadModelResponse, UnloadModelRequest, UnloadModelResponse
+from .inference_pb import DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, GenerateRequest, GenerateResponse, GenerateStreamResponse, GetPeersRequest, GetPeersResponse, GetResourcesRequest, GetResourcesResponse, ListModelsRequest, ListModelsResponse, LoadModelRequest, LoadModelResponse, RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse, UnloadModelRequest, UnloadModelResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -40,6 +40,30 @@ class Inference(Protocol):
     def generate_stream(self, request: GenerateRequest, ctx: RequestContext[GenerateRequest, GenerateStreamResponse], /) -> AsyncIterator[GenerateStreamResponse]:
         """
         Answers with pieces of text as they are generated, then one ending.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def embed(self, request: EmbedRequest, ctx: RequestContext[EmbedRequest, EmbedResponse], /) -> EmbedResponse:
+        """
+        Turns texts into vectors.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def rerank(self, request: RerankRequest, ctx: RequestContext[RerankRequest, RerankResponse], /) -> RerankResponse:
+        """
+        Sorts documents by how well they answer a query; needs a reranking model.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def tokenize(self, request: TokenizeRequest, ctx: RequestContext[TokenizeRequest, TokenizeResponse], /) -> TokenizeResponse:
+        """
+        Shows a prompt or a chat as the model gets it: its tokens and its text.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def detokenize(self, request: DetokenizeRequest, ctx: RequestContext[DetokenizeRequest, DetokenizeResponse], /) -> DetokenizeResponse:
+        """
+        Shows the text of tokens.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -113,6 +137,50 @@ class InferenceASGIApplication(ConnectASGIApplication[Inference]):
                         stream_type=StreamType.SERVER_STREAM,
                     ),
                     function=svc.generate_stream,
+                ),
+                "/distributed_llm.v1.Inference/Embed": Endpoint.unary(
+                    method=MethodInfo(
+                        name="Embed",
+                        service_name="distributed_llm.v1.Inference",
+                        input=EmbedRequest,
+                        output=EmbedResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.embed,
+                ),
+                "/distributed_llm.v1.Inference/Rerank": Endpoint.unary(
+                    method=MethodInfo(
+                        name="Rerank",
+                        service_name="distributed_llm.v1.Inference",
+                        input=RerankRequest,
+                        output=RerankResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.rerank,
+                ),
+                "/distributed_llm.v1.Inference/Tokenize": Endpoint.unary(
+                    method=MethodInfo(
+                        name="Tokenize",
+                        service_name="distributed_llm.v1.Inference",
+                        input=TokenizeRequest,
+                        output=TokenizeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.tokenize,
+                ),
+                "/distributed_llm.v1.Inference/Detokenize": Endpoint.unary(
+                    method=MethodInfo(
+                        name="Detokenize",
+                        service_name="distributed_llm.v1.Inference",
+                        input=DetokenizeRequest,
+                        output=DetokenizeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=svc.detokenize,
                 ),
                 "/distributed_llm.v1.Inference/ListModels": Endpoint.unary(
                     method=MethodInfo(
@@ -225,6 +293,98 @@ class InferenceClient(ConnectClient):
                 output=GenerateStreamResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.SERVER_STREAM,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def embed(
+        self,
+        request: EmbedRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> EmbedResponse:
+        """
+        Turns texts into vectors.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Embed",
+                service_name="distributed_llm.v1.Inference",
+                input=EmbedRequest,
+                output=EmbedResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def rerank(
+        self,
+        request: RerankRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RerankResponse:
+        """
+        Sorts documents by how well they answer a query; needs a reranking model.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Rerank",
+                service_name="distributed_llm.v1.Inference",
+                input=RerankRequest,
+                output=RerankResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def tokenize(
+        self,
+        request: TokenizeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> TokenizeResponse:
+        """
+        Shows a prompt or a chat as the model gets it: its tokens and its text.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Tokenize",
+                service_name="distributed_llm.v1.Inference",
+                input=TokenizeRequest,
+                output=TokenizeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    async def detokenize(
+        self,
+        request: DetokenizeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> DetokenizeResponse:
+        """
+        Shows the text of tokens.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Detokenize",
+                service_name="distributed_llm.v1.Inference",
+                input=DetokenizeRequest,
+                output=DetokenizeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
             ),
             headers=headers,
             timeout_ms=timeout_ms,
@@ -359,6 +519,30 @@ class InferenceSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def embed(self, request: EmbedRequest, ctx: RequestContext[EmbedRequest, EmbedResponse], /) -> EmbedResponse:
+        """
+        Turns texts into vectors.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def rerank(self, request: RerankRequest, ctx: RequestContext[RerankRequest, RerankResponse], /) -> RerankResponse:
+        """
+        Sorts documents by how well they answer a query; needs a reranking model.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def tokenize(self, request: TokenizeRequest, ctx: RequestContext[TokenizeRequest, TokenizeResponse], /) -> TokenizeResponse:
+        """
+        Shows a prompt or a chat as the model gets it: its tokens and its text.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def detokenize(self, request: DetokenizeRequest, ctx: RequestContext[DetokenizeRequest, DetokenizeResponse], /) -> DetokenizeResponse:
+        """
+        Shows the text of tokens.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def list_models(self, request: ListModelsRequest, ctx: RequestContext[ListModelsRequest, ListModelsResponse], /) -> ListModelsResponse:
         """
         Lists the models that the node serves or could load.
@@ -427,6 +611,50 @@ class InferenceWSGIApplication(ConnectWSGIApplication):
                         stream_type=StreamType.SERVER_STREAM,
                     ),
                     function=service.generate_stream,
+                ),
+                "/distributed_llm.v1.Inference/Embed": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="Embed",
+                        service_name="distributed_llm.v1.Inference",
+                        input=EmbedRequest,
+                        output=EmbedResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.embed,
+                ),
+                "/distributed_llm.v1.Inference/Rerank": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="Rerank",
+                        service_name="distributed_llm.v1.Inference",
+                        input=RerankRequest,
+                        output=RerankResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.rerank,
+                ),
+                "/distributed_llm.v1.Inference/Tokenize": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="Tokenize",
+                        service_name="distributed_llm.v1.Inference",
+                        input=TokenizeRequest,
+                        output=TokenizeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.tokenize,
+                ),
+                "/distributed_llm.v1.Inference/Detokenize": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="Detokenize",
+                        service_name="distributed_llm.v1.Inference",
+                        input=DetokenizeRequest,
+                        output=DetokenizeResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                        stream_type=StreamType.UNARY,
+                    ),
+                    function=service.detokenize,
                 ),
                 "/distributed_llm.v1.Inference/ListModels": EndpointSync.unary(
                     method=MethodInfo(
@@ -539,6 +767,98 @@ class InferenceClientSync(ConnectClientSync):
                 output=GenerateStreamResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
                 stream_type=StreamType.SERVER_STREAM,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def embed(
+        self,
+        request: EmbedRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> EmbedResponse:
+        """
+        Turns texts into vectors.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Embed",
+                service_name="distributed_llm.v1.Inference",
+                input=EmbedRequest,
+                output=EmbedResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def rerank(
+        self,
+        request: RerankRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RerankResponse:
+        """
+        Sorts documents by how well they answer a query; needs a reranking model.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Rerank",
+                service_name="distributed_llm.v1.Inference",
+                input=RerankRequest,
+                output=RerankResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def tokenize(
+        self,
+        request: TokenizeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> TokenizeResponse:
+        """
+        Shows a prompt or a chat as the model gets it: its tokens and its text.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Tokenize",
+                service_name="distributed_llm.v1.Inference",
+                input=TokenizeRequest,
+                output=TokenizeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def detokenize(
+        self,
+        request: DetokenizeRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> DetokenizeResponse:
+        """
+        Shows the text of tokens.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="Detokenize",
+                service_name="distributed_llm.v1.Inference",
+                input=DetokenizeRequest,
+                output=DetokenizeResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+                stream_type=StreamType.UNARY,
             ),
             headers=headers,
             timeout_ms=timeout_ms,

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from protobuf import DescFile, Oneof
 
 
-_GenerateRequestFields: TypeAlias = Literal["model", "prompt", "chat", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"]
+_GenerateRequestFields: TypeAlias = Literal["model", "prompt", "chat", "prompt_token_ids", "prompts", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "n", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "ignore_eos", "logprobs", "top_logprobs", "echo", "continuous_usage_stats"]
 
 class GenerateRequest(Message[_GenerateRequestFields]):
     """
-    What to generate, and how. The limits are those of the HTTP API.
+    What to generate, and how. Fields and limits are those of the HTTP API.
+
+    A field whose comment says "as JSON" contains JSON text: the order of a schema's properties is the
+    order in which an answer has them, and a protobuf message would not keep it.
 
     ```proto
     message distributed_llm.v1.GenerateRequest
@@ -78,14 +81,92 @@ class GenerateRequest(Message[_GenerateRequestFields]):
             optional int64 seed = 9;
             ```
         stop:
-            Up to four texts that end the answer; they are not part of it.
+            Up to 64 texts that end the answer; they are not part of it.
 
             ```proto
             repeated string stop = 10;
             ```
+        n:
+            How many answers to generate for each prompt, with the seeds `seed`, `seed` + 1 ...; default: 1.
+
+            ```proto
+            optional uint32 n = 13;
+            ```
+        min_p:
+            Leaves out tokens less likely than this share of the likeliest one; default: 0.
+
+            ```proto
+            optional double min_p = 14;
+            ```
+        typical_p:
+            Keeps the most typical tokens of this total likelihood; default: 1.
+
+            ```proto
+            optional double typical_p = 15;
+            ```
+        presence_penalty:
+            -2 to 2; default: 0.
+
+            ```proto
+            optional double presence_penalty = 16;
+            ```
+        frequency_penalty:
+            -2 to 2; default: 0.
+
+            ```proto
+            optional double frequency_penalty = 17;
+            ```
+        logit_bias:
+            By token id: what is added to the token's logit, from -100 to 100.
+
+            ```proto
+            map<uint32, double> logit_bias = 18;
+            ```
+        stop_token_ids:
+            Up to 64 tokens that end the answer; they are not part of its text.
+
+            ```proto
+            repeated uint32 stop_token_ids = 19 [packed = true];
+            ```
+        min_tokens:
+            Tokens before which nothing ends the answer; default: 0.
+
+            ```proto
+            optional uint32 min_tokens = 20;
+            ```
+        ignore_eos:
+            Keeps the model from ending its answer.
+
+            ```proto
+            optional bool ignore_eos = 21;
+            ```
+        logprobs:
+            Returns the log probability of each token of the answer.
+
+            ```proto
+            optional bool logprobs = 22;
+            ```
+        top_logprobs:
+            How many of the likeliest tokens to return at each place, with `logprobs`.
+
+            ```proto
+            optional uint32 top_logprobs = 23;
+            ```
+        echo:
+            Begins the answer with the prompt, and its log probabilities with the prompt's; not for chats.
+
+            ```proto
+            optional bool echo = 24;
+            ```
+        continuous_usage_stats:
+            Gives each message of a stream the usage of its answer so far.
+
+            ```proto
+            optional bool continuous_usage_stats = 25;
+            ```
     """
 
-    __slots__ = ("model", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "input")
+    __slots__ = ("model", "max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "n", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "min_tokens", "ignore_eos", "logprobs", "top_logprobs", "echo", "continuous_usage_stats", "input")
 
     if TYPE_CHECKING:
 
@@ -93,7 +174,7 @@ class GenerateRequest(Message[_GenerateRequestFields]):
             self,
             *,
             model: str = "",
-            input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | None = None,
+            input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | Oneof[Literal["prompt_token_ids"], TokenIds] | Oneof[Literal["prompts"], Prompts] | None = None,
             max_tokens: int | None = None,
             temperature: float | None = None,
             top_p: float | None = None,
@@ -101,11 +182,24 @@ class GenerateRequest(Message[_GenerateRequestFields]):
             repetition_penalty: float | None = None,
             seed: int | None = None,
             stop: list[str] | None = None,
+            n: int | None = None,
+            min_p: float | None = None,
+            typical_p: float | None = None,
+            presence_penalty: float | None = None,
+            frequency_penalty: float | None = None,
+            logit_bias: dict[int, float] | None = None,
+            stop_token_ids: list[int] | None = None,
+            min_tokens: int | None = None,
+            ignore_eos: bool | None = None,
+            logprobs: bool | None = None,
+            top_logprobs: int | None = None,
+            echo: bool | None = None,
+            continuous_usage_stats: bool | None = None,
         ) -> None:
             pass
 
         model: str
-        input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | None
+        input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | Oneof[Literal["prompt_token_ids"], TokenIds] | Oneof[Literal["prompts"], Prompts] | None
         max_tokens: int
         temperature: float
         top_p: float
@@ -113,8 +207,111 @@ class GenerateRequest(Message[_GenerateRequestFields]):
         repetition_penalty: float
         seed: int
         stop: list[str]
+        n: int
+        min_p: float
+        typical_p: float
+        presence_penalty: float
+        frequency_penalty: float
+        logit_bias: dict[int, float]
+        stop_token_ids: list[int]
+        min_tokens: int
+        ignore_eos: bool
+        logprobs: bool
+        top_logprobs: int
+        echo: bool
+        continuous_usage_stats: bool
 
-_ChatFields: TypeAlias = Literal["messages"]
+_TokenIdsFields: TypeAlias = Literal["ids"]
+
+class TokenIds(Message[_TokenIdsFields]):
+    """
+    Ids of tokens; at least one.
+
+    ```proto
+    message distributed_llm.v1.TokenIds
+    ```
+
+    Attributes:
+        ids:
+            ```proto
+            repeated uint32 ids = 1 [packed = true];
+            ```
+    """
+
+    __slots__ = ("ids",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            ids: list[int] | None = None,
+        ) -> None:
+            pass
+
+        ids: list[int]
+
+_PromptsFields: TypeAlias = Literal["prompts"]
+
+class Prompts(Message[_PromptsFields]):
+    """
+    Several prompts.
+
+    ```proto
+    message distributed_llm.v1.Prompts
+    ```
+
+    Attributes:
+        prompts:
+            ```proto
+            repeated distributed_llm.v1.Prompt prompts = 1;
+            ```
+    """
+
+    __slots__ = ("prompts",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            prompts: list[Prompt] | None = None,
+        ) -> None:
+            pass
+
+        prompts: list[Prompt]
+
+_PromptFields: TypeAlias = Literal["text", "token_ids"]
+
+class Prompt(Message[_PromptFields]):
+    """
+    A text or its tokens.
+
+    ```proto
+    message distributed_llm.v1.Prompt
+    ```
+
+    Attributes:
+        form:
+            ```proto
+            oneof form
+            ```
+    """
+
+    __slots__ = ("form",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            form: Oneof[Literal["text"], str] | Oneof[Literal["token_ids"], TokenIds] | None = None,
+        ) -> None:
+            pass
+
+        form: Oneof[Literal["text"], str] | Oneof[Literal["token_ids"], TokenIds] | None
+
+_ChatFields: TypeAlias = Literal["messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "chat_template_kwargs"]
 
 class Chat(Message[_ChatFields]):
     """
@@ -129,9 +326,39 @@ class Chat(Message[_ChatFields]):
             ```proto
             repeated distributed_llm.v1.ChatMessage messages = 1;
             ```
+        tools:
+            Functions that the model may call.
+
+            ```proto
+            repeated distributed_llm.v1.Tool tools = 2;
+            ```
+        tool_choice:
+            Default: the model decides.
+
+            ```proto
+            optional distributed_llm.v1.ToolChoice tool_choice = 3;
+            ```
+        parallel_tool_calls:
+            Whether one answer may call several functions; default: true.
+
+            ```proto
+            optional bool parallel_tool_calls = 4;
+            ```
+        response_format:
+            What the answer must be; default: text.
+
+            ```proto
+            optional distributed_llm.v1.ResponseFormat response_format = 5;
+            ```
+        chat_template_kwargs:
+            Further names for the model's template, as JSON: `{"enable_thinking": false}`.
+
+            ```proto
+            string chat_template_kwargs = 6;
+            ```
     """
 
-    __slots__ = ("messages",)
+    __slots__ = ("messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "chat_template_kwargs")
 
     if TYPE_CHECKING:
 
@@ -139,12 +366,200 @@ class Chat(Message[_ChatFields]):
             self,
             *,
             messages: list[ChatMessage] | None = None,
+            tools: list[Tool] | None = None,
+            tool_choice: ToolChoice | None = None,
+            parallel_tool_calls: bool | None = None,
+            response_format: ResponseFormat | None = None,
+            chat_template_kwargs: str = "",
         ) -> None:
             pass
 
         messages: list[ChatMessage]
+        tools: list[Tool]
+        tool_choice: ToolChoice | None
+        parallel_tool_calls: bool
+        response_format: ResponseFormat | None
+        chat_template_kwargs: str
 
-_ChatMessageFields: TypeAlias = Literal["role", "content"]
+_ToolFields: TypeAlias = Literal["function"]
+
+class Tool(Message[_ToolFields]):
+    """
+    A tool, which can only be a function.
+
+    ```proto
+    message distributed_llm.v1.Tool
+    ```
+
+    Attributes:
+        function:
+            ```proto
+            optional distributed_llm.v1.Function function = 1;
+            ```
+    """
+
+    __slots__ = ("function",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            function: Function | None = None,
+        ) -> None:
+            pass
+
+        function: Function | None
+
+_FunctionFields: TypeAlias = Literal["name", "description", "parameters"]
+
+class Function(Message[_FunctionFields]):
+    """
+    A function that the model may call.
+
+    ```proto
+    message distributed_llm.v1.Function
+    ```
+
+    Attributes:
+        name:
+            ```proto
+            string name = 1;
+            ```
+        description:
+            ```proto
+            string description = 2;
+            ```
+        parameters:
+            JSON schema of the arguments, as JSON; if empty, any object.
+
+            ```proto
+            string parameters = 3;
+            ```
+    """
+
+    __slots__ = ("name", "description", "parameters")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str = "",
+            description: str = "",
+            parameters: str = "",
+        ) -> None:
+            pass
+
+        name: str
+        description: str
+        parameters: str
+
+_ToolChoiceFields: TypeAlias = Literal["mode", "function"]
+
+class ToolChoice(Message[_ToolChoiceFields]):
+    """
+    Whether the model may or must call functions, or which one.
+
+    ```proto
+    message distributed_llm.v1.ToolChoice
+    ```
+
+    Attributes:
+        choice:
+            ```proto
+            oneof choice
+            ```
+    """
+
+    __slots__ = ("choice",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            choice: Oneof[Literal["mode"], str] | Oneof[Literal["function"], str] | None = None,
+        ) -> None:
+            pass
+
+        choice: Oneof[Literal["mode"], str] | Oneof[Literal["function"], str] | None
+
+_ResponseFormatFields: TypeAlias = Literal["type", "json_schema"]
+
+class ResponseFormat(Message[_ResponseFormatFields]):
+    """
+    ```proto
+    message distributed_llm.v1.ResponseFormat
+    ```
+
+    Attributes:
+        type:
+            `text`, `json_object` or `json_schema`.
+
+            ```proto
+            string type = 1;
+            ```
+        json_schema:
+            For the type `json_schema`.
+
+            ```proto
+            optional distributed_llm.v1.JsonSchema json_schema = 2;
+            ```
+    """
+
+    __slots__ = ("type", "json_schema")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            type: str = "",
+            json_schema: JsonSchema | None = None,
+        ) -> None:
+            pass
+
+        type: str
+        json_schema: JsonSchema | None
+
+_JsonSchemaFields: TypeAlias = Literal["name", "schema"]
+
+class JsonSchema(Message[_JsonSchemaFields]):
+    """
+    ```proto
+    message distributed_llm.v1.JsonSchema
+    ```
+
+    Attributes:
+        name:
+            ```proto
+            string name = 1;
+            ```
+        schema:
+            The schema, as JSON. The answer follows it strictly.
+
+            ```proto
+            string schema = 2;
+            ```
+    """
+
+    __slots__ = ("name", "schema")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str = "",
+            schema: str = "",
+        ) -> None:
+            pass
+
+        name: str
+        schema: str
+
+_ChatMessageFields: TypeAlias = Literal["role", "content", "tool_calls", "tool_call_id", "reasoning_content", "name"]
 
 class ChatMessage(Message[_ChatMessageFields]):
     """
@@ -156,18 +571,44 @@ class ChatMessage(Message[_ChatMessageFields]):
 
     Attributes:
         role:
-            A role that the model's template knows: usually `system`, `user` or `assistant`.
+            `system`, `user`, `assistant`, `tool`, or `developer`, which means `system`.
 
             ```proto
             string role = 1;
             ```
         content:
+            Empty if the turn only calls tools.
+
             ```proto
             string content = 2;
             ```
+        tool_calls:
+            Calls of an assistant's turn.
+
+            ```proto
+            repeated distributed_llm.v1.ToolCall tool_calls = 3;
+            ```
+        tool_call_id:
+            Id of the call whose result a turn of the role `tool` is.
+
+            ```proto
+            string tool_call_id = 4;
+            ```
+        reasoning_content:
+            What the assistant thought before this turn; for the template.
+
+            ```proto
+            string reasoning_content = 5;
+            ```
+        name:
+            For the template, which may use it.
+
+            ```proto
+            string name = 6;
+            ```
     """
 
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "tool_calls", "tool_call_id", "reasoning_content", "name")
 
     if TYPE_CHECKING:
 
@@ -176,16 +617,98 @@ class ChatMessage(Message[_ChatMessageFields]):
             *,
             role: str = "",
             content: str = "",
+            tool_calls: list[ToolCall] | None = None,
+            tool_call_id: str = "",
+            reasoning_content: str = "",
+            name: str = "",
         ) -> None:
             pass
 
         role: str
         content: str
+        tool_calls: list[ToolCall]
+        tool_call_id: str
+        reasoning_content: str
+        name: str
 
-_GenerateResponseFields: TypeAlias = Literal["text", "ending"]
+_ToolCallFields: TypeAlias = Literal["id", "function"]
+
+class ToolCall(Message[_ToolCallFields]):
+    """
+    A call of a tool.
+
+    ```proto
+    message distributed_llm.v1.ToolCall
+    ```
+
+    Attributes:
+        id:
+            ```proto
+            string id = 1;
+            ```
+        function:
+            ```proto
+            optional distributed_llm.v1.FunctionCall function = 2;
+            ```
+    """
+
+    __slots__ = ("id", "function")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str = "",
+            function: FunctionCall | None = None,
+        ) -> None:
+            pass
+
+        id: str
+        function: FunctionCall | None
+
+_FunctionCallFields: TypeAlias = Literal["name", "arguments"]
+
+class FunctionCall(Message[_FunctionCallFields]):
+    """
+    ```proto
+    message distributed_llm.v1.FunctionCall
+    ```
+
+    Attributes:
+        name:
+            ```proto
+            string name = 1;
+            ```
+        arguments:
+            As JSON, unless the answer was cut off.
+
+            ```proto
+            string arguments = 2;
+            ```
+    """
+
+    __slots__ = ("name", "arguments")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str = "",
+            arguments: str = "",
+        ) -> None:
+            pass
+
+        name: str
+        arguments: str
+
+_GenerateResponseFields: TypeAlias = Literal["text", "ending", "reasoning_content", "tool_calls", "logprobs", "others"]
 
 class GenerateResponse(Message[_GenerateResponseFields]):
     """
+    A whole answer.
+
     ```proto
     message distributed_llm.v1.GenerateResponse
     ```
@@ -199,9 +722,33 @@ class GenerateResponse(Message[_GenerateResponseFields]):
             ```proto
             optional distributed_llm.v1.Ending ending = 2;
             ```
+        reasoning_content:
+            What the model thought before it answered; only in chats.
+
+            ```proto
+            string reasoning_content = 3;
+            ```
+        tool_calls:
+            The functions that the answer calls; only in chats.
+
+            ```proto
+            repeated distributed_llm.v1.ToolCall tool_calls = 4;
+            ```
+        logprobs:
+            With `logprobs`: one for each token.
+
+            ```proto
+            repeated distributed_llm.v1.Logprob logprobs = 5;
+            ```
+        others:
+            The answers after the first, if several were asked for: by prompt, then by answer.
+
+            ```proto
+            repeated distributed_llm.v1.GenerateResponse others = 6;
+            ```
     """
 
-    __slots__ = ("text", "ending")
+    __slots__ = ("text", "ending", "reasoning_content", "tool_calls", "logprobs", "others")
 
     if TYPE_CHECKING:
 
@@ -210,17 +757,26 @@ class GenerateResponse(Message[_GenerateResponseFields]):
             *,
             text: str = "",
             ending: Ending | None = None,
+            reasoning_content: str = "",
+            tool_calls: list[ToolCall] | None = None,
+            logprobs: list[Logprob] | None = None,
+            others: list[GenerateResponse] | None = None,
         ) -> None:
             pass
 
         text: str
         ending: Ending | None
+        reasoning_content: str
+        tool_calls: list[ToolCall]
+        logprobs: list[Logprob]
+        others: list[GenerateResponse]
 
-_GenerateStreamResponseFields: TypeAlias = Literal["text", "ending"]
+_GenerateStreamResponseFields: TypeAlias = Literal["text", "ending", "reasoning_content", "tool_call", "index", "logprobs", "usage"]
 
 class GenerateStreamResponse(Message[_GenerateStreamResponseFields]):
     """
-    Pieces of text, never split within a character; the last message is the ending.
+    A piece of an answer; text is never split within a character. The last message of each answer is
+    its ending.
 
     ```proto
     message distributed_llm.v1.GenerateStreamResponse
@@ -231,20 +787,146 @@ class GenerateStreamResponse(Message[_GenerateStreamResponseFields]):
             ```proto
             oneof part
             ```
+        index:
+            Number of the answer, from 0: by prompt, then by answer.
+
+            ```proto
+            uint32 index = 5;
+            ```
+        logprobs:
+            With `logprobs`: the tokens since the answer's last message.
+
+            ```proto
+            repeated distributed_llm.v1.Logprob logprobs = 6;
+            ```
+        usage:
+            With `continuous_usage_stats`: the answer's usage so far.
+
+            ```proto
+            optional distributed_llm.v1.Usage usage = 7;
+            ```
     """
 
-    __slots__ = ("part",)
+    __slots__ = ("index", "logprobs", "usage", "part")
 
     if TYPE_CHECKING:
 
         def __init__(
             self,
             *,
-            part: Oneof[Literal["text"], str] | Oneof[Literal["ending"], Ending] | None = None,
+            part: Oneof[Literal["text"], str] | Oneof[Literal["ending"], Ending] | Oneof[Literal["reasoning_content"], str] | Oneof[Literal["tool_call"], ToolCallDelta] | None = None,
+            index: int = 0,
+            logprobs: list[Logprob] | None = None,
+            usage: Usage | None = None,
         ) -> None:
             pass
 
-        part: Oneof[Literal["text"], str] | Oneof[Literal["ending"], Ending] | None
+        part: Oneof[Literal["text"], str] | Oneof[Literal["ending"], Ending] | Oneof[Literal["reasoning_content"], str] | Oneof[Literal["tool_call"], ToolCallDelta] | None
+        index: int
+        logprobs: list[Logprob]
+        usage: Usage | None
+
+_ToolCallDeltaFields: TypeAlias = Literal["index", "id", "name", "arguments"]
+
+class ToolCallDelta(Message[_ToolCallDeltaFields]):
+    """
+    What a message adds to the call with this index: first its id and name, then pieces of arguments.
+
+    ```proto
+    message distributed_llm.v1.ToolCallDelta
+    ```
+
+    Attributes:
+        index:
+            ```proto
+            uint32 index = 1;
+            ```
+        id:
+            ```proto
+            string id = 2;
+            ```
+        name:
+            ```proto
+            string name = 3;
+            ```
+        arguments:
+            ```proto
+            string arguments = 4;
+            ```
+    """
+
+    __slots__ = ("index", "id", "name", "arguments")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            index: int = 0,
+            id: str = "",
+            name: str = "",
+            arguments: str = "",
+        ) -> None:
+            pass
+
+        index: int
+        id: str
+        name: str
+        arguments: str
+
+_LogprobFields: TypeAlias = Literal["token", "bytes", "logprob", "top_logprobs"]
+
+class Logprob(Message[_LogprobFields]):
+    """
+    A token and how likely it was.
+
+    ```proto
+    message distributed_llm.v1.Logprob
+    ```
+
+    Attributes:
+        token:
+            Its text; half of a character is replaced by U+FFFD.
+
+            ```proto
+            string token = 1;
+            ```
+        bytes:
+            ```proto
+            bytes bytes = 2;
+            ```
+        logprob:
+            Natural logarithm of its probability; absent for the first token of a prompt.
+
+            ```proto
+            optional double logprob = 3;
+            ```
+        top_logprobs:
+            The likeliest tokens at its place, the first one first.
+
+            ```proto
+            repeated distributed_llm.v1.Logprob top_logprobs = 4;
+            ```
+    """
+
+    __slots__ = ("token", "bytes", "logprob", "top_logprobs")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            token: str = "",
+            bytes: bytes = b"",
+            logprob: float | None = None,
+            top_logprobs: list[Logprob] | None = None,
+        ) -> None:
+            pass
+
+        token: str
+        bytes: bytes
+        logprob: float
+        top_logprobs: list[Logprob]
 
 _EndingFields: TypeAlias = Literal["model", "finish_reason", "usage"]
 
@@ -333,6 +1015,374 @@ class Usage(Message[_UsageFields]):
         prompt_tokens: int
         cached_tokens: int
         generated_tokens: int
+
+_EmbedRequestFields: TypeAlias = Literal["model", "input"]
+
+class EmbedRequest(Message[_EmbedRequestFields]):
+    """
+    ```proto
+    message distributed_llm.v1.EmbedRequest
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        input:
+            Texts, or tokens; of one kind.
+
+            ```proto
+            repeated distributed_llm.v1.Prompt input = 2;
+            ```
+    """
+
+    __slots__ = ("model", "input")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            input: list[Prompt] | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        input: list[Prompt]
+
+_EmbedResponseFields: TypeAlias = Literal["model", "embeddings", "usage"]
+
+class EmbedResponse(Message[_EmbedResponseFields]):
+    """
+    ```proto
+    message distributed_llm.v1.EmbedResponse
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        embeddings:
+            In the order of the input.
+
+            ```proto
+            repeated distributed_llm.v1.Embedding embeddings = 2;
+            ```
+        usage:
+            ```proto
+            optional distributed_llm.v1.Usage usage = 3;
+            ```
+    """
+
+    __slots__ = ("model", "embeddings", "usage")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            embeddings: list[Embedding] | None = None,
+            usage: Usage | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        embeddings: list[Embedding]
+        usage: Usage | None
+
+_EmbeddingFields: TypeAlias = Literal["values"]
+
+class Embedding(Message[_EmbeddingFields]):
+    """
+    The vector of one text, scaled to length 1.
+
+    ```proto
+    message distributed_llm.v1.Embedding
+    ```
+
+    Attributes:
+        values:
+            ```proto
+            repeated float values = 1 [packed = true];
+            ```
+    """
+
+    __slots__ = ("values",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            values: list[float] | None = None,
+        ) -> None:
+            pass
+
+        values: list[float]
+
+_RerankRequestFields: TypeAlias = Literal["model", "query", "documents", "top_n"]
+
+class RerankRequest(Message[_RerankRequestFields]):
+    """
+    ```proto
+    message distributed_llm.v1.RerankRequest
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        query:
+            ```proto
+            string query = 2;
+            ```
+        documents:
+            ```proto
+            repeated string documents = 3;
+            ```
+        top_n:
+            How many results to return; default: all.
+
+            ```proto
+            optional uint32 top_n = 4;
+            ```
+    """
+
+    __slots__ = ("model", "query", "documents", "top_n")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            query: str = "",
+            documents: list[str] | None = None,
+            top_n: int | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        query: str
+        documents: list[str]
+        top_n: int
+
+_RerankResponseFields: TypeAlias = Literal["model", "results", "usage"]
+
+class RerankResponse(Message[_RerankResponseFields]):
+    """
+    ```proto
+    message distributed_llm.v1.RerankResponse
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        results:
+            The best first.
+
+            ```proto
+            repeated distributed_llm.v1.RankedDocument results = 2;
+            ```
+        usage:
+            ```proto
+            optional distributed_llm.v1.Usage usage = 3;
+            ```
+    """
+
+    __slots__ = ("model", "results", "usage")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            results: list[RankedDocument] | None = None,
+            usage: Usage | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        results: list[RankedDocument]
+        usage: Usage | None
+
+_RankedDocumentFields: TypeAlias = Literal["index", "relevance_score"]
+
+class RankedDocument(Message[_RankedDocumentFields]):
+    """
+    ```proto
+    message distributed_llm.v1.RankedDocument
+    ```
+
+    Attributes:
+        index:
+            Its place among the documents of the request.
+
+            ```proto
+            uint32 index = 1;
+            ```
+        relevance_score:
+            As the model computes it; only the order is comparable between models.
+
+            ```proto
+            double relevance_score = 2;
+            ```
+    """
+
+    __slots__ = ("index", "relevance_score")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            index: int = 0,
+            relevance_score: float = 0,
+        ) -> None:
+            pass
+
+        index: int
+        relevance_score: float
+
+_TokenizeRequestFields: TypeAlias = Literal["model", "prompt", "chat"]
+
+class TokenizeRequest(Message[_TokenizeRequestFields]):
+    """
+    ```proto
+    message distributed_llm.v1.TokenizeRequest
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        input:
+            ```proto
+            oneof input
+            ```
+    """
+
+    __slots__ = ("model", "input")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        input: Oneof[Literal["prompt"], str] | Oneof[Literal["chat"], Chat] | None
+
+_TokenizeResponseFields: TypeAlias = Literal["tokens", "text"]
+
+class TokenizeResponse(Message[_TokenizeResponseFields]):
+    """
+    ```proto
+    message distributed_llm.v1.TokenizeResponse
+    ```
+
+    Attributes:
+        tokens:
+            ```proto
+            repeated uint32 tokens = 1 [packed = true];
+            ```
+        text:
+            The prompt as text; of a chat, what the model's template makes of it.
+
+            ```proto
+            string text = 2;
+            ```
+    """
+
+    __slots__ = ("tokens", "text")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            tokens: list[int] | None = None,
+            text: str = "",
+        ) -> None:
+            pass
+
+        tokens: list[int]
+        text: str
+
+_DetokenizeRequestFields: TypeAlias = Literal["model", "tokens"]
+
+class DetokenizeRequest(Message[_DetokenizeRequestFields]):
+    """
+    ```proto
+    message distributed_llm.v1.DetokenizeRequest
+    ```
+
+    Attributes:
+        model:
+            ```proto
+            string model = 1;
+            ```
+        tokens:
+            ```proto
+            repeated uint32 tokens = 2 [packed = true];
+            ```
+    """
+
+    __slots__ = ("model", "tokens")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str = "",
+            tokens: list[int] | None = None,
+        ) -> None:
+            pass
+
+        model: str
+        tokens: list[int]
+
+_DetokenizeResponseFields: TypeAlias = Literal["text"]
+
+class DetokenizeResponse(Message[_DetokenizeResponseFields]):
+    """
+    ```proto
+    message distributed_llm.v1.DetokenizeResponse
+    ```
+
+    Attributes:
+        text:
+            ```proto
+            string text = 1;
+            ```
+    """
+
+    __slots__ = ("text",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            text: str = "",
+        ) -> None:
+            pass
+
+        text: str
 
 _ListModelsRequestFields: TypeAlias = NoReturn
 
@@ -813,11 +1863,18 @@ class FinishReason(Enum):
             ```proto
             FINISH_REASON_LENGTH = 2
             ```
+        TOOL_CALLS:
+            The model ended the answer, which calls functions.
+
+            ```proto
+            FINISH_REASON_TOOL_CALLS = 3
+            ```
     """
 
     UNSPECIFIED = 0
     STOP = 1
     LENGTH = 2
+    TOOL_CALLS = 3
 
 class ModelState(Enum):
     """
@@ -856,16 +1913,38 @@ class ModelState(Enum):
 
 
 _DESC = file_desc(
-    b'\n"distributed_llm/v1/inference.proto\x12\x12distributed_llm.v1"\xad\x03\n\x0fGenerateRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12.\n\x04chat\x18\x03 \x01(\x0b2\x18.distributed_llm.v1.ChatH\x00R\x04chat\x12"\n\nmax_tokens\x18\x04 \x01(\rH\x01R\tmaxTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x05 \x01(\x01H\x02R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x06 \x01(\x01H\x03R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x07 \x01(\rH\x04R\x04topK\x88\x01\x01\x122\n\x12repetition_penalty\x18\x08 \x01(\x01H\x05R\x11repetitionPenalty\x88\x01\x01\x12\x17\n\x04seed\x18\t \x01(\x03H\x06R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\n \x03(\tR\x04stopB\x07\n\x05inputB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed"C\n\x04Chat\x12;\n\x08messages\x18\x01 \x03(\x0b2\x1f.distributed_llm.v1.ChatMessageR\x08messages";\n\x0bChatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07content\x18\x02 \x01(\tR\x07content"Z\n\x10GenerateResponse\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x122\n\x06ending\x18\x02 \x01(\x0b2\x1a.distributed_llm.v1.EndingR\x06ending"l\n\x16GenerateStreamResponse\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x124\n\x06ending\x18\x02 \x01(\x0b2\x1a.distributed_llm.v1.EndingH\x00R\x06endingB\x06\n\x04part"\x96\x01\n\x06Ending\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12E\n\rfinish_reason\x18\x02 \x01(\x0e2 .distributed_llm.v1.FinishReasonR\x0cfinishReason\x12/\n\x05usage\x18\x03 \x01(\x0b2\x19.distributed_llm.v1.UsageR\x05usage"|\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12#\n\rcached_tokens\x18\x02 \x01(\rR\x0ccachedTokens\x12)\n\x10generated_tokens\x18\x03 \x01(\rR\x0fgeneratedTokens"\x13\n\x11ListModelsRequest"G\n\x12ListModelsResponse\x121\n\x06models\x18\x01 \x03(\x0b2\x19.distributed_llm.v1.ModelR\x06models"\x8b\x02\n\x05Model\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x124\n\x05state\x18\x02 \x01(\x0e2\x1e.distributed_llm.v1.ModelStateR\x05state\x12"\n\x0carchitecture\x18\x03 \x01(\tR\x0carchitecture\x12"\n\x0cquantization\x18\x04 \x01(\tR\x0cquantization\x12\x16\n\x06engine\x18\x05 \x01(\tR\x06engine\x12\x1d\n\nsize_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12\x16\n\x06layers\x18\x07 \x01(\rR\x06layers\x12%\n\x0econtext_length\x18\x08 \x01(\rR\rcontextLength"(\n\x10LoadModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model"D\n\x11LoadModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b2\x19.distributed_llm.v1.ModelR\x05model"*\n\x12UnloadModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model"F\n\x13UnloadModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b2\x19.distributed_llm.v1.ModelR\x05model"\x15\n\x13GetResourcesRequest"\xe8\x02\n\x14GetResourcesResponse\x12\x17\n\x07node_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12%\n\x0euptime_seconds\x18\x04 \x01(\x01R\ruptimeSeconds\x12\x1b\n\tcpu_cores\x18\x05 \x01(\x01R\x08cpuCores\x12!\n\x0cmemory_bytes\x18\x06 \x01(\x04R\x0bmemoryBytes\x124\n\x16available_memory_bytes\x18\x07 \x01(\x04R\x14availableMemoryBytes\x12*\n\x11used_memory_bytes\x18\x08 \x01(\x04R\x0fusedMemoryBytes\x12\x1d\n\nmax_layers\x18\t \x01(\rR\tmaxLayers\x12\x1f\n\x0bused_layers\x18\n \x01(\rR\nusedLayers"\x11\n\x0fGetPeersRequest"B\n\x10GetPeersResponse\x12.\n\x05peers\x18\x01 \x03(\x0b2\x18.distributed_llm.v1.PeerR\x05peers"~\n\x04Peer\x12\x17\n\x07node_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n\x07api_url\x18\x02 \x01(\tR\x06apiUrl\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06status\x18\x04 \x01(\tR\x06status\x12\x16\n\x06models\x18\x05 \x03(\tR\x06models*_\n\x0cFinishReason\x12\x1d\n\x19FINISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12FINISH_REASON_STOP\x10\x01\x12\x18\n\x14FINISH_REASON_LENGTH\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x042\x98\x05\n\tInference\x12U\n\x08Generate\x12#.distributed_llm.v1.GenerateRequest\x1a$.distributed_llm.v1.GenerateResponse\x12c\n\x0eGenerateStream\x12#.distributed_llm.v1.GenerateRequest\x1a*.distributed_llm.v1.GenerateStreamResponse0\x01\x12[\n\nListModels\x12%.distributed_llm.v1.ListModelsRequest\x1a&.distributed_llm.v1.ListModelsResponse\x12X\n\tLoadModel\x12$.distributed_llm.v1.LoadModelRequest\x1a%.distributed_llm.v1.LoadModelResponse\x12^\n\x0bUnloadModel\x12&.distributed_llm.v1.UnloadModelRequest\x1a\'.distributed_llm.v1.UnloadModelResponse\x12a\n\x0cGetResources\x12\'.distributed_llm.v1.GetResourcesRequest\x1a(.distributed_llm.v1.GetResourcesResponse\x12U\n\x08GetPeers\x12#.distributed_llm.v1.GetPeersRequest\x1a$.distributed_llm.v1.GetPeersResponseb\x06proto3',
+    b'\n"distributed_llm/v1/inference.proto\x12\x12distributed_llm.v1"\xa6\n\n\x0fGenerateRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12.\n\x04chat\x18\x03 \x01(\x0b2\x18.distributed_llm.v1.ChatH\x00R\x04chat\x12H\n\x10prompt_token_ids\x18\x0b \x01(\x0b2\x1c.distributed_llm.v1.TokenIdsH\x00R\x0epromptTokenIds\x127\n\x07prompts\x18\x0c \x01(\x0b2\x1b.distributed_llm.v1.PromptsH\x00R\x07prompts\x12"\n\nmax_tokens\x18\x04 \x01(\rH\x01R\tmaxTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x05 \x01(\x01H\x02R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x06 \x01(\x01H\x03R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x07 \x01(\rH\x04R\x04topK\x88\x01\x01\x122\n\x12repetition_penalty\x18\x08 \x01(\x01H\x05R\x11repetitionPenalty\x88\x01\x01\x12\x17\n\x04seed\x18\t \x01(\x03H\x06R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\n \x03(\tR\x04stop\x12\x11\n\x01n\x18\r \x01(\rH\x07R\x01n\x88\x01\x01\x12\x18\n\x05min_p\x18\x0e \x01(\x01H\x08R\x04minP\x88\x01\x01\x12 \n\ttypical_p\x18\x0f \x01(\x01H\tR\x08typicalP\x88\x01\x01\x12.\n\x10presence_penalty\x18\x10 \x01(\x01H\nR\x0fpresencePenalty\x88\x01\x01\x120\n\x11frequency_penalty\x18\x11 \x01(\x01H\x0bR\x10frequencyPenalty\x88\x01\x01\x12Q\n\nlogit_bias\x18\x12 \x03(\x0b22.distributed_llm.v1.GenerateRequest.LogitBiasEntryR\tlogitBias\x12$\n\x0estop_token_ids\x18\x13 \x03(\rR\x0cstopTokenIds\x12"\n\nmin_tokens\x18\x14 \x01(\rH\x0cR\tminTokens\x88\x01\x01\x12"\n\nignore_eos\x18\x15 \x01(\x08H\rR\tignoreEos\x88\x01\x01\x12\x1f\n\x08logprobs\x18\x16 \x01(\x08H\x0eR\x08logprobs\x88\x01\x01\x12&\n\x0ctop_logprobs\x18\x17 \x01(\rH\x0fR\x0btopLogprobs\x88\x01\x01\x12\x17\n\x04echo\x18\x18 \x01(\x08H\x10R\x04echo\x88\x01\x01\x129\n\x16continuous_usage_stats\x18\x19 \x01(\x08H\x11R\x14continuousUsageStats\x88\x01\x01\x1a<\n\x0eLogitBiasEntry\x12\x10\n\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x07\n\x05inputB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x04\n\x02_nB\x08\n\x06_min_pB\x0c\n\n_typical_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x0b\n\t_logprobsB\x0f\n\r_top_logprobsB\x07\n\x05_echoB\x19\n\x17_continuous_usage_stats"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids"?\n\x07Prompts\x124\n\x07prompts\x18\x01 \x03(\x0b2\x1a.distributed_llm.v1.PromptR\x07prompts"c\n\x06Prompt\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12;\n\ttoken_ids\x18\x02 \x01(\x0b2\x1c.distributed_llm.v1.TokenIdsH\x00R\x08tokenIdsB\x06\n\x04form"\x80\x03\n\x04Chat\x12;\n\x08messages\x18\x01 \x03(\x0b2\x1f.distributed_llm.v1.ChatMessageR\x08messages\x12.\n\x05tools\x18\x02 \x03(\x0b2\x18.distributed_llm.v1.ToolR\x05tools\x12?\n\x0btool_choice\x18\x03 \x01(\x0b2\x1e.distributed_llm.v1.ToolChoiceR\ntoolChoice\x123\n\x13parallel_tool_calls\x18\x04 \x01(\x08H\x00R\x11parallelToolCalls\x88\x01\x01\x12K\n\x0fresponse_format\x18\x05 \x01(\x0b2".distributed_llm.v1.ResponseFormatR\x0eresponseFormat\x120\n\x14chat_template_kwargs\x18\x06 \x01(\tR\x12chatTemplateKwargsB\x16\n\x14_parallel_tool_calls"@\n\x04Tool\x128\n\x08function\x18\x01 \x01(\x0b2\x1c.distributed_llm.v1.FunctionR\x08function"`\n\x08Function\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12 \n\x0bdescription\x18\x02 \x01(\tR\x0bdescription\x12\x1e\n\nparameters\x18\x03 \x01(\tR\nparameters"J\n\nToolChoice\x12\x14\n\x04mode\x18\x01 \x01(\tH\x00R\x04mode\x12\x1c\n\x08function\x18\x02 \x01(\tH\x00R\x08functionB\x08\n\x06choice"e\n\x0eResponseFormat\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12?\n\x0bjson_schema\x18\x02 \x01(\x0b2\x1e.distributed_llm.v1.JsonSchemaR\njsonSchema"8\n\nJsonSchema\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06schema\x18\x02 \x01(\tR\x06schema"\xdb\x01\n\x0bChatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07content\x18\x02 \x01(\tR\x07content\x12;\n\ntool_calls\x18\x03 \x03(\x0b2\x1c.distributed_llm.v1.ToolCallR\ttoolCalls\x12 \n\x0ctool_call_id\x18\x04 \x01(\tR\ntoolCallId\x12+\n\x11reasoning_content\x18\x05 \x01(\tR\x10reasoningContent\x12\x12\n\x04name\x18\x06 \x01(\tR\x04name"X\n\x08ToolCall\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12<\n\x08function\x18\x02 \x01(\x0b2 .distributed_llm.v1.FunctionCallR\x08function"@\n\x0cFunctionCall\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\targuments\x18\x02 \x01(\tR\targuments"\xbb\x02\n\x10GenerateResponse\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x122\n\x06ending\x18\x02 \x01(\x0b2\x1a.distributed_llm.v1.EndingR\x06ending\x12+\n\x11reasoning_content\x18\x03 \x01(\tR\x10reasoningContent\x12;\n\ntool_calls\x18\x04 \x03(\x0b2\x1c.distributed_llm.v1.ToolCallR\ttoolCalls\x127\n\x08logprobs\x18\x05 \x03(\x0b2\x1b.distributed_llm.v1.LogprobR\x08logprobs\x12<\n\x06others\x18\x06 \x03(\x0b2$.distributed_llm.v1.GenerateResponseR\x06others"\xdd\x02\n\x16GenerateStreamResponse\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x124\n\x06ending\x18\x02 \x01(\x0b2\x1a.distributed_llm.v1.EndingH\x00R\x06ending\x12-\n\x11reasoning_content\x18\x03 \x01(\tH\x00R\x10reasoningContent\x12@\n\ttool_call\x18\x04 \x01(\x0b2!.distributed_llm.v1.ToolCallDeltaH\x00R\x08toolCall\x12\x14\n\x05index\x18\x05 \x01(\rR\x05index\x127\n\x08logprobs\x18\x06 \x03(\x0b2\x1b.distributed_llm.v1.LogprobR\x08logprobs\x12/\n\x05usage\x18\x07 \x01(\x0b2\x19.distributed_llm.v1.UsageR\x05usageB\x06\n\x04part"g\n\rToolCallDelta\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\x12\x1c\n\targuments\x18\x04 \x01(\tR\targuments"\xa0\x01\n\x07Logprob\x12\x14\n\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n\x05bytes\x18\x02 \x01(\x0cR\x05bytes\x12\x1d\n\x07logprob\x18\x03 \x01(\x01H\x00R\x07logprob\x88\x01\x01\x12>\n\x0ctop_logprobs\x18\x04 \x03(\x0b2\x1b.distributed_llm.v1.LogprobR\x0btopLogprobsB\n\n\x08_logprob"\x96\x01\n\x06Ending\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12E\n\rfinish_reason\x18\x02 \x01(\x0e2 .distributed_llm.v1.FinishReasonR\x0cfinishReason\x12/\n\x05usage\x18\x03 \x01(\x0b2\x19.distributed_llm.v1.UsageR\x05usage"|\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12#\n\rcached_tokens\x18\x02 \x01(\rR\x0ccachedTokens\x12)\n\x10generated_tokens\x18\x03 \x01(\rR\x0fgeneratedTokens"V\n\x0cEmbedRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x120\n\x05input\x18\x02 \x03(\x0b2\x1a.distributed_llm.v1.PromptR\x05input"\x95\x01\n\rEmbedResponse\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12=\n\nembeddings\x18\x02 \x03(\x0b2\x1d.distributed_llm.v1.EmbeddingR\nembeddings\x12/\n\x05usage\x18\x03 \x01(\x0b2\x19.distributed_llm.v1.UsageR\x05usage"#\n\tEmbedding\x12\x16\n\x06values\x18\x01 \x03(\x02R\x06values"}\n\rRerankRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05query\x18\x02 \x01(\tR\x05query\x12\x1c\n\tdocuments\x18\x03 \x03(\tR\tdocuments\x12\x18\n\x05top_n\x18\x04 \x01(\rH\x00R\x04topN\x88\x01\x01B\x08\n\x06_top_n"\x95\x01\n\x0eRerankResponse\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12<\n\x07results\x18\x02 \x03(\x0b2".distributed_llm.v1.RankedDocumentR\x07results\x12/\n\x05usage\x18\x03 \x01(\x0b2\x19.distributed_llm.v1.UsageR\x05usage"O\n\x0eRankedDocument\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\'\n\x0frelevance_score\x18\x02 \x01(\x01R\x0erelevanceScore"z\n\x0fTokenizeRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12.\n\x04chat\x18\x03 \x01(\x0b2\x18.distributed_llm.v1.ChatH\x00R\x04chatB\x07\n\x05input">\n\x10TokenizeResponse\x12\x16\n\x06tokens\x18\x01 \x03(\rR\x06tokens\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text"A\n\x11DetokenizeRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n\x06tokens\x18\x02 \x03(\rR\x06tokens"(\n\x12DetokenizeResponse\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text"\x13\n\x11ListModelsRequest"G\n\x12ListModelsResponse\x121\n\x06models\x18\x01 \x03(\x0b2\x19.distributed_llm.v1.ModelR\x06models"\x8b\x02\n\x05Model\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x124\n\x05state\x18\x02 \x01(\x0e2\x1e.distributed_llm.v1.ModelStateR\x05state\x12"\n\x0carchitecture\x18\x03 \x01(\tR\x0carchitecture\x12"\n\x0cquantization\x18\x04 \x01(\tR\x0cquantization\x12\x16\n\x06engine\x18\x05 \x01(\tR\x06engine\x12\x1d\n\nsize_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12\x16\n\x06layers\x18\x07 \x01(\rR\x06layers\x12%\n\x0econtext_length\x18\x08 \x01(\rR\rcontextLength"(\n\x10LoadModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model"D\n\x11LoadModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b2\x19.distributed_llm.v1.ModelR\x05model"*\n\x12UnloadModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model"F\n\x13UnloadModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b2\x19.distributed_llm.v1.ModelR\x05model"\x15\n\x13GetResourcesRequest"\xe8\x02\n\x14GetResourcesResponse\x12\x17\n\x07node_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12%\n\x0euptime_seconds\x18\x04 \x01(\x01R\ruptimeSeconds\x12\x1b\n\tcpu_cores\x18\x05 \x01(\x01R\x08cpuCores\x12!\n\x0cmemory_bytes\x18\x06 \x01(\x04R\x0bmemoryBytes\x124\n\x16available_memory_bytes\x18\x07 \x01(\x04R\x14availableMemoryBytes\x12*\n\x11used_memory_bytes\x18\x08 \x01(\x04R\x0fusedMemoryBytes\x12\x1d\n\nmax_layers\x18\t \x01(\rR\tmaxLayers\x12\x1f\n\x0bused_layers\x18\n \x01(\rR\nusedLayers"\x11\n\x0fGetPeersRequest"B\n\x10GetPeersResponse\x12.\n\x05peers\x18\x01 \x03(\x0b2\x18.distributed_llm.v1.PeerR\x05peers"~\n\x04Peer\x12\x17\n\x07node_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n\x07api_url\x18\x02 \x01(\tR\x06apiUrl\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06status\x18\x04 \x01(\tR\x06status\x12\x16\n\x06models\x18\x05 \x03(\tR\x06models*}\n\x0cFinishReason\x12\x1d\n\x19FINISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12FINISH_REASON_STOP\x10\x01\x12\x18\n\x14FINISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18FINISH_REASON_TOOL_CALLS\x10\x03*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x042\xeb\x07\n\tInference\x12U\n\x08Generate\x12#.distributed_llm.v1.GenerateRequest\x1a$.distributed_llm.v1.GenerateResponse\x12c\n\x0eGenerateStream\x12#.distributed_llm.v1.GenerateRequest\x1a*.distributed_llm.v1.GenerateStreamResponse0\x01\x12L\n\x05Embed\x12 .distributed_llm.v1.EmbedRequest\x1a!.distributed_llm.v1.EmbedResponse\x12O\n\x06Rerank\x12!.distributed_llm.v1.RerankRequest\x1a".distributed_llm.v1.RerankResponse\x12U\n\x08Tokenize\x12#.distributed_llm.v1.TokenizeRequest\x1a$.distributed_llm.v1.TokenizeResponse\x12[\n\nDetokenize\x12%.distributed_llm.v1.DetokenizeRequest\x1a&.distributed_llm.v1.DetokenizeResponse\x12[\n\nListModels\x12%.distributed_llm.v1.ListModelsRequest\x1a&.distributed_llm.v1.ListModelsResponse\x12X\n\tLoadModel\x12$.distributed_llm.v1.LoadModelRequest\x1a%.distributed_llm.v1.LoadModelResponse\x12^\n\x0bUnloadModel\x12&.distributed_llm.v1.UnloadModelRequest\x1a\'.distributed_llm.v1.UnloadModelResponse\x12a\n\x0cGetResources\x12\'.distributed_llm.v1.GetResourcesRequest\x1a(.distributed_llm.v1.GetResourcesResponse\x12U\n\x08GetPeers\x12#.distributed_llm.v1.GetPeersRequest\x1a$.distributed_llm.v1.GetPeersResponseb\x06proto3',
     [],
     {
         "GenerateRequest": GenerateRequest,
+        "TokenIds": TokenIds,
+        "Prompts": Prompts,
+        "Prompt": Prompt,
         "Chat": Chat,
+        "Tool": Tool,
+        "Function": Function,
+        "ToolChoice": ToolChoice,
+        "ResponseFormat": ResponseFormat,
+        "JsonSchema": JsonSchema,
         "ChatMessage": ChatMessage,
+        "ToolCall": ToolCall,
+        "FunctionCall": FunctionCall,
         "GenerateResponse": GenerateResponse,
         "GenerateStreamResponse": GenerateStreamResponse,
+        "ToolCallDelta": ToolCallDelta,
+        "Logprob": Logprob,
         "Ending": Ending,
         "Usage": Usage,
+        "EmbedRequest": EmbedRequest,
+        "EmbedResponse": EmbedResponse,
+        "Embedding": Embedding,
+        "RerankRequest": RerankRequest,
+        "RerankResponse": RerankResponse,
+        "RankedDocument": RankedDocument,
+        "TokenizeRequest": TokenizeRequest,
+        "TokenizeResponse": TokenizeResponse,
+        "DetokenizeRequest": DetokenizeRequest,
+        "DetokenizeResponse": DetokenizeResponse,
         "ListModelsRequest": ListModelsRequest,
         "ListModelsResponse": ListModelsResponse,
         "Model": Model,

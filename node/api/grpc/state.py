@@ -1,0 +1,70 @@
+"""The node's models, levels and peers as messages."""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
+from node.routing.peer_offers import PeerOffers
+from node.serving.lane import Lane
+from shared import events
+from shared.events import Event
+
+_MODEL_STATES: Final = {
+    "unloaded": pb.ModelState.UNLOADED,
+    "loading": pb.ModelState.LOADING,
+    "ready": pb.ModelState.READY,
+    "failed": pb.ModelState.FAILED,
+}
+
+
+def model(lane: Lane) -> pb.Model:
+    """Return one model of this node."""
+    engine = lane.engine
+    message = pb.Model(
+        id=engine.model_id,
+        state=_MODEL_STATES[engine.state],
+        context_length=engine.context_length,
+    )
+    if (described := engine.described) is not None:
+        message.architecture = described.architecture
+        message.quantization = described.quantization
+        message.engine = described.engine
+        message.size_bytes = described.size_bytes
+        message.layers = described.layers
+    return message
+
+
+def resources(node_id: str, levels: Iterable[Event]) -> pb.GetResourcesResponse:
+    """Return the node's levels, as in telemetry."""
+    response = pb.GetResourcesResponse(node_id=node_id)
+    for level in levels:
+        match level:
+            case events.NodeStarted():
+                response.version = level.version
+                response.uptime_seconds = time.time() - level.started_at
+            case events.NodeStateChanged():
+                response.state = level.state
+            case events.ResourcesSampled():
+                response.cpu_cores = level.cpu_cores
+                response.memory_bytes = level.memory_bytes
+                response.max_layers = level.max_layers
+                response.used_layers = level.used_layers
+            case events.SystemSampled():
+                response.available_memory_bytes = level.available_bytes
+                response.used_memory_bytes = level.rss_bytes + level.engine_rss_bytes
+    return response
+
+
+def peers(known: PeerOffers) -> list[pb.Peer]:
+    """Return the other nodes."""
+    return [
+        pb.Peer(
+            node_id=peer.view.node_id,
+            api_url=peer.api_url,
+            state=peer.view.state,
+            status=peer.status,
+            models=[offered.model_id for offered in peer.models],
+        )
+        for peer in known.known()
+    ]
