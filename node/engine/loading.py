@@ -18,6 +18,10 @@ class CannotLoadError(UnavailableError):
     """The model cannot be loaded as it is: a retry would fail in the same way."""
 
 
+class LostLoadError(UnavailableError):
+    """A process ended while the model was loaded, and nothing says that its file is at fault."""
+
+
 class Loading:
     """One attempt; its steps are called in order.
 
@@ -64,7 +68,8 @@ class Loading:
 
         Raises:
             CannotLoadError: The engine cannot load the file.
-            UnavailableError: It ended, took too long, or the file was replaced meanwhile.
+            LostLoadError: It ended.
+            UnavailableError: It took too long, or the file was replaced meanwhile.
         """
         options = self._options
         progress = Progress(self._model_id, "read", self._watcher.emit)
@@ -96,7 +101,7 @@ class Loading:
                         return result
                     case protocol.LoadFailed(message):
                         raise CannotLoadError(message)
-        raise UnavailableError(
+        raise LostLoadError(
             f"{await link.wait_epitaph()} while it loaded {self._options.place}: "
             "is there memory for it, and is the file complete?"
         )

@@ -13,7 +13,7 @@ import trio
 from node.engine import protocol
 from node.engine.jobs import Job, Jobs
 from node.engine.link import Link
-from node.engine.loading import CannotLoadError, Loading
+from node.engine.loading import CannotLoadError, Loading, LostLoadError
 from node.engine.options import EngineOptions, Watcher
 from node.errors import InsufficientMemoryError, RequestError, UnavailableError
 from shared import events
@@ -26,6 +26,9 @@ _BACKOFF_SECONDS: Final = (0.1, 30.0)
 _LOADS: Final = 10
 """A model that was served before is given up after this many failed loads in a row, which takes
 about 50 s. Until then its requests wait."""
+_FIRST_LOADS: Final = 4
+"""The same for a model that was never served, if its engine ended in each of them. Some may have
+been killed by accident, but a model that brings its engine down must fail the start soon."""
 
 _log = logging.getLogger(__name__)
 
@@ -234,7 +237,7 @@ class Engine:
         """Record a failed load; if it is final, fail those who wait for the model."""
         self._failed_loads += 1
         if self._can_recover(failure):
-            _log.warning("model %s is not back yet: %s", self.model_id, failure)
+            _log.warning("model %s is not loaded, trying again: %s", self.model_id, failure)
             return
         # The caller of its first load gets the error; later loads happen in the background.
         level = logging.ERROR if self.described else logging.DEBUG
@@ -246,8 +249,11 @@ class Engine:
         self._watcher.changed()
 
     def _can_recover(self, failure: RequestError) -> bool:
-        is_definite = isinstance(failure, CannotLoadError | InsufficientMemoryError)
-        return self._was_loaded and not is_definite and self._failed_loads < _LOADS
+        if isinstance(failure, CannotLoadError | InsufficientMemoryError):
+            return False
+        if self._was_loaded:
+            return self._failed_loads < _LOADS
+        return isinstance(failure, LostLoadError) and self._failed_loads < _FIRST_LOADS
 
     async def _live(self) -> RequestError | None:
         """Run one process from its start to its end; return why it could not load, if so."""
@@ -266,7 +272,7 @@ class Engine:
                 0
             ].fresh()  # without the traceback, which holds a caller's frames
         except* OSError as group:  # no process, pipe or memory is available: as bad, as temporary
-            failure = UnavailableError(f"cannot start an engine: {leaves(group)[0]}")
+            failure = LostLoadError(f"cannot start an engine: {leaves(group)[0]}")
         finally:
             self._gone.set()
         if failure:

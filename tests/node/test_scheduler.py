@@ -602,6 +602,34 @@ async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
 
 
 @trio_test
+@pytest.mark.parametrize("deaths", [1, 3, 4])
+async def test_engine_that_is_killed_in_its_first_load_is_tried_again_a_few_times(
+    autojump_clock: MockClock, children: Children, deaths: int
+) -> None:
+    """A process that is killed during the first load does not stop the start; four times do."""
+    del autojump_clock
+    async with (
+        open_empty_place(children, Asked(resident=False)) as place,
+        trio.open_nursery() as nursery,
+    ):
+        ended = pytest.raises(UnavailableError, match="while it loaded")
+        expectation = ended if deaths == 4 else contextlib.nullcontext()
+
+        async def load() -> None:
+            with expectation:
+                await place.scheduler.load("m")
+            assert place.engine.state == ("unloaded" if deaths == 4 else "ready")
+
+        nursery.start_soon(load)
+        for _ in range(deaths):
+            child = await children.next()
+            await child.hear()
+            child.die()
+        if deaths < 4:
+            await (await children.next()).load()
+
+
+@trio_test
 async def test_prompt_that_is_too_long_ends_only_its_request(
     autojump_clock: MockClock, children: Children
 ) -> None:
