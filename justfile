@@ -94,10 +94,11 @@ llama-server: _uv
     echo "$wanted" > $target/built-from
     rm -rf $target/source $target/build $target/venv $target/llama_cpp_python-*.tar.gz
 
-# Generate docs/metrics.md, docs/settings.md and docs/licenses.md
+# Generate docs/metrics.md, docs/settings.md, docs/api-fields.md and docs/licenses.md
 docs: (_install "dev")
     python -m deployments.metrics_reference > docs/metrics.md
     python -m deployments.settings_reference > docs/settings.md
+    python -m deployments.fields_reference > docs/api-fields.md
     python -m deployments.release.licenses > docs/licenses.md
 
 # Generate the code of shared/proto

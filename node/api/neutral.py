@@ -11,10 +11,19 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api.anthropic.schema import InputMessage, MessagesRequest, TextBlock
+from node.api.anthropic.schema import (
+    CountTokensRequest,
+    InputMessage,
+    MessagesRequest,
+    TextBlock,
+    Thinking,
+    ToolParameter,
+)
 from node.api.chat_schema import ChatRequest, Message, TextPart
 from node.api.rerank_schema import RerankRequest
 from node.api.responses.schema import (
+    ContentPart,
+    FunctionTool,
     InputItem,
     Reasoning,
     ResponsesRequest,
@@ -149,6 +158,9 @@ _CHAT_ONLY: Final[dict[str, Values]] = {
     "tool_choice": ("none", "auto"),
     "tools": _EMPTY_LIST,
 }
+_ANTHROPIC: Final[dict[str, Values]] = dict.fromkeys(
+    ("output_config", "speed", "user_profile_id", "workspace_id"), _ONLY_NULL
+)
 _TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
 """One table for both: clients add the same fields to either."""
 
@@ -200,22 +212,35 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
     },
     InputItem: {
         "encrypted_content": _EMPTY_TEXT,
-        **dict.fromkeys(("caller", "namespace", "phase", "async_"), _ONLY_NULL),
+        **dict.fromkeys(("caller", "namespace", "phase", "async"), _ONLY_NULL),
     },
     TextOptions: {"verbosity": ("medium",)},
     Reasoning: {
+        **dict.fromkeys(("context", "mode"), _ONLY_NULL),
         "generate_summary": ("auto",),
         "summary": ("auto",),
     },
-    MessagesRequest: {
+    ContentPart: {"prompt_cache_breakpoint": _ONLY_NULL},
+    FunctionTool: dict.fromkeys(
+        ("allowed_callers", "async", "defer_loading", "output_schema"), _ONLY_NULL
+    ),
+    MessagesRequest: _ANTHROPIC
+    | {
         "container": _ONLY_NULL,
         "context_management": _ONLY_NULL,
+        "diagnostics": _ONLY_NULL,
         "inference_geo": _ONLY_NULL,
         "mcp_servers": _EMPTY_LIST,
         "service_tier": ("auto", "standard_only"),
     },
+    CountTokensRequest: _ANTHROPIC,
     TextBlock: {"citations": _EMPTY_LIST},
     InputMessage: {},
+    ToolParameter: {
+        **dict.fromkeys(("allowed_callers", "defer_loading"), _ONLY_NULL),
+        **dict.fromkeys(("eager_input_streaming", "input_examples"), _ONLY_NULL),
+    },
+    Thinking: {"display": _ONLY_NULL},
     TemplateRequest: {"add_generation_prompt": (True,)},
     StreamOptions: {"include_obfuscation": _OFF},
     Message: {
@@ -224,14 +249,17 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "function_call": _ONLY_NULL,
         "refusal": _EMPTY_TEXT,
     },
-    TextPart: {"annotations": _EMPTY_LIST},
-    Tool: {},
+    TextPart: {"annotations": _EMPTY_LIST}
+    | dict.fromkeys(
+        ("prompt_cache_breakpoint", "file", "image_url", "input_audio", "refusal"), _ONLY_NULL
+    ),
+    Tool: {"custom": _ONLY_NULL},
     Function: {},
-    ToolChoice: {},
+    ToolChoice: dict.fromkeys(("allowed_tools", "custom"), _ONLY_NULL),
     ChosenFunction: {},
     ResponseFormat: {},
     JsonSchema: {},
-    ToolCall: {},
+    ToolCall: {"custom": _ONLY_NULL},
     FunctionCall: {},
 }
 

@@ -137,6 +137,8 @@ def _read_fields(
         where = _joined(path, json_text.shown(name))
         if name in neutral and is_neutral(value, neutral[name]):
             continue
+        if value is None and name in fields and not fields[name].required:
+            continue
         if name in fields:
             given[name] = _read_value(value, fields[name].type, where, faults)
         else:

@@ -81,6 +81,8 @@ class ToolParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     input_schema: Schema
     description: str | None = None
     type: Literal["custom"] | None = None
+    strict: bool | None = None
+    """A schema that is followed at all is followed strictly."""
     cache_control: Hint | None = None
 
 
@@ -116,6 +118,7 @@ class CountTokensRequest(Body, frozen=True, kw_only=True):
     tools: Annotated[list[ToolParameter], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoiceParameter | None = None
     thinking: Thinking | None = None
+    cache_control: Hint | None = None
 
 
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
