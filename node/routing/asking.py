@@ -191,7 +191,8 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
     if answer.over.is_set():
         return
     if isinstance(frame, wire.Failed):
-        raise PeerRefusedError(frame.status, frame.message, frame.code, None)
+        parameter = frame.parameter or None
+        raise PeerRefusedError(frame.status, frame.message, frame.code, None, parameter)
     if not ask.begun and not _begin(ask):
         return
     match frame:

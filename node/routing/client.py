@@ -34,8 +34,15 @@ class PeerLostError(Exception):
 class PeerRefusedError(RequestError):
     """The peer answered with an error; `status` is its HTTP status, from 400 to 599."""
 
-    def __init__(self, status: int, message: str, code: str | None, retry: float | None) -> None:
-        super().__init__(message, code=code, retry_after_seconds=retry)
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None,
+        retry: float | None,
+        parameter: str | None = None,
+    ) -> None:
+        super().__init__(message, parameter=parameter, code=code, retry_after_seconds=retry)
         self.status = status  # type: ignore[misc]  # each refusal has its own
         self.kind = "server_error" if status >= 500 else "invalid_request_error"  # type: ignore[misc]
 
@@ -138,8 +145,9 @@ async def _refusal(response: httpx2.Response) -> PeerRefusedError:
     try:
         told = msgspec.json.decode(body)["error"]
         message, code = str(told["message"])[: wire.TEXT], told["code"]
+        parameter = told.get("param")
     except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
-        message, code = f"the peer answered {status}", None
+        message, code, parameter = f"the peer answered {status}", None, None
     after = response.headers.get("retry-after", "")
     is_number = after.isascii() and after.isdecimal() and len(after) <= _RETRY_DIGITS
     return PeerRefusedError(
@@ -147,4 +155,5 @@ async def _refusal(response: httpx2.Response) -> PeerRefusedError:
         message,
         code if isinstance(code, str) else None,
         float(after) if is_number else None,
+        parameter if isinstance(parameter, str) else None,
     )

@@ -1,10 +1,14 @@
 """The protocol between nodes: the request that one node forwards to another, and the answer.
 
-The request is an `InferenceRequest` as a msgpack map. The answer is a stream of frames; each is its
-length in 4 bytes, big-endian, then one tagged msgpack array. `Ended` or `Failed` ends the stream. A
-refusal is an HTTP status with OpenAI's error object, as for any client of the API.
+The request is an `InferenceRequest` as a msgpack map, without the fields that have their default. A
+node refuses a request with a field that it does not know: it is of an earlier build, and would not
+do what the field asks for. The answer is a stream of frames; each is its length in 4 bytes,
+big-endian, then one tagged msgpack array. A node ignores further values of a frame. `Ended` or
+`Failed` ends the stream. A refusal is an HTTP status with OpenAI's error object, as for any client
+of the API.
 """
 
+import dataclasses
 import math
 from typing import Annotated, Final
 
@@ -12,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from node.engine.protocol import FrameReader
-from node.errors import RequestError
+from node.errors import RequestError, UnavailableError
 from node.requests.request import InferenceRequest
 from shared.events import FinishReason
 
@@ -70,6 +74,8 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     status: Annotated[int, Meta(ge=400, le=599)]
     code: Text
     message: Text
+    parameter: Text = ""
+    """The field at fault; empty if there is none, or the node is of an earlier build."""
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -84,11 +90,14 @@ Frame = Drawn | Vector | Tokens | Admitted | Begun | Accepted | Ended | Failed
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 _request_decoder = msgspec.msgpack.Decoder(InferenceRequest)
+_map_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(InferenceRequest)}
 
 
 def pack_request(request: InferenceRequest) -> bytes:
     """Pack a request."""
-    return _encoder.encode(request)
+    fields = ((name, getattr(request, name)) for name in _DEFAULTS)
+    return _encoder.encode({name: one for name, one in fields if one != _DEFAULTS[name]})
 
 
 def read_request(body: bytes) -> InferenceRequest:
@@ -96,7 +105,11 @@ def read_request(body: bytes) -> InferenceRequest:
 
     Raises:
         ValueError: It is not a request, or has an invalid time or trace.
+        UnavailableError: It asks for something that only later builds know.
     """
+    if unknown := sorted(_map_decoder.decode(body).keys() - _DEFAULTS.keys()):
+        message = f"this node is of an earlier build and does not know {unknown[0][:TEXT]!r}"
+        raise UnavailableError(f"{message}: upgrade it")
     request = _request_decoder.decode(body)
     for seconds in (request.waited_seconds, request.deadline_seconds or 0.0):
         if not (math.isfinite(seconds) and seconds >= 0):
@@ -108,7 +121,8 @@ def read_request(body: bytes) -> InferenceRequest:
 
 def failed(error: RequestError) -> Failed:
     """Return the frame that reports how an answer failed."""
-    return Failed(error.status, (error.code or "")[:TEXT], str(error)[:TEXT])
+    parameter = (error.parameter or "")[:TEXT]
+    return Failed(error.status, (error.code or "")[:TEXT], str(error)[:TEXT], parameter)
 
 
 def pack(frame: Frame) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -11,6 +12,7 @@ from trio.testing import MockClock, trio_test
 from node.errors import (
     DeadlineExceededError,
     EngineFailedError,
+    InvalidRequestError,
     OtherModelError,
     QueueFullError,
     RequestError,
@@ -67,6 +69,45 @@ def test_question_is_read_back_the_same() -> None:
     for prompt in (Chat(({"role": "user", "content": "ä"},), {"thinks": True}), (7, 8)):
         asked = request(prompt=prompt)
         assert wire.read_request(wire.pack_request(asked)) == asked
+
+
+def test_question_of_a_later_build_is_refused_by_name() -> None:
+    """A field that this node does not know is refused as a fault of this node, not ignored."""
+    packed = msgspec.msgpack.decode(wire.pack_request(request()))
+    later = msgspec.msgpack.encode(packed | {"thinks_twice": True})
+    with pytest.raises(UnavailableError, match="'thinks_twice'") as refused:
+        wire.read_request(later)
+    assert refused.value.others_may_answer
+
+
+def test_question_without_later_features_is_one_that_earlier_builds_know() -> None:
+    """Fields with their default are not sent, so an earlier build has nothing to refuse."""
+    plain = InferenceRequest(
+        model_id="m", prompt="p", max_tokens=1, sampling=Sampling(0, 1, 1, 1, 0), forwarded=True
+    )
+    sent = msgspec.msgpack.decode(wire.pack_request(plain))
+    assert sent.keys() == {"model_id", "prompt", "max_tokens", "sampling", "forwarded"}
+    assert wire.read_request(wire.pack_request(plain)) == plain
+
+
+def test_frame_of_another_build_is_read_or_garbage() -> None:
+    """Further values are ignored, missing ones have their default; an unknown kind is garbage."""
+
+    def read(*values: object) -> list[wire.Frame]:
+        packed = msgspec.msgpack.encode(values)
+        return wire.FrameDecoder().feed(len(packed).to_bytes(4, "big") + packed)
+
+    assert read(4, "stop", 3, 1, "later") == [wire.Ended("stop", 3, 1)]
+    assert read(5, 400, "", "earlier") == [wire.Failed(400, "", "earlier")]
+    with pytest.raises(ValueError, match="99"):
+        read(99, "later")
+
+
+@pytest.mark.parametrize("parameter", ["response_format", None])
+def test_failure_names_the_field_that_the_peer_names(parameter: str | None) -> None:
+    """A refusal of a peer names the same field for the caller."""
+    frame = wire.failed(InvalidRequestError("no", parameter=parameter))
+    assert frame.parameter == (parameter or "")
 
 
 @given(garbage=st.binary(max_size=64))
