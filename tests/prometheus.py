@@ -38,8 +38,10 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
 
 
 @contextmanager
-def configured_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Run a Prometheus with a custom configuration; yield its URL.
+def configured_prometheus(
+    directory: Path, config: dict[str, Any], features: str = "exemplar-storage"
+) -> Iterator[str]:
+    """Run a Prometheus with a custom configuration and optional features; yield its URL.
 
     Rule files must be given by absolute paths, or relative to the directory.
     """
@@ -53,7 +55,7 @@ def configured_prometheus(directory: Path, config: dict[str, Any]) -> Iterator[s
                 f"--config.file={directory}/prometheus.yml",
                 f"--storage.tsdb.path={directory}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
-                "--enable-feature=exemplar-storage",
+                f"--enable-feature={features}",
             ],
             stderr=log,
         )
