@@ -17,6 +17,10 @@ from exporter.tools.top_tables import Table
 _STYLES: Final = {"ok": "bold green", "degraded": "bold yellow", "failed": "bold red"}
 _GOOD: Final = "green"
 _BAD: Final = "red"
+_INDENT: Final = 2
+_BETWEEN: Final = 2
+_LAST_CHARACTERS: Final = 8
+"""A last column with less room than this, and less than it needs, is left out."""
 
 
 class Screen:
@@ -37,7 +41,8 @@ class Screen:
         self._draw(Text(f"LOST, retrying: {reason}; what is shown is old", style=f"bold {_BAD}"))
 
     def _draw(self, connection: Text) -> None:
-        body = [] if self._shown is None else list(_parts(self._shown))
+        width = self._live.console.width
+        body = [] if self._shown is None else list(parts(self._shown, width))
         self._live.update(Group(connection, *body), refresh=True)
 
 
@@ -49,7 +54,8 @@ def open_screen(url: str) -> Iterator[Screen]:
         yield Screen(live, url)
 
 
-def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
+def parts(snapshot: Snapshot, width: int) -> Iterator[RenderableType]:
+    """Yield what is shown from top to bottom, for a terminal of so many columns."""
     yield Text(tables.headline(snapshot), style=_STYLES[snapshot.health])
     for problem in tables.problems(snapshot):
         yield Text(f"  {problem}", style=_BAD)
@@ -58,24 +64,28 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
         yield Text(tables.node_title(node), style="bold" if node.up else f"bold {_BAD}")
         for line in tables.node_lines(node):
             yield Text(f"  {line}", no_wrap=True, overflow="ellipsis")
-        yield from _table(tables.models(node))
-    yield from _table(tables.requests(snapshot))
+        yield from _table(tables.models(node), width)
+    yield from _table(tables.requests(snapshot), width)
 
 
-def _table(table: Table) -> Iterator[RenderableType]:
+def _table(table: Table, width: int) -> Iterator[RenderableType]:
     if not table.rows:
         return
-    drawn = RichTable(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for column, *cells in zip(table.columns, *table.rows, strict=True):
-        # In a narrow terminal the last column gives way; it holds what matters least.
-        is_last = column == table.columns[-1]
+    drawn = RichTable(box=None, header_style="dim", padding=(0, _BETWEEN, 0, 0))
+    columns = [(column, cells) for column, *cells in zip(table.columns, *table.rows, strict=True)]
+    widths = [max(map(len, (column, *cells))) for column, cells in columns]
+    # In a narrow terminal the last column gives way; it holds what matters least.
+    room = width - _INDENT - sum(needed + _BETWEEN for needed in widths[:-1])
+    if room < min(_LAST_CHARACTERS, widths[-1]):
+        del columns[-1], widths[-1]
+    for (column, _), needed in zip(columns, widths, strict=True):
         drawn.add_column(
             column,
             justify="right" if column in table.numeric else "left",
-            min_width=None if is_last else max(map(len, (column, *cells))),
+            min_width=None if column == table.columns[-1] else needed,
             no_wrap=True,
             overflow="ellipsis",
         )
     for row in table.rows:
-        drawn.add_row(*map(Text, row))  # as it is: rich would read [red] as markup
-    yield from (Text(), Text(table.title, style="dim"), Padding(drawn, (0, 0, 0, 2)))
+        drawn.add_row(*map(Text, row[: len(columns)]))  # rich would read [red] as markup
+    yield from (Text(), Text(table.title, style="dim"), Padding(drawn, (0, 0, 0, _INDENT)))

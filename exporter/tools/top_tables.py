@@ -12,7 +12,8 @@ from exporter.status import snapshot as s
 REQUESTS_SHOWN: Final = 10
 UNKNOWN: Final = "-"
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-_SPARKLINE_CHARACTERS: Final = 30
+_SPARKLINE_CHARACTERS: Final = 24
+"""A line with what stands beside it fits in 80 columns."""
 _MIB: Final = 2**20
 _GIB: Final = 2**30
 HEADINGS: Final = {

@@ -1,6 +1,7 @@
 """What `top` shows, and how it reaches an exporter; tests/system/test_top.py runs it."""
 
 import contextlib
+import io
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from typing import Any, Final, Literal
 import msgspec
 import pytest
 import trustme
+from rich.console import Console, Group
 
 from exporter.status import snapshot as s
-from exporter.tools import status_client, top_tables
+from exporter.tools import status_client, top_screen, top_tables
 from exporter.tools.status_client import LostError, RefusedError, Target, basic, bearer, open_tls
 from exporter.tools.top_plain import as_text
 from tests.commands import run
@@ -123,7 +125,7 @@ def test_text_of_others_cannot_move_the_cursor() -> None:
 )
 def test_sparkline_fits_and_keeps_its_peaks(points: list[float | None], drawn: str) -> None:
     """Many points share a character, which shows the highest of them; unknown is a gap."""
-    assert top_tables.sparkline(points) == drawn.rjust(30)
+    assert top_tables.sparkline(points) == drawn.rjust(24)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -271,3 +273,14 @@ def test_unusable_files_and_hosts_are_one_line(tmp_path: Path) -> None:
     ):
         done = run("exporter", "top", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(110, 1), (80, 1), (68, 0)])
+def test_column_without_room_is_left_out(width: int, shown: int) -> None:
+    """A narrow terminal shows no stump of the last column; 80 columns are enough for models."""
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(Group(*top_screen.parts(picture(), width)))
+    text = console.export_text()
+    assert text.count("restarts") == shown
+    assert "restar " not in text
+    assert "failed" in text

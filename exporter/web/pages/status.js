@@ -57,7 +57,7 @@ function requestCells(request) {
     { value: text.clock(request.at) },
     { value: request.model_id, kind: "name" },
     { value: request.reason ? `${request.status}: ${request.reason}` : request.status, state: { ok: "good", error: "bad", timeout: "bad" }[request.status] ?? "" },
-    { value: text.seconds(request.first_token_seconds), kind: "number" },
+    { value: text.seconds(request.first_token_seconds), kind: "number spacious" },
     { value: text.seconds(request.seconds), kind: "number" },
     { value: text.seconds(request.queue_seconds), kind: "number wide" },
     { value: text.count(request.prompt_tokens), kind: "number wide" },
