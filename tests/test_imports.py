@@ -32,7 +32,7 @@ ROOMS: Final[dict[str, set[str]]] = {
     "api": {"api.anthropic", "api.parts", "api.responses", "requests"},
     "api.anthropic": {"api", "api.parts", "requests"},
     "api.edge": {"api", "api.pages", "routing"},
-    "api.grpc": {"api", "api.edge", "requests", "routing", "serving", "telemetry"},
+    "api.grpc": {"api", "api.edge", "api.parts", "requests", "routing", "serving", "telemetry"},
     "api.http": {
         *("api", "api.anthropic", "api.edge", "api.pages", "api.parts", "api.responses"),
         *("mesh", "requests", "routing", "serving", "telemetry"),

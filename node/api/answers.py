@@ -1,12 +1,11 @@
 """Waits for the answers to a caller's requests, for every protocol."""
 
-from collections.abc import Callable
-
 from node.api.batch import Admit, Batch
-from node.api.parts.part import PartReader, Said, collect
+from node.api.parts.listening import Read, listen
+from node.api.parts.part import Said
 from node.api.request_id import read_whole
 from node.errors import InvalidRequestError
-from node.requests.answer import Answer, Ending
+from node.requests.answer import Answer, Delta, Ending
 from node.requests.request import InferenceRequest
 
 Whole = tuple[Said, Answer, Ending]
@@ -16,15 +15,13 @@ Shown = tuple[tuple[int, ...], str]
 """A prompt's tokens and its text."""
 
 
-async def read_all(
-    wanted: list[InferenceRequest], admit: Admit, read: Callable[[], PartReader]
-) -> list[Whole]:
+async def read_all(wanted: list[InferenceRequest], admit: Admit, read: Read) -> list[Whole]:
     """Wait for the ends of all answers. Return them in order.
 
     Args:
         wanted: The requests.
         admit: Admits one of them.
-        read: Returns what reads the parts of one answer.
+        read: Returns what reads the parts of an answer.
 
     Raises:
         RequestError: A request failed.
@@ -32,9 +29,10 @@ async def read_all(
     wholes: dict[int, Whole] = {}
 
     async def keep(number: int, answer: Answer) -> None:
-        text, ending = await read_whole(answer)
-        reader = read()
-        wholes[number] = collect([*reader.feed(text), *reader.finish()]), answer, ending
+        deltas: list[Delta] = []
+        while isinstance(received := await answer.receive(), Delta):
+            deltas.append(received)
+        wholes[number] = listen(read(answer), deltas), answer, received
 
     await Batch(wanted, admit).run(keep)
     return [wholes[number] for number in range(len(wanted))]

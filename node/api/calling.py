@@ -12,7 +12,9 @@ from node.api.parts.forced import (
     arguments_schema,
     calls_schema,
 )
-from node.api.parts.part import PartReader
+from node.api.parts.listening import Read
+from node.api.parts.part import PartReader, WordsReader
+from node.api.schema import CompletionRequest
 from node.api.tools import Schema, ToolChoice
 
 
@@ -35,14 +37,33 @@ def answer_schema(asked: ChatRequest) -> Schema | None:
     return asked.response_format.answer_schema() if asked.response_format else None
 
 
-def part_reader(asked: ChatRequest) -> PartReader:
-    """Return what reads one answer's parts."""
+def strict_tools(asked: ChatRequest) -> tuple[str, ...]:
+    """Return the functions that the model may call only with arguments of their schemas."""
+    if asked.tool_choice == "none":
+        return ()
+    return tuple(tool.function.name for tool in asked.tools or () if tool.function.strict)
+
+
+def reading(asked: ChatRequest | CompletionRequest) -> Read:
+    """Return what reads the parts of each answer."""
+    if isinstance(asked, CompletionRequest):
+        return lambda _: WordsReader()
+    return lambda answer: part_reader(asked, thinks=answer.thinks)
+
+
+def part_reader(asked: ChatRequest, *, thinks: bool = False) -> PartReader:
+    """Return what reads one answer's parts.
+
+    Args:
+        asked: The request.
+        thinks: Whether the prompt has already opened the model's thoughts.
+    """
     if isinstance(asked.tool_choice, ToolChoice):
         return NamedCallReader(asked.tool_choice.function.name)
     if asked.tool_choice == "required":
         return CallListReader()
     parallel = asked.parallel_tool_calls is not False
-    return ChatReader(calls=bool(described_tools(asked)), parallel=parallel)
+    return ChatReader(calls=bool(described_tools(asked)), parallel=parallel, thinks=thinks)
 
 
 def _given(function: msgspec.Struct) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from node.api.schema import Count, TextRequest
+from node.api.schema import Count, Likeliest, TextRequest
 from node.api.tools import (
     MAX_TOOLS,
     FieldError,
@@ -28,6 +28,9 @@ TEMPLATE_NAMES: Final = frozenset(
     }
 )
 """What a chat template is given besides the caller's own names."""
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +95,10 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     """Whether one answer may call several functions; true unless given."""
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    """Report each token's log-probability."""
+    top_logprobs: Likeliest | None = None
+    """With `logprobs`: report this many of the likeliest tokens at each position."""
     max_completion_tokens: Count | None = None
     safety_identifier: str | None = None
     """Like `user`, which it replaces at OpenAI."""
@@ -101,6 +108,9 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     """Like `prompt_cache_key`."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further names for the chat template, such as `enable_thinking`."""
+    reasoning_effort: Effort | None = None
+    """How much to think, if the template lets the caller choose; `none` also sets its
+    `enable_thinking` to false."""
     continue_final_message: bool | None = None
     """vLLM's field; accepted if it matches what happens anyway."""
     add_generation_prompt: bool | None = None
@@ -110,6 +120,20 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     def output_limit(self) -> int:
         """The caller's limit of tokens; the lower of two limits applies."""
         return min(filter(None, (self.max_completion_tokens, self.max_tokens)), default=0)
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """The names that the template is given besides the chat's own."""
+        effort = self.reasoning_effort
+        chosen: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+        if effort == "none":
+            chosen["enable_thinking"] = False
+        return chosen | (self.chat_template_kwargs or {})
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens to report with each token's likelihood; None for neither."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
     def check(self) -> None:
         """Also check that vLLM's switches match the message that the answer continues.
@@ -122,6 +146,9 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
             message = f"`chat_template_kwargs.{named[0]}` cannot be set: the request decides it"
             raise InvalidRequestError(message, parameter="chat_template_kwargs")
         check_choice(self.tool_choice, [tool.function.name for tool in self.tools or ()])
+        if self.top_logprobs and not self.logprobs:
+            message = "`top_logprobs` needs `logprobs`: set logprobs to true as well"
+            raise InvalidRequestError(message, parameter="top_logprobs")
         if self.messages[-1].tool_calls:
             message = "the last message calls tools: send their results in messages of role tool"
             raise InvalidRequestError(message, parameter="messages")

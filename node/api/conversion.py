@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node.api.calling import answer_schema, described_tools
+from node.api.calling import answer_schema, described_tools, strict_tools
 from node.api.chat_schema import ChatRequest, Message
 from node.api.rerank_schema import RerankRequest
 from node.api.schema import CompletionRequest, EmbeddingRequest, TextRequest
@@ -49,6 +49,8 @@ def chat_requests(
     requests = _text_requests(asked, [chat_prompt(asked)], model_id, request_id, client)
     if (schema := answer_schema(asked)) is not None:
         requests = [replace(request, schema=schema) for request in requests]
+    elif strict := strict_tools(asked):
+        requests = [replace(request, strict=strict) for request in requests]
     _check_portable(schema, "response_format")
     return requests
 
@@ -132,7 +134,7 @@ def chat_prompt(asked: ChatRequest) -> Chat:
         InvalidRequestError: The engine cannot process a message.
     """
     turns = tuple(_turn(message, number) for number, message in enumerate(asked.messages))
-    chat = Chat(turns, asked.chat_template_kwargs or {}, described_tools(asked))
+    chat = Chat(turns, asked.template_options, described_tools(asked))
     _check_portable(chat, "messages")
     return chat
 
@@ -153,6 +155,9 @@ def _text_requests(
             stops=asked.stops(),
             stop_tokens=tuple(asked.stop_token_ids or ()),
             min_tokens=asked.min_tokens or 0,
+            logprobs=asked.likeliest,
+            echo=asked.echoes,
+            echo_only=asked.echoes and asked.max_tokens == 0,
             ignore_end=bool(asked.ignore_eos),
             streamed=bool(asked.stream),
             request_id=request_id,

@@ -53,7 +53,6 @@ _EMPTY_LIST: Final[Values] = ([],)
 _EMPTY_OBJECT: Final[Values] = ({},)
 
 _OPENAI_TEXT: Final[dict[str, Values]] = {
-    "logprobs": _OFF,
     "max_tokens": (-1,),
     "service_tier": ("auto", "default"),
     "stop": _EMPTY_TEXT,
@@ -64,7 +63,6 @@ _VLLM_TEXT: Final[dict[str, Values]] = {
     "bad_words": _EMPTY_LIST,
     "cache_salt": _ONLY_NULL,
     "detokenize": (True,),
-    "echo": _OFF,
     "guided_choice": _EMPTY_LIST,
     "guided_decoding_backend": _ONLY_NULL,
     "guided_grammar": _ONLY_NULL,
@@ -145,18 +143,18 @@ _CHAT: Final[dict[str, Values]] = {
     "moderation": _ONLY_NULL,
     "prediction": _ONLY_NULL,
     "prompt_cache_options": _EMPTY_OBJECT,
-    "reasoning_effort": ("none",),
     "reasoning_format": ("none", "auto"),
-    "top_logprobs": _ZERO,
     "verbosity": ("medium",),
     "web_search_options": _ONLY_NULL,
 }
 _CHAT_ONLY: Final[dict[str, Values]] = {
     "chat_template_kwargs": _EMPTY_OBJECT,
     "parallel_tool_calls": (True, False),
+    "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": _EMPTY_LIST,
+    "top_logprobs": _ZERO,
 }
 _ANTHROPIC: Final[dict[str, Values]] = dict.fromkeys(
     ("output_config", "speed", "user_profile_id", "workspace_id"), _ONLY_NULL
@@ -165,8 +163,11 @@ _TEXT: Final = _OPENAI_TEXT | _VLLM_TEXT | _LLAMA_CPP_TEXT | _OTHER_TEXT | _CHAT
 """One table for both: clients add the same fields to either."""
 
 NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
-    CompletionRequest: _TEXT | _CHAT_ONLY | {"add_special_tokens": (True,), "suffix": _EMPTY_TEXT},
-    ChatRequest: _TEXT | {"best_of": _ONE, "add_special_tokens": _OFF, "suffix": _EMPTY_TEXT},
+    CompletionRequest: _TEXT
+    | _CHAT_ONLY
+    | {"add_special_tokens": (True,), "logprobs": _OFF, "suffix": _EMPTY_TEXT},
+    ChatRequest: _TEXT
+    | {"add_special_tokens": _OFF, "best_of": _ONE, "echo": _OFF, "suffix": _EMPTY_TEXT},
     EmbeddingRequest: {
         "add_special_tokens": (True,),
         "dimensions": _ONLY_NULL,
@@ -197,7 +198,6 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "background": _OFF,
         "context_management": _EMPTY_LIST,
         "conversation": _ONLY_NULL,
-        "include": ([], ["reasoning.encrypted_content"]),
         "max_tool_calls": _ONLY_NULL,
         "moderation": _ONLY_NULL,
         "previous_response_id": _ONLY_NULL,
@@ -206,7 +206,6 @@ NEUTRAL: Final[Mapping[type[msgspec.Struct], Mapping[str, Values]]] = {
         "service_tier": ("auto", "default"),
         "store": _OFF,
         "stream_options": (*_EMPTY_OBJECT, {"include_obfuscation": False}),
-        "top_logprobs": _ZERO,
         "truncation": ("disabled",),
         **dict.fromkeys(("access_programs", "background_options", "image"), _ONLY_NULL),
     },

@@ -16,6 +16,8 @@ MAX_STOP_CHARACTERS: Final = 1000
 """A guess: the search for a stop sequence holds back as much text as the longest one has."""
 MAX_INPUTS: Final = 2048
 """Prompts or texts in one request, as at OpenAI."""
+MAX_LIKELIEST: Final = 20
+"""`top_logprobs`, as at OpenAI."""
 MAX_ANSWERS: Final = 128
 """`n`, as at OpenAI."""
 EVERY_TOKEN: Final = 2**31 - 1
@@ -29,6 +31,7 @@ _Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 _TokenName = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}$")]
 _Penalty = Annotated[float, msgspec.Meta(gt=0, le=2)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Likeliest = Annotated[int, msgspec.Meta(ge=0, le=MAX_LIKELIEST)]
 _Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 _Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -100,6 +103,16 @@ class TextRequest(Body, frozen=True, kw_only=True):
         return self.max_tokens or 0
 
     @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens to report with each token's likelihood; None for neither."""
+        return None
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return False
+
+    @property
     def answers(self) -> int:
         """The number of answers to each prompt."""
         return self.n or 1
@@ -159,6 +172,22 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
     """A text, the ids of its tokens, or a list of either."""
     best_of: _Answers | None = None
     """Accepted if it equals `n`."""
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
+    """0 only with `echo`."""
+    logprobs: Likeliest | None = None
+    """Report each token's log-probability, and this many of the likeliest tokens."""
+    echo: bool | None = None
+    """Begin the answer with the prompt."""
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens to report with each token's likelihood; None for neither."""
+        return self.logprobs
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return bool(self.echo)
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """Return the prompts as a list, also for a single one."""
@@ -172,6 +201,9 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
         """
         super().check()
         _check_listed(self.prompt, "prompt")
+        if self.max_tokens == 0 and not self.echo:
+            message = "`max_tokens` 0 needs `echo`: set echo to true, or max_tokens to at least 1"
+            raise InvalidRequestError(message, parameter="max_tokens")
         if self.best_of not in (None, self.answers):
             message = f"`best_of` must equal `n` ({self.answers}): this API does not rank answers"
             raise InvalidRequestError(message, parameter="best_of")

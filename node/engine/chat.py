@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from node.engine.marks import END, MARKS, NO_MARKER, Marker
 from node.requests.request import Turn
 
+_THOUGHTS: Final = ("<think>", "[THINK]")
 _NONE: Final[Mapping[str, str]] = {}
 
 
@@ -31,6 +32,11 @@ class ChatRefusedError(Exception):
 
 class NoTemplateError(ChatRefusedError):
     """The model has no template, so its chat format is unknown."""
+
+
+def opens_thoughts(text: str) -> bool:
+    """Return whether a prompt that a template wrote ends with the mark that opens thoughts."""
+    return text.rstrip().endswith(_THOUGHTS)
 
 
 def render_chat(

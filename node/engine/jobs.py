@@ -8,7 +8,7 @@ import trio
 
 from node.engine import protocol
 from node.errors import RequestError
-from node.requests.request import EndReason
+from node.requests.request import EndReason, Likelihood, Token
 from shared import events
 
 _OF_LOAD: Final = (protocol.Read, protocol.Loaded, protocol.LoadFailed)
@@ -24,8 +24,14 @@ class Job(Protocol):
     def evaluated(self, done: int, total: int, cached: int) -> None:
         """`done` of `total` prompt tokens are evaluated."""
 
-    def sampled(self, token: int, piece: bytes) -> None:
+    def sampled(self, token: int, piece: bytes, likelihood: Likelihood | None = None) -> None:
         """One token was drawn."""
+
+    def opened_thoughts(self) -> None:
+        """The prompt has opened the model's thoughts."""
+
+    def echoed(self, tokens: tuple[Token, ...], text: str) -> None:
+        """The prompt's tokens and its text, if they were requested before the answer."""
 
     def embedded(self, vector: tuple[float, ...]) -> None:
         """The prompt's vector, if it was requested."""
@@ -124,13 +130,17 @@ class Jobs:
 
     def _pass_on(self, held: _Held, result: protocol.JobResult) -> None:
         match result:
-            case protocol.Sampled(_, token, text):
+            case protocol.Sampled(_, token, text, likelihood):
                 held.draws = True
                 held.tokens += 1
-                held.job.sampled(token, text)
+                held.job.sampled(token, text, likelihood)
             case protocol.Evaluated(_, done, total, cached):
                 held.tokens = done
                 held.job.evaluated(done, total, cached)
+            case protocol.Echoed(_, tokens, text):
+                held.job.echoed(tokens, text)
+            case protocol.ThoughtsOpened():
+                held.job.opened_thoughts()
             case protocol.Embedded(_, vector):
                 held.job.embedded(vector)
             case protocol.Tokenized(_, tokens, text):

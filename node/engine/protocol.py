@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from node.requests.request import EndReason, Prompt, Sampling
+from node.requests.request import EndReason, Likelihood, Prompt, Sampling, Token
 
 EngineName = Literal["ctransformers", "llama.cpp"]
 
@@ -54,6 +54,15 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Tokens before which the model's own end is not drawn; those in `prior` count."""
     schema: dict[str, Any] | None = None
     """A JSON schema that the whole answer must match."""
+    logprobs: int | None = None
+    """Likeliest tokens to report at each position with the drawn one's likelihood; None for
+    neither."""
+    echo: bool = False
+    """Whether to return the prompt's tokens first; not if there are `prior` ones."""
+    echo_only: bool = False
+    """Whether to draw no token after them."""
+    strict: tuple[str, ...] = ()
+    """Names of the chat's tools whose arguments must match their schemas, if they are called."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -134,6 +143,22 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True, tag=14):
     request: int
     token: int
     text: bytes
+    likelihood: Likelihood | None = None
+    """If the request asked for it."""
+
+
+class Echoed(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """The prompt's text, and its tokens if their likelihoods are wanted."""
+
+    request: int
+    tokens: tuple[Token, ...]
+    text: str
+
+
+class ThoughtsOpened(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """The prompt ends with the mark that opens the model's thoughts; the answer begins in them."""
+
+    request: int
 
 
 class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
@@ -167,7 +192,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
 
 Command = Load | Generate | Tokenize | Cancel
-JobResult = Evaluated | Sampled | Embedded | Tokenized | Finished
+JobResult = Evaluated | Sampled | Echoed | ThoughtsOpened | Embedded | Tokenized | Finished
 Result = Read | Loaded | LoadFailed | JobResult
 
 _encoder = msgspec.msgpack.Encoder()

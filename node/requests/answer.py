@@ -22,7 +22,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     text: str
     tokens: int
     token: Token | None = None
-    """The token itself, if another node asks."""
+    """The token itself, if another node asks or its likelihood is wanted."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Answer:
         """The prompt's vector, if the request asked for it."""
         self.prompt: tuple[tuple[int, ...], str] = ((), "")
         """The prompt's tokens and its text, if the request asked for them."""
+        self.echoed: tuple[tuple[Token, ...], str] | None = None
+        """The prompt's tokens and its text, if they precede the answer."""
+        self.thinks = False
+        """Whether the prompt has already opened the model's thoughts; known once it is accepted."""
         self.error: RequestError | None = None
         self.ending: Ending | None = None
         self.over: Final = trio.Event()
@@ -72,6 +76,7 @@ class Answer:
         self.admitted_at: Final = trio.current_time()
         seconds = request.deadline_seconds
         self._deadline = math.inf if seconds is None else self.admitted_at + seconds
+        self._shows_tokens = request.forwarded or request.logprobs is not None
         self._fingerprint = request.fingerprint
         self._text = TextAssembler(request.stops)
         self._stopped = False
@@ -173,6 +178,10 @@ class Answer:
         self._fingerprint = fingerprint or self.fingerprint
         self.begun.set()
 
+    def echo(self, tokens: tuple[Token, ...], text: str) -> None:
+        """Set the prompt's tokens and text. They stay as they are if an engine repeats them."""
+        self.echoed = self.echoed or (tokens, text)
+
     def take(self, token: Token, now: float) -> None:
         """Add a token; the one that completes a stop sequence, or comes late, ends the answer.
 
@@ -180,7 +189,7 @@ class Answer:
         """
         self.tokens.append(token)
         text = self._read(token, len(self.tokens))
-        self._deliver(Delta(text, 1, token if self.request.forwarded else None))
+        self._deliver(Delta(text, 1, token if self._shows_tokens else None))
         if self._stopped or self._text.stopped:
             self.end("stop")
         elif now > self._deadline:

@@ -15,7 +15,7 @@ from node.errors import (
 )
 from node.requests.account import Account, Verdict
 from node.requests.answer import Answer
-from node.requests.request import EndReason, Token
+from node.requests.request import EndReason, Likelihood, Token
 from shared.events import ResumeReason
 
 _FRUITLESS_RESUMES: Final = 2
@@ -131,7 +131,15 @@ class Attempt:
             self.answer.prompt_tokens = total - self._foreign
             self.answer.cached_tokens = cached
 
-    def sampled(self, token: int, piece: bytes) -> None:
+    def opened_thoughts(self) -> None:
+        """Record that the prompt has opened the model's thoughts."""
+        self.answer.thinks = True
+
+    def echoed(self, tokens: tuple[Token, ...], text: str) -> None:
+        """Set the prompt's tokens and text, which precede the answer."""
+        self.answer.echo(tokens, text)
+
+    def sampled(self, token: int, piece: bytes, likelihood: Likelihood | None = None) -> None:
         """Add one token and its bytes."""
         answer = self.answer
         if self.over or answer.ending is not None:
@@ -140,7 +148,7 @@ class Attempt:
         self._account.draw(now)
         self._fruitless = 0
         if not answer.over.is_set():
-            answer.take(Token(token, piece), now)
+            answer.take(Token(token, piece, likelihood), now)
 
     def embedded(self, vector: tuple[float, ...]) -> None:
         """Set the prompt's vector."""

@@ -61,11 +61,30 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     """Tokens and what is added to their logits."""
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A token that could stand at a position."""
+
+    identity: int
+    piece: bytes
+    logprob: float
+    """The natural logarithm of its probability by the model, before any way of drawing."""
+
+
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """How likely a token was."""
+
+    logprob: float
+    top: tuple[Candidate, ...] = ()
+    """The likeliest tokens at its position, the likeliest first."""
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
     """One token of an answer: its id in the model's vocabulary and its bytes."""
 
     identity: int
     piece: bytes
+    likelihood: Likelihood | None = None
+    """If the request asked for it, except for the first token of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +101,12 @@ class InferenceRequest:
     """Tokens that end the answer and are not part of its text."""
     min_tokens: int = 0
     """Tokens before which nothing ends the answer."""
+    logprobs: int | None = None
+    """Report each token's likelihood and this many of the likeliest tokens; None for neither."""
+    echo: bool = False
+    """Return the prompt's tokens as well, with their likelihoods if `logprobs` is set."""
+    echo_only: bool = False
+    """With `echo`: draw no token."""
     ignore_end: bool = False
     """Do not draw the tokens with which the model ends its answer."""
     streamed: bool = False
@@ -98,6 +123,8 @@ class InferenceRequest:
     """Return the prompt's tokens and text instead. Such a request is not counted as inference."""
     schema: dict[str, Any] | None = None
     """A JSON schema that the whole answer must match."""
+    strict: tuple[str, ...] = ()
+    """Functions that the model may call, but only with arguments that match their schemas."""
     forwarded: bool = False
     """Whether another node asks for its caller. It gets the tokens themselves, and this node does
     not forward the request again."""

@@ -193,16 +193,23 @@ def _take(frame: wire.Frame, ask: Ask) -> None:
     if isinstance(frame, wire.Failed):
         parameter = frame.parameter or None
         raise PeerRefusedError(frame.status, frame.message, frame.code, None, parameter)
-    if not ask.begun and not _begin(ask):
-        return
+    if ask.begun or _begin(ask):
+        _add(frame, ask)
+
+
+def _add(frame: wire.Frame, ask: Ask) -> None:
+    answer = ask.attempt.answer
     match frame:
-        case wire.Accepted(prompt_tokens, cached_tokens):
+        case wire.Accepted(prompt_tokens, cached_tokens, thinks):
             answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
+            answer.thinks = thinks
             answer.accepted.set()
-        case wire.Drawn(token, piece):
+        case wire.Drawn(token, piece, likelihood):
             if len(answer.tokens) >= _MOST_TOKENS:
                 raise PeerLostError(f"{ask.peer.node_id} sent more than {_MOST_TOKENS} tokens")
-            answer.take(Token(token, piece), trio.current_time())
+            answer.take(Token(token, piece, likelihood), trio.current_time())
+        case wire.Echoed(tokens, text):
+            answer.echo(tokens, text)
         case wire.Vector(numbers):
             answer.vector = numbers
         case wire.Tokens(tokens, text):

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from node.engine.protocol import FrameReader
 from node.errors import RequestError, UnavailableError
-from node.requests.request import InferenceRequest
+from node.requests.request import InferenceRequest, Likelihood, Token
 from shared.events import FinishReason
 
 PATH: Final = "/mesh/v1/generate"
@@ -37,6 +37,8 @@ class Drawn(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
     token: Count
     piece: Annotated[bytes, Meta(max_length=2**16)]
+    likelihood: Likelihood | None = None
+    """If it was requested."""
 
 
 class Vector(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -58,6 +60,8 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
     prompt_tokens: Count = 0
     cached_tokens: Count = 0
+    thinks: bool = False
+    """Whether the prompt has opened the model's thoughts."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -85,7 +89,14 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True, tag=8):
     text: str
 
 
-Frame = Drawn | Vector | Tokens | Admitted | Begun | Accepted | Ended | Failed
+class Echoed(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The prompt's tokens and text, if they were requested before the answer."""
+
+    tokens: tuple[Token, ...]
+    text: str
+
+
+Frame = Drawn | Vector | Tokens | Echoed | Admitted | Begun | Accepted | Ended | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)

@@ -289,4 +289,8 @@ def _command(attempt: Attempt) -> protocol.Generate | protocol.Tokenize:
         request.embed,
         _ENDLESS if request.ignore_end else request.min_tokens,
         request.schema,
+        request.logprobs,
+        request.echo,
+        request.echo_only,
+        request.strict,
     )

@@ -20,7 +20,7 @@ from node.api.parts.part import Said, Words
 def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed completion have one id, and their texts add up to the whole."""
     writer = AnswerWriter("m", 7, chat=False, with_usage=with_usage)
-    whole = writer.whole([(Said("ab"), "stop")], USAGE)
+    whole = writer.whole([(Said("ab"), "stop", None)], USAGE)
     assert writer.first() is None
     chunks = [writer.piece(Words("a")), writer.piece(Words("b")), writer.last("stop")]
     assert isinstance(whole, Completion)
@@ -33,7 +33,7 @@ def test_stream_of_a_completion_tells_the_same_as_the_whole(*, with_usage: bool)
 def test_stream_of_a_chat_tells_the_same_as_the_whole(*, with_usage: bool) -> None:
     """The chunks of a streamed chat add up to the whole, and the first one has the role."""
     writer = AnswerWriter("m", 7, chat=True, with_usage=with_usage)
-    whole = writer.whole([(Said("ab"), "stop")], USAGE)
+    whole = writer.whole([(Said("ab"), "stop", None)], USAGE)
     opening = writer.first()
     assert opening is not None
     assert isinstance(whole, ChatCompletion)

@@ -21,18 +21,29 @@ from node.errors import (
 from node.requests.account import Accounts
 from node.requests.answer import Answer, Delta
 from node.requests.attempt import Attempt
-from node.requests.request import Chat, InferenceRequest, Sampling, Token
+from node.requests.request import (
+    Candidate,
+    Chat,
+    InferenceRequest,
+    Likelihood,
+    Sampling,
+    Token,
+)
 from node.routing import wire
 from node.routing.signature import WINDOW_SECONDS, Signer
 from shared.events import Event, InferenceFinished, TokensGenerated
 from tests.builders import TRACE, resumptions
 
 NOW = 1.6e9
+LIKELY = Likelihood(-0.5, (Candidate(9, b"\xa4", -0.25),))
 FRAMES: list[wire.Frame] = [
     wire.Admitted(),
     wire.Begun(),
     wire.Accepted(),
+    wire.Accepted(3, 1, thinks=True),
     wire.Drawn(7, b"\xc3"),
+    wire.Drawn(7, b"\xc3", LIKELY),
+    wire.Echoed((Token(7, b"so"), Token(8, b" a", LIKELY)), "so a"),
     wire.Vector((0.5, 1.0)),
     wire.Tokens((7, 8), "ä"),
     wire.Ended("stop", 3, 1),
@@ -53,7 +64,9 @@ def request(**changed: object) -> InferenceRequest:
         "client": "key:1",
         "deadline_seconds": 2.5,
         "forwarded": True,
-        "prior": (Token(7, b"\xc3"), Token(8, b"\xa4")),
+        "logprobs": 1,
+        "echo": True,
+        "prior": (Token(7, b"\xc3"), Token(8, b"\xa4", LIKELY)),
         "fingerprint": "f1",
         "only_if_free": True,
         "waited_seconds": 1.5,

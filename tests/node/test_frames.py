@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from node.engine import protocol
 from node.engine.protocol import FrameReader, frame
-from node.requests.request import Chat, Sampling
+from node.requests.request import Candidate, Chat, Likelihood, Sampling, Token
 
 SAMPLING = Sampling(0.8, 40, 0.95, 1.0, 7)
 COMMANDS = [
@@ -24,6 +24,9 @@ RESULTS = [
     protocol.LoadFailed("why"),
     protocol.Evaluated(1, 2, 3, 0),
     protocol.Sampled(1, 9, b"\xe2\x82"),
+    protocol.Sampled(1, 9, b"a", Likelihood(-0.5, (Candidate(9, b"a", -0.5),))),
+    protocol.Echoed(1, (Token(9, b"a"),), "a"),
+    protocol.ThoughtsOpened(1),
     protocol.Finished(1, "too_long", "why"),
 ]
 

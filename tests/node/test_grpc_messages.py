@@ -16,7 +16,7 @@ TEXT = '<think>Hm, well.</think>Yes.<tool_call>{"name": "f", "arguments": {"a": 
 ENDED = Ending("stop", 3, 1, 9)
 
 
-def reader() -> ChatReader:
+def reader(_: Answer) -> ChatReader:
     return ChatReader(calls=True)
 
 
@@ -55,7 +55,7 @@ async def test_whole_answers_have_the_same_parts() -> None:
     """The first answer is the response itself, and the others follow it in order."""
     wholes: list[Whole] = []
     for text in (TEXT, "No.", "Perhaps."):
-        read = reader()
+        read = ChatReader(calls=True)
         said = collect([*read.feed(text), *read.finish()])
         wholes.append((said, Answer(request(prior=(), stops=())), ENDED))
     response = whole(wholes)

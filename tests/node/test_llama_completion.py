@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import trio_test
 
 from node.engine.llama_cpp.completion import (
     Character,
@@ -21,10 +22,12 @@ from node.engine.llama_cpp.completion import (
     tokens_left,
 )
 from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.scoring import Gate
 from node.engine.llama_cpp.vectors import read_vector
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled
-from node.requests.request import Sampling
+from node.requests.request import Candidate, Likelihood, Sampling, Token
 
+KNOWN = Likelihood(-0.5)
 GREEDY = Sampling(0.0, 40, 0.95, 1.0, 7)
 
 PROGRESS = (
@@ -42,6 +45,11 @@ GOTHIC = (
 SILENT = (
     '{"index":0,"content":"","tokens":[1],"stop":false,"id_slot":-1,"tokens_predicted":6,'
     '"tokens_evaluated":55}'
+)
+LIKELY = (
+    '{"index":0,"content":" I","tokens":[564],"stop":false,"id_slot":-1,"tokens_predicted":1,'
+    '"tokens_evaluated":2,"completion_probabilities":[{"id":564,"token":" I","bytes":[32,73],'
+    '"logprob":-4.5,"top_logprobs":[{"id":428,"token":"\\ufffd","bytes":[190],"logprob":-1.25}]}]}'
 )
 AT_LIMIT = '{"content":"","tokens":[],"stop":true,"stop_type":"limit","tokens_predicted":12}'
 AT_END = '{"content":"","tokens":[],"stop":true,"stop_type":"eos","tokens_predicted":6}'
@@ -76,6 +84,37 @@ def test_stream_is_read_in_pieces_of_any_size(step: int) -> None:
         Character(9, 425, "\N{GOTHIC LETTER LAGUS}"),
     ]
     assert finished == Finished(9, "length", "")
+
+
+def test_token_has_its_likelihood() -> None:
+    """Its log-probability and the likeliest tokens, which may be parts of characters."""
+    likelihood = Likelihood(-4.5, (Candidate(428, b"\xbe", -1.25),))
+    assert read(stream(LIKELY), step=99)[0] == [Sampled(9, 564, b" I", likelihood)]
+
+
+@trio_test
+async def test_tokens_after_an_unknown_likelihood_wait_for_it() -> None:
+    """They are passed on in their order once it is known; meanwhile the request progresses."""
+    sent: list[Result] = []
+    asked: list[tuple[list[int], int, int]] = []
+    progress = Evaluated(9, 2, 2, 0)
+    unknown, after = Sampled(9, 5, b"\xf0"), Sampled(9, 6, b"b", KNOWN)
+
+    async def send(results: list[Result]) -> None:
+        sent.extend(results)
+
+    class Scorer:
+        async def score(self, before: list[int], token: int, top: int) -> Token:
+            asked.append((list(before), token, top))
+            return Token(token, b"", KNOWN)
+
+    gate = Gate(send, [1, 2])
+    await gate.pass_on([progress, Sampled(9, 4, b"a", KNOWN), unknown, after])
+    assert sent == [progress, Sampled(9, 4, b"a", KNOWN), progress, progress]
+    del sent[:]
+    await gate.finish(Scorer(), 3)
+    assert sent == [Sampled(9, 5, b"\xf0", KNOWN), after]
+    assert asked == [([1, 2, 4], 5, 3)]
 
 
 def test_token_that_ends_the_answer_is_no_token_of_it() -> None:

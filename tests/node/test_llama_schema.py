@@ -15,10 +15,11 @@ from node.demo import MODEL_PATH
 from node.engine.llama_cpp.completion import KEPT_TOKENS
 from node.engine.llama_cpp.options import LlamaOptions
 from node.engine.llama_cpp.process import LlamaServer, open_llama_server
-from node.engine.protocol import Finished, Result, Tokenize, Tokenized
-from node.requests.request import Chat, Prompt, Sampling
+from node.engine.protocol import Finished, Loaded, Result, Tokenize, Tokenized
+from node.requests.request import Chat, Prompt, Sampling, Turn
 from tests.llama_servers import SERVERS, answer, generating, loading, text_in, tokens_in
 from tests.patience import patient
+from tests.real_model import real_model
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +35,31 @@ PERSON: Final[dict[str, Any]] = {
     "additionalProperties": False,
 }
 
+NUMBERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"numbers": {"type": "array", "items": {"type": "integer"}, "maxItems": 2}},
+    "required": ["numbers"],
+    "additionalProperties": False,
+}
+HERMES: Final = (
+    "{% if tools %}<|im_start|>system\nCall functions so:\n<tool_call>\n"
+    '{"name": <name>, "arguments": <arguments>}\n</tool_call>\n'
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 @asynccontextmanager
 async def running(directory: Path, model: Path, server: Path | None) -> AsyncIterator[LlamaServer]:
-    """Yield a llama-server with a template for which its chat endpoint compiles schemas."""
-    options = LlamaOptions(directory, "m", server, None, ("--chat-template", "chatml"))
-    async with open_llama_server(options) as link:
+    """Yield a llama-server; that of the wheel with a template for which it compiles schemas."""
+    flags = () if server else ("--chat-template", "chatml")
+    async with open_llama_server(LlamaOptions(directory, "m", server, None, flags)) as link:
         await link.send(loading(model))
-        await link.receive()
+        assert isinstance((await link.receive())[-1], Loaded)
         yield link
 
 
@@ -74,6 +92,19 @@ async def test_schema_that_cannot_be_followed_names_the_place(
             assert (refused.reason, refused.parameter) == ("refused", "response_format")
             assert "at #/properties/age: unrecognized type integr" in refused.message
             assert text_in(await answer(link, generating(2, "Tell")))
+
+
+@trio_test
+async def test_template_without_a_compiler_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """The server in the wheel names the setting if it cannot compile for a template."""
+    with trio.fail_after(patient(SECONDS)):
+        async with open_llama_server(LlamaOptions(tmp_path, "m")) as link:
+            await link.send(loading(MODEL_PATH))
+            await link.receive()
+            (refused,) = await answer(link, generating(1, "Tell", schema=PERSON))
+            assert isinstance(refused, Finished)
+            assert refused.reason == "refused"
+            assert "--llama-server" in refused.message
 
 
 @servers
@@ -122,9 +153,69 @@ async def test_end_is_not_drawn_if_it_must_not_be(server: Path | None, tmp_path:
             long = await answer(link, generating(2, hello, 60, min_tokens=2**31 - 1))
             assert long[-1] == Finished(2, "length", "")
             assert len(tokens_in(long)) == 60
-            (refused,) = await answer(link, generating(3, hello, 60, min_tokens=30))
+            (refused,) = await answer(link, generating(3, hello, 60, min_tokens=30, schema=PERSON))
             assert isinstance(refused, Finished)
             assert refused.reason == "unsupported"
+
+
+@asynccontextmanager
+async def calling(
+    directory: Path, server: Path | None, template: str
+) -> AsyncIterator[LlamaServer]:
+    """Yield a llama-server with the real model and a template."""
+    options = LlamaOptions(directory, "m", server, None, ("--chat-template", template))
+    async with open_llama_server(options) as link:
+        await link.send(loading(real_model(), context_length=1024, batch_tokens=128))
+        assert isinstance((await link.receive())[-1], Loaded)
+        yield link
+
+
+def asking() -> Chat:
+    """Return a chat in which tools were called several times, with arguments that are wrong now."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": NUMBERS}}
+    turns: list[Turn] = []
+    for word in ("one", "two", "three", "four"):
+        call = {
+            "id": "a",
+            "type": "function",
+            "function": {"name": "add", "arguments": {"words": [word]}},
+        }
+        turns += [
+            {"role": "user", "content": f"Add {word}."},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "done"},
+        ]
+    turns.append({"role": "user", "content": "Add five."})
+    return Chat(tuple(turns), tools=(tool,))
+
+
+@servers
+@trio_test
+async def test_strict_call_follows_its_schema(server: Path | None, tmp_path: Path) -> None:
+    """The model chooses to call, and then the arguments are those of the schema."""
+    with trio.fail_after(patient(2 * SECONDS)):
+        async with calling(tmp_path, server, HERMES) as link:
+            free = text_in(await answer(link, generating(1, asking(), 60)))
+            assert "words" in free
+            strict = text_in(await answer(link, generating(2, asking(), 60, strict=("add",))))
+    _, _, call = strict.partition("<tool_call>")
+    first, _ = json.JSONDecoder().raw_decode(call.lstrip())
+    assert first["name"] == "add"
+    assert first["arguments"].keys() == {"numbers"}
+
+
+@servers
+@trio_test
+async def test_strict_tools_need_a_known_format(server: Path | None, tmp_path: Path) -> None:
+    """A template without calls is refused by name, with what to do instead."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": NUMBERS}}
+    asked = Chat(({"role": "user", "content": "Hello"},), tools=(tool,))
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, MODEL_PATH, server) as link:
+            (refused,) = await answer(link, generating(1, asked, 9, strict=("add",)))
+            assert isinstance(refused, Finished)
+            assert (refused.reason, refused.parameter) == ("refused", "tools")
+            assert "`tool_choice`" in refused.message
 
 
 def test_every_mark_of_a_part_is_kept() -> None:

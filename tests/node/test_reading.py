@@ -29,7 +29,6 @@ KINDS: Final = list(BODIES)
 WRONG: Final[dict[str, list[Any]]] = {
     "best_of": [2],
     "echo": [True, 0],
-    "logprobs": [True, 0, 3],
     "mirostat": [2],
     "skip_special_tokens": [False],
     "suffix": ["end"],
@@ -118,7 +117,7 @@ def test_every_field_of_openais_client_is_known(kind: type[Any], theirs: type[An
         for name, values in WRONG.items()
         for value in values
         for kind in KINDS
-        if name in NEUTRAL[kind]
+        if name in NEUTRAL[kind] and name not in kind.__struct_fields__
     ],
 )
 def test_unsupported_field_is_refused_by_name(kind: type[Any], name: str, value: object) -> None:
@@ -141,7 +140,7 @@ def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
         "max_tokens": "5",
         "stream_options": {"foo": 1},
         "tools": [{"type": "function"}],
-        "logprobs": True,
+        "verbosity": "low",
         "surprise": None,
     }
     error = refusal(wrong)
@@ -153,7 +152,7 @@ def test_all_faults_are_named_at_once_by_their_full_paths() -> None:
             "max_tokens",
             "stream_options.foo",
             "tools[0].function",
-            "logprobs",
+            "verbosity",
             "surprise",
         ),
     ):

@@ -81,6 +81,11 @@ OWN_EXAMPLES: Final[dict[tuple[str, str], dict[str, Any]]] = {
         "stream_options": {"include_usage": True},
         "stream": True,
     },
+    ("/v1/responses", "include"): {"include": ["message.output_text.logprobs"]},
+    ("/v1/responses", "top_logprobs"): {
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+    },
     ("/v1/responses", "tool_choice"): RESPONSES_TOOLS | {"tool_choice": "required"},
     ("/v1/responses", "tools"): RESPONSES_TOOLS,
     ("/v1/messages", "tool_choice"): MESSAGES_TOOLS | {"tool_choice": {"type": "any"}},

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from node.api.parts.listening import Read
 from node.api.parts.part import (
     CallArguments,
     CallBegun,
@@ -112,12 +113,14 @@ class MessageEvents:
 
     Args:
         model: The model's id.
-        reader: Reads the answer's parts.
+        read: Returns what reads the answer's parts.
     """
 
-    def __init__(self, model: str, reader: PartReader) -> None:
+    def __init__(self, model: str, read: Read) -> None:
         self._model = model
-        self._reader = reader
+        self._read = read
+        self._reader: PartReader
+        """Set by `opening`."""
         self._index = -1
         """The current block's."""
         self._kind: object = None
@@ -127,6 +130,7 @@ class MessageEvents:
     def opening(self, number: int, answer: Answer) -> bytes:
         """Return the beginning of the message."""
         del number
+        self._reader = self._read(answer)
         message = MessageAnswer(
             id=new_id(),
             model=self._model,

@@ -1,6 +1,5 @@
 """The service `Inference`: translates messages for the node, and answers into messages."""
 
-import functools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +7,7 @@ from dataclasses import replace
 from node.api import conversion
 from node.api.answers import read_all, read_prompt, read_scores, read_vectors
 from node.api.batch import Admit
-from node.api.calling import part_reader
+from node.api.calling import reading
 from node.api.chat_schema import ChatRequest
 from node.api.edge.owner import owner_of
 from node.api.grpc import documents, messages, state, streaming
@@ -25,7 +24,6 @@ from node.api.grpc.interceptors import (
     request_id,
 )
 from node.api.origin import with_origin
-from node.api.parts.part import PartReader, WordsReader
 from node.api.rerank_schema import RerankRequest
 from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.api.token_schema import DetokenizeRequest
@@ -72,7 +70,7 @@ class InferenceService(Inference):
         """Generate complete answers."""
         asked = documents.generation(request, streamed=False)
         wanted = self._requests(asked, ctx)
-        return messages.whole(await read_all(wanted, self._admission(ctx), _reader(asked)))
+        return messages.whole(await read_all(wanted, self._admission(ctx), reading(asked)))
 
     def generate_stream(
         self, request: pb.GenerateRequest, ctx: Context
@@ -80,7 +78,7 @@ class InferenceService(Inference):
         """Generate answers in pieces, with several tokens per piece if they are available."""
         asked = documents.generation(request, streamed=True)
         wanted, admit = self._requests(asked, ctx), self._admission(ctx)
-        writer = messages.StreamWriter(_reader(asked), running=asked.wants_running_usage())
+        writer = messages.StreamWriter(reading(asked), running=asked.wants_running_usage())
         if len(wanted) > 1:
             return streaming.read_several(wanted, admit, writer, NURSERY.get())
         answer = owner_of(SCOPE.get()).enter_context(admit(wanted[0]))
@@ -184,10 +182,3 @@ class InferenceService(Inference):
                         answer.expire()
 
         return admit
-
-
-def _reader(asked: _Generation) -> functools.partial[PartReader] | type[WordsReader]:
-    """Return what makes the reader of one answer's parts."""
-    if isinstance(asked, ChatRequest):
-        return functools.partial(part_reader, asked)
-    return WordsReader

@@ -1,13 +1,13 @@
 """Writes answers as messages of `distributed_llm.v1`."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from protobuf import Oneof
 
 from node.api.answers import Whole
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
+from node.api.parts.listening import Read
 from node.api.parts.part import (
     CallArguments,
     CallBegun,
@@ -39,12 +39,13 @@ class StreamWriter:
     """Writes the messages of one stream.
 
     Args:
-        read: Returns what reads the parts of one answer.
+        read: Returns what reads the parts of an answer.
         running: Whether each message has its answer's usage so far.
     """
 
-    def __init__(self, read: Callable[[], PartReader], *, running: bool) -> None:
-        self._readers = defaultdict[int, PartReader](read)
+    def __init__(self, read: Read, *, running: bool) -> None:
+        self._read = read
+        self._readers: dict[int, PartReader] = {}
         self._calling: set[int] = set()
         """The answers with calls."""
         self._running = running
@@ -54,15 +55,20 @@ class StreamWriter:
     ) -> list[pb.GenerateStreamResponse]:
         """Return a message for each part of an answer's next pieces."""
         text = "".join(delta.text for delta in deltas)
-        return self._parts(number, answer, self._readers[number].feed(text))
+        return self._parts(number, answer, self._reader(number, answer).feed(text))
 
     def ending(
         self, number: int, answer: Answer, ending: Ending
     ) -> list[pb.GenerateStreamResponse]:
         """Return the messages of an answer's end."""
-        rest = self._parts(number, answer, self._readers[number].finish())
+        rest = self._parts(number, answer, self._reader(number, answer).finish())
         ended = _ending(answer, ending, calls=number in self._calling)
         return [*rest, pb.GenerateStreamResponse(part=_Ended("ending", ended), index=number)]
+
+    def _reader(self, number: int, answer: Answer) -> PartReader:
+        if number not in self._readers:
+            self._readers[number] = self._read(answer)
+        return self._readers[number]
 
     def _parts(
         self, number: int, answer: Answer, parts: Sequence[Part]

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node.api.logprobs import ChatLogprobs, CompletionLogprobs, Log
 from node.api.parts.part import CallArguments, CallBegun, Part, Said, Thought, Words
 
 OWNER: Final = "distributed-llm"
@@ -21,6 +22,13 @@ class TokenDetails(msgspec.Struct, frozen=True):
     """Tokens that were still in memory from an earlier request."""
 
 
+class AnswerTokenDetails(msgspec.Struct, frozen=True):
+    """Details of an answer's tokens."""
+
+    reasoning_tokens: int
+    """Tokens of what the model thought before it answered."""
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of a request and its answer."""
 
@@ -28,6 +36,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: TokenDetails
+    completion_tokens_details: AnswerTokenDetails = AnswerTokenDetails(0)
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
@@ -36,7 +45,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None
     index: int = 0
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +94,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatMessage
     finish_reason: str
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +139,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     delta: ChatDelta
     finish_reason: str | None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,18 +222,19 @@ class AnswerWriter:
         self._chat = chat
 
     def whole(
-        self, answers: Sequence[tuple[Said, str]], usage: Usage
+        self, answers: Sequence[tuple[Said, str, Log | None]], usage: Usage
     ) -> Completion | ChatCompletion:
         """Return the complete response.
 
         Args:
-            answers: Each answer and its finish reason.
+            answers: Each answer, its finish reason, and its likelihoods if they are wanted.
             usage: The tokens of them all.
         """
         numbered = list(enumerate(answers))
         if not self._chat:
             texts = [
-                CompletionChoice(said.words, reason, number) for number, (said, reason) in numbered
+                CompletionChoice(said.words, reason, number, _of_completion(log))
+                for number, (said, reason, log) in numbered
             ]
             return self._completion(texts, usage)
         return ChatCompletion(
@@ -232,8 +242,8 @@ class AnswerWriter:
             created=self._created,
             model=self._model,
             choices=[
-                ChatChoice(_message(said), said.finish_reason(reason), number)
-                for number, (said, reason) in numbered
+                ChatChoice(_message(said), said.finish_reason(reason), number, _of_chat(log))
+                for number, (said, reason, log) in numbered
             ],
             usage=usage,
         )
@@ -242,24 +252,36 @@ class AnswerWriter:
         """Return the chunk that opens an answer's stream; completions have none."""
         if not self._chat:
             return None
-        return self._chunk(ChatDelta("", "assistant"), None, number, usage)
+        return self._chunk(ChatDelta("", "assistant"), None, number, usage, None)
 
     def piece(
-        self, part: Part, number: int = 0, usage: Usage | None = None
+        self, part: Part, number: int = 0, usage: Usage | None = None, log: Log | None = None
     ) -> Completion | ChatChunk:
-        """Return a chunk with a part of an answer, perhaps with the answer's usage so far."""
+        """Return a chunk with a part of an answer.
+
+        Args:
+            part: The part.
+            number: The answer's number.
+            usage: The answer's usage so far, if it is wanted.
+            log: The likelihoods of the part's tokens, if they are wanted.
+        """
         if self._chat:
-            return self._chunk(_delta(part), None, number, usage)
+            return self._chunk(_delta(part), None, number, usage, log)
         text = part.text if isinstance(part, Words) else ""
-        return self._completion([CompletionChoice(text, None, number)], usage or self._no_usage)
+        choice = CompletionChoice(text, None, number, _of_completion(log))
+        return self._completion([choice], usage or self._no_usage)
 
     def last(
-        self, finish_reason: str, number: int = 0, usage: Usage | None = None
+        self,
+        finish_reason: str,
+        number: int = 0,
+        usage: Usage | None = None,
+        log: Log | None = None,
     ) -> Completion | ChatChunk:
-        """Return the chunk that ends an answer's text."""
+        """Return the chunk that ends an answer's text, with the tokens that no other one has."""
         if self._chat:
-            return self._chunk(ChatDelta(), finish_reason, number, usage)
-        choice = CompletionChoice("", finish_reason, number)
+            return self._chunk(ChatDelta(), finish_reason, number, usage, log)
+        choice = CompletionChoice("", finish_reason, number, _of_completion(log))
         return self._completion([choice], usage or self._no_usage)
 
     def usage(self, usage: Usage) -> Completion | ChatChunk:
@@ -271,9 +293,14 @@ class AnswerWriter:
         return None if self.with_usage else UNSET
 
     def _chunk(
-        self, delta: ChatDelta, finish_reason: str | None, number: int, usage: Usage | None
+        self,
+        delta: ChatDelta,
+        finish_reason: str | None,
+        number: int,
+        usage: Usage | None,
+        log: Log | None,
     ) -> ChatChunk:
-        choice = ChatChunkChoice(delta, finish_reason, number)
+        choice = ChatChunkChoice(delta, finish_reason, number, _of_chat(log))
         return self._chat_chunk([choice], usage or self._no_usage)
 
     def _chat_chunk(
@@ -297,6 +324,14 @@ class AnswerWriter:
             choices=choices,
             usage=usage,
         )
+
+
+def _of_chat(log: Log | None) -> ChatLogprobs | None:
+    return log if isinstance(log, ChatLogprobs) else None
+
+
+def _of_completion(log: Log | None) -> CompletionLogprobs | None:
+    return log if isinstance(log, CompletionLogprobs) else None
 
 
 def _message(said: Said) -> ChatMessage:

@@ -3,7 +3,9 @@
 import functools
 import logging
 import time
+from collections.abc import Callable
 
+import msgspec
 from msgspec import UNSET
 from quart import Response, g, request
 from quart_trio import QuartTrio
@@ -12,7 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from node.api import conversion, schema
 from node.api.answers import read_vectors
 from node.api.anthropic import answer
-from node.api.calling import part_reader
+from node.api.calling import reading
 from node.api.chat_schema import ChatRequest
 from node.api.edge.asgi import ROUTE
 from node.api.http import openapi
@@ -33,11 +35,13 @@ from node.api.http.rerank import add_rerank
 from node.api.http.responses import add_responses
 from node.api.http.tokens import add_tokens
 from node.api.json_text import shown
+from node.api.logprobs import ChatLog, CompletionLog, Log, TokenLog
 from node.api.pages.page import add_page
-from node.api.parts.part import WordsReader
+from node.api.parts.part import Said
 from node.api.request_id import REQUEST_ID, choose_request_id
 from node.api.schema import CompletionRequest, EmbeddingRequest
 from node.errors import InvalidRequestError, RequestError
+from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
 from node.serving.scheduler import Scheduler
@@ -159,17 +163,28 @@ class _Routes:
         writer = AnswerWriter(
             wanted[0].model_id, int(time.time()), chat=is_chat, with_usage=asked.wants_usage()
         )
-        read = (
-            functools.partial(part_reader, asked) if isinstance(asked, ChatRequest) else WordsReader
-        )
+        read = reading(asked)
+        log = None
+        if (likeliest := asked.likeliest) is not None:
+            log = functools.partial(ChatLog if is_chat else CompletionLog, likeliest)
         if asked.stream:
             running = asked.wants_running_usage()
-            events = TextEvents(writer, asked.answers, read, running=running)
+            events = TextEvents(writer, asked.answers, read, log, running=running)
             return await self._front.stream(wanted, events)
         wholes = await self._front.read_all(wanted, read)
-        usage = usage_of([ending for *_, ending in wholes], asked.answers)
-        said = [(said, ending.finish_reason) for said, _, ending in wholes]
-        return json_response(writer.whole(said, usage))
+        thoughts = sum(said.thought_tokens for said, *_ in wholes)
+        usage = usage_of([ending for *_, ending in wholes], asked.answers, thoughts)
+        return json_response(writer.whole([_whole(*one, log) for one in wholes], usage))
+
+
+def _whole(
+    said: Said, answer: Answer, ending: Ending, log: Callable[[], TokenLog] | None
+) -> tuple[Said, str, Log | None]:
+    """Return an answer with its finish reason and likelihoods, after the prompt if it echoes."""
+    tokens, text = answer.echoed or ((), "")
+    said = msgspec.structs.replace(said, words=text + said.words)
+    described = log().take([*tokens, *answer.tokens]) if log else None
+    return said, ending.finish_reason, described
 
 
 async def _show_request_id(response: Response) -> Response:

@@ -66,6 +66,7 @@ class _Frames(AsyncIterator[bytes]):
         self._told = 0
         """How many frames were sent: admitted, begun, accepted, then the tokens."""
         self._ended = False
+        self._is_echo_sent = not answer.request.echo
 
     async def __anext__(self) -> bytes:
         if self._ended:
@@ -80,15 +81,24 @@ class _Frames(AsyncIterator[bytes]):
             if self._told == 3:
                 await self._answer.wait_accepted()
                 answer = self._answer
-                return wire.pack(wire.Accepted(answer.prompt_tokens, answer.cached_tokens))
+                return wire.pack(
+                    wire.Accepted(answer.prompt_tokens, answer.cached_tokens, answer.thinks)
+                )
             received = await self._answer.receive()
         except RequestError as error:
             self._ended = True
             return wire.pack(wire.failed(error))
         if isinstance(received, Ending):
             self._ended = True
-            return self._closing(received)
-        return b"".join(map(_drawn, [received, *self._answer.receive_more()]))
+            return self._echo() + self._closing(received)
+        return self._echo() + b"".join(map(_drawn, [received, *self._answer.receive_more()]))
+
+    def _echo(self) -> bytes:
+        """Pack the prompt's tokens, which precede the answer, once."""
+        if self._is_echo_sent or self._answer.echoed is None:
+            return b""
+        self._is_echo_sent = True
+        return wire.pack(wire.Echoed(*self._answer.echoed))
 
     def _closing(self, ending: Ending) -> bytes:
         written = b""
@@ -105,4 +115,5 @@ def _drawn(delta: Delta) -> bytes:
     """Pack a token. The asking node reconstructs the rest of a text that has no token."""
     if delta.token is None:
         return b""
-    return wire.pack(wire.Drawn(delta.token.identity, delta.token.piece))
+    token = delta.token
+    return wire.pack(wire.Drawn(token.identity, token.piece, token.likelihood))

@@ -16,7 +16,7 @@ from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
 from node.api.http.stream import BatchBody, EventWriter, answer_body
 from node.api.origin import with_origin
-from node.api.parts.part import PartReader
+from node.api.parts.listening import Read
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest
 from node.routing.router import Router
@@ -44,9 +44,7 @@ class Front:
         client = str(request.scope.get(CLIENT) or request.remote_addr or "")
         return model or self._default_model, g.request_id, client
 
-    async def read_all(
-        self, wanted: list[InferenceRequest], read: Callable[[], PartReader]
-    ) -> list[Whole]:
+    async def read_all(self, wanted: list[InferenceRequest], read: Read) -> list[Whole]:
         """Wait for the ends of all answers; see `node.api.answers.read_all`."""
         return await read_all(wanted, self.admission(), read)
 

@@ -1,7 +1,5 @@
 """The routes of Anthropic's Messages API."""
 
-import functools
-
 from quart import Response
 from quart_trio import QuartTrio
 
@@ -9,7 +7,7 @@ from node.api import conversion
 from node.api.anthropic.answer import MessageEvents, TokenCount, whole
 from node.api.anthropic.conversion import chat_of
 from node.api.anthropic.schema import CountTokensRequest, MessagesRequest
-from node.api.calling import part_reader
+from node.api.calling import reading
 from node.api.http.body import read_body
 from node.api.http.front import Front, json_response
 from node.api.http.tokens import show_prompt
@@ -23,10 +21,8 @@ def add_messages(app: QuartTrio, front: Front) -> None:
         wanted = conversion.chat_requests(chat, *front.caller(chat.model))
         model_id = wanted[0].model_id
         if chat.stream:
-            return await front.stream(wanted, MessageEvents(model_id, part_reader(chat)))
-        [(said, answer, ending)] = await front.read_all(
-            wanted, functools.partial(part_reader, chat)
-        )
+            return await front.stream(wanted, MessageEvents(model_id, reading(chat)))
+        [(said, answer, ending)] = await front.read_all(wanted, reading(chat))
         return json_response(whole(model_id, said, answer, ending))
 
     async def count_tokens() -> Response:

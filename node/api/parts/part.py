@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from node.requests.request import Token
+
 
 class Words(msgspec.Struct, frozen=True):
     """A piece of what the assistant says."""
@@ -53,6 +55,10 @@ class Said(msgspec.Struct, frozen=True):
     words: str
     thoughts: str = ""
     calls: tuple[Call, ...] = ()
+    thought_tokens: int = 0
+    """How many tokens the thoughts took."""
+    word_tokens: tuple[Token, ...] = ()
+    """The tokens of the words, if the request asked for their likelihoods."""
 
     def finish_reason(self, reason: str) -> str:
         """Return why the answer ended, in OpenAI's words: an answer that calls stops for that."""

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from node.api.logprobs import TokenLogprob, token_logprobs
+from node.api.parts.listening import Heard, Listener, Read
 from node.api.parts.part import (
     CallArguments,
     CallBegun,
-    Part,
-    PartReader,
     Said,
     Thought,
     Words,
@@ -18,6 +18,7 @@ from node.api.parts.part import (
 from node.api.responses.schema import ResponsesRequest
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
+from node.requests.request import Token
 
 _encoder = msgspec.json.Encoder()
 Object = dict[str, Any]
@@ -67,14 +68,15 @@ class ResponseWriter:
         asked: The request, whose fields the response repeats.
         model: The model's id.
         created: Unix time of the response, in whole seconds.
-        reader: Reads the answer's parts.
+        read: Returns what reads the answer's parts.
     """
 
-    def __init__(
-        self, asked: ResponsesRequest, model: str, created: int, reader: PartReader
-    ) -> None:
+    def __init__(self, asked: ResponsesRequest, model: str, created: int, read: Read) -> None:
         self._response = _begun(asked, model, created)
-        self._reader = reader
+        self._likeliest = asked.top_logprobs or 0
+        self._read = read
+        self._listener: Listener
+        """Set by `opening`."""
         self._output: list[Object] = []
         """The items so far; the last one may be open."""
         self._kind: object = None
@@ -87,30 +89,31 @@ class ResponseWriter:
         if said.thoughts:
             output.append(_reasoning(said.thoughts))
         if said.words or not said.calls:
-            output.append(_message(said.words))
+            output.append(_message(said.words, self._logprobs(said.word_tokens)))
         output += [_call(one.identity, one.name, one.arguments) for one in said.calls]
-        return self._ended(output, ending)
+        return self._ended(output, ending, said.thought_tokens)
 
     def opening(self, number: int, answer: Answer) -> bytes:
         """Return the beginning of the response."""
-        del number, answer
+        del number
+        self._listener = Listener(self._read(answer))
         begun = self._event("response.created", response=self._response)
         return begun + self._event("response.in_progress", response=self._response)
 
     def pieces(self, number: int, answer: Answer, deltas: Sequence[Delta]) -> bytes:
         """Return the events of the next parts."""
         del number, answer
-        parts = [part for delta in deltas for part in self._reader.feed(delta.text)]
-        return b"".join(map(self._part, parts))
+        heard = [one for delta in deltas for one in self._listener.feed(delta)]
+        return b"".join(map(self._part, heard))
 
     def ending(self, number: int, answer: Answer, ending: Ending) -> bytes:
         """Return the events of the last item's and the response's end."""
         del number, answer
-        written = b"".join(map(self._part, self._reader.finish()))
+        written = b"".join(map(self._part, self._listener.finish()))
         if not self._output:
             written += self._open(Words, _message(""))
         written += self._close()
-        response = self._ended(self._output, ending)
+        response = self._ended(self._output, ending, self._listener.thought_tokens)
         return written + self._event(f"response.{response.status}", response=response)
 
     def closing(self) -> bytes:
@@ -126,13 +129,16 @@ class ResponseWriter:
         told = self._event("error", **fault, param=error.parameter)
         return told + self._event("response.failed", response=failed)
 
-    def _part(self, part: Part) -> bytes:
-        match part:
+    def _part(self, heard: Heard) -> bytes:
+        match heard.part:
             case Words(text):
                 opened = self._open(Words, _message(""))
-                self._item["content"][0]["text"] += text
+                logprobs = self._logprobs(heard.tokens)
+                part = self._item["content"][0]
+                part["text"] += text
+                part["logprobs"] += logprobs
                 return opened + self._at(
-                    "output_text.delta", content_index=0, delta=text, logprobs=[]
+                    "output_text.delta", content_index=0, delta=text, logprobs=logprobs
                 )
             case Thought(text):
                 opened = self._open(Thought, _reasoning(""))
@@ -143,6 +149,9 @@ class ResponseWriter:
             case CallArguments(_, text):
                 self._item["arguments"] += text
                 return self._at("function_call_arguments.delta", delta=text)
+
+    def _logprobs(self, tokens: Sequence[Token]) -> list[TokenLogprob]:
+        return token_logprobs(tokens, self._likeliest)
 
     @property
     def _item(self) -> Object:
@@ -160,7 +169,8 @@ class ResponseWriter:
             "response.output_item.added", output_index=len(self._output) - 1, item=begun
         )
         if kind is Words:
-            written += self._at("content_part.added", content_index=0, part=item["content"][0])
+            part = item["content"][0] | {"text": "", "logprobs": []}
+            written += self._at("content_part.added", content_index=0, part=part)
         return written
 
     def _close(self) -> bytes:
@@ -175,14 +185,14 @@ class ResponseWriter:
         else:
             part = item["content"][0]
             name = "output_text" if kind is Words else "reasoning_text"
-            more: Object = {"logprobs": []} if kind is Words else {}
+            more: Object = {"logprobs": part["logprobs"]} if kind is Words else {}
             written = self._at(f"{name}.done", content_index=0, text=part["text"], **more)
             if kind is Words:
                 written += self._at("content_part.done", content_index=0, part=part)
         index = len(self._output) - 1
         return written + self._event("response.output_item.done", output_index=index, item=item)
 
-    def _ended(self, output: list[Object], ending: Ending) -> ResponseObject:
+    def _ended(self, output: list[Object], ending: Ending, thought_tokens: int) -> ResponseObject:
         is_cut = ending.finish_reason == "length"
         if is_cut and output:
             output[-1]["status"] = "incomplete"
@@ -191,7 +201,7 @@ class ResponseWriter:
             status="incomplete" if is_cut else "completed",
             incomplete_details={"reason": "max_output_tokens"} if is_cut else None,
             output=output,
-            usage=_usage(ending),
+            usage=_usage(ending, thought_tokens),
         )
 
     def _at(self, kind: str, **fields: Any) -> bytes:
@@ -234,8 +244,8 @@ def _given(value: msgspec.Struct) -> Object:
     return {name: field for name, field in fields.items() if field is not None}
 
 
-def _message(text: str) -> Object:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _message(text: str, logprobs: Sequence[TokenLogprob] = ()) -> Object:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
     return {
         "id": "msg_" + secrets.token_hex(12),
         "type": "message",
@@ -266,11 +276,11 @@ def _call(identity: str, name: str, arguments: str) -> Object:
     }
 
 
-def _usage(ending: Ending) -> ResponseUsage:
+def _usage(ending: Ending, thought_tokens: int) -> ResponseUsage:
     return ResponseUsage(
         ending.prompt_tokens,
         {"cached_tokens": ending.cached_tokens},
         ending.generated_tokens,
-        {"reasoning_tokens": 0},
+        {"reasoning_tokens": thought_tokens},
         ending.prompt_tokens + ending.generated_tokens,
     )

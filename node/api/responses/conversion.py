@@ -28,7 +28,10 @@ def chat_of(asked: ResponsesRequest) -> ChatRequest:
     messages += _messages(asked.input)
     if not messages:
         raise InvalidRequestError("`input` has no message: send one", parameter="input")
-    effort = asked.reasoning and asked.reasoning.effort
+    logprobs = "message.output_text.logprobs" in (asked.include or ())
+    if asked.top_logprobs and not logprobs:
+        message = "`top_logprobs` needs `include` with message.output_text.logprobs"
+        raise InvalidRequestError(message, parameter="top_logprobs")
     chat = ChatRequest(
         model=asked.model,
         messages=messages,
@@ -42,7 +45,9 @@ def chat_of(asked: ResponsesRequest) -> ChatRequest:
         tool_choice=_choice(asked),
         parallel_tool_calls=asked.parallel_tool_calls,
         response_format=_format(asked),
-        chat_template_kwargs={"reasoning_effort": effort} if effort else None,
+        reasoning_effort=asked.reasoning.effort if asked.reasoning else None,
+        logprobs=logprobs,
+        top_logprobs=asked.top_logprobs,
         stream=asked.stream,
     )
     chat.check()

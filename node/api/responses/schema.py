@@ -4,7 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from node.api.schema import Body, Count
+from node.api.chat_schema import Effort
+from node.api.schema import Body, Count, Likeliest
 from node.api.tools import MAX_TOOLS, FieldError, FunctionName, Schema
 
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -98,7 +99,7 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much the model should think, if its template lets the caller choose."""
 
-    effort: str | None = None
+    effort: Effort | None = None
 
 
 class ResponsesRequest(Body, frozen=True, kw_only=True):
@@ -114,6 +115,12 @@ class ResponsesRequest(Body, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        None
+    )
+    """The second has no effect: thoughts are sent as they are."""
+    top_logprobs: Likeliest | None = None
+    """With `include`: report this many of the likeliest tokens at each position."""
     stream: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

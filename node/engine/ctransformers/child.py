@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Final
 
 from node.engine import protocol
-from node.engine.chat import ChatRefusedError, NoTemplateError, marked, render_chat
+from node.engine.chat import (
+    ChatRefusedError,
+    NoTemplateError,
+    marked,
+    opens_thoughts,
+    render_chat,
+)
 from node.engine.ctransformers import header
 from node.engine.ctransformers.library import CTransformersEngine
+from node.engine.ctransformers.likelihood import measure, score_prompt
 from node.engine.marks import Marker, without_marks
 from node.engine.model_file import UnusableModelError, open_model
 from node.engine.protocol import (
     Cancel,
     Command,
+    Echoed,
     Embedded,
     Evaluated,
     Finished,
@@ -30,17 +38,20 @@ from node.engine.protocol import (
     Load,
     Read,
     Sampled,
+    ThoughtsOpened,
     Tokenize,
     Tokenized,
 )
 from node.engine.vocabulary import Vocabulary
-from node.requests.request import Chat, EndReason, Prompt
+from node.requests.request import Chat, EndReason, Prompt, Token
 from shared.paths import readable
 
 _COMMANDS: Final = 0
 _READ_BYTES: Final = 64 * 1024
 _DESCRIPTORS: Final = ("/proc/self/fd", "/dev/fd")
 """Where open files have names: on Linux, whose containers may lack the second, and elsewhere."""
+_END_TOKENS: Final = 12
+"""Tokens in which a prompt's last mark is, even if each has one character."""
 _FILE_READ_BYTES: Final = 16 * 2**20
 _EXTRAS: Final = {
     "min_p": 0,
@@ -142,6 +153,8 @@ class Child:
             tokens = self._tokenize(command.prompt)
         except ChatRefusedError as error:
             return _refused(command.request, error)
+        if isinstance(command.prompt, Chat) and opens_thoughts(self._end(tokens)):
+            self._link.send(ThoughtsOpened(command.request))
         room = self._engine.context_length - len(tokens)
         if room < 1:
             message = (
@@ -152,6 +165,14 @@ class Child:
         wanted = min(command.max_tokens or room, room) - len(command.prior)
         if wanted < 1:  # an earlier child drew the last one but died before it reported the end
             return Finished(command.request, "length", "")
+        return self._answer(command, tokens, wanted)
+
+    def _answer(self, command: Generate, tokens: list[int], wanted: int) -> Finished:
+        """Answer a prompt with as many tokens as wanted, after the prior ones."""
+        if command.echo and not command.prior and not self._echo(command, tokens):
+            return Finished(command.request, "cancelled", "")
+        if command.echo_only:
+            return Finished(command.request, "length", "")
         tokens += command.prior
         if not self._evaluate(command.request, tokens):
             return Finished(command.request, "cancelled", "")
@@ -159,6 +180,24 @@ class Child:
             self._link.send(Embedded(command.request, self._engine.vector()))
             return Finished(command.request, "stop", "")
         return Finished(command.request, self._decode(command, len(tokens), wanted), "")
+
+    def _echo(self, command: Generate, tokens: list[int]) -> bool:
+        """Send the prompt's text, and its tokens with their likelihoods if they are wanted.
+
+        Return False if it was cancelled.
+        """
+        text = command.prompt
+        if not isinstance(text, str):
+            text = b"".join(map(self._engine.text, tokens)).decode(errors="replace")
+        scored: list[Token] = []
+        wanted = [] if command.logprobs is None else tokens
+        for token in score_prompt(self._engine, wanted, command.logprobs or 0):
+            if self._link.cancelled(command.request):
+                return False
+            scored.append(token)
+            self._link.send(Evaluated(command.request, len(scored), len(tokens), 0))
+        self._link.send(Echoed(command.request, tuple(scored), text))
+        return True
 
     def _tokenize(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt.
@@ -186,6 +225,10 @@ class Child:
             marker=self._marker,
         )
 
+    def _end(self, tokens: Sequence[int]) -> str:
+        """Return the last characters of a prompt."""
+        return b"".join(map(self._engine.text, tokens[-_END_TOKENS:])).decode(errors="ignore")
+
     def _check(self, tokens: Sequence[int]) -> list[int]:
         known = self._engine.vocabulary_size
         if (foreign := next((token for token in tokens if token >= known), None)) is not None:
@@ -211,11 +254,14 @@ class Child:
             if self._link.cancelled(command.request):
                 return "cancelled"
             may_end = len(command.prior) + generated > command.min_tokens
+            logits = () if command.logprobs is None else self._engine.logits()
             token = self._engine.sample(command.sampling, position, may_end=may_end)
             if self._engine.is_end(token):
                 return "stop"
             # Sent before the token is evaluated, so that the client does not wait a step longer.
-            self._link.send(Sampled(command.request, token, self._engine.text(token)))
+            text = self._engine.text(token)
+            likelihood = measure(logits, token, command.logprobs or 0, self._engine.text)
+            self._link.send(Sampled(command.request, token, text, likelihood))
             if generated < limit:
                 self._engine.evaluate([token])
             position += 1

@@ -110,6 +110,10 @@ class CTransformersEngine:
             )
         )
 
+    def logits(self) -> list[float]:
+        """Return the logit of each token after the evaluated ones."""
+        return list(self._llm.ctransformers_llm_logits_data()[: self.vocabulary_size])
+
     def _exclude(self, tokens: Collection[int]) -> None:
         """Make tokens impossible until the next evaluation."""
         logits = self._llm.ctransformers_llm_logits_data()

@@ -8,6 +8,7 @@ import msgspec
 
 from node.engine.llama_cpp.completion import (
     CompletionReader,
+    Grammar,
     completion_body,
     read_failure,
     refused,
@@ -17,9 +18,21 @@ from node.engine.llama_cpp.connection import request
 from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
+from node.engine.llama_cpp.scoring import Gate, Scorer
 from node.engine.llama_cpp.vectors import Send, embed, rank
-from node.engine.protocol import Finished, Generate, Load, Result, Tokenize, Tokenized
-from node.requests.request import Chat
+from node.engine.protocol import (
+    Echoed,
+    Evaluated,
+    Finished,
+    Generate,
+    Load,
+    Result,
+    Sampled,
+    ThoughtsOpened,
+    Tokenize,
+    Tokenized,
+)
+from node.requests.request import Chat, Token
 
 _OTHER_KIND: Final = {
     True: "this model makes vectors only: request an embedding",
@@ -30,7 +43,8 @@ _PARTED: Final = (
     "cannot be continued: ask again"
 )
 _MINIMUM: Final = (
-    "min_tokens must be 0 or at least max_tokens with llama.cpp: set both to the same number"
+    "`min_tokens` cannot be kept with a schema or strict tools, which decide where an answer ends: "
+    "leave it out"
 )
 _WORTH_TOKENS: Final = 128
 """With one slot, a shorter part of a prompt is evaluated again although it is in the cache, so that
@@ -55,6 +69,7 @@ class LoadedModel:
         self._embeds = load.embeds
         self._ranks = load.ranks
         self._prompts = Prompts(socket)
+        self._scorer = Scorer(socket)
         self._previous: list[int] = []
         """The last prompt."""
 
@@ -71,23 +86,51 @@ class LoadedModel:
         if self._ranks:
             return await rank(self._socket, command, send)
         try:
-            tokens = await self._prompts.tokenize(command.prompt)
+            tokens, thinks = await self._prompts.read(command.prompt)
         except RefusedError as error:
             return Finished(command.request, "refused", str(error))
         if refusal := self._find_refusal(command, tokens):
             return refusal
         if command.embed:
             return await embed(self._socket, command, tokens, send)
+        if thinks:
+            await send([ThoughtsOpened(command.request)])
         return await self._generate(command, tokens, send)
 
     async def _generate(self, command: Generate, tokens: list[int], send: Send) -> Finished:
         try:
-            grammar = "" if command.schema is None else await self._prompts.grammar(command.schema)
+            grammar = await self._prompts.grammar(command)
         except RefusedError as error:
             has_tools = isinstance(command.prompt, Chat) and command.prompt.tools
             parameter = "tools" if has_tools else "response_format"
             return Finished(command.request, "refused", str(error), parameter=parameter)
-        return await self._complete(command, tokens, grammar, send)
+        if command.echo and not command.prior:
+            await self._echo(command, tokens, send)
+        if command.echo_only:
+            return Finished(command.request, "length", "")
+        if command.logprobs is None:
+            return await self._complete(command, tokens, grammar, send)
+        gate = Gate(send, [*tokens, *command.prior])
+        finished = await self._complete(command, tokens, grammar, gate.pass_on)
+        self._previous = []  # the cache will hold what `finish` leaves there
+        await gate.finish(self._scorer, command.logprobs)
+        return finished
+
+    async def _echo(self, command: Generate, tokens: list[int], send: Send) -> None:
+        """Send the prompt's text, and its tokens with their likelihoods if they are wanted."""
+        _, text = await self._prompts.show(command.prompt)
+        scored: tuple[Token, ...] = ()
+        if command.logprobs is not None:
+            self._previous = []
+
+            async def note(done: int) -> None:
+                await send([Evaluated(command.request, done, len(tokens), 0)])
+
+            scored = await self._scorer.score_prompt(
+                tokens, command.logprobs, names=not isinstance(command.prompt, str), note=note
+            )
+        done = Evaluated(command.request, len(tokens), len(tokens), 0)
+        await send([done, Echoed(command.request, scored, text)])
 
     def _find_refusal(self, command: Generate, tokens: list[int]) -> Finished | None:
         """Return how a request ends that does not fit the model; None if it does."""
@@ -98,7 +141,8 @@ class LoadedModel:
             )
             return Finished(command.request, "too_long", message)
         most = tokens_left(command, len(tokens), self._context_length) + len(command.prior)
-        if 0 < command.min_tokens < most:
+        is_bound = command.schema is not None or command.strict
+        if is_bound and 0 < command.min_tokens < most:
             return Finished(command.request, "unsupported", _MINIMUM, parameter="min_tokens")
         return None
 
@@ -112,7 +156,7 @@ class LoadedModel:
         return Finished(command.request, "stop", "")
 
     async def _complete(
-        self, command: Generate, tokens: list[int], grammar: str, send: Send
+        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
     ) -> Finished:
         if command.prior and (self._is_repeatable or grammar):
             try:
@@ -121,10 +165,10 @@ class LoadedModel:
                 if grammar:  # it can only be followed from its beginning
                     return Finished(command.request, "parted", _PARTED)
                 # Else its tokens are evaluated like a prompt, and the rest is drawn after them.
-        return await self._continue(command, tokens, grammar, send)
+        return await self._draw(command, tokens, grammar, send)
 
     async def _repeat(
-        self, command: Generate, tokens: list[int], grammar: str, send: Send
+        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
     ) -> Finished:
         """Draw the whole answer again and return only what is new.
 
@@ -136,14 +180,35 @@ class LoadedModel:
         async def send_new(results: list[Result]) -> None:
             await send(replay.take(results))
 
-        finished = await self._continue(
+        finished = await self._draw(
             msgspec.structs.replace(command, prior=()), tokens, grammar, send_new
         )
         replay.finish()
         return finished
 
+    async def _draw(
+        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
+    ) -> Finished:
+        """Stream the answer: first the tokens before which it may not end, then the rest."""
+        most = tokens_left(command, len(tokens), self._context_length) + len(command.prior)
+        drawn = list(command.prior)
+
+        async def note(results: list[Result]) -> None:
+            drawn.extend(result.token for result in results if isinstance(result, Sampled))
+            await send(results)
+
+        goal = command.min_tokens
+        while len(drawn) < command.min_tokens and goal < most:
+            part = msgspec.structs.replace(command, prior=tuple(drawn), max_tokens=goal)
+            finished = await self._continue(part, tokens, grammar, note)
+            if finished.reason != "length":
+                return finished
+            goal += 1  # the first tokens of a character are shown only with its last one
+        command = msgspec.structs.replace(command, prior=tuple(drawn))
+        return await self._continue(command, tokens, grammar, send)
+
     async def _continue(
-        self, command: Generate, tokens: list[int], grammar: str, send: Send
+        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
     ) -> Finished:
         """Stream what follows the prompt and the prior tokens of the answer."""
         wanted = tokens_left(command, len(tokens), self._context_length)

@@ -4,13 +4,13 @@ llama-server documents its endpoints in `tools/server/README.md` of the llama.cp
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled
-from node.requests.request import EndReason
+from node.requests.request import Candidate, EndReason, Likelihood
 
 T = TypeVar("T")
 
@@ -57,6 +57,38 @@ class Failure(msgspec.Struct, frozen=True):
     code: int = 500
 
 
+class Likely(msgspec.Struct, frozen=True):
+    """A token with its likelihood."""
+
+    id: int
+    bytes: list[int]
+    logprob: float
+    top_logprobs: list["Likely"] = []
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Its likelihood, and the likeliest tokens at its place."""
+        top = (Candidate(one.id, bytes(one.bytes), one.logprob) for one in self.top_logprobs)
+        return Likelihood(self.logprob, tuple(top))
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must follow; one without text allows anything."""
+
+    text: str = ""
+    is_lazy: bool = False
+    """Whether it applies only from a trigger on."""
+    triggers: tuple[dict[str, Any], ...] = ()
+    """In llama-server's form."""
+
+    def __bool__(self) -> bool:
+        """Return whether it forbids anything."""
+        return bool(self.text)
+
+
+FREE: Final = Grammar()
+
+
 class Chunk(msgspec.Struct, frozen=True):
     """One event of the stream of `/completion`."""
 
@@ -68,6 +100,7 @@ class Chunk(msgspec.Struct, frozen=True):
     prompt_progress: Progress | None = None
     timings: Timings = Timings()
     error: Failure | None = None
+    completion_probabilities: list[Likely] = []
 
 
 class Character(msgspec.Struct, frozen=True):
@@ -118,7 +151,7 @@ def completion_body(
     max_tokens: int,
     *,
     cached: bool,
-    grammar: str = "",
+    grammar: Grammar = FREE,
     kept: Sequence[str] = KEPT_TOKENS,
 ) -> bytes:
     """Return the body for `/completion` that continues a request's answer.
@@ -128,7 +161,7 @@ def completion_body(
         prompt: Its prompt; the answer's prior tokens follow it.
         max_tokens: How many more to draw, at least 1.
         cached: Whether tokens that the slot still holds need not be evaluated again.
-        grammar: What the answer must follow; empty for anything.
+        grammar: What the answer must follow.
         kept: Control tokens whose text is part of the answer. The server tokenizes each of them,
             which takes milliseconds with a large vocabulary: name only those that the model has.
     """
@@ -150,13 +183,17 @@ def completion_body(
         "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": sampling.logit_bias,
         "ignore_eos": command.min_tokens >= len(prior) + max_tokens,
-        "grammar": grammar,
+        "grammar": grammar.text,
+        "grammar_lazy": grammar.is_lazy,
+        "grammar_triggers": grammar.triggers,
         "preserved_tokens": kept,
         "repeat_penalty": sampling.repetition_penalty,
         # The server draws all tokens of an answer from one sequence of random numbers; its
         # continuation must not begin that sequence again.
         "seed": (sampling.seed + len(prior) * _STRIDE) % _SEEDS,
     }
+    if command.logprobs is not None:
+        body["n_probs"] = max(1, command.logprobs)
     return msgspec.json.encode(body)
 
 
@@ -230,7 +267,9 @@ class CompletionReader:
             results.append(Character(self._request, token, chunk.content))
         else:
             held_or_sent = results if chunk.content else self._held
-            held_or_sent.append(Sampled(self._request, token, chunk.content.encode()))
+            likelihood = next((one.likelihood for one in chunk.completion_probabilities), None)
+            text = chunk.content.encode()
+            held_or_sent.append(Sampled(self._request, token, text, likelihood))
 
 
 def spell(character: Character, pieces: list[Piece]) -> list[Result]:

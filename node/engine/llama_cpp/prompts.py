@@ -6,9 +6,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from node.engine.chat import opens_thoughts
 from node.engine.llama_cpp.completion import (
+    FREE,
     KEPT_TOKENS,
     Character,
+    Grammar,
     Piece,
     decode,
     read_failure,
@@ -16,9 +19,18 @@ from node.engine.llama_cpp.completion import (
 )
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
-from node.engine.llama_cpp.grammar import compile_body, explain, read_grammar
+from node.engine.llama_cpp.grammar import (
+    chat_body,
+    check_schema,
+    explain,
+    read_chat_grammar,
+    read_grammar,
+    read_tools_grammar,
+    schema_body,
+    tools_body,
+)
 from node.engine.marks import BREAK, without_marks
-from node.engine.protocol import Result
+from node.engine.protocol import Generate, Result
 from node.requests.request import Chat, Prompt, Turn
 
 T = TypeVar("T")
@@ -67,21 +79,30 @@ class Prompts:
         return self._kept
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a prompt; raises like `read`."""
+        tokens, _ = await self.read(prompt)
+        return tokens
+
+    async def read(self, prompt: Prompt) -> tuple[list[int], bool]:
         """Return the tokens of a prompt, with those that the model wants at its ends.
+
+        The second value is whether its end opens the model's thoughts.
 
         Raises:
             RefusedError: The model's template refuses the chat, or the prompt is empty.
             EngineLostError: The server does not answer.
         """
+        thinks = False
         if isinstance(prompt, str):
             tokens = await self._encode(prompt, add_special=True, parse_special=False)
         elif isinstance(prompt, Chat):
-            tokens = await self._tokenize_text(await self._render(prompt))
+            text = await self._render(prompt)
+            tokens, thinks = await self._tokenize_text(text), opens_thoughts(text)
         else:
             tokens = list(prompt)
         if not tokens:
             raise RefusedError("the prompt is empty: this model needs a text to continue")
-        return tokens
+        return tokens, thinks
 
     async def named(self, results: list[Result | Character]) -> list[Result]:
         """Return the results with the tokens of each character that several tokens made up.
@@ -107,17 +128,32 @@ class Prompts:
             return tokens, without_marks(await self._render(prompt))
         return tokens, (await self._ask("/detokenize", {"tokens": tokens}, _Content)).content
 
-    async def grammar(self, schema: dict[str, Any]) -> str:
-        """Return the grammar of a JSON schema.
+    async def grammar(self, command: Generate) -> Grammar:
+        """Return what a request's answer must follow.
 
         Raises:
-            RefusedError: It cannot be compiled; the text names the place in it.
+            RefusedError: A schema cannot be compiled; the text names the place in it.
             EngineLostError: The server does not answer.
         """
-        status, answer = await call(self._socket, "/v1/chat/completions", compile_body(schema))
+        if command.schema is not None:
+            return await self._compile_schema(command.schema)
+        if command.strict and isinstance(command.prompt, Chat):
+            body = tools_body(command.prompt.tools, command.strict)
+            return read_tools_grammar(await self._compile("/v1/chat/completions", body))
+        return FREE
+
+    async def _compile_schema(self, schema: dict[str, Any]) -> Grammar:
+        check_schema(schema)
+        grammar = read_grammar(await self._compile("/completion", schema_body(schema)))
+        if grammar is not None:
+            return grammar
+        return read_chat_grammar(await self._compile("/v1/chat/completions", chat_body(schema)))
+
+    async def _compile(self, target: str, body: dict[str, Any]) -> bytes:
+        status, answer = await call(self._socket, target, body)
         if status != 200:
             raise RefusedError(" ".join(explain(read_failure(answer)).split()))
-        return read_grammar(answer)
+        return answer
 
     async def _render(self, chat: Chat) -> str:
         """Return a chat's text, with marks in what looks like a control token but is none."""
