@@ -163,15 +163,13 @@ def test_prompts_may_be_tokens_and_several(running: tuple[Running, Client]) -> N
 
 
 def tools() -> list[Any]:
-    return [
-        pb.Tool(function=pb.Function(name=name, description="Tell.", parameters=json.dumps(SCHEMA)))
-        for name in FUNCTIONS
-    ]
+    shared = {"description": "Tell.", "parameters": json.dumps(SCHEMA), "strict": True}
+    return [pb.Tool(function=pb.Function(name=name, **shared)) for name in FUNCTIONS]
 
 
 def http_tools() -> list[Any]:
-    functions = [{"name": n, "description": "Tell.", "parameters": SCHEMA} for n in FUNCTIONS]
-    return [{"type": "function", "function": function} for function in functions]
+    shared = {"description": "Tell.", "parameters": SCHEMA, "strict": True}
+    return [{"type": "function", "function": {"name": name} | shared} for name in FUNCTIONS]
 
 
 def turns(*more: Any) -> list[Any]:
