@@ -3,7 +3,7 @@
 import base64
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -202,6 +202,16 @@ class EmbeddingList(msgspec.Struct, frozen=True):
     data: list[Embedding]
     usage: EmbeddingUsage
     object: Literal["list"] = "list"
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether the node serves."""
+
+    status: Literal["ok", "unavailable"]
+    state: str
+    """The node's own state, such as `online` or `draining`."""
+    engines: Mapping[str, str]
+    """The state of each model."""
 
 
 class AnswerWriter:

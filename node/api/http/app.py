@@ -22,6 +22,7 @@ from node.api.http.answer import (
     AnswerWriter,
     EmbeddingList,
     EmbeddingUsage,
+    Health,
     Model,
     ModelList,
     embedding,
@@ -107,7 +108,7 @@ class _Routes:
         engines = {lane.engine.model_id: lane.engine.state for lane in self._scheduler.lanes}
         state = self._status.state
         healthy = self._status.serving
-        body = {"status": "ok" if healthy else "unavailable", "state": state, "engines": engines}
+        body = Health("ok" if healthy else "unavailable", state, engines)
         return json_response(body, 200 if healthy else 503)
 
     async def livez(self) -> Response:

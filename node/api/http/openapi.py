@@ -41,6 +41,7 @@ _BODIES: Final = (
     answer.Model,
     answer.ModelList,
     answer.EmbeddingList,
+    answer.Health,
 )
 
 
@@ -123,6 +124,7 @@ def describe() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": APPLICATION, "version": version},
         "paths": {
+            **_PROBES,
             "/v1/models": {"get": _operation("listModels", "List the models", answer.ModelList)},
             "/v1/models/{model_id}": {
                 "get": _operation("getModel", "Describe a model", answer.Model)
@@ -141,6 +143,14 @@ def describe() -> dict[str, Any]:
     }
 
 
+def _json(kind: type) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": _reference(kind)}}}
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=kind.__name__)}
+
+
 _MODEL_ID: Final = {
     "name": "model_id",
     "in": "path",
@@ -149,6 +159,33 @@ _MODEL_ID: Final = {
 }
 
 
+_PROBES: Final = {
+    "/health": {
+        "get": {
+            "operationId": "getHealth",
+            "summary": "Report whether the node serves",
+            "security": [],
+            "responses": {
+                "200": {"description": "It serves", **_json(answer.Health)},
+                "5XX": {"description": "It does not serve", **_json(answer.Health)},
+            },
+        }
+    },
+    "/livez": {
+        "get": {
+            "operationId": "getLiveness",
+            "summary": "Show that the node is alive",
+            "security": [],
+            "responses": {
+                "200": {
+                    "description": "It is alive",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }
+            },
+        }
+    },
+}
+"""The paths that need no key."""
 _TYPED: Final = {"type": "object", "required": ["type"]}
 _EVENTS: Final[dict[type, dict[str, Any]]] = {
     answer.Completion: {"$ref": _REFERENCE.format(name="Completion")},
@@ -181,14 +218,6 @@ def _operation(name: str, summary: str, answered: type) -> dict[str, Any]:
 
 def _body(asked: type) -> dict[str, Any]:
     return {"requestBody": {"required": True, **_json(asked)}}
-
-
-def _json(kind: type) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": _reference(kind)}}}
-
-
-def _reference(kind: type) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(name=kind.__name__)}
 
 
 def _add_neutral(properties: dict[str, Any], fields: Mapping[str, Values]) -> None:
