@@ -8,6 +8,7 @@ from node.requests import tracing
 from node.requests.request import InferenceRequest
 
 _TRACEPARENT: Final = tracing.HEADER.encode()
+_TRACESTATE: Final = tracing.STATE_HEADER.encode()
 
 
 def with_origin(wanted: InferenceRequest, scope: Mapping[str, Any], route: str) -> InferenceRequest:
@@ -18,6 +19,11 @@ def with_origin(wanted: InferenceRequest, scope: Mapping[str, Any], route: str) 
         scope: The ASGI scope in which it came.
         route: Route template or gRPC method.
     """
-    given = [value for name, value in scope["headers"] if name == _TRACEPARENT]
-    header = given[0].decode("latin-1") if len(given) == 1 else ""  # two are invalid
-    return replace(wanted, route=route, trace=tracing.begin(header, wanted.request_id))
+    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+    given = [value for name, value in headers if name == _TRACEPARENT]
+    parent = given[0] if len(given) == 1 else ""  # two are invalid
+    state = ""
+    if tracing.read(parent) is not None:  # without its parent it means nothing
+        state = tracing.read_state(value for name, value in headers if name == _TRACESTATE)
+    trace = tracing.begin(parent, wanted.request_id)
+    return replace(wanted, route=route, trace=trace, trace_state=state)

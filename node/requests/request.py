@@ -141,6 +141,8 @@ class InferenceRequest:
     """Route template or gRPC method by which it came from its caller."""
     trace: TraceContext | None = None
     """Its place in its caller's trace; in a forwarded request, the forward's own."""
+    trace_state: str = ""
+    """The caller's `tracestate`; empty without one."""
 
     @property
     def operation(self) -> Operation:

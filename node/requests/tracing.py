@@ -5,13 +5,18 @@ The node passes the ids on and adds its own. Spans are made of events, in the ex
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Final
 
 from shared.events import TraceContext
 
 HEADER: Final = "traceparent"
+STATE_HEADER: Final = "tracestate"
+"""What tracing systems say about a trace to each other; passed on as it is."""
 _HEADER: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED: Final = 1
+_STATE: Final = re.compile(r"[\x20-\x7e]{0,512}")
+"""The length that everybody must pass on (section 3.3.1.5); a longer one is left out."""
 
 
 def begin(given: str, request_id: str) -> TraceContext:
@@ -45,6 +50,12 @@ def read(given: str) -> TraceContext | None:
         return None
     context = TraceContext(found[2], found[3], sampled=bool(int(found[4], 16) & _SAMPLED))
     return context if context.is_valid else None
+
+
+def read_state(given: Iterable[str]) -> str:
+    """Return the value of a `tracestate`, whose parts may come in several headers."""
+    joined = ",".join(value for value in given if value)
+    return joined if _STATE.fullmatch(joined) else ""
 
 
 def write(context: TraceContext) -> str:

@@ -229,8 +229,13 @@ def _begin(ask: Ask) -> bool:
 
 def _headers(ask: Ask) -> dict[str, str]:
     """Return the headers that name the request, also for what lies between the nodes."""
-    headers = {"X-Request-ID": ask.attempt.answer.request.request_id}
-    return headers if ask.trace is None else headers | {tracing.HEADER: tracing.write(ask.trace)}
+    request = ask.attempt.answer.request
+    headers = {"X-Request-ID": request.request_id}
+    if ask.trace is not None:
+        headers[tracing.HEADER] = tracing.write(ask.trace)
+    if request.trace_state:
+        headers[tracing.STATE_HEADER] = request.trace_state
+    return headers
 
 
 def _account(ask: Ask) -> events.RequestForwarded:

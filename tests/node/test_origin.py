@@ -33,6 +33,24 @@ def test_trace_begins_without_one_valid_header(headers: list[tuple[bytes, bytes]
 
 
 @pytest.mark.parametrize(
+    ("headers", "state"),
+    [
+        ([HEADER, (b"tracestate", b"a=1"), (b"tracestate", b"b=2")], "a=1,b=2"),
+        ([HEADER, (b"tracestate", b"")], ""),
+        ([(b"tracestate", b"a=1")], ""),
+        ([HEADER, (b"tracestate", b"a=\xff")], ""),
+        ([HEADER, (b"tracestate", b"a=1\r\nx: y")], ""),
+        ([HEADER, (b"tracestate", b"a" * 513)], ""),
+    ],
+)
+def test_state_of_a_trace_is_kept_for_the_next_node(
+    headers: list[tuple[bytes, bytes]], state: str
+) -> None:
+    """`tracestate` goes with its `traceparent`; one that cannot be a header is left out."""
+    assert with_origin(WANTED, {"headers": headers}, "").trace_state == state
+
+
+@pytest.mark.parametrize(
     ("client", "named"),
     [("key:1", "key:1"), ("certificate:2", "certificate:2"), ("10.0.0.1", ""), ("", "")],
 )
