@@ -14,7 +14,10 @@ from shared.settings.kinds import Listed
 
 EngineChoice = EngineName | Literal["auto"]
 ENGINES: Final[tuple[str, ...]] = ("auto", *get_args(EngineName))
-_OPTION: Final = re.compile(r"(engine|slots|context)=(.*)", re.DOTALL)
+OPTIONS: Final = ("engine", "slots", "context")
+_OPTION: Final = re.compile(rf"({'|'.join(OPTIONS)})=(.*)", re.DOTALL)
+_MISTYPED: Final = re.compile(r"([A-Za-z_]+)=(?![^,]*(/|\.gguf(,|$)))", re.IGNORECASE)
+"""A name, and then neither a path nor the name of a GGUF file."""
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 _LARGEST: Final = 2**31 - 1
 
@@ -43,7 +46,7 @@ def read_entry(text: str, default: Wanted) -> Entry:
     for option in options:
         found = _OPTION.fullmatch(option)
         if not found:
-            raise ValueError("contains a comma")
+            raise ValueError(_explain(option))
         if found[1] in values:
             raise ValueError(f"has {found[1]} twice")
         values[found[1]] = found[2]
@@ -80,8 +83,15 @@ def _find_fault(text: str) -> str:
     return ""
 
 
+def _explain(option: str) -> str:
+    if mistyped := _MISTYPED.match(option):
+        known = ", ".join(OPTIONS)
+        return f"has {mistyped[1]}=, which is neither an option ({known}) nor a model's path"
+    return "contains a comma"
+
+
 def _is_option(text: str) -> bool:
-    return _OPTION.fullmatch(text) is not None
+    return bool(_OPTION.fullmatch(text) or _MISTYPED.match(text))
 
 
 MODELS: Final = Listed("[name=]model[,option=…],…", _find_fault, _is_option)

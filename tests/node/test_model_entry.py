@@ -38,6 +38,12 @@ def test_option_belongs_to_the_model_before_it(given: str | None) -> None:
     assert MODELS.convert(as_text(items), None, None) == items
 
 
+@pytest.mark.parametrize("named", ["b=./c", "b=c.GGUF", "engines=hf:o/r/f.gguf", "b-1=c"])
+def test_named_model_is_no_option(named: str) -> None:
+    """After a comma, a name before a path is the next model."""
+    assert MODELS.convert(f"a.gguf,{named}", None, None) == ("a.gguf", named)
+
+
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
@@ -49,6 +55,11 @@ def test_option_belongs_to_the_model_before_it(given: str | None) -> None:
         ("a.gguf,slots=" + "9" * 5000, "has slots=999"),
         ("a.gguf,context=4k", "has context=4k: it is a whole number"),
         ("a.gguf,slots=1,slots=2", "has slots twice"),
+        (
+            "a.gguf,enginee=auto",
+            "has enginee=, which is neither an option (engine, slots, context)",
+        ),
+        ("a.gguf,Slots=2,b.gguf", "has Slots=, which is neither an option"),
         (["/m/a,b.gguf"], "contains a comma"),
         (["a.gguf,slots=2,b.gguf"], "contains a comma"),
     ],
