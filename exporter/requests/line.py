@@ -1,7 +1,7 @@
 """A line of the request log: what is known of one ended request, and never its text."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -64,38 +64,36 @@ def line_of(event: Event | None, counted: Counted) -> Line | None:
 
 
 def _answered(e: events.InferenceFinished, counted: Counted) -> Line:
-    return Line(
-        # An older node does not report the time; that of its arrival is close to it.
-        time=_written(e.ended_at or counted.received_at),
-        node_id=counted.node_id,
-        request_id=e.request_id,
-        trace_id=e.trace.trace_id if e.trace else None,
-        model_id=e.model_id,
-        operation=e.operation,
-        route=e.route or None,
-        client=e.client or None,
-        status=e.status,
-        reason=e.reason,
-        code=e.code or None,
-        finish_reason=e.finish_reason,
-        seconds=_rounded(e.seconds),
-        queue_seconds=_rounded(e.queue_seconds),
+    # An older node does not report the time; that of its arrival is close to it.
+    ended_at = e.ended_at or counted.received_at
+    first_token = e.first_token_seconds
+    return _line(
+        e,
+        e.status,
+        ended_at,
+        counted.node_id,
         prefill_seconds=_rounded(e.prefill_seconds),
         decode_seconds=_rounded(e.decode_seconds),
-        first_token_seconds=None
-        if e.first_token_seconds is None
-        else _rounded(e.first_token_seconds),
-        prompt_tokens=e.prompt_tokens,
-        cached_tokens=e.cached_tokens,
-        generated_tokens=e.generated_tokens,
+        first_token_seconds=None if first_token is None else _rounded(first_token),
         resumed=e.resumed,
     )
 
 
 def _forwarded(e: events.RequestForwarded, status: RequestStatus, counted: Counted) -> Line:
+    return _line(e, status, e.ended_at, counted.node_id, forwarded_to=e.peer)
+
+
+def _line(
+    e: events.InferenceFinished | events.RequestForwarded,
+    status: RequestStatus,
+    ended_at: float,
+    node_id: str,
+    **own: Any,
+) -> Line:
+    """Return what both events say, with the fields that only one of them has."""
     return Line(
-        time=_written(e.ended_at),
-        node_id=counted.node_id,
+        time=_written(ended_at),
+        node_id=node_id,
         request_id=e.request_id,
         trace_id=e.trace.trace_id if e.trace else None,
         model_id=e.model_id,
@@ -111,7 +109,7 @@ def _forwarded(e: events.RequestForwarded, status: RequestStatus, counted: Count
         prompt_tokens=e.prompt_tokens,
         cached_tokens=e.cached_tokens,
         generated_tokens=e.generated_tokens,
-        forwarded_to=e.peer,
+        **own,
     )
 
 
