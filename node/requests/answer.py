@@ -85,6 +85,8 @@ class Answer:
             self._read(token, number)
         self._unread: deque[Delta] = deque()
         self._arrived = trio.Event()
+        self._is_watched = False
+        """Whether a task ends it at its deadline."""
 
     def __enter__(self) -> Self:
         """Return the answer, which is closed at the end of the block."""
@@ -107,10 +109,7 @@ class Answer:
         Raises:
             RequestError: The request was not accepted.
         """
-        with trio.move_on_at(self._deadline) as limit:
-            await self.accepted.wait()
-        if limit.cancelled_caught:
-            self.expire()
+        await self._wait_in_time(self.accepted)
         if self.error is not None:
             raise self.error
 
@@ -122,12 +121,12 @@ class Answer:
         """
         if self._unread or self.over.is_set():
             await trio.lowlevel.checkpoint()
-        else:
+        while not (self._unread or self.over.is_set()):
             self._arrived = trio.Event()
-            with trio.move_on_at(self._deadline) as limit:
+            if self._is_watched:  # a timer of its own for each token costs as much as its text
                 await self._arrived.wait()
-            if limit.cancelled_caught:
-                self.expire()
+            else:
+                await self._wait_in_time(self._arrived)
         if self._unread:
             delta = self._unread.popleft()
             self.read_tokens += delta.tokens
@@ -142,6 +141,18 @@ class Answer:
         self._unread.clear()
         self.read_tokens += sum(delta.tokens for delta in deltas)
         return deltas
+
+    async def watch(self) -> None:
+        """End the answer at its deadline. Runs until it is over.
+
+        Meanwhile `receive` needs no timer.
+        """
+        self._is_watched = True
+        try:
+            await self._wait_in_time(self.over)
+        finally:
+            self._is_watched = False
+            self._arrived.set()
 
     def expire(self) -> None:
         """End the answer as late. Harmless after the end."""
@@ -239,6 +250,13 @@ class Answer:
             deadline_seconds=None if left == math.inf else max(0.0, left),
             waited_seconds=0.0 if self.tokens else now - self.admitted_at,
         )
+
+    async def _wait_in_time(self, event: trio.Event) -> None:
+        """Wait for an event; the deadline ends the answer."""
+        with trio.move_on_at(self._deadline) as limit:
+            await event.wait()
+        if limit.cancelled_caught:
+            self.expire()
 
     def _deliver(self, delta: Delta) -> None:
         self._unread.append(delta)

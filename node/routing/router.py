@@ -114,6 +114,8 @@ class Router:
         else:
             attempt = self._scheduler.begin(request)
             self._send_abroad(attempt, nursery)
+        if nursery is not None:
+            nursery.start_soon(attempt.answer.watch, name="deadline")
         return owner.enter_context(attempt.answer)
 
     def models(self) -> list[str]:

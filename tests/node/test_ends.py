@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import trio_test
+from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
+from node.errors import DeadlineExceededError
 from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest, Sampling, Token
 
@@ -63,3 +64,25 @@ async def test_stop_text_is_found_across_the_least_number_of_tokens() -> None:
     opened = answer(stops=("ab",), min_tokens=1)
     first = await read(opened, "abab")
     assert first == ("ab", Ending("stop", 0, 0, 4))
+
+
+@pytest.mark.parametrize("is_watch_lost", [False, True])
+@trio_test
+async def test_deadline_ends_a_silent_answer(
+    autojump_clock: MockClock, *, is_watch_lost: bool
+) -> None:
+    """A reader that waits learns of the deadline, also if the task that watches it ends early."""
+    del autojump_clock
+    opened = answer(deadline_seconds=5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(opened.watch)
+        nursery.start_soon(_lose, nursery.cancel_scope, 1 if is_watch_lost else 6)
+        await wait_all_tasks_blocked()
+        with trio.CancelScope(shield=True), pytest.raises(DeadlineExceededError):
+            await opened.receive()
+        assert trio.current_time() == pytest.approx(opened.admitted_at + 5)
+
+
+async def _lose(watch: trio.CancelScope, seconds: float) -> None:
+    await trio.sleep(seconds)
+    watch.cancel()

@@ -657,6 +657,7 @@ async def test_router_that_failed_and_runs_again_forwards_as_before(
         node.router._nursery.cancel_scope.cancel()
         with pytest.raises(RequestError, match="see the node"):
             await broken.receive()
+        await wait_all_tasks_blocked()  # it is started again when it has ended
         async with trio.open_nursery() as again:
             await again.start(node.router.run)
             node.peers.advertise("c", 0)
