@@ -12,6 +12,8 @@ class Link(Protocol):
 
     stalled: bool
     """Whether it was killed because it made no progress."""
+    held_tokens: int | None
+    """Tokens in all slots, including those kept for later prompts; None if it does not tell."""
 
     @property
     def pid(self) -> int:

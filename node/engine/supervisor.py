@@ -159,6 +159,7 @@ class Engine:
             self.model_id,
             self._jobs.decoding,
             self._jobs.tokens,
+            self._link.held_tokens if self._link else None,
             context_capacity=self.context_length * self.slots,
         )
 

@@ -30,6 +30,7 @@ class EmittingLink:
 
     pid: Final = 0
     last_lines: Final = ()
+    held_tokens: Final = None
     stalled = False
 
     def __init__(self, tokens_per_second: float) -> None:

@@ -328,6 +328,20 @@ async def test_only_tokens_of_the_model_are_kept(server: Path | None, tmp_path: 
             assert set(await prompts.kept_tokens()) == set(named.values())
 
 
+@servers
+@trio_test
+async def test_ended_request_stays_in_its_slot(server: Path | None, tmp_path: Path) -> None:
+    """The tokens of an ended request are held for the next prompt, and counted as held."""
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, random_model("qwen3"), server, slots=2) as link:
+            prompt = await Prompts(str(link._socket)).tokenize("hello")
+            await answer(link, generating(1, tokens=8))
+            while not link.held_tokens:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            # The last token was drawn, but nothing was evaluated after it.
+            assert link.held_tokens == len(prompt) + 7
+
+
 @trio_test
 async def test_prompt_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log names the model and what the server says while it loads, but no prompt."""

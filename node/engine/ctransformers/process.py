@@ -39,6 +39,7 @@ class ChildProcess:
         self._sending = trio.Lock()
         self.last_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self.stalled = False
+        self.held_tokens: int | None = None
 
     @property
     def pid(self) -> int:

@@ -25,6 +25,7 @@ from node.engine.llama_cpp.completion import Properties, decode
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.llama_cpp.options import LlamaOptions, command, environment
+from node.engine.llama_cpp.slots import watch_held
 from node.engine.llama_cpp.socket_path import open_socket_path
 from node.engine.protocol import (
     Cancel,
@@ -63,6 +64,7 @@ class LlamaServer:
     def __init__(self, nursery: trio.Nursery, options: LlamaOptions, socket: Path) -> None:
         self.last_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self.stalled = False
+        self.held_tokens: int | None = None
         self._nursery = nursery
         self._options = options
         self._socket = socket
@@ -71,6 +73,8 @@ class LlamaServer:
         self._model: LoadedModel | None = None
         self._scopes: dict[int, trio.CancelScope] = {}
         """The running requests."""
+        self._has_begun = False
+        """Whether a request has begun since `_has_worked` was called."""
         self._memory = log.Memory()
         self._log_settled = trio.Event()
         """Set when the log has told everything about the load, or has ended."""
@@ -101,6 +105,7 @@ class LlamaServer:
                 self._nursery.start_soon(self._run, command, name=f"engine of {self._name}")
             case Generate(request) | Tokenize(request):
                 self._scopes[request] = trio.CancelScope()
+                self._has_begun = True
                 name = f"request {request} of {self._name}"
                 self._nursery.start_soon(self._answer, command, name=name)
             case Cancel(request) if request in self._scopes:
@@ -161,7 +166,7 @@ class LlamaServer:
         return code
 
     async def _load(self, load: Load) -> None:
-        """Wait until the server has loaded the model and report it."""
+        """Wait until the server has loaded the model, report it, and watch what it holds."""
         try:
             properties = await self._wait_loaded()
         except EngineLostError as error:
@@ -178,6 +183,16 @@ class LlamaServer:
         self._is_settled = True
         build = " ".join(filter(None, (properties.build, self._options.package)))
         await self._results.send([Loaded(length, slots, build, self._memory.devices)])
+        await watch_held(str(self._socket), self._has_worked, self._note_held)
+
+    def _has_worked(self) -> bool:
+        """Return whether a request has run since the last call."""
+        worked = self._has_begun or bool(self._scopes)
+        self._has_begun = False
+        return worked
+
+    def _note_held(self, tokens: int | None) -> None:
+        self.held_tokens = tokens
 
     async def _wait_loaded(self) -> Properties:
         """Return what the server says of the model once it is loaded.
