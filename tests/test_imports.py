@@ -77,7 +77,7 @@ ONLY_IN: Final = {
         "shared/runtime/http/connection.py",
         "shared/runtime/http/server.py",
     },
-    "h11": {"shared/runtime/http/status_line.py", "node/engine/llama_cpp/connection.py"},
+    "h11": {"shared/runtime/http/status_line.py"},
     "xllamacpp": {"node/engine/llama_cpp/server.py"},
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},
