@@ -35,7 +35,7 @@ ROOMS: Final[dict[str, set[str]]] = {
     "api.grpc": {"api", "api.edge", "api.parts", "requests", "routing", "serving", "telemetry"},
     "api.http": {
         *("api", "api.anthropic", "api.edge", "api.pages", "api.parts", "api.responses"),
-        *("mesh", "requests", "routing", "serving", "telemetry"),
+        *("mesh", "pipeline", "requests", "routing", "serving", "telemetry"),
     },
     "api.pages": set(),
     "api.parts": {"requests"},
@@ -43,6 +43,7 @@ ROOMS: Final[dict[str, set[str]]] = {
     "demo": set(),
     "engine": {"requests", "telemetry"},
     "mesh": set(),
+    "pipeline": {"engine", "mesh", "routing", "telemetry"},
     "requests": set(),
     "routing": {"engine", "mesh", "requests", "serving", "telemetry"},
     "serving": {"engine", "requests"},

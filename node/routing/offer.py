@@ -58,6 +58,9 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     models: Annotated[tuple[OfferedModel, ...], Meta(max_length=MODELS)] = ()
     page_url: Text = ""
     """The status page of the node's exporter; empty while it is unknown."""
+    rpc_build: Text = ""
+    """Build of the worker for models that are split over nodes; empty without one. A pipeline needs
+    equal builds."""
 
 
 class UnreadableOfferError(ValueError):

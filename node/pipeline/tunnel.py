@@ -1,0 +1,69 @@
+"""What a coordinator asks of a peer's worker, and the tunnel that leads to it."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from node.errors import NodeError
+
+Refusal = Literal["absent", "build", "busy", "draining", "failed", "memory", "unauthenticated"]
+"""Why a node does not lend its worker: it offers none, has another build, lends it to another
+pipeline, is stopping, could not start it, has too little memory, or does not trust the caller."""
+Loss = Literal["cut", "draining", "ended", "frozen"]
+"""Why a tunnel ended: the connection broke or the node died, the node is stopping, the worker
+ended, or the worker or its node makes no progress."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a coordinator wants of a peer."""
+
+    pipeline_id: str
+    """Random, one per start of the engine."""
+    model_id: str
+    memory_bytes: int
+    """What the worker will hold there."""
+    build: str
+    """The coordinator's own build, as in `Offer.rpc_build`; the peer's must be the same."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What has passed through a tunnel in some time."""
+
+    sent_bytes: int
+    received_bytes: int
+    hop_seconds: tuple[float, ...]
+    """Round trips of the heartbeat."""
+
+
+class Tunnel(Protocol):
+    """A worker on another node, as if it listened on this machine."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens, `127.0.0.1:PORT`, for llama-server's `--rpc`; one client at a time."""
+
+    def take_traffic(self) -> Traffic:
+        """Return what has passed since the last call."""
+
+    async def wait_lost(self) -> Loss:
+        """Wait until the worker is lost. Its clients' connections are reset at that moment."""
+
+
+OpenTunnel = Callable[[str, Claim], AbstractAsyncContextManager[Tunnel]]
+"""Claims the worker of the node whose API is at the URL, and keeps it while the block runs.
+
+Raises, before the block runs:
+    TunnelRefusedError: The node does not lend its worker.
+    PeerLostError: The node cannot be reached or broke off (`node.routing.client`).
+"""
+
+
+class TunnelRefusedError(NodeError):
+    """A node does not lend its worker."""
+
+    def __init__(self, message: str, reason: Refusal) -> None:
+        super().__init__(message)
+        self.reason = reason
