@@ -20,6 +20,8 @@ from tests.guards import strict_guard
 LIMIT_SECONDS = 30.0
 PLACES = 3
 REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
+UPGRADE = b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
 
 class Application:
@@ -36,12 +38,22 @@ class Application:
                 nursery.start_soon(_watch_client, receive, nursery.cancel_scope)
                 await self.release.wait()
                 nursery.cancel_scope.cancel()
+        if scope["path"] == "/upgrade":
+            scope["state"][CONNECTION].hand_over(_shout)
+            await trio.sleep_forever()
         if scope["path"] == "/odd":
             raise ValueError("odd")
         crowded = b"reserved" if scope["state"][CONNECTION].is_reserved else b"ordinary"
         headers = [(b"content-length", str(len(crowded)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": crowded, "more_body": False})
+
+
+async def _shout(stream: trio.abc.Stream) -> None:
+    """Speak another protocol than HTTP: send back what comes, in capitals."""
+    await stream.send_all(SWITCHED)
+    while received := await stream.receive_some():
+        await stream.send_all(bytes(received).upper())
 
 
 async def _watch_client(receive: Any, work: trio.CancelScope) -> None:
@@ -181,6 +193,42 @@ async def test_new_connection_is_closed_where_even_the_reserve_works() -> None:
         server.application.release.set()
         answers = [await read(client) for client in working]
         assert answers == [b"ordinary"] * PLACES + [b"reserved"] * room.RESERVE
+
+
+async def upgrade(server: Served) -> trio.SocketStream:
+    """Return a connection that has left HTTP."""
+    client = await server.connect()
+    await client.send_all(UPGRADE)
+    answer = b""
+    while len(answer) < len(SWITCHED):
+        answer += await client.receive_some()
+    assert answer == SWITCHED
+    return client
+
+
+@trio_test
+async def test_connection_is_handed_over_to_another_protocol() -> None:
+    """A request with `Upgrade` can end HTTP on its connection, in both directions, for good."""
+    async with served() as server:
+        client = await upgrade(server)
+        for _ in range(3):
+            await client.send_all(REQUEST % b"livez")
+            received = b""
+            while len(received) < len(REQUEST % b"livez"):
+                received += await client.receive_some()
+            assert received == (REQUEST % b"livez").upper()
+        await client.send_eof()
+        assert await client.receive_some() == b""
+
+
+@trio_test
+async def test_handed_over_connection_counts_as_working_and_ends_with_the_server() -> None:
+    """It takes a place that no new connection displaces, and the stop closes it."""
+    async with served(connections=1) as server:
+        client = await upgrade(server)
+        assert await ask(await server.connect(), b"livez") == b"reserved"
+        server.stop.set()
+        await wait_closed(client)
 
 
 @trio_test

@@ -6,10 +6,11 @@ off a client that reads nothing.
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import struct
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
 
 import h2.connection
@@ -20,6 +21,8 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 _Scope = MutableMapping[str, Any]
+Successor = Callable[[trio.abc.Stream], Awaitable[None]]
+"""Takes over a connection's bytes after HTTP; ends with the connection or when it is cancelled."""
 
 CONNECTION: Final = "distributed_llm.connection"
 """The key of the connection in the ASGI scope's `state`."""
@@ -108,6 +111,10 @@ class PacedStream(trio.abc.HalfCloseableStream):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.socket.close()
 
+    def be_patient(self) -> None:
+        """Wait without a limit from now on."""
+        self._patience_seconds = math.inf
+
     def _note(self, error: trio.BrokenResourceError) -> None:
         # The kernel waits for acknowledgements as long as this stream waits for room
         # (TCP_USER_TIMEOUT).
@@ -137,6 +144,20 @@ class Connection:
         self.requests = 0
         """The number of requests in progress."""
         self.idle_since = trio.current_time()
+        self.successor: Successor | None = None
+        """What owns the connection's bytes once HTTP on it has ended."""
+        self.http = trio.CancelScope()
+        """HTTP on this connection, with the requests in progress."""
+
+    def hand_over(self, successor: Successor) -> None:
+        """End HTTP here, with the calling request, in favour of a protocol of one's own.
+
+        Only for an HTTP/1 request with the header `Upgrade`, after which hypercorn reads no more.
+        The successor sends the response, usually 101.
+        """
+        self.successor = successor
+        self.stream.be_patient()
+        self.http.cancel()
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:

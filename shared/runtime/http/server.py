@@ -212,7 +212,11 @@ class _Server:
         state = {CONNECTION: connection}
         server = _Protocol(self._application, self._config, self._context, state, stream)
         connection.server = server
-        await server
+        with connection.http:
+            await server
+        if connection.successor is not None:
+            with connection.working():
+                await connection.successor(stream)
 
     def _track(self, application: Application) -> Application:
         """Records which connections have requests in progress."""
@@ -258,6 +262,11 @@ class _Protocol(TCPServer):
     async def _idle_timeout(self) -> None:
         if not self._left:
             await super()._idle_timeout()
+
+    async def _close(self) -> None:
+        connection: Connection = self.state[CONNECTION]
+        if connection.successor is None:
+            await super()._close()
 
 
 def _client_digest(stream: "trio.SSLStream[trio.abc.Stream]") -> str:
