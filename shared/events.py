@@ -53,6 +53,16 @@ NetworkFault = Literal[
     "conflict",
     "overflow",
 ]
+WorkerRefusal = Literal[
+    "absent", "build", "busy", "draining", "failed", "memory", "unauthenticated"
+]
+"""Why a worker is not lent: the node has none, has another build, lends as many as it can, is
+stopping, could not start it, has too little memory, or does not trust the caller."""
+WorkerLoss = Literal["cut", "draining", "ended", "frozen"]
+"""Why a worker that was lent is lost: the connection broke or the node died, the node is stopping,
+the worker ended, or the worker or its node makes no progress."""
+WorkerEnd = Literal["released", "draining", "ended", "frozen"]
+"""Why a worker was taken back: its coordinator is gone, or one of the above."""
 NodePart = Literal[
     "api_keys",
     "carrier",
@@ -71,6 +81,7 @@ NodePart = Literal[
     "sampler",
     "terminal",
     "watchdog",
+    "workers",
 ]
 """The long-lived parts of a node, each run by the guard."""
 
@@ -463,6 +474,25 @@ class PeerPage(Event, frozen=True, tag=31):
     """As it can be reached from this node."""
 
 
+class WorkersLent(Event, frozen=True, tag=40):
+    """What this node lends to pipelines of others. A level of a node that can lend."""
+
+    count: int
+    """How many workers."""
+
+
+class WorkerRefused(Event, frozen=True, tag=41):
+    """A pipeline of another node got no worker here."""
+
+    reason: WorkerRefusal
+
+
+class WorkerEnded(Event, frozen=True, tag=42):
+    """A worker that was lent has ended."""
+
+    end: WorkerEnd
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -495,5 +525,8 @@ AnyEvent = (
     | EngineSampled
     | TokensSpeculated
     | PeerPage
+    | WorkersLent
+    | WorkerRefused
+    | WorkerEnded
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

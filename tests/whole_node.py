@@ -101,5 +101,9 @@ def _mesh() -> Iterator[Event]:
         yield events.MessagesMoved(direction, message_type, 3, 600)
     for reason in get_args(events.NetworkFault):
         yield events.NetworkFailed(reason, 1)
+    for refusal in get_args(events.WorkerRefusal):
+        yield events.WorkerRefused(refusal)
+    for end in get_args(events.WorkerEnd):
+        yield events.WorkerEnded(end)
     for use in get_args(events.CertificateUse):
         yield events.CertificateRead(use, 1.9e9)

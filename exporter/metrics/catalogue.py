@@ -220,6 +220,23 @@ PEER_STATUS: Final = _gauge(
     "peer",
 )
 
+# Workers lent to models that are split over nodes
+WORKER_LEASES: Final = _gauge("worker_leases", "Workers lent to pipelines of other nodes.", *_NODE)
+WORKER_REFUSALS: Final = _counter(
+    "worker_refusals_total",
+    "Workers that were not lent to a pipeline of another node, by reason.",
+    *_NODE,
+    "reason",
+    reason=get_args(events.WorkerRefusal),
+)
+WORKER_ENDS: Final = _counter(
+    "worker_ends_total",
+    "Workers that were taken back from a pipeline of another node, by reason.",
+    *_NODE,
+    "reason",
+    reason=get_args(events.WorkerEnd),
+)
+
 # Inference
 REQUESTS: Final = _counter(
     "inference_requests_total", "Requests that ended, by status.", *_MODEL, "status", status=_STATUS

@@ -222,6 +222,18 @@ def _layers_planned(node: str, e: events.LayersPlanned) -> tuple[Sample, ...]:
     return ((c.LAYERS_UNSERVED, (node, e.model_id), e.unserved),)
 
 
+def _workers_lent(node: str, e: events.WorkersLent) -> tuple[Sample, ...]:
+    return ((c.WORKER_LEASES, (node,), e.count),)
+
+
+def _worker_refused(node: str, e: events.WorkerRefused) -> tuple[Sample, ...]:
+    return ((c.WORKER_REFUSALS, (node, e.reason), 1),)
+
+
+def _worker_ended(node: str, e: events.WorkerEnded) -> tuple[Sample, ...]:
+    return ((c.WORKER_ENDS, (node, e.end), 1),)
+
+
 def _internal_error(node: str, e: events.InternalError) -> tuple[Sample, ...]:
     return ((c.NODE_INTERNAL_ERRORS, (node, e.part), 1),)
 
@@ -271,5 +283,8 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.EngineSampled: _engine_sampled,
     events.TokensSpeculated: _tokens_speculated,
     events.RequestForwarded: _request_forwarded,
+    events.WorkersLent: _workers_lent,
+    events.WorkerRefused: _worker_refused,
+    events.WorkerEnded: _worker_ended,
     events.PeerPage: _nothing,  # kept for the status page
 }

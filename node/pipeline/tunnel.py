@@ -3,28 +3,28 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from node.errors import NodeError
+from node.routing.offer import Count, Name, Text
+from shared.events import WorkerLoss, WorkerRefusal
 
-Refusal = Literal["absent", "build", "busy", "draining", "failed", "memory", "unauthenticated"]
-"""Why a node does not lend its worker: it offers none, has another build, lends it to another
-pipeline, is stopping, could not start it, has too little memory, or does not trust the caller."""
-Loss = Literal["cut", "draining", "ended", "frozen"]
-"""Why a tunnel ended: the connection broke or the node died, the node is stopping, the worker
-ended, or the worker or its node makes no progress."""
+Refusal = WorkerRefusal
+Loss = WorkerLoss
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a coordinator wants of a peer."""
 
-    pipeline_id: str
+    node_id: Name
+    """The peer: the claim is valid only there."""
+    pipeline_id: Name
     """Random, one per start of the engine."""
-    model_id: str
-    memory_bytes: int
+    model_id: Name
+    memory_bytes: Count
     """What the worker will hold there."""
-    build: str
+    build: Text
     """The coordinator's own build, as in `Offer.rpc_build`; the peer's must be the same."""
 
 
