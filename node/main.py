@@ -17,7 +17,6 @@ from node.certificates import certificate_levels
 from node.errors import RequestError, StartupError
 from node.mesh.mesh import open_mesh
 from node.parts import Parts, build_api, build_parts
-from node.routing.router import Router
 from node.serving.catalogue import Model
 from node.serving.scheduler import Scheduler
 from node.settings import NodeSettings
@@ -64,6 +63,7 @@ async def run(settings: NodeSettings) -> None:
                     mesh.levels(),
                     parts.peer_offers.levels(),
                     parts.layer_levels(),
+                    parts.lender.levels(),
                     protection.levels(),
                     mesh_certificate,
                 ),
@@ -75,9 +75,7 @@ async def run(settings: NodeSettings) -> None:
             trio.open_nursery() as work,
         ):
             async with trio.open_nursery() as serving:
-                serving.start_soon(
-                    _stop_on_signal, signals, parts.router, settings, stop_serving, serving
-                )
+                serving.start_soon(_stop_on_signal, signals, parts, stop_serving, serving)
                 await _start_parts(work, parts)
                 status.api_url = await _open_api(serving, protection, parts, stop_serving)
                 outbox.emit(status.identity())
@@ -96,6 +94,7 @@ async def _start_parts(work: trio.Nursery, parts: Parts) -> None:
     work.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
     work.start_soon(guard, "reaper", reap_adopted, name="reaper")
     work.start_soon(guard, "terminal", watch_terminal, name="terminal")
+    work.start_soon(guard, "workers", parts.programs.run, name="workers")
     await work.start(guard, "router", parts.router.run, name="router")
     for lane in parts.scheduler.lanes:
         model_id = lane.engine.model_id
@@ -144,15 +143,16 @@ async def _open_api(
 
 async def _stop_on_signal(
     signals: AsyncIterator[int],
-    router: Router,
-    settings: NodeSettings,
+    parts: Parts,
     stop_serving: trio.Event,
     serving: trio.Nursery,
 ) -> None:
     """Drain at the first signal, hurry at the second. Ends when the API is told to close."""
+    settings, router = parts.settings, parts.router
     number = await anext(signals)
     _log.info("%s: draining for up to %s s", signal.Signals(number).name, settings.drain_seconds)
     notify("STOPPING=1")
+    parts.lender.drain()
     async with trio.open_nursery() as draining:
         draining.start_soon(_hurry, signals, draining)
         await router.drain(settings.drain_seconds)

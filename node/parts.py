@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from node.api.grpc.inference import InferenceService
 from node.api.http.app import build_app
 from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
+from node.api.http.lent import add_lent
 from node.api.http.paths import tidy_paths
 from node.engine.buffers import BATCH_TOKENS
 from node.engine.ctransformers.process import open_child
@@ -36,6 +38,8 @@ from node.engine.supervisor import Engine
 from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
+from node.pipeline.build import Programs
+from node.pipeline.lender import Lender, LenderOptions
 from node.requests.account import Emit
 from node.routing.client import PeerClient
 from node.routing.layer_levels import LayerLevels
@@ -82,6 +86,8 @@ class Parts:
     signer: Signer | None
     """None if this node does not exchange requests with other nodes."""
     router: Router
+    programs: Programs
+    lender: Lender
     connections: int
     """Limit of connections to the API."""
 
@@ -105,9 +111,11 @@ def build_parts(settings: NodeSettings) -> Parts:
     scheduler = _build_scheduler(models, settings, speed.emit)
     status = NodeStatus(version, scheduler, outbox.emit)
     scheduler.on_change = status.note_change
-    mesh = Mesh(OwnOffer(status, scheduler, speed), outbox.emit)
-    peer_offers = PeerOffers(mesh, outbox.emit)
     signer = _build_signer(settings, mesh_options)
+    programs = _build_programs(signer, settings)
+    lender = _build_lender(programs, scheduler, settings, outbox.emit)
+    mesh = Mesh(OwnOffer(status, scheduler, speed, lambda: lender.build), outbox.emit)
+    peer_offers = PeerOffers(mesh, outbox.emit)
     return Parts(
         settings=settings,
         outbox=outbox,
@@ -121,6 +129,8 @@ def build_parts(settings: NodeSettings) -> Parts:
         layer_levels=LayerLevels(mesh, peer_offers, settings.replicas),
         signer=signer,
         router=_build_router(scheduler, peer_offers, signer, settings, outbox, guard),
+        programs=programs,
+        lender=lender,
         connections=_fit_connections(settings, len(models)),
     )
 
@@ -151,6 +161,8 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     add_cluster(framework, parts.mesh, parts.peer_offers)
     if parts.signer is not None:
         add_forwarded(framework, router, parts.signer, parts.outbox.emit)
+        node_id = parts.settings.node_id
+        add_lent(framework, parts.lender, node_id, parts.signer, parts.outbox.emit)
     inference = InferenceService(
         scheduler,
         router,
@@ -170,11 +182,7 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
     limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
     scheduler = Scheduler(emit, limits)
 
-    def room_bytes() -> int:
-        # The loaded models' files are in the page cache, which the system counts as available
-        # although they are in use.
-        loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
-        return max(0, machine.available_memory_bytes() - loaded)
+    room_bytes = partial(_room_bytes, scheduler)
 
     def find_room(described: Described) -> str:
         if settings.may_use_gpu and described.engine == "llama.cpp":
@@ -187,9 +195,8 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
             lane.tell_load()
         scheduler.note_change()
 
-    cores = machine.usable_cores()
-    threads = settings.threads or machine.engine_threads(cores)
-    turns = trio.CapacityLimiter(max(1, int(cores) // threads))
+    threads, engines = _threads_of(settings)
+    turns = trio.CapacityLimiter(engines)
     watcher = Watcher(emit, find_room, note_engine)
     options = LaneOptions(
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
@@ -200,6 +207,41 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
         engine.resident = model.resident
         scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
     return scheduler
+
+
+def _room_bytes(scheduler: Scheduler) -> int:
+    """Return the memory that the loaded models leave."""
+    # Their files are in the page cache, which the system counts as available although they are in
+    # use.
+    loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
+    return max(0, machine.available_memory_bytes() - loaded)
+
+
+def _threads_of(settings: NodeSettings) -> tuple[int, int]:
+    """Return the threads of an engine, and how many engines the cores can run at once."""
+    cores = machine.usable_cores()
+    threads = settings.threads or machine.engine_threads(cores)
+    return threads, max(1, int(cores) // threads)
+
+
+def _build_programs(signer: Signer | None, settings: NodeSettings) -> Programs:
+    """Return what runs workers; nothing in a mesh that cannot authenticate its nodes."""
+    server = settings.llama_server
+    return Programs(server.absolute() if server is not None and signer is not None else None)
+
+
+def _build_lender(
+    programs: Programs, scheduler: Scheduler, settings: NodeSettings, emit: Emit
+) -> Lender:
+    threads, places = _threads_of(settings)
+    options = LenderOptions(
+        threads=threads,
+        places=places,
+        cache=settings.state_dir / "tensors",
+        cache_bytes=machine.usable_memory_bytes(),
+        cpu_only=settings.gpu_layers == 0,
+    )
+    return Lender(programs, options, partial(_room_bytes, scheduler), emit)
 
 
 def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None:

@@ -79,7 +79,8 @@ class NodeSettings(Settings):
         Topic.MODELS,
         None,
         FILE,
-        "Program to run models with, such as a build for GPUs.",
+        "Program to run models with, such as a build for GPUs; with ggml-rpc-server beside it, "
+        "the node also lends memory and cores to models split over nodes.",
         shown="the llama-server inside xllamacpp",
     )
     llama_server_args: str = setting(

@@ -31,7 +31,7 @@ ROOMS: Final[dict[str, set[str]]] = {
     "agent": set(),
     "api": {"api.anthropic", "api.parts", "api.responses", "requests"},
     "api.anthropic": {"api", "api.parts", "requests"},
-    "api.edge": {"api", "api.pages", "routing"},
+    "api.edge": {"api", "api.pages", "pipeline", "routing"},
     "api.grpc": {"api", "api.edge", "api.parts", "requests", "routing", "serving", "telemetry"},
     "api.http": {
         *("api", "api.anthropic", "api.edge", "api.pages", "api.parts", "api.responses"),
@@ -78,7 +78,7 @@ ONLY_IN: Final = {
         "shared/runtime/http/connection.py",
         "shared/runtime/http/server.py",
     },
-    "h11": {"shared/runtime/http/status_line.py"},
+    "h11": {"node/pipeline/dial.py", "shared/runtime/http/status_line.py"},
     "xllamacpp": {"node/engine/llama_cpp/server.py"},
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},

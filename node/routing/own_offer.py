@@ -1,7 +1,7 @@
 """Builds this node's own offer."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import trio
@@ -37,12 +37,20 @@ class OwnOffer:
         status: Knows the node's state and the address of its API.
         scheduler: Knows the models and the waiting requests.
         speed: Knows how fast the machine decodes.
+        rpc_build: Returns the build of the workers that the node lends; empty for none.
     """
 
-    def __init__(self, status: NodeStatus, scheduler: Scheduler, speed: SpeedMeter) -> None:
+    def __init__(
+        self,
+        status: NodeStatus,
+        scheduler: Scheduler,
+        speed: SpeedMeter,
+        rpc_build: Callable[[], str] = str,
+    ) -> None:
         self._status = status
         self._scheduler = scheduler
         self._speed = speed
+        self._rpc_build = rpc_build
         self._cores = 0.0
         self._memory_bytes = 0
         self._machine_due = 0.0
@@ -64,6 +72,7 @@ class OwnOffer:
             bytes_per_second=_amount(self._speed.bytes_per_second),
             models=tuple(self._models())[:MODELS],
             page_url=self._status.page_url,
+            rpc_build=self._rpc_build(),
         )
 
     def _look_at_machine(self) -> None:

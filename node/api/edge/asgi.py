@@ -18,6 +18,7 @@ from node.errors import (
     UnauthorizedError,
     WrongKeyError,
 )
+from node.pipeline import messages
 from node.routing import wire
 from shared.events import Event, HttpFinished
 from shared.runtime.http.connection import CONNECTION, Connection
@@ -54,6 +55,7 @@ OPEN_PATHS: Final = frozenset(
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
         wire.PATH,
+        messages.PATH,
     }
 )
 """The paths of probes, some of which cannot send a key or a certificate, and the path of signed

@@ -21,6 +21,7 @@ from node.api.edge.asgi import (
 from node.api.edge.pace import keep_pace
 from node.api.edge.protection import Protection
 from node.errors import UnavailableError
+from node.pipeline import messages
 from node.routing import wire
 from node.settings import NodeSettings
 from shared.events import Event, NodePart
@@ -28,7 +29,7 @@ from shared.runtime.guard import Guard
 from shared.runtime.http.server import Endpoint
 from shared.runtime.http.server import serve as serve_http
 
-_PROBES: Final = OPEN_PATHS - {wire.PATH}
+_PROBES: Final = OPEN_PATHS - {wire.PATH, messages.PATH}
 
 
 async def serve(  # noqa: PLR0913 - the composition root's objects
