@@ -37,8 +37,10 @@ class Dialer:
         self._signer = signer
         self._tls = tls
 
-    async def dial(self, api_url: str, body: bytes) -> trio.abc.Stream:
+    async def dial(self, api_url: str, body: bytes) -> tuple[trio.abc.Stream, bytes]:
         """Connect and send a request. Return the stream once the peer has left HTTP.
+
+        Beside it are the bytes that came with the response.
 
         Raises:
             PeerLostError: The peer cannot be reached, or does not answer.
@@ -48,13 +50,13 @@ class Dialer:
             with trio.fail_after(_ANSWER_SECONDS):
                 stream = await self._connect(api_url)
                 try:
-                    await self._switch(stream, api_url, body)
+                    rest = await self._switch(stream, api_url, body)
                 except BaseException:
                     await trio.aclose_forcefully(stream)
                     raise
         except _BROKEN as error:
             raise PeerLostError(f"{api_url}: {error or type(error).__name__}") from error
-        return stream
+        return stream, rest
 
     async def _connect(self, api_url: str) -> trio.abc.Stream:
         url = urlsplit(api_url)
@@ -64,7 +66,7 @@ class Dialer:
             return stream
         return trio.SSLStream(stream, self._tls, server_hostname=host, https_compatible=True)
 
-    async def _switch(self, stream: trio.abc.Stream, api_url: str, body: bytes) -> None:
+    async def _switch(self, stream: trio.abc.Stream, api_url: str, body: bytes) -> bytes:
         http = h11.Connection(h11.CLIENT)
         headers = [
             ("Host", urlsplit(api_url).netloc),
@@ -80,6 +82,7 @@ class Dialer:
         answer = await _next_event(http, stream)
         if answer.status_code != _SWITCHING:
             raise await _refusal(answer.status_code, http, stream, api_url)
+        return http.trailing_data[0]
 
 
 async def _next_event(http: h11.Connection, stream: trio.abc.Stream) -> Any:

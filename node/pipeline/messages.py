@@ -104,12 +104,13 @@ class Control:
 
     Args:
         stream: The connection, after the response 101.
+        received: What came with that response.
     """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, received: bytes = b"") -> None:
         self._stream = stream
         self._frames = FrameReader(_FRAME_BYTES)
-        self._received: list[bytes] = []
+        self._received = self._frames.feed(received)
         self._sending = trio.Lock()
 
     async def send(self, message: Message) -> None:

@@ -59,9 +59,9 @@ class Tunnels:
             TunnelRefusedError: The node does not lend its worker.
         """
         claiming = pack_request(Claiming(claim, secrets.token_bytes(16)))
-        stream = await self._dialer.dial(api_url, claiming)
+        stream, rest = await self._dialer.dial(api_url, claiming)
         try:
-            control = Control(stream)
+            control = _control(stream, rest, api_url)
             await _wait_ready(control, api_url)
             [listener] = await trio.open_tcp_listeners(0, host=_LOCAL, backlog=1)
             tunnel = RemoteTunnel(self._dialer, api_url, claim, control, listener)
@@ -71,6 +71,13 @@ class Tunnels:
                 nursery.cancel_scope.cancel()
         finally:
             await trio.aclose_forcefully(stream)
+
+
+def _control(stream: trio.abc.Stream, received: bytes, api_url: str) -> Control:
+    try:
+        return Control(stream, received)
+    except ValueError as error:
+        raise PeerLostError(f"{api_url}: {error}") from error
 
 
 async def _wait_ready(control: Control, api_url: str) -> None:
@@ -185,7 +192,8 @@ class RemoteTunnel:
             attaching = Attaching(
                 self._claim.node_id, self._claim.pipeline_id, secrets.token_bytes(16)
             )
-            far = open_end(await self._dialer.dial(self._api_url, pack_request(attaching)))
+            stream, _ = await self._dialer.dial(self._api_url, pack_request(attaching))
+            far = open_end(stream)  # a worker speaks only when asked
             if await relay(near, far, self._note_bytes) is far:
                 await self._lose_late()
         finally:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 import trio
 import trustme
@@ -21,8 +22,10 @@ from node.pipeline.messages import (
     Claiming,
     Control,
     Ready,
+    Refused,
     pack_request,
 )
+from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import TunnelRefusedError
 from node.routing import wire
 from node.routing.client import PeerLostError
@@ -308,6 +311,28 @@ async def _copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
         await sink.send_all(received)
 
 
+@trio_test
+async def test_refusal_that_comes_with_the_response_is_read() -> None:
+    """The network may deliver the first message together with the response 101."""
+    packed = msgspec.msgpack.encode(Refused("memory", "too little"))
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(SWITCHED + len(packed).to_bytes(4, "big") + packed)
+            await trio.sleep_forever()
+
+    with trio.fail_after(LIMIT_SECONDS):
+        async with trio.open_nursery() as nursery:
+            [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+            with pytest.raises(TunnelRefusedError, match="too little"):
+                async with Tunnels(Signer((SECRET,))).open(url, claim()):
+                    pass
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -315,6 +340,7 @@ async def _copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"nonsense\r\n\r\n",
         SWITCHED + b"\xff" * 64,
+        SWITCHED + b"\0\0\0\1x",
         SWITCHED,
     ],
 )
@@ -333,6 +359,6 @@ async def test_peer_that_speaks_no_tunnels_is_lost(answer: bytes) -> None:
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
             with pytest.raises((PeerLostError, TunnelRefusedError)):
-                async with Lending(url, None, None).tunnels().open(url, claim()):  # type: ignore[arg-type]
+                async with Tunnels(Signer((SECRET,))).open(url, claim()):
                     pass
             nursery.cancel_scope.cancel()
