@@ -19,6 +19,7 @@ from tests.bench import (
     stall,
     stream,
     streams,
+    tunnel,
 )
 from tests.bench.table import Row, print_table
 
@@ -33,6 +34,7 @@ BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
     "footprint": footprint.measure,
     "absence": absence.measure,
     "exposition": exposition.measure,
+    "tunnel": tunnel.measure,
     "mesh": mesh.measure,
     "mesh-saturated": mesh.measure_saturated,
 }
