@@ -9,6 +9,7 @@ from typing import Final
 
 from node.engine.facts import Facts
 from node.engine.protocol import EngineName
+from node.engine.shape import Buffers
 
 BATCH_TOKENS: Final[Mapping[EngineName, int]] = {"ctransformers": 32, "llama.cpp": 128}
 """Prompt tokens per evaluation. Measured with llama.cpp on two cores: larger batches gain nothing
@@ -23,22 +24,27 @@ _TOKEN_BYTES: Final = 256
 _FLOAT_BYTES: Final = 4
 _MASK_BYTES: Final = 2
 _CHECKPOINTS: Final = 2
-"""Copies of the window or the state that a slot keeps, so that a chat continues from them."""
+"""Copies of the window or the state that a slot keeps, so that a chat continues from them. The
+engine's process keeps them, wherever the layers are."""
 _PADDING: Final = 256
 """The positions of a cache are a multiple of this."""
 
 
-def estimate_buffers(facts: Facts, engine: EngineName, context_length: int, slots: int) -> int:
-    """Return the bytes that an engine needs besides the weights and the whole context."""
+def estimate_buffers(facts: Facts, engine: EngineName, context_length: int, slots: int) -> Buffers:
+    """Return what an engine needs besides the weights and the whole context."""
     if engine == "ctransformers":
-        return _CTRANSFORMERS_BYTES
+        return Buffers(_CTRANSFORMERS_BYTES)
     batch = max(BATCH_TOKENS[engine], context_length if facts.embeds else 0)
     window = _window(facts, context_length, batch)
     activations = 3 * facts.experts_used * facts.hidden_width + 5 * facts.width
     per_batch_token = _FLOAT_BYTES * activations + _MASK_BYTES * (context_length + window)
-    per_slot = _FLOAT_BYTES * facts.tokens
-    per_slot += (1 + _CHECKPOINTS) * _recent_bytes(facts, window)
-    return _LLAMA_BYTES + _TOKEN_BYTES * facts.tokens + batch * per_batch_token + slots * per_slot
+    recent = _recent_bytes(facts, window)
+    per_slot = _FLOAT_BYTES * facts.tokens + _CHECKPOINTS * recent
+    return Buffers(
+        process_bytes=_LLAMA_BYTES + _TOKEN_BYTES * facts.tokens + slots * per_slot,
+        compute_bytes=batch * per_batch_token,
+        recent_bytes=slots * recent,
+    )
 
 
 def _window(facts: Facts, context_length: int, batch: int) -> int:

@@ -13,6 +13,7 @@ from node.engine.facts import Facts
 from node.engine.fitting import USUAL_CONTEXT, fit
 from node.engine.model_file import UnusableModelError
 from node.engine.protocol import Described, EngineName
+from node.engine.shape import shape_of
 from shared.paths import readable
 
 HAS_CTRANSFORMERS: Final = sys.platform != "linux" or platform.machine() == "x86_64"
@@ -77,6 +78,7 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
     if facts.embeds:  # a text is one batch, whose buffers grow with its square
         trained = min(trained, USUAL_CONTEXT)
     slots, context_length = fit(possible, wanted.context_length, trained, fits)
+    buffers = estimate_buffers(facts, engine, context_length, slots)
     return Described(
         engine=engine,
         architecture=facts.architecture,
@@ -89,7 +91,8 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
         slots=slots,
         embeds=facts.embeds,
         ranks=facts.ranks,
-        buffer_bytes=estimate_buffers(facts, engine, context_length, slots),
+        buffer_bytes=buffers.total_bytes,
+        shape=shape_of(facts, slots, context_length, buffers),
     )
 
 
@@ -101,7 +104,7 @@ def _fits(
         return True
     rest = int(room_bytes * (1 - _SPARE)) - facts.size_bytes
     needed = slots * context_length * facts.cache.position_bytes
-    needed += estimate_buffers(facts, engine, context_length, slots)
+    needed += estimate_buffers(facts, engine, context_length, slots).total_bytes
     return needed <= (rest // 2 if context_length > USUAL_CONTEXT else rest)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from node.engine.shape import NO_SHAPE, Shape
 from node.requests.request import EndReason, Likelihood, Prompt, Sampling, Token
 
 EngineName = Literal["ctransformers", "llama.cpp"]
@@ -100,6 +101,14 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Whether its vector is the score of a document for a query."""
     buffer_bytes: int = 0
     """Memory of an evaluation, besides weights and context; an estimate."""
+    shape: Shape = NO_SHAPE
+    """The sizes of its parts."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """All the memory that it takes on a node that holds it whole."""
+        context_bytes = self.slots * self.context_length * self.position_bytes
+        return self.size_bytes + context_bytes + self.buffer_bytes
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=16):

@@ -1,12 +1,26 @@
-"""The sizes of a model's parts."""
+"""The sizes of a model's parts, by which it is placed on nodes."""
 
-from pathlib import Path
+from typing import Final
 
 import msgspec
-import trio
 
-from node.engine.choice import Wanted, choose
-from node.engine.describe import read_facts
+from node.engine.facts import Facts
+
+
+class Buffers(msgspec.Struct, frozen=True):
+    """Memory that an engine needs besides the weights and the whole context, in bytes."""
+
+    process_bytes: int = 0
+    """Of the engine's process: its libraries, the vocabulary, the logits, copies of windows."""
+    compute_bytes: int = 0
+    """Of an evaluation, on each machine or device that holds layers."""
+    recent_bytes: int = 0
+    """Windows and states of all slots, spread over the layers."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it, if the model is in one place."""
+        return self.process_bytes + self.compute_bytes + self.recent_bytes
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -23,6 +37,7 @@ class Shape(msgspec.Struct, frozen=True):
     position_bytes: int
     """Memory per position of the context, for all layers and slots together."""
     context_length: int
+    buffers: Buffers = Buffers()
 
     @property
     def size_bytes(self) -> int:
@@ -30,26 +45,24 @@ class Shape(msgspec.Struct, frozen=True):
         return self.embedding_bytes + sum(self.layer_bytes) + self.output_bytes
 
 
-def even_shape(size_bytes: int, layers: int, position_bytes: int, context_length: int) -> Shape:
-    """Return a shape from a model's total size, with layers of equal size."""
-    each = (size_bytes // layers,) * layers
-    return Shape(each, 0, size_bytes % layers, False, position_bytes, context_length)
+NO_SHAPE: Final = Shape((), 0, 0, False, 0, 0)
+"""Of a model whose file was not read."""
 
 
-def read_shape(path: Path) -> Shape:
-    """Read a model's shape from its file's header, in a process that may die from it.
-
-    Raises:
-        UnusableModelError: The file does not exist, or no engine runs it.
-        OSError: No process, pipe or memory is available now.
-    """
-    facts = trio.run(read_facts, path)
-    described = choose(facts, Wanted(), path)
+def shape_of(facts: Facts, slots: int, context_length: int, buffers: Buffers) -> Shape:
+    """Return the shape of a model that is held in this way."""
     return Shape(
         layer_bytes=facts.layer_bytes,
         embedding_bytes=facts.embedding_bytes,
         output_bytes=facts.output_bytes,
         is_tied=facts.is_tied,
-        position_bytes=described.position_bytes * described.slots,
-        context_length=described.context_length,
+        position_bytes=facts.cache.position_bytes * slots,
+        context_length=context_length,
+        buffers=buffers,
     )
+
+
+def even_shape(size_bytes: int, layers: int, position_bytes: int, context_length: int) -> Shape:
+    """Return a shape from a model's total size, with layers of equal size."""
+    each = (size_bytes // layers,) * layers
+    return Shape(each, 0, size_bytes % layers, False, position_bytes, context_length)

@@ -16,7 +16,7 @@ from shared.settings.kinds import NODE_ID
 PROTOCOL: Final = 2
 MESSAGE_BYTES: Final = 64 * 2**10
 """A longer message closes its connection."""
-PAYLOAD_BYTES: Final = 32 * 2**10
+PAYLOAD_BYTES: Final = 36 * 2**10
 """Limit of an advert's payload. With this and all contacts that are allowed, a message stays within
 its limit."""
 CONTACTS: Final = 128

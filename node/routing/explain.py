@@ -9,11 +9,22 @@ from typing import Any, Final
 
 import click
 import msgspec
+import trio
 
+from node.engine.choice import Wanted
+from node.engine.describe import describe
 from node.engine.model_file import UnusableModelError
-from node.engine.shape import Shape, read_shape
-from node.routing.offer import Offer, OfferedModel
-from node.routing.plan import Holder, Plan, can_be_planned, holder, make_plan, mebibytes
+from node.engine.shape import Shape
+from node.routing.offer import Offer, OfferedModel, OfferedStage
+from node.routing.plan import (
+    Holder,
+    Member,
+    Plan,
+    can_be_planned,
+    make_plan,
+    mebibytes,
+    read_holders,
+)
 from node.serving.catalogue import name_model
 from shared.secret import parse_bearer_tokens
 from shared.settings.kinds import FILE
@@ -74,6 +85,16 @@ def _plan(
         sys.stdout.write(f"{line}\n")
 
 
+def read_shape(path: Path) -> Shape:
+    """Read a model's shape from its file's header, in a process that may die from it.
+
+    Raises:
+        UnusableModelError: The file does not exist, or no engine runs it.
+        OSError: No process, pipe or memory is available now.
+    """
+    return trio.run(describe, path, Wanted()).shape
+
+
 def holders(cluster: Any, model_id: str) -> list[Holder]:
     """Read the nodes from the response of `GET /cluster`.
 
@@ -81,18 +102,21 @@ def holders(cluster: Any, model_id: str) -> list[Holder]:
         CannotPlanError: It is not the response of a node of this version.
     """
     try:
-        own = cluster["advert"]
-        found = [holder(cluster["node_id"], _offer(own), own["status"], model_id)]
-        for peer in cluster["peers"]:
-            node_id, barred = peer["node_id"], _bar(peer["state"])
-            if (advert := peer["advert"]) is None:
-                found.append(Holder(node_id, 0, 0, 0, barred=barred or "its offer is not known"))
-            else:
-                found.append(holder(node_id, _offer(advert), advert["status"], model_id, barred))
+        members = [_member(cluster["node_id"], cluster["advert"])]
+        members += [
+            _member(peer["node_id"], peer["advert"], _bar(peer["state"]))
+            for peer in cluster["peers"]
+        ]
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         message = f"the response is not from a node of this version: {error}"
         raise CannotPlanError(message) from error
-    return found
+    return read_holders(members, model_id)
+
+
+def _member(node_id: str, advert: Any, barred: str = "") -> Member:
+    if advert is None:
+        return Member(node_id, None, "unknown", barred)
+    return Member(node_id, _offer(advert), advert["status"], barred)
 
 
 def _bar(state: str) -> str:
@@ -119,7 +143,8 @@ def lines(model_id: str, shape: Shape, plan: Plan, *, explain: bool) -> Iterator
 
 def _offer(fields: dict[str, Any]) -> Offer:
     models = [_in_order(OfferedModel, model) for model in fields["models"]]
-    return msgspec.convert(_in_order(Offer, fields | {"models": models}), Offer)
+    stages = [_in_order(OfferedStage, stage) for stage in fields["stages"]]
+    return msgspec.convert(_in_order(Offer, fields | {"models": models, "stages": stages}), Offer)
 
 
 def _in_order(kind: type[msgspec.Struct], fields: dict[str, Any]) -> list[Any]:

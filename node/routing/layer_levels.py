@@ -6,7 +6,7 @@ from node.engine.shape import even_shape
 from node.mesh.mesh import Mesh
 from node.routing.offer import OfferedModel
 from node.routing.peer_offers import PeerOffers
-from node.routing.plan import Holder, can_be_planned, holder, make_plan
+from node.routing.plan import Holder, Member, can_be_planned, make_plan, read_holders
 from shared.events import LayersPlanned
 
 
@@ -29,16 +29,15 @@ class LayerLevels:
         own = self._peers.own()
         if own is None:
             return
-        nodes = [(self._mesh.node_id, own, self._mesh.advert().status)]
-        nodes += [
-            (peer.view.node_id, peer.offer, peer.status)
+        members = [Member(self._mesh.node_id, own, self._mesh.advert().status)]
+        members += [
+            Member(peer.view.node_id, peer.offer, peer.status)
             for peer in self._peers.known()
-            if peer.view.state == "alive" and peer.offer is not None
+            if peer.view.state == "alive"
         ]
         for model in own.models:
             if can_be_planned(model.layers):
-                holders = [holder(*node, model.model_id) for node in nodes]
-                yield self._level(model, holders)
+                yield self._level(model, read_holders(members, model.model_id))
 
     def _level(self, model: OfferedModel, holders: list[Holder]) -> LayersPlanned:
         shape = even_shape(

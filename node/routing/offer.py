@@ -9,11 +9,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from node.mesh.messages import NodeId
+
 MODELS: Final = 64
 """Limit of models in an offer. With as many, it still fits in an advert's payload."""
+STAGES: Final = 17
+"""Limit of stages in an offer: one model on as many devices as llama.cpp allows."""
 LARGEST_COUNT: Final = 2**53 - 1
 LARGEST_AMOUNT: Final = 1e18
 
+StageState = Literal["loading", "up"]
 ModelState = Literal["unloaded", "loading", "ready", "failed"]
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z"
@@ -42,6 +47,22 @@ class OfferedModel(msgspec.Struct, frozen=True, array_like=True):
     slots_total: Count
     fingerprint: Name = ""
     """Distinguishes models of the same name: equal for the same file; empty while unknown."""
+    held_bytes: Count = 0
+    """All the memory that it takes on this node; 0 while it is not loaded."""
+    elsewhere: bool = False
+    """Whether another node serves it for this one, because it does not fit here."""
+
+
+class OfferedStage(msgspec.Struct, frozen=True, array_like=True):
+    """The layers of a split model that one node holds; the coordinator offers all stages."""
+
+    model_id: Name
+    node_id: NodeId
+    first: Count
+    layers: Count
+    """0 for a coordinator that has only the embedding."""
+    memory_bytes: Count
+    state: StageState = "loading"
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True):
@@ -61,6 +82,8 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     rpc_build: Text = ""
     """Build of the worker for models that are split over nodes; empty without one. A pipeline needs
     equal builds."""
+    stages: Annotated[tuple[OfferedStage, ...], Meta(max_length=STAGES)] = ()
+    """Of the split models that this node coordinates."""
 
 
 class UnreadableOfferError(ValueError):

@@ -93,7 +93,7 @@ def find_shortage(described: Described, room_bytes: int) -> str:
     """
     slots = f" in each of {described.slots} slots" if described.slots > 1 else ""
     context_bytes = described.slots * described.context_length * described.position_bytes
-    needed = described.size_bytes + context_bytes + described.buffer_bytes
+    needed = described.needed_bytes
     if needed <= room_bytes:
         return ""
     fewer = "set fewer --slots, or" if described.slots > 1 else "or set"

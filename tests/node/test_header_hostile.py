@@ -21,8 +21,8 @@ from node.engine.ctransformers.header import read_header
 from node.engine.gguf_head import DamagedFileError, Head
 from node.engine.limits import bounded
 from node.engine.model_file import UnusableModelError
-from node.engine.shape import read_shape
 from node.engine.weight_types import WEIGHT_TYPES
+from node.routing.explain import read_shape
 
 _DEMO: Final = MODEL_PATH.read_bytes()
 _HEAD_BYTES: Final = 40_000

@@ -21,8 +21,10 @@ from node.routing.offer import (
     LARGEST_AMOUNT,
     LARGEST_COUNT,
     MODELS,
+    STAGES,
     Offer,
     OfferedModel,
+    OfferedStage,
     UnreadableOfferError,
     check_model,
     pack_offer,
@@ -158,7 +160,7 @@ def test_offer_of_the_right_form_is_in_bounds_or_refused(fields: tuple[Any, ...]
 
 def test_full_offer_fits_an_advert() -> None:
     """An offer with as many models as allowed and the longest names fits an advert."""
-    most = dict.fromkeys(OfferedModel.__struct_fields__[2:-1], LARGEST_COUNT)
+    most: dict[str, Any] = dict.fromkeys(OfferedModel.__struct_fields__[2:10], LARGEST_COUNT)
     longest = "\U0001f600" * 64
     model = OfferedModel(longest, "unloaded", fingerprint="f" * 64, **most)
     full = Offer(
@@ -169,6 +171,9 @@ def test_full_offer_fits_an_advert() -> None:
         LARGEST_COUNT,
         LARGEST_AMOUNT,
         (model,) * MODELS,
+        longest * 4,
+        "b" * 64,
+        (OfferedStage(longest, "n" * 64, LARGEST_COUNT, LARGEST_COUNT, LARGEST_COUNT),) * STAGES,
     )
     payload = pack_offer(full)
     assert len(payload) <= PAYLOAD_BYTES

@@ -7,7 +7,7 @@ import pytest
 
 from node.demo import MODEL_PATH
 from node.engine.model_file import UnusableModelError
-from node.engine.shape import read_shape
+from node.routing.explain import read_shape
 
 
 def test_shape_comes_from_the_header() -> None:

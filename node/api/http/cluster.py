@@ -57,5 +57,8 @@ def _advert(advert: Advert | None, offer: Offer | None, software: str) -> dict[s
         "status": advert.status,
         "lag_seconds": advert.lag_seconds,
     }
-    models = [msgspec.structs.asdict(model) for model in offer.models]
-    return said | msgspec.structs.asdict(offer) | {"models": models}
+    listed = {
+        "models": [msgspec.structs.asdict(model) for model in offer.models],
+        "stages": [msgspec.structs.asdict(stage) for stage in offer.stages],
+    }
+    return said | msgspec.structs.asdict(offer) | listed
