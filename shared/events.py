@@ -19,6 +19,9 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 NodeState = Literal["offline", "online", "busy", "draining", "unknown"]
 UnloadReason = Literal["requested", "idle", "crashed", "stalled"]
 LoadResult = Literal["ok", "error"]
+RebuildReason = Literal["cut", "draining", "ended", "frozen", "refused", "engine"]
+"""Why a pipeline ended: the connection to a node broke, the node is stopping, a worker's process
+ended or made no progress, a node did not lend its worker, or the coordinator's engine ended."""
 RestartReason = Literal["crashed", "stalled"]
 ResumeReason = Literal["crashed", "stalled", "peer_lost"]
 ErrorReason = Literal[
@@ -76,6 +79,7 @@ NodePart = Literal[
     "mesh_seeds",
     "mesh_surveys",
     "packer",
+    "pipelines",
     "reaper",
     "router",
     "sampler",
@@ -208,6 +212,8 @@ class ModelDescribed(Event, frozen=True, tag=9):
     """The engine's own version, as it names it; empty if it has none."""
     devices: tuple[tuple[str, int], ...] = ()
     """The devices that hold the model, each with the bytes in use there; empty if unknown."""
+    layers_here: int | None = None
+    """How many of its layers this node holds; None for all of them."""
 
 
 class EngineRestarted(Event, frozen=True, tag=10):
@@ -493,6 +499,43 @@ class WorkerEnded(Event, frozen=True, tag=42):
     end: WorkerEnd
 
 
+class PipelineChanged(Event, frozen=True, tag=32):
+    """The stages of a split model that this node coordinates. A level."""
+
+    model_id: str
+    stages: int
+    """0 while the nodes cannot hold it together."""
+    stages_up: int
+    """Those that work: all of them once the model is loaded, else those with an open tunnel."""
+
+
+class PipelineMoved(Event, frozen=True, tag=33):
+    """What passed between a coordinator and one worker since the last such event."""
+
+    model_id: str
+    peer: str
+    """The worker's node id."""
+    sent_bytes: int
+    received_bytes: int
+    hop_seconds: tuple[float, ...] = ()
+    """Round trips of the tunnel's heartbeat."""
+
+
+class PipelineRebuilt(Event, frozen=True, tag=34):
+    """A pipeline ended and is planned again."""
+
+    model_id: str
+    reason: RebuildReason
+
+
+class StageHeld(Event, frozen=True, tag=35):
+    """Layers of a model that this node holds for a coordinator. A level."""
+
+    model_id: str
+    layers: int
+    """0 when it holds none any more."""
+
+
 AnyEvent = (
     NodeStarted
     | NodeStateChanged
@@ -528,5 +571,9 @@ AnyEvent = (
     | WorkersLent
     | WorkerRefused
     | WorkerEnded
+    | PipelineChanged
+    | PipelineMoved
+    | PipelineRebuilt
+    | StageHeld
 )
 """Every event that a decoder accepts; a test checks that none is missing."""

@@ -73,6 +73,10 @@ def every_event(model_id: str = "m") -> list[Event]:
         events.WorkerRefused("memory"),
         events.WorkerEnded("released"),
         events.PeerPage("n2", "http://192.0.2.2:9090"),
+        events.PipelineChanged(model_id, 3, 2),
+        events.PipelineMoved(model_id, "n2", 4096, 2048, (0.002, 0.003)),
+        events.PipelineRebuilt(model_id, "cut"),
+        events.StageHeld("split", 5),
         events.PeerForgotten("n3"),
         events.ModelUnloaded(model_id, "requested"),
     ]

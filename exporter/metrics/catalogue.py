@@ -237,6 +237,37 @@ WORKER_ENDS: Final = _counter(
     reason=get_args(events.WorkerEnd),
 )
 
+# Models that are split over nodes
+PIPELINE_STAGES: Final = _gauge(
+    "pipeline_stages",
+    "Stages of a split model that this node coordinates; 0 while no split holds it.",
+    *_MODEL,
+)
+PIPELINE_STAGES_UP: Final = _gauge(
+    "pipeline_stages_up", "Those of them that work; all of them once the model is loaded.", *_MODEL
+)
+PIPELINE_BYTES: Final = _counter(
+    "pipeline_bytes_total",
+    "Bytes between a coordinator and its workers.",
+    *_MODEL,
+    "direction",
+    direction=get_args(events.Direction),
+)
+PIPELINE_REBUILDS: Final = _counter(
+    "pipeline_rebuilds_total",
+    "Pipelines that ended and were planned again, by reason.",
+    *_MODEL,
+    "reason",
+    reason=get_args(events.RebuildReason),
+)
+PIPELINE_HOP: Final = _histogram(
+    "pipeline_hop_latency_seconds",
+    _NET,
+    "Seconds of a round trip to a worker's node, through its tunnel.",
+    *_MODEL,
+    "target_node",
+)
+
 # Inference
 REQUESTS: Final = _counter(
     "inference_requests_total", "Requests that ended, by status.", *_MODEL, "status", status=_STATUS

@@ -80,9 +80,10 @@ def _model_unloaded(node: str, e: events.ModelUnloaded) -> tuple[Sample, ...]:
 
 def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
     model = (node, e.model_id)
+    here = e.layers if e.layers_here is None else e.layers_here
     return (
         (c.MODEL_SIZE, model, e.size_bytes),
-        (c.LAYERS_ALLOCATED, model, e.layers),
+        (c.LAYERS_ALLOCATED, model, here),
         (c.MODEL_INFO, (*model, e.architecture, e.quantization, e.engine, e.build), 1),
         *((c.ENGINE_MEMORY, (*model, device), size_bytes) for device, size_bytes in e.devices),
     )
@@ -234,6 +235,28 @@ def _worker_ended(node: str, e: events.WorkerEnded) -> tuple[Sample, ...]:
     return ((c.WORKER_ENDS, (node, e.end), 1),)
 
 
+def _pipeline_changed(node: str, e: events.PipelineChanged) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    return ((c.PIPELINE_STAGES, model, e.stages), (c.PIPELINE_STAGES_UP, model, e.stages_up))
+
+
+def _pipeline_moved(node: str, e: events.PipelineMoved) -> tuple[Sample, ...]:
+    model = (node, e.model_id)
+    return (
+        (c.PIPELINE_BYTES, (*model, "sent"), e.sent_bytes),
+        (c.PIPELINE_BYTES, (*model, "received"), e.received_bytes),
+        *((c.PIPELINE_HOP, (*model, e.peer), seconds) for seconds in e.hop_seconds),
+    )
+
+
+def _pipeline_rebuilt(node: str, e: events.PipelineRebuilt) -> tuple[Sample, ...]:
+    return ((c.PIPELINE_REBUILDS, (node, e.model_id, e.reason), 1),)
+
+
+def _stage_held(node: str, e: events.StageHeld) -> tuple[Sample, ...]:
+    return ((c.LAYERS_ALLOCATED, (node, e.model_id), e.layers),)
+
+
 def _internal_error(node: str, e: events.InternalError) -> tuple[Sample, ...]:
     return ((c.NODE_INTERNAL_ERRORS, (node, e.part), 1),)
 
@@ -286,5 +309,9 @@ RULES: Final[dict[type[events.Event], Rule]] = {
     events.WorkersLent: _workers_lent,
     events.WorkerRefused: _worker_refused,
     events.WorkerEnded: _worker_ended,
+    events.PipelineChanged: _pipeline_changed,
+    events.PipelineMoved: _pipeline_moved,
+    events.PipelineRebuilt: _pipeline_rebuilt,
+    events.StageHeld: _stage_held,
     events.PeerPage: _nothing,  # kept for the status page
 }

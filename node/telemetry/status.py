@@ -113,7 +113,9 @@ class NodeStatus:
             cpu_cores=machine.usable_cores(),
             memory_bytes=memory,
             max_layers=int(memory / layer_bytes) if layer_bytes else 0,
-            used_layers=sum(level.layers for level in loaded),
+            used_layers=sum(
+                level.layers if level.layers_here is None else level.layers_here for level in loaded
+            ),
         )
 
     def _engine_pids(self) -> list[int]:
