@@ -17,7 +17,6 @@ from node.engine.model_file import UnusableModelError
 from node.engine.shape import Shape
 from node.routing.offer import Offer, OfferedModel, OfferedStage
 from node.routing.plan import (
-    Holder,
     Member,
     Plan,
     can_be_planned,
@@ -75,13 +74,16 @@ def _plan(
     *,
     explain: bool,
 ) -> None:
-    shape = read_shape(model)
-    model_id = name_model(model)
+    described = trio.run(describe, model, Wanted())
+    shape = described.shape
     if not can_be_planned(len(shape.layer_bytes)):
         raise CannotPlanError(f"{model} has {len(shape.layer_bytes)} layers: its header is damaged")
-    nodes = holders(_ask(api_url, api_key_file), model_id)
-    plan = make_plan(shape, nodes, replicas, context_length)
+    nodes = members(_ask(api_url, api_key_file))
+    model_id = _find_name(nodes, described.fingerprint) or name_model(model)
+    plan = make_plan(shape, read_holders(nodes, model_id), replicas, context_length)
     for line in lines(model_id, shape, plan, explain=explain):
+        sys.stdout.write(f"{line}\n")
+    for line in running(nodes, model_id) if explain else ():
         sys.stdout.write(f"{line}\n")
 
 
@@ -95,22 +97,46 @@ def read_shape(path: Path) -> Shape:
     return trio.run(describe, path, Wanted()).shape
 
 
-def holders(cluster: Any, model_id: str) -> list[Holder]:
+def members(cluster: Any) -> list[Member]:
     """Read the nodes from the response of `GET /cluster`.
 
     Raises:
         CannotPlanError: It is not the response of a node of this version.
     """
     try:
-        members = [_member(cluster["node_id"], cluster["advert"])]
-        members += [
-            _member(peer["node_id"], peer["advert"], _bar(peer["state"]))
-            for peer in cluster["peers"]
+        return [
+            _member(cluster["node_id"], cluster["advert"]),
+            *(_member(p["node_id"], p["advert"], _bar(p["state"])) for p in cluster["peers"]),
         ]
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         message = f"the response is not from a node of this version: {error}"
         raise CannotPlanError(message) from error
-    return read_holders(members, model_id)
+
+
+def _find_name(nodes: Sequence[Member], fingerprint: str) -> str:
+    """Return the name under which a node serves the file; empty if none does."""
+    offered = (model for node in nodes if node.offer for model in node.offer.models)
+    return next((model.model_id for model in offered if model.fingerprint == fingerprint), "")
+
+
+def running(nodes: Sequence[Member], model_id: str) -> Iterator[str]:
+    """Yield the lines that show where the model runs now."""
+    shown = False
+    for node in nodes:
+        offer = None if node.barred else node.offer
+        stages = [s for s in offer.stages if s.model_id == model_id] if offer else []
+        for stage in stages:
+            layers = f"layers {stage.first}-{stage.first + stage.layers - 1}"
+            yield (
+                f"  runs: {layers if stage.layers else 'no layers'} on {stage.node_id}, "
+                f"{mebibytes(stage.memory_bytes)}, {stage.state}, coordinated by {node.node_id}"
+            )
+        states = [m.state for m in offer.models if m.model_id == model_id] if offer else []
+        if "ready" in states and not stages:
+            yield f"  runs: all layers on {node.node_id}"
+        shown = shown or bool(stages) or "ready" in states
+    if not shown:
+        yield "  runs: nowhere"
 
 
 def _member(node_id: str, advert: Any, barred: str = "") -> Member:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.shape import Buffers, Shape, even_shape
+from node.routing.explain import running
 from node.routing.offer import LARGEST_COUNT, Offer, OfferedModel, OfferedStage
 from node.routing.plan import (
     _WORKER_BYTES,
@@ -206,6 +207,28 @@ def test_memory_lent_to_other_models_is_not_free() -> None:
     coordinator = Member("a", msgspec.structs.replace(idle, stages=stages), "online")
     first, second = read_holders([coordinator, Member("b", idle, "online")], "m")
     assert first.free_bytes - second.free_bytes == 300 * MIB
+
+
+def test_what_runs_is_shown() -> None:
+    """The stages of a split model, a whole model, and a model that runs nowhere."""
+    stages = (
+        OfferedStage("m", "a", 0, 0, 90 * MIB, "up"),
+        OfferedStage("m", "b", 0, 8, 80 * MIB, "up"),
+    )
+    loaded = OfferedModel("whole", "ready", 8, 100 * MIB, 0, 0, 0, 0, 0, 1)
+    idle = Offer("http://x:1", "e", 2.0, 2**33, 8, 0.0)
+    offer = msgspec.structs.replace(idle, stages=stages, models=(loaded,))
+    nodes = [
+        Member("a", offer, "online"),
+        Member("b", idle, "online"),
+        Member("c", None, "unknown"),
+    ]
+    assert list(running(nodes, "m")) == [
+        "  runs: no layers on a, 90 MiB, up, coordinated by a",
+        "  runs: layers 0-7 on b, 80 MiB, up, coordinated by a",
+    ]
+    assert list(running(nodes, "whole")) == ["  runs: all layers on a"]
+    assert list(running(nodes, "other")) == ["  runs: nowhere"]
 
 
 def test_split_needs_one_build_and_the_file() -> None:
