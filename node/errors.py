@@ -155,6 +155,14 @@ class InsufficientMemoryError(RequestError):
     code = "insufficient_memory"
 
 
+class HeldElsewhereError(RequestError):
+    """The model does not fit here, and another node serves it: requests go there."""
+
+    status = 503
+    kind = "server_error"
+    code = "held_elsewhere"
+
+
 class EngineFailedError(RequestError):
     """The engine died or was stopped during the request."""
 

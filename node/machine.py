@@ -32,6 +32,11 @@ def usable_memory_bytes(root: Path = _CGROUPS) -> int:
     return min([psutil.virtual_memory().total, *map(int, filter(str.isdecimal, limits))])
 
 
+def limited_memory_bytes(limit_bytes: int) -> int:
+    """Return the limit of this process's memory, or an operator's if that is less; 0 for none."""
+    return min(usable_memory_bytes(), limit_bytes or usable_memory_bytes())
+
+
 def available_memory_bytes(root: Path = _CGROUPS) -> int:
     """Return the memory available without swapping, in bytes; cached files count as free.
 

@@ -14,11 +14,10 @@ import trio
 from node.api.edge.protection import Protection
 from node.api.edge.server import serve
 from node.certificates import certificate_levels
-from node.errors import RequestError, StartupError
+from node.engine.loading import CannotLoadError
+from node.errors import HeldElsewhereError, RequestError, StartupError
 from node.mesh.mesh import open_mesh
 from node.parts import Parts, build_api, build_parts
-from node.serving.catalogue import Model
-from node.serving.scheduler import Scheduler
 from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.system import watch_loop_lag
@@ -64,6 +63,7 @@ async def run(settings: NodeSettings) -> None:
                     parts.peer_offers.levels(),
                     parts.layer_levels(),
                     parts.lender.levels(),
+                    parts.pipelines.levels(),
                     protection.levels(),
                     mesh_certificate,
                 ),
@@ -80,7 +80,7 @@ async def run(settings: NodeSettings) -> None:
                 status.api_url = await _open_api(serving, protection, parts, stop_serving)
                 outbox.emit(status.identity())
                 _log.info("API on %s", status.api_url)
-                await _load(parts.scheduler, parts.models)
+                await _load(parts)
                 await announce("READY=1", f"X_URL={status.api_url}")
             work.cancel_scope.cancel()
     _log.info("the node has stopped")
@@ -95,6 +95,7 @@ async def _start_parts(work: trio.Nursery, parts: Parts) -> None:
     work.start_soon(guard, "reaper", reap_adopted, name="reaper")
     work.start_soon(guard, "terminal", watch_terminal, name="terminal")
     work.start_soon(guard, "workers", parts.programs.run, name="workers")
+    work.start_soon(guard, "pipelines", parts.pipelines.run, name="pipelines")
     await work.start(guard, "router", parts.router.run, name="router")
     for lane in parts.scheduler.lanes:
         model_id = lane.engine.model_id
@@ -102,18 +103,26 @@ async def _start_parts(work: trio.Nursery, parts: Parts) -> None:
         work.start_soon(guard, "engine", lane.engine.run, name=f"engine of {model_id}")
 
 
-async def _load(scheduler: Scheduler, models: list[Model]) -> None:
+async def _load(parts: Parts) -> None:
     """Load the models that must be in memory from the start, one after the other.
+
+    A model that other nodes may help to hold is loaded when they are there.
 
     Raises:
         StartupError: A model cannot be loaded.
     """
-    for model in models:
+    scheduler = parts.scheduler
+    for model in parts.models:
         if model.resident:
             _log.info("loading model %s from %s", model.model_id, model.place)
             try:
                 await scheduler.load(model.model_id)
+            except HeldElsewhereError:
+                continue
             except RequestError as error:
+                if parts.programs.has_program and not isinstance(error, CannotLoadError):
+                    _log.warning("model %s is not loaded yet: %s", model.model_id, error)
+                    continue
                 if scheduler.draining:
                     return
                 raise StartupError(f"model {model.model_id} cannot be served: {error}") from error

@@ -4,10 +4,8 @@ import importlib.metadata
 import logging
 import math
 import secrets
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +37,10 @@ from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
 from node.pipeline.build import Programs
+from node.pipeline.coordinator import Coordinator
 from node.pipeline.lender import Lender, LenderOptions
+from node.pipeline.remote import Tunnels
+from node.pipeline.watch import PipelineWatch
 from node.requests.account import Emit
 from node.routing.client import PeerClient
 from node.routing.layer_levels import LayerLevels
@@ -88,6 +89,7 @@ class Parts:
     router: Router
     programs: Programs
     lender: Lender
+    pipelines: PipelineWatch
     connections: int
     """Limit of connections to the API."""
 
@@ -108,14 +110,21 @@ def build_parts(settings: NodeSettings) -> Parts:
     guard: Guard[NodePart] = Guard(lambda part: outbox.emit(InternalError(part)))
     models = list_models(settings.model, settings.models_dir, settings.wanted)
     speed = SpeedMeter(outbox.emit)
-    scheduler = _build_scheduler(models, settings, speed.emit)
+    limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
+    scheduler = Scheduler(speed.emit, limits)
     status = NodeStatus(version, scheduler, outbox.emit)
     scheduler.on_change = status.note_change
     signer = _build_signer(settings, mesh_options)
+    limit_bytes = settings.memory_limit_bytes
     programs = _build_programs(signer, settings)
     lender = _build_lender(programs, scheduler, settings, outbox.emit)
-    mesh = Mesh(OwnOffer(status, scheduler, speed, lambda: lender.build), outbox.emit)
+    own_offer = OwnOffer(status, scheduler, speed, lambda: lender.build, limit_bytes)
+    mesh = Mesh(own_offer, outbox.emit)
     peer_offers = PeerOffers(mesh, outbox.emit)
+    memory = _Memory(scheduler, lender, programs, settings)
+    tunnels = Tunnels(signer or Signer(("",)), settings.peer_ca_file)
+    coordinator = Coordinator(mesh, peer_offers, memory.room_bytes, tunnels.open, outbox.emit)
+    _add_models(models, memory, coordinator, speed.emit)
     return Parts(
         settings=settings,
         outbox=outbox,
@@ -131,6 +140,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         router=_build_router(scheduler, peer_offers, signer, settings, outbox, guard),
         programs=programs,
         lender=lender,
+        pipelines=PipelineWatch(coordinator, scheduler, mesh, peer_offers, outbox.emit),
         connections=_fit_connections(settings, len(models)),
     )
 
@@ -177,17 +187,30 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     return Protection(application, parts.settings, parts.outbox.emit)
 
 
-def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) -> Scheduler:
-    """Build each model's engine and lane; the composition root runs them."""
-    limits = Limits(output_tokens=settings.max_output_tokens, seconds=settings.request_seconds)
-    scheduler = Scheduler(emit, limits)
+@dataclass(frozen=True)
+class _Memory:
+    """Knows what memory is left for one more model or worker."""
 
-    room_bytes = partial(_room_bytes, scheduler)
+    scheduler: Scheduler
+    lender: Lender
+    programs: Programs
+    settings: NodeSettings
 
-    def find_room(described: Described) -> str:
-        if settings.may_use_gpu and described.engine == "llama.cpp":
+    def room_bytes(self) -> int:
+        """Return the memory that the loaded models and the workers leave."""
+        return _room_bytes(self.scheduler, self.lender, self.settings.memory_limit_bytes)
+
+    def find_room(self, described: Described) -> str:
+        """Return why there is no room for a model; empty if there is."""
+        may_use_gpu = self.settings.may_use_gpu and self.programs.may_use_gpu
+        if may_use_gpu and described.engine == "llama.cpp":
             return ""  # llama-server itself fails if neither memory is enough
-        return find_shortage(described, room_bytes())
+        return find_shortage(described, self.room_bytes())
+
+
+def _add_models(models: list[Model], memory: _Memory, coordinator: Coordinator, emit: Emit) -> None:
+    """Build each model's engine and lane; the composition root runs them."""
+    scheduler, settings = memory.scheduler, memory.settings
 
     def note_engine() -> None:
         # The levels of a model end with its engine; requests may wait for the next engine.
@@ -197,24 +220,27 @@ def _build_scheduler(models: list[Model], settings: NodeSettings, emit: Emit) ->
 
     threads, engines = _threads_of(settings)
     turns = trio.CapacityLimiter(engines)
-    watcher = Watcher(emit, find_room, note_engine)
+    watcher = Watcher(emit, memory.find_room, note_engine, coordinator.place)
     options = LaneOptions(
         queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
     )
     for model in models:
-        engine_options = _engine_options(model, threads, settings, room_bytes, emit)
+        engine_options = _engine_options(model, threads, memory, coordinator, emit)
         engine = Engine(model.model_id, engine_options, watcher)
         engine.resident = model.resident
         scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
-    return scheduler
 
 
-def _room_bytes(scheduler: Scheduler) -> int:
-    """Return the memory that the loaded models leave."""
+def _room_bytes(scheduler: Scheduler, lender: Lender, limit_bytes: int) -> int:
+    """Return the memory that the loaded models and the workers leave."""
     # Their files are in the page cache, which the system counts as available although they are in
     # use.
     loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
-    return max(0, machine.available_memory_bytes() - loaded)
+    room = machine.available_memory_bytes() - loaded
+    if limit_bytes:
+        held = sum(lane.engine.held_bytes for lane in scheduler.lanes)
+        room = min(room, limit_bytes - held - lender.held_bytes)
+    return max(0, room)
 
 
 def _threads_of(settings: NodeSettings) -> tuple[int, int]:
@@ -234,14 +260,20 @@ def _build_lender(
     programs: Programs, scheduler: Scheduler, settings: NodeSettings, emit: Emit
 ) -> Lender:
     threads, places = _threads_of(settings)
+    limit_bytes = settings.memory_limit_bytes
+
+    def room_bytes() -> int:
+        return _room_bytes(scheduler, lender, limit_bytes)
+
     options = LenderOptions(
         threads=threads,
         places=places,
         cache=settings.state_dir / "tensors",
-        cache_bytes=machine.usable_memory_bytes(),
+        cache_bytes=machine.limited_memory_bytes(limit_bytes),
         cpu_only=settings.gpu_layers == 0,
     )
-    return Lender(programs, options, partial(_room_bytes, scheduler), emit)
+    lender = Lender(programs, options, room_bytes, emit)
+    return lender
 
 
 def _build_signer(settings: NodeSettings, options: MeshOptions) -> Signer | None:
@@ -276,33 +308,36 @@ def _build_router(
 def _engine_options(
     model: Model,
     threads: int,
-    settings: NodeSettings,
-    room_bytes: Callable[[], int],
+    memory: _Memory,
+    coordinator: Coordinator,
     emit: Emit,
 ) -> EngineOptions:
+    settings = memory.settings
+
     async def locate() -> Path:
         if isinstance(model.source, Path):
             return model.source
         with closing(Progress(model.model_id, "download", emit)) as progress:
             return await fetch(model.source, progress.note)
 
-    def open_link(engine: EngineName) -> AbstractAsyncContextManager[Link]:
-        if engine == "ctransformers":
-            return open_child()
-        llama = LlamaOptions(
+    def llama() -> LlamaOptions:
+        return LlamaOptions(
             writable_directory(settings.runtime_dir, settings.state_dir),
             model.model_id,
             settings.llama_server,
             settings.gpu_layers,
             split_flags(settings.llama_server_args),
         )
-        return open_llama_server(llama)
+
+    def open_link(engine: EngineName) -> AbstractAsyncContextManager[Link]:
+        return open_child() if engine == "ctransformers" else open_llama_server(llama())
 
     return EngineOptions(
         place=model.place,
         locate=locate,
-        describe=lambda path: describe(path, model.wanted, room_bytes()),
+        describe=lambda path: describe(path, model.wanted, memory.room_bytes()),
         open_link=open_link,
+        open_pipeline=lambda place: coordinator.open(model.model_id, place, llama()),
         threads=threads,
         batch_tokens=BATCH_TOKENS,
         load_seconds=settings.load_seconds,

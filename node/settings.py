@@ -68,6 +68,13 @@ class NodeSettings(Settings):
     threads: int = setting(
         Topic.MODELS, 0, COUNT_OR_NONE, "Threads of an engine.", shown="usable cores less one"
     )
+    memory_limit_mib: int = setting(
+        Topic.MODELS,
+        0,
+        COUNT_OR_NONE,
+        "MiB of memory that models and workers lent to other nodes may take together.",
+        shown="what the machine grants",
+    )
     gpu_layers: int | None = setting(
         Topic.MODELS,
         None,
@@ -186,6 +193,11 @@ class NodeSettings(Settings):
     def wanted(self) -> Wanted:
         """How models are to be held that say nothing else."""
         return Wanted(self.engine, self.context_length, self.slots)
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """The limit of memory for models and workers; 0 for none."""
+        return self.memory_limit_mib * 2**20
 
     @property
     def may_use_gpu(self) -> bool:

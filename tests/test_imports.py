@@ -43,7 +43,7 @@ ROOMS: Final[dict[str, set[str]]] = {
     "demo": set(),
     "engine": {"requests", "telemetry"},
     "mesh": set(),
-    "pipeline": {"engine", "mesh", "routing", "telemetry"},
+    "pipeline": {"engine", "mesh", "requests", "routing", "serving", "telemetry"},
     "requests": set(),
     "routing": {"engine", "mesh", "requests", "serving", "telemetry"},
     "serving": {"engine", "requests"},

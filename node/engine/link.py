@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from node.engine.place import Place
 from node.engine.protocol import Command, EngineName, Result
 
 
@@ -41,3 +42,7 @@ class Link(Protocol):
 
 OpenLink = Callable[[EngineName], AbstractAsyncContextManager[Link]]
 """Starts an engine process, which ends with the block. Raises OSError if none can be started."""
+
+OpenPipeline = Callable[[Place], AbstractAsyncContextManager[Link]]
+"""Starts an engine whose layers are on several nodes, like `OpenLink`. Raises `UnavailableError` if
+a node does not take its stage."""

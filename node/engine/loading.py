@@ -10,7 +10,8 @@ from node.engine import protocol
 from node.engine.link import Link
 from node.engine.model_file import UnusableModelError
 from node.engine.options import EngineOptions, Watcher
-from node.errors import InsufficientMemoryError, StartupError, UnavailableError
+from node.engine.place import Place
+from node.errors import StartupError, UnavailableError
 from node.telemetry.progress import Progress
 
 
@@ -45,25 +46,34 @@ class Loading:
         return trio.current_time() - self._began
 
     async def describe(self) -> protocol.Described:
-        """Describe the model's file, and find memory for it.
+        """Describe the model's file.
 
         Raises:
             CannotLoadError: The file cannot be used.
-            InsufficientMemoryError: There is no memory for it.
             OSError: No process can be started to read it.
         """
         try:
             self._path = await self._options.locate()
             self._began = trio.current_time()
             self._version = _version(self._path)
-            described = await self._options.describe(self._path)
+            return await self._options.describe(self._path)
         except (StartupError, UnusableModelError) as error:
             raise CannotLoadError(str(error)) from error
-        if fault := self._watcher.find_room(described):
-            raise InsufficientMemoryError(fault)
-        return described
 
-    async def load(self, link: Link, described: protocol.Described) -> protocol.Loaded:
+    def find_place(self, described: protocol.Described) -> Place:
+        """Return where the described model goes: to this node, if it fits.
+
+        Raises:
+            InsufficientMemoryError: There is no memory for it.
+            HeldElsewhereError: Another node serves it.
+        """
+        if shortage := self._watcher.find_room(described):
+            return self._watcher.split(described, self._model_id, shortage)
+        return Place.whole(described)
+
+    async def load(
+        self, link: Link, described: protocol.Described, place: Place
+    ) -> protocol.Loaded:
         """Have the engine load the described model.
 
         Raises:
@@ -85,13 +95,13 @@ class Loading:
                     described.ranks,
                 )
             )
-            loaded = await self._wait_loaded(link, progress)
+            loaded = await self._wait_loaded(link, progress, place)
             if _version(self._path) != self._version:
                 raise UnavailableError(f"{options.place} was replaced while it was loaded")
             return loaded
         raise UnavailableError(f"{options.place} was not loaded within {options.load_seconds:g} s")
 
-    async def _wait_loaded(self, link: Link, progress: Progress) -> protocol.Loaded:
+    async def _wait_loaded(self, link: Link, progress: Progress, place: Place) -> protocol.Loaded:
         while results := await link.receive():
             for result in results:
                 match result:
@@ -99,6 +109,8 @@ class Loading:
                         progress.note(done, total)
                     case protocol.Loaded():
                         return result
+                    case protocol.LoadFailed(message) if place.stages:
+                        raise UnavailableError(message)  # perhaps a worker's fault
                     case protocol.LoadFailed(message):
                         raise CannotLoadError(message)
         raise LostLoadError(

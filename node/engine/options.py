@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.link import OpenLink
+from node.engine.link import OpenLink, OpenPipeline
+from node.engine.place import Place
 from node.engine.protocol import Described, EngineName
+from node.errors import InsufficientMemoryError
 from shared.events import Event
 
 
@@ -21,6 +23,8 @@ class EngineOptions:
     describe: Callable[[Path], Awaitable[Described]]
     """Reads the file's header and chooses the engine, or raises `UnusableModelError`."""
     open_link: OpenLink
+    open_pipeline: OpenPipeline | None = None
+    """For places with stages; None where no model is split."""
     threads: int
     batch_tokens: Mapping[EngineName, int]
     """Prompt tokens per evaluation of each engine."""
@@ -30,12 +34,20 @@ class EngineOptions:
     """An engine with a request that makes no progress for this long counts as hanging."""
 
 
+def _refuse(described: Described, model_id: str, shortage: str) -> Place:
+    del described, model_id
+    raise InsufficientMemoryError(shortage)
+
+
 @dataclass(frozen=True)
 class Watcher:
-    """Is notified of an engine's events, and decides whether it may use memory."""
+    """Is notified of an engine's events, and decides where its model goes."""
 
     emit: Callable[[Event], None]
     find_room: Callable[[Described], str] = lambda _: ""
-    """Returns why there is no memory for a model; empty if there is."""
+    """Returns why there is no memory for a model on this node; empty if there is."""
     changed: Callable[[], None] = lambda: None
     """Called when the engine's state has changed."""
+    split: Callable[[Described, str, str], Place] = _refuse
+    """Takes a model that does not fit on this node, its name and why it does not fit. Returns its
+    stages over several nodes, or raises `InsufficientMemoryError` or `HeldElsewhereError`."""

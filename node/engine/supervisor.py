@@ -6,6 +6,7 @@ interrupted, a new process is started, and the model's lane sends the requests a
 
 import logging
 import time
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal
 
 import trio
@@ -15,7 +16,13 @@ from node.engine.jobs import Job, Jobs
 from node.engine.link import Link
 from node.engine.loading import CannotLoadError, Loading, LostLoadError
 from node.engine.options import EngineOptions, Watcher
-from node.errors import InsufficientMemoryError, RequestError, UnavailableError
+from node.engine.place import Place, Stage
+from node.errors import (
+    HeldElsewhereError,
+    InsufficientMemoryError,
+    RequestError,
+    UnavailableError,
+)
 from shared import events
 from shared.groups import leaves
 from shared.runtime.silence import wait_silence
@@ -63,8 +70,8 @@ class Engine:
         """Set when this process must end, even if the model is wanted again at once."""
         self._unload_reason: events.UnloadReason = "requested"
         self._link: Link | None = None
-        self._has_room = False
-        """Whether memory is reserved for the model: no other model can use it."""
+        self._place: Place | None = None
+        """Where the model is; while it is set, no other model can use the memory."""
         self._was_loaded = False
         """Whether it was ever loaded."""
         self._failed_loads = 0
@@ -88,7 +95,7 @@ class Engine:
         """The model's state."""
         if self.ready:
             return "ready"
-        if not self._wanted:
+        if not self._wanted or self.defers:
             return "unloaded"
         return "failed" if self._failure else "loading"
 
@@ -99,8 +106,23 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """Whether its state is as required: a model that must be in memory is."""
-        return self.ready or not self.resident
+        """Whether its state is as required: a model that must be in memory is, or a peer has it."""
+        return self.ready or self.defers or not self.resident
+
+    @property
+    def defers(self) -> bool:
+        """Whether another node serves the model for this one, because it does not fit here."""
+        return isinstance(self._failure, HeldElsewhereError)
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether neither this node nor several together had memory for it at the last try."""
+        return isinstance(self._failure, InsufficientMemoryError)
+
+    @property
+    def failure(self) -> str:
+        """Why the model cannot be loaded now; empty if nothing is known to prevent it."""
+        return str(self._failure or "")
 
     @property
     def pid(self) -> int | None:
@@ -121,8 +143,18 @@ class Engine:
 
     @property
     def weights_bytes(self) -> int:
-        """The size of the weights that are in memory or being loaded; 0 for none."""
-        return self.described.size_bytes if self.described and self._has_room else 0
+        """The size of the weights that are in memory here or being loaded; 0 for none."""
+        return self._place.weights_bytes if self._place else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """All the memory that the model takes here, an estimate; 0 for none."""
+        return self._place.held_bytes if self._place else 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of a split model that is loaded or being loaded; empty for a whole one."""
+        return self._place.stages if self._place else ()
 
     @property
     def fingerprint(self) -> str:
@@ -137,8 +169,8 @@ class Engine:
 
     def describe(self) -> events.ModelDescribed | None:
         """Return the level that describes the loaded model; None while none is loaded."""
-        described, loaded = self.described, self._loaded_as
-        if described is None or loaded is None:
+        described, loaded, place = self.described, self._loaded_as, self._place
+        if described is None or loaded is None or place is None:
             return None
         return events.ModelDescribed(
             self.model_id,
@@ -149,6 +181,7 @@ class Engine:
             described.layers,
             loaded.build,
             loaded.devices,
+            place.layers if place.stages else None,
         )
 
     def sample(self) -> events.EngineSampled | None:
@@ -192,11 +225,16 @@ class Engine:
         self._called.set()
         self._watcher.changed()
 
+    def retry(self) -> None:
+        """Try to load the model again at once, if it is wanted and there was no place for it."""
+        if isinstance(self._failure, InsufficientMemoryError | HeldElsewhereError):
+            self._called.set()
+
     async def wait_ready(self) -> None:
         """Wait until a process has the model, which must be wanted.
 
         Raises:
-            UnavailableError: The model cannot be loaded, or is no longer wanted.
+            RequestError: The model cannot be loaded, is served elsewhere, or is no longer wanted.
         """
         while not self.ready:
             if self._failure:
@@ -236,18 +274,36 @@ class Engine:
 
     def _fail(self, failure: RequestError) -> None:
         """Record a failed load; if it is final, fail those who wait for the model."""
+        if isinstance(failure, HeldElsewhereError):
+            self._defer(failure)
+            return
         self._failed_loads += 1
         if self._can_recover(failure):
             _log.warning("model %s is not loaded, trying again: %s", self.model_id, failure)
             return
         # The caller of its first load gets the error; later loads happen in the background.
-        level = logging.ERROR if self.described else logging.DEBUG
+        is_news = self.described is not None and str(failure) != self.failure
+        level = logging.ERROR if is_news else logging.DEBUG
         _log.log(level, "cannot load model %s: %s", self.model_id, failure)
         self._failure = failure
         if not self.resident:
             self._wanted = False
         self._settled.set()
         self._watcher.changed()
+
+    def _defer(self, failure: HeldElsewhereError) -> None:
+        """Leave the model to another node, and look again later whether that node still has it."""
+        if str(failure) != self.failure:
+            _log.info("model %s is not loaded here: %s", self.model_id, failure)
+        self._failure = failure
+        self._wanted = self.resident
+        self._settled.set()
+        self._watcher.changed()
+
+    def _stop_deferring(self) -> None:
+        if self.defers:
+            self._failure = None
+            self._settled = trio.Event()
 
     def _can_recover(self, failure: RequestError) -> bool:
         if isinstance(failure, CannotLoadError | InsufficientMemoryError):
@@ -276,7 +332,7 @@ class Engine:
             failure = LostLoadError(f"cannot start an engine: {leaves(group)[0]}")
         finally:
             self._gone.set()
-        if failure:
+        if failure and not isinstance(failure, HeldElsewhereError):
             self._emit(events.ModelLoadFailed(self.model_id, loading.seconds))
         return failure
 
@@ -294,11 +350,13 @@ class Engine:
         """
         reason: events.UnloadReason | None = None
         try:
-            self.described = await loading.describe()
-            self._has_room = True
-            async with self._options.open_link(self.described.engine) as link:
+            self.described = described = await loading.describe()
+            self._place = place = loading.find_place(described)
+            self._stop_deferring()
+            async with self._open(described, place) as link:
                 self._link = link
-                self._note_loaded(await loading.load(link, self.described), loading.seconds)
+                loaded = await loading.load(link, described, place)
+                self._note_loaded(loaded, loading.seconds)
                 await self._serve(link)
                 reason = "stalled" if link.stalled else "crashed"
                 _log.warning("%s; model %s", await link.wait_epitaph(), self.model_id)
@@ -306,6 +364,13 @@ class Engine:
                     _log.warning("engine %d said: %s", link.pid, line)
         finally:
             self._lose(reason or self._unload_reason)
+
+    def _open(
+        self, described: protocol.Described, place: Place
+    ) -> AbstractAsyncContextManager[Link]:
+        if place.stages and self._options.open_pipeline is not None:
+            return self._options.open_pipeline(place)
+        return self._options.open_link(described.engine)
 
     async def _serve(self, link: Link) -> None:
         """Pass the engine's results to their jobs. Ends when the engine is gone."""
@@ -346,7 +411,7 @@ class Engine:
         """Record that the process is gone, or about to be."""
         was_loaded = self.ready
         self._link = None
-        self._has_room = False
+        self._place = None
         self._loaded_as = None
         if not was_loaded:
             if not self._wanted:  # its load was abandoned, which is not a failure

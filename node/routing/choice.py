@@ -39,6 +39,8 @@ class Candidate:
     slots: int
     full: bool = False
     """Whether its queue is known to be full."""
+    defers: bool = False
+    """Whether it leaves the model to another node: it is asked only if no other can be."""
     peer: PeerModel | None = None
     """How to ask it; None for this node."""
 
@@ -67,9 +69,10 @@ def choose(
     return min(usable, key=_rank, default=None)
 
 
-def _rank(candidate: Candidate) -> tuple[bool, bool, bool, float, str]:
+def _rank(candidate: Candidate) -> tuple[bool, bool, bool, bool, float, str]:
     way = 0 if candidate.node_id == HERE else 1
     return (
+        candidate.defers,
         candidate.full,
         not candidate.loaded,
         not candidate.is_free,

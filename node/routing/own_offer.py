@@ -12,8 +12,10 @@ from node.routing.offer import (
     LARGEST_AMOUNT,
     LARGEST_COUNT,
     MODELS,
+    STAGES,
     Offer,
     OfferedModel,
+    OfferedStage,
     check_model,
     pack_offer,
 )
@@ -38,6 +40,7 @@ class OwnOffer:
         scheduler: Knows the models and the waiting requests.
         speed: Knows how fast the machine decodes.
         rpc_build: Returns the build of the workers that the node lends; empty for none.
+        limit_bytes: The memory that models and workers may take; 0 for what the machine grants.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class OwnOffer:
         scheduler: Scheduler,
         speed: SpeedMeter,
         rpc_build: Callable[[], str] = str,
+        limit_bytes: int = 0,
     ) -> None:
         self._status = status
         self._scheduler = scheduler
         self._speed = speed
         self._rpc_build = rpc_build
+        self._limit_bytes = limit_bytes
         self._cores = 0.0
         self._memory_bytes = 0
         self._machine_due = 0.0
@@ -73,6 +78,7 @@ class OwnOffer:
             models=tuple(self._models())[:MODELS],
             page_url=self._status.page_url,
             rpc_build=self._rpc_build(),
+            stages=tuple(self._stages())[:STAGES],
         )
 
     def _look_at_machine(self) -> None:
@@ -81,7 +87,7 @@ class OwnOffer:
         self._machine_due = trio.current_time() + _MACHINE_SECONDS
         try:
             self._cores = _amount(machine.usable_cores())
-            self._memory_bytes = machine.usable_memory_bytes()
+            self._memory_bytes = machine.limited_memory_bytes(self._limit_bytes)
         except OSError as error:  # /proc cannot be read without a free descriptor
             self._repeats.note("cannot read the machine's limits: %s", error, kind="machine")
 
@@ -101,6 +107,18 @@ class OwnOffer:
             else:
                 yield model
 
+    def _stages(self) -> Iterator[OfferedStage]:
+        for lane in self._scheduler.lanes:
+            for stage in lane.engine.stages:
+                yield OfferedStage(
+                    lane.engine.model_id,
+                    stage.node_id,
+                    _count(stage.first),
+                    _count(stage.layers),
+                    _count(stage.memory_bytes),
+                    "up" if lane.engine.ready else "loading",
+                )
+
 
 def _offered(lane: Lane) -> OfferedModel:
     load, described = lane.load(), lane.engine.described
@@ -116,6 +134,8 @@ def _offered(lane: Lane) -> OfferedModel:
         slots_busy=load.slots_busy,
         slots_total=load.slots_total,
         fingerprint=lane.engine.fingerprint,
+        held_bytes=_count(lane.engine.held_bytes),
+        elsewhere=lane.engine.defers,
     )
 
 

@@ -123,7 +123,7 @@ class PeerOffers(Peers):
             if not peer.can_be_asked or not (url := reachable_url(peer.api_url, peer.view.address)):
                 continue
             for model in peer.models:
-                if model.state in _USABLE:
+                if model.state in _USABLE and not model.elsewhere:
                     yield PeerModel(
                         node_id=peer.view.node_id,
                         model_id=model.model_id,

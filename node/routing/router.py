@@ -169,7 +169,12 @@ class Router:
         if lane is not None and not is_other_model(fingerprint, own):
             load = lane.load()
             yield Candidate(
-                HERE, lane.engine.ready, load.in_flight, load.slots_total, full=lane.is_full
+                HERE,
+                lane.engine.ready,
+                load.in_flight,
+                load.slots_total,
+                full=lane.is_full,
+                defers=lane.engine.defers,
             )
         for peer in self._peers.find(model_id):
             if is_other_model(fingerprint or own, peer.fingerprint):
@@ -215,10 +220,14 @@ class Router:
         return bool(waiting)
 
     def _offer(self, model_id: str, attempts: list[Attempt], nursery: trio.Nursery) -> None:
-        """Offer waiting requests to free peers, in the order of their queues."""
-        free_nodes = [each for each in self._candidates(model_id) if each.is_free]
-        slots = {node.node_id: node.slots - node.in_flight for node in free_nodes}
-        peers = [node.peer for node in free_nodes if node.peer is not None]
+        """Offer waiting requests to free peers, in the order of their queues.
+
+        A model that is left to another node waits there, free or not.
+        """
+        defers = (lane := self._lane(model_id)) is not None and lane.engine.defers
+        nodes = [each for each in self._candidates(model_id) if each.is_free or defers]
+        slots = {n.node_id: len(attempts) if defers else n.slots - n.in_flight for n in nodes}
+        peers = [node.peer for node in nodes if node.peer is not None]
         for attempt in attempts:
             if attempt.held:
                 continue
@@ -227,7 +236,7 @@ class Router:
                 peer = free[0]
                 slots[peer.node_id] -= 1
                 attempt.held = True
-                ask = self._asker.prepare(peer, attempt, only_if_free=True)
+                ask = self._asker.prepare(peer, attempt, only_if_free=not defers)
                 nursery.start_soon(self._follow, attempt, ask, name=_task_name(attempt))
 
     def _send_abroad(self, attempt: Attempt, nursery: trio.Nursery) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from node.engine import protocol
 from node.engine.supervisor import Engine
-from node.errors import QueueFullError, RequestError, UnavailableError
+from node.errors import HeldElsewhereError, QueueFullError, RequestError, UnavailableError
 from node.requests.account import Emit
 from node.requests.attempt import Attempt
 from node.serving.fair_queue import FairQueue
@@ -18,6 +18,8 @@ from shared import events
 from shared.runtime.guard import Guard
 
 _LONGEST_RETRY_SECONDS: Final = 600
+_ELSEWHERE_SECONDS: Final = 1.0
+"""How often to check whether another node still serves the model for the waiting requests."""
 _ENDLESS: Final = 2**31 - 1
 """More tokens than any context holds."""
 _NEWEST_SHARE: Final = 0.2
@@ -90,7 +92,7 @@ class Lane:
     @property
     def waiting(self) -> Iterator[Attempt]:
         """Requests that this node cannot begin now, in serving order."""
-        is_engine_due = self.engine.ready or self.engine.state == "unloaded"
+        is_engine_due = self.engine.ready or self._is_unloaded
         can_begin = is_engine_due and not self._is_kept_waiting and self._may_begin
         return itertools.islice(tuple(self._waiting), self._free_slots if can_begin else 0, None)
 
@@ -156,6 +158,10 @@ class Lane:
             try:
                 self.engine.want()
                 await self.engine.wait_ready()
+            except HeldElsewhereError:  # the router passes them on, unless that node is lost
+                with trio.move_on_after(_ELSEWHERE_SECONDS):
+                    await self._wait_moved()
+                continue
             except RequestError as error:
                 self._fail_waiting(error)
                 continue
@@ -171,6 +177,11 @@ class Lane:
         for attempt in tuple(self._served):
             attempt.failed(error.fresh())
         self._fail_waiting(error)
+
+    @property
+    def _is_unloaded(self) -> bool:
+        """Whether the next request loads the model here."""
+        return self.engine.state == "unloaded" and not self.engine.defers
 
     @property
     def _free_slots(self) -> int:

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 _MEBIBYTE: Final = 2**20
@@ -73,17 +74,28 @@ def ending(code: int) -> str:
 
 
 class Memory:
-    """Sums the buffers of each device, line by line."""
+    """Sums the buffers of each device, line by line.
 
-    def __init__(self) -> None:
+    Args:
+        remote_names: Names of remote devices by their endpoints.
+    """
+
+    def __init__(self, remote_names: Mapping[str, str] = MappingProxyType({})) -> None:
         self._bytes: dict[str, int] = {}
+        self._remote_names = remote_names
 
     def read(self, line: str) -> None:
         """Add the buffer that a line reports, if any."""
         if found := _BUFFER.search(line):
-            device = _HOST if found[1].startswith(_HOST) or "_Host" in found[1] else found[1]
+            is_host = found[1].startswith(_HOST) or "_Host" in found[1]
+            device = _HOST if is_host else self._name(found[1])
             size = int(float(found[2]) * _MEBIBYTE)
             self._bytes[device] = self._bytes.get(device, 0) + size
+
+    def _name(self, device: str) -> str:
+        """Return the name of a device; a remote one is `RPC0[127.0.0.1:50052]` to the server."""
+        endpoint = device.partition("[")[2].rstrip("]")
+        return self._remote_names.get(endpoint, device)
 
     @property
     def devices(self) -> tuple[tuple[str, int], ...]:

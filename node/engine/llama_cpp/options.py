@@ -1,7 +1,8 @@
 """The command and the environment of a llama-server, from the settings and the model to load."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,8 @@ class LlamaOptions:
     """Layers to place on GPUs; None for as many as fit."""
     arguments: tuple[str, ...] = ()
     """More flags for the program; they override those of the node."""
+    device_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of remote devices by their endpoints."""
 
     @property
     def program(self) -> str:

@@ -75,7 +75,7 @@ class LlamaServer:
         """The running requests."""
         self._has_begun = False
         """Whether a request has begun since `_has_worked` was called."""
-        self._memory = log.Memory()
+        self._memory = log.Memory(options.device_names)
         self._log_settled = trio.Event()
         """Set when the log has told everything about the load, or has ended."""
         self._is_settled = False
