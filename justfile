@@ -38,7 +38,7 @@ test *arguments="-m 'not slow'": (_install "dev")
     @exec python -m pytest {{ workers }} {{ arguments }}
 
 # Run the tests that take long or need Prometheus, Chromium, systemd ...
-test-slow: (_install "dev") (_install "models")
+test-slow: (_install "dev") (_install "models") _clients
     @exec python -m pytest {{ workers }} -m slow
 
 # Run every test
@@ -63,6 +63,22 @@ bench *names: (_install "dev") (_install "models")
 peer: _uv
     uv venv --quiet --allow-existing --python '>=3.11' .local/peer
     uv pip install --quiet --python .local/peer/bin/python 'llama-cpp-python[server]==0.3.36'
+
+# Install the clients of tests/clients to .local/clients; Node's only where npm is installed
+_clients: _uv
+    #!/usr/bin/env bash
+    set -euo pipefail
+    target=.local/clients
+    wanted="$(cat requirements/clients.txt tests/clients/javascript/package-lock.json; command -v npm || true)"
+    wanted="$(sha256sum <<< "$wanted")"
+    if [ "$(cat $target/installed-from 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+    uv venv --quiet --allow-existing --python '>=3.11' $target
+    uv pip sync --quiet --python $target/bin/python --require-hashes requirements/clients.txt
+    if command -v npm >/dev/null; then
+        cp tests/clients/javascript/{package.json,package-lock.json,.npmrc} $target
+        npm ci --prefix $target --no-audit --no-fund --silent
+    fi
+    echo "$wanted" > $target/installed-from
 
 # Compile llama-server and ggml-rpc-server to .local/llama-server/bin; 12 minutes on two cores
 llama-server: _uv
@@ -179,6 +195,9 @@ pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --group models -c requirements/dev.txt \
         -o requirements/models.txt
+    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-annotate --group clients \
+        -o requirements/clients.txt
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --no-deps - <<< "llama-cpp-python==0.3.36" \
         -o requirements/llama-server.txt
