@@ -1,5 +1,6 @@
 """What a chat's answer may be: words, calls of its tools, or something that a schema forces."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -63,7 +64,18 @@ def part_reader(asked: ChatRequest, *, thinks: bool = False) -> PartReader:
     if asked.tool_choice == "required":
         return CallListReader()
     parallel = asked.parallel_tool_calls is not False
-    return ChatReader(calls=bool(described_tools(asked)), parallel=parallel, thinks=thinks)
+    texts = frozenset(_texts(asked))
+    calls = bool(described_tools(asked))
+    return ChatReader(calls=calls, parallel=parallel, thinks=thinks, texts=texts)
+
+
+def _texts(asked: ChatRequest) -> Iterator[tuple[str, str]]:
+    """Yield each function with its parameters that are texts by their schema."""
+    for function in (tool.function for tool in asked.tools or ()):
+        properties = (function.parameters or {}).get("properties")
+        for name, schema in properties.items() if isinstance(properties, dict) else ():
+            if isinstance(schema, dict) and schema.get("type") == "string":
+                yield function.name, name
 
 
 def _given(function: msgspec.Struct) -> dict[str, Any]:

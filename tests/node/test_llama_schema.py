@@ -220,6 +220,6 @@ async def test_strict_tools_need_a_known_format(server: Path | None, tmp_path: P
 
 def test_every_mark_of_a_part_is_kept() -> None:
     """The control tokens that tell parts apart are named to the engine."""
-    blocks = [*chat._THOUGHTS, *chat._CALLS]
+    blocks = [*chat._THOUGHTS, *chat._call_blocks(frozenset())]
     marks = {mark for block in blocks for mark in (block.opener, block.closer) if mark}
     assert {*marks, *harmony.OPENERS, *harmony._ENDS, harmony._MESSAGE} <= set(KEPT_TOKENS)

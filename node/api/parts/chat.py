@@ -8,10 +8,18 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from node.api.parts import harmony
-from node.api.parts.bodies import Call, read_deepseek, read_hermes, read_mistral, read_objects
+from node.api.parts.bodies import (
+    Body,
+    Texts,
+    read_deepseek,
+    read_hermes,
+    read_mistral,
+    read_objects,
+)
 from node.api.parts.part import CallNumbers, Part, Thought, Words
 from node.requests.text import overlap
 
@@ -21,17 +29,11 @@ class _Block:
     opener: str
     closer: str
     """Empty if the block ends with the answer."""
-    read: Callable[[str], list[Call] | None] | None = None
+    read: Callable[[str], Body | None] | None = None
     """None for thoughts."""
 
 
 _THOUGHTS: Final = (_Block("<think>", "</think>"), _Block("[THINK]", "[/THINK]"))
-_CALLS: Final = (
-    _Block("<tool_call>", "</tool_call>", read_hermes),
-    _Block("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek),
-    _Block("[TOOL_CALLS]", "[TOOL_CALLS]", read_mistral),
-    _Block("<|python_tag|>", "", read_objects),
-)
 _BARE: Final = _Block("", "", read_objects)
 """Llama 3 writes a call as an object and nothing else."""
 _IS_BARE: Final = re.compile(r'\{\s*"(?:name|type)"\s*:')
@@ -44,12 +46,20 @@ class ChatReader:
     Args:
         calls: Whether the answer may call tools.
         parallel: Whether it may call more than one.
+        texts: The parameters that are texts.
         thinks: Whether the prompt has already opened the thoughts.
     """
 
-    def __init__(self, *, calls: bool, parallel: bool = True, thinks: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        calls: bool,
+        parallel: bool = True,
+        texts: Texts = frozenset(),
+        thinks: bool = False,
+    ) -> None:
         self._numbers = CallNumbers(math.inf if parallel else 1)
-        self._call_blocks = _CALLS if calls else ()
+        self._call_blocks = _call_blocks(texts) if calls else ()
         self._held = ""
         self._block = _THOUGHTS[0]
         self._space = ""
@@ -133,18 +143,29 @@ class ChatReader:
     def _close(self, block: _Block, body: str, closer: str) -> Iterator[Part]:
         if block.read is None:
             yield from [Thought(body.rstrip())] if body.strip() else []
-        elif (calls := block.read(body)) is None:
+        elif (found := block.read(body)) is None:
             self._trims = False
             end = "" if closer == block.opener else closer
             yield from _words(self._space + block.opener + body + end)
         else:
+            calls, words = found
             for name, arguments in calls:
                 yield from self._numbers.whole(name, arguments)
+            yield from _words(words)
 
     def _relay(self, is_end: bool) -> Iterator[Part]:  # noqa: FBT001
         del is_end
         text, self._held = self._held, ""
         yield from self._harmony.feed(text)
+
+
+def _call_blocks(texts: Texts) -> tuple[_Block, ...]:
+    return (
+        _Block("<tool_call>", "</tool_call>", partial(read_hermes, texts=texts)),
+        _Block("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek),
+        _Block("[TOOL_CALLS]", "[TOOL_CALLS]", read_mistral),
+        _Block("<|python_tag|>", "", read_objects),
+    )
 
 
 def _words(text: str) -> list[Part]:

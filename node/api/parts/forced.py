@@ -58,7 +58,8 @@ class CallListReader:
             if is_inside or self._depth > 0:
                 self._held += character
             if is_inside and not self._depth:
-                for name, arguments in read_objects(self._held) or ():
+                calls, _ = read_objects(self._held) or ((), "")
+                for name, arguments in calls:
                     yield from self._numbers.whole(name, arguments)
                 self._held = ""
 

@@ -32,6 +32,8 @@ class HarmonyReader:
         self._in_header = True
         self._is_thought = False
         self._call: int | None = None
+        self._is_empty = True
+        """Whether this message has no text yet."""
         self._is_left_out = False
         """Whether this message is a call too many."""
 
@@ -42,7 +44,7 @@ class HarmonyReader:
 
     def finish(self) -> list[Part]:
         """Return the rest at the answer's end; a header without a message is nothing."""
-        return [] if self._in_header else list(self._said(self._held))
+        return [] if self._in_header else [*self._said(self._held), *self._end()]
 
     def _read(self) -> Iterator[Part]:
         while self._held:
@@ -61,11 +63,13 @@ class HarmonyReader:
                 yield from self._said(certain)
                 return
             yield from self._said(self._held[: min(found)])
+            yield from self._end()
             self._held = self._held[min(found) :]
             self._in_header = True
 
     def _begin(self, header: str) -> Iterator[Part]:
         self._in_header = False
+        self._is_empty = True
         self._call = None
         channels = _CHANNEL.findall(header)
         recipient = _RECIPIENT.search(header)
@@ -79,9 +83,15 @@ class HarmonyReader:
     def _said(self, text: str) -> Iterator[Part]:
         if not text or self._is_left_out:
             return
+        self._is_empty = False
         if self._call is not None:
             yield CallArguments(self._call, text)
         elif self._is_thought:
             yield Thought(text)
         else:
             yield Words(text)
+
+    def _end(self) -> Iterator[Part]:
+        """End a message: a call without arguments still has an object of them."""
+        if self._call is not None and self._is_empty:
+            yield CallArguments(self._call, "{}")
