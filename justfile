@@ -64,21 +64,28 @@ peer: _uv
     uv venv --quiet --allow-existing --python '>=3.11' .local/peer
     uv pip install --quiet --python .local/peer/bin/python 'llama-cpp-python[server]==0.3.36'
 
-# Install the clients of tests/clients to .local/clients; Node's only where npm is installed
-_clients: _uv
+# Install the clients of tests/clients; Node's only where npm is installed
+_clients: (_apart "clients") (_apart "load-clients")
     #!/usr/bin/env bash
     set -euo pipefail
+    source=tests/clients/javascript
     target=.local/clients
-    wanted="$(cat requirements/clients.txt tests/clients/javascript/package-lock.json; command -v npm || true)"
-    wanted="$(sha256sum <<< "$wanted")"
-    if [ "$(cat $target/installed-from 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+    if cmp --quiet $source/package-lock.json $target/node_modules/.installed-from; then exit 0; fi
+    command -v npm >/dev/null || exit 0
+    cp $source/{package.json,package-lock.json,.npmrc} $target
+    npm ci --prefix $target --no-audit --no-fund --silent
+    cp $source/package-lock.json $target/node_modules/.installed-from
+
+# Install pinned requirements to .local, in an environment of their own
+_apart set: _uv
+    #!/usr/bin/env bash
+    set -euo pipefail
+    wanted=requirements/{{ set }}.txt
+    target=.local/{{ set }}
+    if cmp --quiet $wanted $target/installed-from; then exit 0; fi
     uv venv --quiet --allow-existing --python '>=3.11' $target
-    uv pip sync --quiet --python $target/bin/python --require-hashes requirements/clients.txt
-    if command -v npm >/dev/null; then
-        cp tests/clients/javascript/{package.json,package-lock.json,.npmrc} $target
-        npm ci --prefix $target --no-audit --no-fund --silent
-    fi
-    echo "$wanted" > $target/installed-from
+    uv pip sync --quiet --python $target/bin/python --require-hashes $wanted
+    cp $wanted $target/installed-from
 
 # Compile llama-server and ggml-rpc-server to .local/llama-server/bin; 12 minutes on two cores
 llama-server: _uv
@@ -195,9 +202,10 @@ pin *flags: _uv
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --group models -c requirements/dev.txt \
         -o requirements/models.txt
-    uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-annotate --group clients \
-        -o requirements/clients.txt
+    for set in clients load-clients; do \
+        uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
+            --no-header --no-annotate --group $set -o requirements/$set.txt; \
+    done
     uv pip compile {{ flags }} --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --no-deps - <<< "llama-cpp-python==0.3.36" \
         -o requirements/llama-server.txt

@@ -1,5 +1,6 @@
 """Clients that people use, of their own versions and languages, against one node."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ SCRIPTS: Final = sorted(Path(__file__).parent.glob("with_*.py"))
 JAVASCRIPT: Final = Path(__file__).parent / "javascript"
 ENVIRONMENT: Final = ROOT / ".local/clients"
 """Where `just test-slow` installs the clients; those for Node are in `node_modules`."""
+GUIDELLM: Final = ROOT / ".local/load-clients/bin/guidellm"
 SECONDS: Final = 300.0
 
 pytestmark = pytest.mark.slow
@@ -38,11 +40,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def run(command: list[str | Path], node: Running, directory: Path) -> None:
-    """Run a client's own tests; fail with their report."""
+    """Run a client's own tests, or another program; fail with its report."""
     done = subprocess.run(
         command,
         cwd=directory,
-        env=os.environ | {"NODE_URL": node.url},
+        env=os.environ | {"NODE_URL": node.url, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=patient(SECONDS),
@@ -69,3 +71,32 @@ def test_client_for_node_gets_what_it_asks_for(node: Running, script: str) -> No
     for source in JAVASCRIPT.glob("*.js"):  # Node looks for packages beside the script
         shutil.copy(source, ENVIRONMENT)
     run(["node", "--test", ENVIRONMENT / script], node, ENVIRONMENT)
+
+
+def test_load_client_streams_answers_of_equal_length(node: Running, tmp_path: Path) -> None:
+    """GuideLLM streams answers of a fixed length (`ignore_eos`), two at once, without an error."""
+    if not GUIDELLM.exists():
+        pytest.skip("guidellm is not installed: run `just test-slow`")
+    prompts = [{"prompt": "Once upon a time", "output_tokens_count": 24}] * 4
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    columns = {
+        "prompt_column": "prompt",
+        "output_tokens_count_column": "output_tokens_count",
+    }
+    asked: dict[str, Path | str] = {
+        "--target": node.url,
+        "--model": "gemma",
+        "--rate-type": "concurrent",
+        "--rate": "2",
+        "--max-requests": "4",
+        "--data": tmp_path / "prompts.jsonl",
+        "--data-args": json.dumps(columns),
+        "--output-path": tmp_path / "report.json",
+    }
+    options = [word for option in asked.items() for word in option]
+    run([GUIDELLM, "benchmark", "run", "--disable-progress", *options], node, tmp_path)
+    (measured,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
+    assert not measured["requests"]["errored"]
+    answers = measured["requests"]["successful"]
+    assert [answer["output_tokens"] for answer in answers] == [24] * 4
+    assert all(answer["time_to_first_token_ms"] > 0 for answer in answers)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-PINS: Final = ("dev", "clients")
+PINS: Final = ("dev", "clients", "load-clients")
 
 
 def pinned_versions() -> set[str]:
