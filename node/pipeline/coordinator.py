@@ -16,11 +16,11 @@ from node.engine.protocol import Described
 from node.errors import HeldElsewhereError, InsufficientMemoryError, UnavailableError
 from node.mesh.mesh import Mesh
 from node.pipeline.pipeline import Pipeline, open_pipeline
-from node.pipeline.placing import Rival, explain, find_server, place_of
+from node.pipeline.placing import Rival, explain, find_server, place_of, plan_around
 from node.pipeline.tunnel import Claim, OpenTunnel
 from node.requests.request import is_other_model
 from node.routing.peer_offers import KnownPeer, PeerOffers, reachable_url
-from node.routing.plan import Holder, Member, Plan, can_be_planned, make_split, read_holders
+from node.routing.plan import Holder, Member, Plan, can_be_planned, read_holders
 from shared.events import Event, PipelineRebuilt
 
 _AVOIDED_SECONDS: Final = 30.0
@@ -127,22 +127,13 @@ class Coordinator:
             }
 
     def _plan(self, described: Described, holders: list[Holder]) -> Plan:
-        """Return the plan with this node as the coordinator, without nodes that failed lately.
-
-        If the model does not fit then, it is planned with them: their workers may have come back.
-        """
+        """Return the plan with this node as the coordinator."""
         now, node_id, shape = trio.current_time(), self._mesh.node_id, described.shape
         self._avoided = {name: it for name, it in self._avoided.items() if it.until > now}
         room = self._room_bytes()
         nodes = [replace(h, free_bytes=room) if h.node_id == node_id else h for h in holders]
-        trusted = [
-            replace(h, barred=h.barred or self._avoided[h.node_id].why)
-            if h.node_id in self._avoided
-            else h
-            for h in nodes
-        ]
-        plan = make_split(shape, trusted, node_id)
-        return make_split(shape, nodes, node_id) if plan.unserved else plan
+        avoided = sorted(self._avoided.items(), key=lambda item: item[1].until)
+        return plan_around(shape, nodes, node_id, {name: it.why for name, it in avoided})
 
     def _holders(self, model_id: str) -> list[Holder]:
         own = Member(self._mesh.node_id, self._offers.own(), self._mesh.advert().status)

@@ -1,7 +1,7 @@
 """Decides whether this node coordinates a split model, and over which nodes; no I/O."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from node.engine.place import Place, Stage
@@ -43,6 +43,34 @@ def find_server(
         return whole.shares[0].node_id
     earlier = (rival.node_id for rival in able if rival.node_id < node_id)
     return next((name for name in earlier if not make_split(shape, holders, name).unserved), "")
+
+
+def plan_around(
+    shape: Shape, holders: Sequence[Holder], node_id: str, avoided: Mapping[str, str]
+) -> Plan:
+    """Return the plan with this node as the coordinator, without nodes that failed lately.
+
+    If the model does not fit then, they are used again: their workers may have come back.
+
+    Args:
+        shape: The model.
+        holders: All nodes.
+        node_id: This node.
+        avoided: Why each of these nodes is avoided; the first is used again first.
+    """
+    names = list(avoided)
+    for used in range(len(names)):
+        barred = set(names[used:])
+        plan = make_split(shape, [_bar(node, avoided, barred) for node in holders], node_id)
+        if not plan.unserved:
+            return plan
+    return make_split(shape, holders, node_id)
+
+
+def _bar(node: Holder, avoided: Mapping[str, str], barred: set[str]) -> Holder:
+    if node.barred or node.node_id not in barred:
+        return node
+    return replace(node, barred=avoided[node.node_id])
 
 
 def place_of(plan: Plan, shape: Shape) -> Place:

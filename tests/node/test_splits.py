@@ -8,7 +8,7 @@ import pytest
 
 from node.engine.place import Stage
 from node.engine.shape import Shape
-from node.pipeline.placing import Rival, explain, find_server, place_of
+from node.pipeline.placing import Rival, explain, find_server, place_of, plan_around
 from node.pipeline.splits import split_flags
 from node.routing.offer import OfferedModel
 from node.routing.plan import Holder, make_split
@@ -52,6 +52,17 @@ def test_node_that_cannot_coordinate_is_not_waited_for() -> None:
     """A node of another build, or without memory, leaves the model to the next one."""
     holders = [node("a", rpc_build="b2"), node("b"), node("c")]
     assert find_server("b", SHAPE, holders, [rival("a")]) == ""
+
+
+def test_nodes_that_failed_are_used_last_of_all() -> None:
+    """They are left out while the others hold the model; then the first that failed comes back."""
+    holders = [node("a"), node("b", 900), node("c", 800), node("d", 700)]
+    failed = {"b": "its worker was lost", "c": "its worker was lost"}
+    around = plan_around(SHAPE, holders, "a", failed)
+    assert {share.node_id for share in around.shares} == {"a", "d"}
+    assert ("b", "its worker was lost") in [(left.node_id, left.why) for left in around.left_out]
+    again = plan_around(SHAPE, holders[:3], "a", failed)
+    assert {share.node_id for share in again.shares} == {"a", "b"}
 
 
 def test_plan_becomes_a_place() -> None:
