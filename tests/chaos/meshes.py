@@ -186,7 +186,7 @@ def parted(directory: Path, seconds: float = 20.0) -> list[Row]:
     """Cut a network in two halves so that all messages between them are lost, and restore it."""
     if os.geteuid() or not shutil.which("ip"):
         return [skipped("network namespaces need root and iproute2")]
-    with _ground(directory) as ground, _two_hosts() as (names, addresses):
+    with _ground(directory) as ground, two_hosts() as (names, addresses):
         for number in range(6):
             side = number % 2
             within = ("ip", "netns", "exec", names[side])
@@ -197,7 +197,7 @@ def parted(directory: Path, seconds: float = 20.0) -> list[Row]:
             ground.seed = ground.seed or node.address
         wait_for(ground.agree, 60)
         halves = [ground.nodes[::2], ground.nodes[1::2]]
-        _lose_all(names, addresses)
+        lose_all(names, addresses)
         cut_at = time.monotonic()
         wait_for(lambda: all(_agree(half) for half in halves), 30)
         apart = max(seen.at for node in ground.nodes for seen in node.seen()) - cut_at
@@ -233,7 +233,7 @@ def _agree(nodes: Sequence[MeshNode]) -> bool:
 
 
 @contextlib.contextmanager
-def _two_hosts() -> Iterator[tuple[list[str], list[str]]]:
+def two_hosts() -> Iterator[tuple[list[str], list[str]]]:
     """Make two network namespaces connected by a cable; yield their names and addresses."""
     names = [f"mesh-{os.getpid()}-{side}" for side in "ab"]
     addresses = ["10.231.7.1", "10.231.7.2"]
@@ -254,7 +254,7 @@ def _two_hosts() -> Iterator[tuple[list[str], list[str]]]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
-def _lose_all(names: Sequence[str], addresses: Sequence[str]) -> None:
+def lose_all(names: Sequence[str], addresses: Sequence[str]) -> None:
     """Send the traffic of both hosts to a missing card: no error, and nothing arrives."""
     for name, other in zip(names, reversed(addresses), strict=True):
         _ip(
