@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.bench import (
     absence,
+    busy,
     emit,
     exposition,
     footprint,
@@ -28,6 +29,7 @@ BENCHMARKS: Final[dict[str, Callable[[], list[Row]]]] = {
     "stream": stream.measure,
     "streams": streams.measure,
     "llama": llama.measure,
+    "busy": busy.measure,
     "stall": stall.measure,
     "ingest": ingest.measure,
     "restart": restart.measure,
