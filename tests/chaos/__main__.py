@@ -11,6 +11,7 @@ from typing import Final
 from tests.chaos import (
     clocks,
     clusters,
+    company,
     connections,
     damage,
     deaths,
@@ -33,6 +34,8 @@ FAULTS: Final[dict[str, Callable[[Path], list[Row]]]] = {
     "exporter-rotating": rotations.killed_rotating,
     "node-killed": deaths.node_killed,
     "engine-killed": engines.engine_killed,
+    "llama-server-killed": engines.llama_server_killed,
+    "llama-server-killed-together": company.killed_together,
     "peers-killed": clusters.peers_killed,
     "both-killed": deaths.both_killed,
     "exporter-stopped": pauses.exporter_stopped,

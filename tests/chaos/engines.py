@@ -16,13 +16,17 @@ from tests.processes import Pair, Running, Samples, scrape, stream, text_of, val
 _ANSWER_TOKENS: Final = 40
 
 
-def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
-    """Ask everything twice, and kill the engine at a random token of each second answer."""
+def engine_killed(directory: Path, kills: int = 100, engine: str = "ctransformers") -> list[Row]:
+    """Ask everything twice, and kill the engine at a random token of each second answer.
+
+    The engine has one slot.
+    """
+    flags = (f"--model={random_model()}", f"--engine={engine}", "--slots=1")
     draw = random.Random(kills)
     same = 0
     with (
         Pair(directory).exporter() as exporter,
-        Pair(directory).node(f"--model={random_model()}") as node,
+        Pair(directory).node(*flags) as node,
     ):
         for number in range(kills):
             asked = _question(number)
@@ -53,6 +57,11 @@ def engine_killed(directory: Path, kills: int = 100) -> list[Row]:
             tokens == asked_for * _ANSWER_TOKENS,
         ),
     ]
+
+
+def llama_server_killed(directory: Path, kills: int = 100) -> list[Row]:
+    """Do the same with llama.cpp."""
+    return engine_killed(directory, kills, "llama.cpp")
 
 
 def _question(number: int) -> dict[str, Any]:

@@ -36,6 +36,12 @@ def test_killed_engine_is_not_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_killed_llama_server_is_not_seen(tmp_path: Path) -> None:
+    """After each of three kills of a llama-server the text is the same, token for token."""
+    hold(engines.llama_server_killed(tmp_path, kills=3))
+
+
+@pytest.mark.slow
 def test_removed_socket_is_made_anew(tmp_path: Path) -> None:
     """Without the socket's file a connected node goes on, and a new one connects soon."""
     hold(connections.socket_removed(tmp_path))
