@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from node.api.schema import MAX_INPUTS, Body
+from node.api.schema import MAX_INPUTS, Body, PromptUsage
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,17 +52,10 @@ class Ranked(msgspec.Struct, frozen=True, omit_defaults=True):
     document: Document | None = None
 
 
-class RerankUsage(msgspec.Struct, frozen=True):
-    """What the request used."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class Ranking(msgspec.Struct, frozen=True):
     """Answer of `POST /v1/rerank`: the best documents first."""
 
     model: str
     results: list[Ranked]
-    usage: RerankUsage
+    usage: PromptUsage
     object: Literal["list"] = "list"

@@ -254,6 +254,13 @@ def _check_listed(given: str | list[str | int | list[int]], name: str) -> None:
         raise InvalidRequestError(message, parameter=name)
 
 
+class PromptUsage(msgspec.Struct, frozen=True):
+    """Tokens of a request whose answer has none."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     """The error, in OpenAI's terms."""
 

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from node.api.logprobs import ChatLogprobs, CompletionLogprobs, Log
 from node.api.parts.part import CallArguments, CallBegun, Part, Said, Thought, Words
+from node.api.schema import PromptUsage
 
 OWNER: Final = "distributed-llm"
 
@@ -188,19 +189,12 @@ def embedding(index: int, vector: tuple[float, ...], *, packed: bool) -> Embeddi
     return Embedding(index, base64.b64encode(numbers).decode())
 
 
-class EmbeddingUsage(msgspec.Struct, frozen=True):
-    """Tokens of all texts."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingList(msgspec.Struct, frozen=True):
     """The vectors of the texts, in order."""
 
     model: str
     data: list[Embedding]
-    usage: EmbeddingUsage
+    usage: PromptUsage
     object: Literal["list"] = "list"
 
 

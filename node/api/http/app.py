@@ -21,7 +21,6 @@ from node.api.http import openapi
 from node.api.http.answer import (
     AnswerWriter,
     EmbeddingList,
-    EmbeddingUsage,
     Health,
     Model,
     ModelList,
@@ -40,7 +39,7 @@ from node.api.logprobs import ChatLog, CompletionLog, Log, TokenLog
 from node.api.pages.page import add_page
 from node.api.parts.part import Said
 from node.api.request_id import REQUEST_ID, choose_request_id
-from node.api.schema import CompletionRequest, EmbeddingRequest
+from node.api.schema import CompletionRequest, EmbeddingRequest, PromptUsage
 from node.errors import InvalidRequestError, RequestError
 from node.requests.answer import Answer, Ending
 from node.requests.request import InferenceRequest
@@ -150,7 +149,7 @@ class _Routes:
         wanted = conversion.embedding_requests(asked, *self._front.caller(asked.model))
         vectors, tokens = await read_vectors(wanted, self._front.admission())
         written = [embedding(number, one, packed=packed) for number, one in enumerate(vectors)]
-        usage = EmbeddingUsage(tokens, tokens)
+        usage = PromptUsage(tokens, tokens)
         return json_response(EmbeddingList(wanted[0].model_id, written, usage))
 
     def _model(self, model_id: str) -> Model:
