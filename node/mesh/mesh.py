@@ -101,27 +101,12 @@ async def open_mesh(
     with open_transport(options.host, options.port, options.tls, connections) as transport:
         transport.contain = functools.partial(guard.contain, "mesh_rounds")
         rounds = mesh.begin(options, transport)
-        book = rounds.membership.table.book
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guard, "mesh_rounds", rounds.run, name="mesh rounds")
-            surveys, answers = transport.receive_surveys, transport.receive_answers
-            nursery.start_soon(
-                guard, "mesh_surveys", surveys, rounds.take_survey, name="mesh surveys"
-            )
-            nursery.start_soon(
-                guard, "mesh_answers", answers, rounds.take_answer, name="mesh answers"
-            )
+            _start(nursery, guard, rounds)
             for seed in options.seeds:
-                nursery.start_soon(
-                    guard,
-                    "mesh_seeds",
-                    seeds.watch_seed,
-                    seed,
-                    resolve,
-                    book.resolved,
-                    rounds.note_failed_lookup,
-                    name=f"mesh seed {seed}",
-                )
+                found, failed = rounds.membership.table.book.resolved, rounds.note_failed_lookup
+                watching = functools.partial(seeds.watch_seed, seed, resolve, found, failed)
+                nursery.start_soon(guard, "mesh_seeds", watching, name=f"mesh seed {seed}")
             _log.info("mesh on %s, incarnation %d", mesh.address, mesh.incarnation)
             try:
                 yield
@@ -132,3 +117,12 @@ async def open_mesh(
                 ):
                     await rounds.leave()
                 nursery.cancel_scope.cancel()
+
+
+def _start(nursery: trio.Nursery, guard: Guard[NodePart], rounds: Rounds) -> None:
+    """Start the rounds and what receives the messages of others."""
+    surveys = functools.partial(rounds.transport.receive_surveys, rounds.take_survey)
+    answers = functools.partial(rounds.transport.receive_answers, rounds.take_answer)
+    nursery.start_soon(guard, "mesh_rounds", rounds.run, name="mesh rounds")
+    nursery.start_soon(guard, "mesh_surveys", surveys, name="mesh surveys")
+    nursery.start_soon(guard, "mesh_answers", answers, name="mesh answers")

@@ -78,15 +78,8 @@ async def open_carrier(
                 finally:
                     nursery.cancel_scope.cancel()
         finally:
-            with (
-                guard.contain("carrier"),
-                trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace,
-            ):
-                await carrier.finish(goodbye=well)
-            if grace.cancelled_caught:
-                _log.warning(
-                    "no exporter accepted the last metric events within %s s", GOODBYE_SECONDS
-                )
+            with guard.contain("carrier"):
+                await _finish(carrier, goodbye=well)
 
 
 class _Carrier:
@@ -178,3 +171,11 @@ class _Carrier:
         self._levels_due = trio.current_time() + LEVELS_SECONDS
         for event in self._levels():
             self._outbox.emit(event)
+
+
+async def _finish(carrier: _Carrier, *, goodbye: bool) -> None:
+    """Send the rest, in a bounded time."""
+    with trio.move_on_after(GOODBYE_SECONDS, shield=True) as grace:
+        await carrier.finish(goodbye=goodbye)
+    if grace.cancelled_caught:
+        _log.warning("no exporter accepted the last metric events within %s s", GOODBYE_SECONDS)
