@@ -488,7 +488,7 @@ def test_one_seed_gives_one_text(shared_node: Running) -> None:
         ({"max_tokens": 4}, "prompt"),
         ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
         ({"prompt": "x", "temperature": -1}, "temperature"),
-        ({"prompt": "x", "logprobs": 3}, "logprobs"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs"),
         ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
         ({"prompt": "x", "stop": ["a", 1]}, "stop[1]"),
         ({"prompt": "x", "model": "nobody"}, "model"),

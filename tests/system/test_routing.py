@@ -105,6 +105,10 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
     assert here["usage"]["completion_tokens"] == there["usage"]["completion_tokens"] == 40
     streamed = text_of(list(stream(first.url, max_tokens=40, **STORY)))
     assert streamed == there["choices"][0]["text"]
+    measured: dict[str, Any] = {"max_tokens": 3, "logprobs": 2, "echo": True}
+    found = complete(first, **measured).json()["choices"]
+    assert found == complete(second, **measured).json()["choices"]
+    assert len(found[0]["logprobs"]["tokens"]) > 3 + 3
 
     chat = {"model": "story", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
     asked = [

@@ -10,6 +10,7 @@ from node.api.anthropic.schema import (
     MessagesRequest,
     TextBlock,
     ThinkingBlock,
+    ToolParameter,
     ToolResultBlock,
     ToolUseBlock,
     joined,
@@ -43,15 +44,16 @@ def _prompt(asked: CountTokensRequest) -> dict[str, Any]:
         messages += _messages(message)
     return {
         "messages": messages,
-        "tools": [
-            Tool("function", Function(tool.name, tool.description, tool.input_schema))
-            for tool in asked.tools or ()
-        ],
+        "tools": [Tool("function", _function(tool)) for tool in asked.tools or ()],
         "tool_choice": choice
         and _CHOICES.get(choice.type, ToolChoice("function", ChosenFunction(choice.name or ""))),
         "parallel_tool_calls": not (choice and choice.disable_parallel_tool_use),
         "chat_template_kwargs": thinking and {"enable_thinking": thinking.type != "disabled"},
     }
+
+
+def _function(tool: ToolParameter) -> Function:
+    return Function(tool.name, tool.description, tool.input_schema, tool.strict)
 
 
 def _answer(asked: CountTokensRequest) -> dict[str, Any]:

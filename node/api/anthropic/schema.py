@@ -82,7 +82,7 @@ class ToolParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     description: str | None = None
     type: Literal["custom"] | None = None
     strict: bool | None = None
-    """A schema that is followed at all is followed strictly."""
+    """Whether a call that the model chooses must match the schema."""
     cache_control: Hint | None = None
 
 
