@@ -239,6 +239,47 @@ def test_structured_answer_is_that_of_http(running: tuple[Running, Client], kind
         assert list(json.loads(said.text)) == ["town", "days"]
 
 
+def logs(answer: Any) -> list[Any]:
+    """Return tokens with their log probabilities, from a message of either kind."""
+    return [
+        (bytes(one.bytes), pytest.approx(one.logprob, abs=1e-4), len(one.top_logprobs))
+        for one in answer.logprobs
+    ]
+
+
+def test_logprobs_are_those_of_http(running: tuple[Running, Client]) -> None:
+    """Each token of a chat has the log probability that it has over HTTP, also in a stream."""
+    node, client = running
+    asked = {"logprobs": True, "top_logprobs": 3} | SHORT
+    choice = post(node, "/v1/chat/completions", {"messages": http_turns()} | asked)["choices"][0]
+    expected = [
+        (bytes(one["bytes"]), one["logprob"], len(one["top_logprobs"]))
+        for one in choice["logprobs"]["content"]
+    ]
+    assert len(expected) == 24
+    request = pb.GenerateRequest(chat=pb.Chat(messages=turns()), **asked)
+    assert logs(client.inference.Generate(request)) == expected
+    messages = client.inference.GenerateStream(request)
+    assert [one for message in messages for one in logs(message)] == expected
+
+
+def test_echoed_prompt_is_that_of_http(running: tuple[Running, Client]) -> None:
+    """An echoed prompt has its log probabilities, but none for its first token."""
+    node, client = running
+    body = {"prompt": "Once", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
+    theirs = post(node, "/v1/completions", body)["choices"][0]
+    request = pb.GenerateRequest(**body | {"logprobs": True, "top_logprobs": 2})
+    ours = client.inference.Generate(request)
+    assert ours.text == theirs["text"]
+    assert ours.text.startswith("Once")
+    assert not ours.logprobs[0].HasField("logprob")
+    values = [one.logprob if one.HasField("logprob") else None for one in ours.logprobs]
+    assert values == pytest.approx(theirs["logprobs"]["token_logprobs"], abs=1e-4)
+    messages = list(client.inference.GenerateStream(request))
+    assert "".join(message.text for message in messages) == ours.text
+    assert [one for message in messages for one in logs(message)] == logs(ours)
+
+
 def test_stream_has_the_usage_so_far(running: tuple[Running, Client]) -> None:
     """With `continuous_usage_stats` the tokens count up to those of the ending."""
     _, client = running

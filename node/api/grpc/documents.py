@@ -35,6 +35,8 @@ def generation(message: pb.GenerateRequest, *, streamed: bool) -> CompletionRequ
     if "chat" in document:
         return reading.convert(document.pop("chat") | document, ChatRequest)
     _name_prompt(document)
+    if document.pop("logprobs", False):  # one number in HTTP's completions
+        document["logprobs"] = document.pop("top_logprobs", 0)
     return reading.convert(document, CompletionRequest)
 
 
