@@ -162,13 +162,13 @@ def test_prompts_may_be_tokens_and_several(running: tuple[Running, Client]) -> N
     assert len(check_equal(running, {"prompt": [[104, 105]] * 2} | SHORT, request)) == 2
 
 
-def tools() -> list[Any]:
-    shared = {"description": "Tell.", "parameters": json.dumps(SCHEMA), "strict": True}
+def tools(*, strict: bool = False) -> list[Any]:
+    shared = {"description": "Tell.", "parameters": json.dumps(SCHEMA), "strict": strict}
     return [pb.Tool(function=pb.Function(name=name, **shared)) for name in FUNCTIONS]
 
 
-def http_tools() -> list[Any]:
-    shared = {"description": "Tell.", "parameters": SCHEMA, "strict": True}
+def http_tools(*, strict: bool = False) -> list[Any]:
+    shared = {"description": "Tell.", "parameters": SCHEMA, "strict": strict}
     return [{"type": "function", "function": {"name": name} | shared} for name in FUNCTIONS]
 
 
@@ -185,11 +185,13 @@ def test_forced_call_is_that_of_http(running: tuple[Running, Client], forced: st
     """A call that the grammar forces has the same name and arguments, whole and streamed."""
     by_name = forced in FUNCTIONS
     choice = pb.ToolChoice(function=forced) if by_name else pb.ToolChoice(mode=forced)
-    chat = pb.Chat(messages=turns(), tools=tools(), tool_choice=choice, parallel_tool_calls=False)
+    chat = pb.Chat(
+        messages=turns(), tools=tools(strict=True), tool_choice=choice, parallel_tool_calls=False
+    )
     named = {"type": "function", "function": {"name": forced}}
     body = {
         "messages": http_turns(),
-        "tools": http_tools(),
+        "tools": http_tools(strict=True),
         "tool_choice": named if by_name else forced,
         "parallel_tool_calls": False,
         "max_tokens": 400,
