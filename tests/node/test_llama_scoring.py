@@ -16,6 +16,7 @@ from node.engine.protocol import Echoed, Finished, Result, Sampled
 from node.requests.request import Token
 from tests.llama_servers import SERVERS, answer, generating, running, tokens_in
 from tests.patience import patient
+from tests.random_models import random_model
 from tests.real_model import real_model
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,17 @@ async def test_prompt_is_as_likely_as_when_it_was_drawn(
     assert measured[-8:] == pytest.approx(logprobs(drawn), abs=0.02)
     likeliest = [one.likelihood.top[0] for one in scored.tokens[-8:] if one.likelihood]
     assert [one.identity for one in likeliest] == tokens_in(drawn)
+
+
+@trio_test
+async def test_first_token_of_a_prompt_has_its_text(tmp_path: Path) -> None:
+    """A model without a token of its own for the beginning shows the text of the first one."""
+    with trio.fail_after(patient(SECONDS)):
+        async with running(tmp_path, random_model("qwen3")) as link:
+            asked = generating(1, "One two", 1, logprobs=1, echo=True, echo_only=True)
+            tokens: tuple[Token, ...] = echoed(await answer(link, asked)).tokens
+    assert tokens[0].piece == b"O"
+    assert b"".join(one.piece for one in tokens) == b"One two"
 
 
 @trio_test

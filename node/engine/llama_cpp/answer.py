@@ -126,9 +126,8 @@ class LoadedModel:
             async def note(done: int) -> None:
                 await send([Evaluated(command.request, done, len(tokens), 0)])
 
-            scored = await self._scorer.score_prompt(
-                tokens, command.logprobs, names=not isinstance(command.prompt, str), note=note
-            )
+            shown = text if isinstance(command.prompt, str) else None
+            scored = await self._scorer.score_prompt(tokens, command.logprobs, shown, note)
         done = Evaluated(command.request, len(tokens), len(tokens), 0)
         await send([done, Echoed(command.request, scored, text)])
 

@@ -63,24 +63,29 @@ class Scorer:
         return await self._find(before, token, top)
 
     async def score_prompt(
-        self, tokens: list[int], top: int, *, names: bool, note: Callable[[int], Awaitable[None]]
+        self, tokens: list[int], top: int, text: str | None, note: Callable[[int], Awaitable[None]]
     ) -> tuple[Token, ...]:
         """Return a prompt's tokens, all but the first with a likelihood; raises like `score`.
 
         Args:
             tokens: The prompt.
             top: How many of the likeliest tokens to report at each position.
-            names: Whether the pieces of control tokens are their names; else they are empty.
+            text: The prompt's text, to which its control tokens add nothing. None if they do: then
+                their pieces are their names.
             note: Called with the number of tokens that are done.
         """
-        scored = [Token(tokens[0], await self._name(tokens[0]) if names else b"")]
+        scored = []
         for position in range(1, len(tokens)):
             one = await self.score(tokens[:position], tokens[position], top)
-            if names and not one.piece:
+            if text is None and not one.piece:
                 one = msgspec.structs.replace(one, piece=await self._name(one.identity))
             scored.append(one)
             await note(position)
-        return tuple(scored)
+        if text is None:
+            first = await self._name(tokens[0])
+        else:
+            first = _before(text.encode(), b"".join(one.piece for one in scored))
+        return Token(tokens[0], first), *scored
 
     async def _draw(self, before: list[int], token: int, top: int) -> Likely | None:
         """Draw a token. Return it with the likeliest; None if a character begins with it."""
@@ -117,6 +122,14 @@ class Scorer:
             refused(0, read_failure(answer))
             raise EngineLostError(f"no likelihood: {read_failure(answer).message}")
         return decode(answer, kind)
+
+
+def _before(text: bytes, rest: bytes) -> bytes:
+    """Return what the first token adds to a text; nothing if it is the model's own beginning.
+
+    After such a token, the pieces may have a blank that the text does not have.
+    """
+    return text.removesuffix(rest) if text.endswith(rest) else b""
 
 
 class Measure(Protocol):
