@@ -245,6 +245,9 @@ class _Protocol(TCPServer):
 
         That saves hypercorn's lock and scope and two rounds of Trio's loop for each token.
         """
+        connection: Connection = self.state[CONNECTION]
+        if connection.successor is not None:  # hypercorn would send a 500 for the request that left
+            return
         stream: object = self.stream
         if isinstance(event, RawData) and isinstance(stream, PacedStream):
             sent = 0 if self.send_lock.locked() else stream.send_nowait(event.data)
