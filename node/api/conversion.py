@@ -20,6 +20,13 @@ from node.errors import InvalidRequestError
 from node.requests.request import Chat, InferenceRequest, Prompt, Sampling, Turn
 
 _SEEDS: Final = 2**64
+_DECIDING: Final = (
+    *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "logit_bias"),
+    *("repetition_penalty", "repeat_penalty", "presence_penalty", "frequency_penalty"),
+    *("stop", "stop_token_ids", "min_tokens", "ignore_eos"),
+    *("response_format", "tool_choice", "parallel_tool_calls"),
+)
+"""The fields of a request that an engine elsewhere gets as they are."""
 _portable: Final = msgspec.msgpack.Encoder()
 
 
@@ -151,7 +158,7 @@ def _text_requests(
             model_id=model_id,
             prompt=prompt,
             max_tokens=asked.output_limit,
-            sampling=_with_seed(sampling, sampling.seed + number),
+            sampling=_numbered(asked, sampling, number),
             stops=asked.stops(),
             stop_tokens=tuple(asked.stop_token_ids or ()),
             min_tokens=asked.min_tokens or 0,
@@ -166,6 +173,24 @@ def _text_requests(
         for prompt in prompts
         for number in range(asked.answers)
     ]
+
+
+def _numbered(asked: TextRequest, sampling: Sampling, number: int) -> Sampling:
+    """Return the settings of the answer with this number, with what of them was sent."""
+    own = _with_seed(sampling, sampling.seed + number)
+    sent = {name: getattr(asked, name, None) for name in _DECIDING}
+    if asked.seed is not None:
+        sent["seed"] = own.seed
+    given = {name: _plain(value) for name, value in sent.items() if value is not None}
+    return msgspec.structs.replace(own, asked=given)
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as it was sent, without what was left out of its object."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = msgspec.structs.asdict(value)
+    return {name: _plain(field) for name, field in fields.items() if field is not None}
 
 
 def _with_seed(sampling: Sampling, seed: int) -> Sampling:

@@ -23,7 +23,13 @@ async def read_whole(answer: Answer) -> tuple[str, Ending]:
     Raises:
         RequestError: The answer ended in an error.
     """
-    pieces: list[str] = []
+    deltas, ending = await read_deltas(answer)
+    return "".join(delta.text for delta in deltas), ending
+
+
+async def read_deltas(answer: Answer) -> tuple[list[Delta], Ending]:
+    """Wait for an answer's end. Return its pieces and its ending; raises like `read_whole`."""
+    deltas: list[Delta] = []
     while isinstance(received := await answer.receive(), Delta):
-        pieces.append(received.text)
-    return "".join(pieces), received
+        deltas.append(received)
+    return deltas, received

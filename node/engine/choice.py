@@ -12,7 +12,7 @@ from node.engine.buffers import estimate_buffers
 from node.engine.facts import Facts
 from node.engine.fitting import USUAL_CONTEXT, fit
 from node.engine.model_file import UnusableModelError
-from node.engine.protocol import Described, EngineName
+from node.engine.protocol import Described, OwnEngineName
 from node.engine.shape import shape_of
 from shared.paths import readable
 
@@ -25,7 +25,10 @@ TOKENIZERS: Final = ("llama",)
 QUANTIZATIONS: Final = frozenset(
     {"F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
 )
-SLOTS: Final[Mapping[EngineName, Sequence[int]]] = {"ctransformers": (1,), "llama.cpp": (4, 2, 1)}
+SLOTS: Final[Mapping[OwnEngineName, Sequence[int]]] = {
+    "ctransformers": (1,),
+    "llama.cpp": (4, 2, 1),
+}
 """Requests at once by default, the preferred number first. Four as in llama-server itself: a short
 answer does not wait for the end of a long one. On a CPU they share the speed of one; a GPU decodes
 them together at little more than the cost of one."""
@@ -48,7 +51,7 @@ _PROJECTOR: Final = "clip"
 class Wanted:
     """How a model is to be held."""
 
-    engine: EngineName | Literal["auto"] = "auto"
+    engine: OwnEngineName | Literal["auto"] = "auto"
     context_length: int = 0
     """Positions of each slot; 0 for as many as the model was trained with, if they fit."""
     slots: int = 0
@@ -97,7 +100,7 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
 
 
 def _fits(
-    facts: Facts, engine: EngineName, room_bytes: int | None, slots: int, context_length: int
+    facts: Facts, engine: OwnEngineName, room_bytes: int | None, slots: int, context_length: int
 ) -> bool:
     """Return whether the model fits; a long context must leave half of the rest."""
     if room_bytes is None:
@@ -118,7 +121,7 @@ def _find_fault(facts: Facts) -> str:
     return ""
 
 
-def _choose_engine(facts: Facts, wanted: Wanted, name: str) -> EngineName:
+def _choose_engine(facts: Facts, wanted: Wanted, name: str) -> OwnEngineName:
     limit = next(_limits(facts, wanted.slots), "")
     if wanted.engine == "ctransformers" and limit:
         message = f"ctransformers cannot run {name}: {limit}; set --engine=llama.cpp"

@@ -8,10 +8,11 @@ import trio
 
 from node.engine import protocol
 from node.errors import RequestError
+from node.requests.parts import Part
 from node.requests.request import EndReason, Likelihood, Token
 from shared import events
 
-_OF_LOAD: Final = (protocol.Read, protocol.Loaded, protocol.LoadFailed)
+_OF_NO_JOB: Final = (protocol.Read, protocol.Loaded, protocol.LoadFailed, protocol.Resized)
 
 
 class Job(Protocol):
@@ -27,6 +28,12 @@ class Job(Protocol):
     def sampled(self, token: int, piece: bytes, likelihood: Likelihood | None = None) -> None:
         """One token was drawn."""
 
+    def said(self, part: Part) -> None:
+        """One token's part of the answer, instead of the token."""
+
+    def counted(self, prompt_tokens: int, cached_tokens: int, unseen_tokens: int) -> None:
+        """The tokens as the engine counted them; some of the answer's were never seen."""
+
     def opened_thoughts(self) -> None:
         """The prompt has opened the model's thoughts."""
 
@@ -41,6 +48,9 @@ class Job(Protocol):
 
     def finished(self, reason: EndReason, message: str, parameter: str = "") -> None:
         """The engine has finished the request, perhaps for a fault of one of its fields."""
+
+    def declined(self) -> None:
+        """The engine cannot begin the request now."""
 
     def interrupted(self, reason: events.RestartReason) -> None:
         """The engine ended during the request."""
@@ -117,7 +127,7 @@ class Jobs:
         """Pass results to their jobs; those of a job that has ended are dropped."""
         self._progressed_at = now = trio.current_time()
         for result in results:
-            if isinstance(result, _OF_LOAD):
+            if isinstance(result, _OF_NO_JOB):
                 continue
             if held := self._held.get(result.request):
                 held.progressed_at = now
@@ -134,21 +144,28 @@ class Jobs:
                 held.draws = True
                 held.tokens += 1
                 held.job.sampled(token, text, likelihood)
+            case protocol.Said(_, part):
+                held.draws = True
+                held.job.said(part)
             case protocol.Evaluated(_, done, total, cached):
                 held.tokens = done
                 held.job.evaluated(done, total, cached)
-            case protocol.Echoed(_, tokens, text):
-                held.job.echoed(tokens, text)
-            case protocol.ThoughtsOpened():
-                held.job.opened_thoughts()
-            case protocol.Embedded(_, vector):
-                held.job.embedded(vector)
-            case protocol.Tokenized(_, tokens, text):
-                held.job.tokenized(tokens, text)
-            case protocol.Finished(request, reason, message):
+            case protocol.Finished() | protocol.Declined() | protocol.Dropped():
+                self._end(result)
+            case _:
+                _tell(held.job, result)
+
+    def _end(self, result: protocol.Ended) -> None:
+        job = self._remove(result.request)
+        match result:
+            case protocol.Declined():
+                job.declined()
+            case protocol.Dropped(_, reason):
+                job.interrupted(reason)
+            case protocol.Finished(_, ending, message):
                 if result.drafted:
                     self._speculated(result.drafted, result.accepted)
-                self._remove(request).finished(reason, message, result.parameter)
+                job.finished(ending, message, result.parameter)
 
     def _remove(self, request: int) -> Job:
         held = self._held.pop(request)
@@ -157,3 +174,18 @@ class Jobs:
 
     def _last_sign(self, held: _Held) -> float:
         return held.progressed_at if held.draws else max(held.progressed_at, self._progressed_at)
+
+
+def _tell(job: Job, result: protocol.JobResult) -> None:
+    """Pass on a result that is neither progress nor an end."""
+    match result:
+        case protocol.Counted(_, prompt_tokens, cached_tokens, unseen_tokens):
+            job.counted(prompt_tokens, cached_tokens, unseen_tokens)
+        case protocol.Echoed(_, tokens, text):
+            job.echoed(tokens, text)
+        case protocol.ThoughtsOpened():
+            job.opened_thoughts()
+        case protocol.Embedded(_, vector):
+            job.embedded(vector)
+        case protocol.Tokenized(_, tokens, text):
+            job.tokenized(tokens, text)

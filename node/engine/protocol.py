@@ -9,9 +9,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from node.engine.shape import NO_SHAPE, Shape
+from node.requests.parts import Part
 from node.requests.request import EndReason, Likelihood, Prompt, Sampling, Token
+from shared.events import RestartReason
 
-EngineName = Literal["ctransformers", "llama.cpp"]
+OwnEngineName = Literal["ctransformers", "llama.cpp"]
+EngineName = OwnEngineName | Literal["upstream"]
 
 HEADER_BYTES: Final = 4
 FRAME_BYTES: Final = 64 * 2**20
@@ -64,6 +67,8 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Whether to draw no token after them."""
     strict: tuple[str, ...] = ()
     """Names of the chat's tools whose arguments must match their schemas, if they are called."""
+    said: tuple[Token, ...] = ()
+    """The tokens of `prior` with what each adds to the answer."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -170,6 +175,43 @@ class ThoughtsOpened(msgspec.Struct, frozen=True, array_like=True, tag=20):
     request: int
 
 
+class Said(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """One token's part of the answer, from an engine that reads the parts of answers itself."""
+
+    request: int
+    part: Part
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """The tokens of a request as the engine counted them, at its end."""
+
+    request: int
+    prompt_tokens: int
+    """0 if unknown."""
+    cached_tokens: int
+    unseen_tokens: int
+    """Tokens of the answer beyond those that were reported one by one."""
+
+
+class Declined(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """The engine cannot begin the request now."""
+
+    request: int
+
+
+class Dropped(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """The engine has lost the request but works on."""
+
+    request: int
+    reason: RestartReason
+
+
+class Resized(msgspec.Struct, frozen=True, array_like=True, tag=25):
+    """From now on the engine works on this many requests at once."""
+
+    slots: int
+
+
 class Embedded(msgspec.Struct, frozen=True, array_like=True, tag=17):
     """The model's vector for the whole prompt, of length 1."""
 
@@ -200,9 +242,15 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The request's field that is at fault, if one is."""
 
 
+NO_PROGRESS: Final = (Resized, Declined, Dropped)
+"""Results that say that an engine has not worked."""
+
 Command = Load | Generate | Tokenize | Cancel
-JobResult = Evaluated | Sampled | Echoed | ThoughtsOpened | Embedded | Tokenized | Finished
-Result = Read | Loaded | LoadFailed | JobResult
+Ended = Declined | Dropped | Finished
+JobResult = (
+    Evaluated | Sampled | Said | Counted | Echoed | ThoughtsOpened | Embedded | Tokenized | Ended
+)
+Result = Read | Loaded | LoadFailed | Resized | JobResult
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -6,9 +6,11 @@ interrupted, a new process is started, and the model's lane sends the requests a
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal
 
+import msgspec
 import trio
 
 from node.engine import protocol
@@ -60,6 +62,8 @@ class Engine:
         self.resident = False
         self.progressed_at = 0.0
         """Unix time of the last prompt chunk or token; 0 before the first."""
+        self.on_resize: Callable[[], None] = lambda: None
+        """Called when it works on more or fewer requests at once; set by the lane."""
         self._options = options
         self._watcher = watcher
         self._emit = watcher.emit
@@ -157,6 +161,11 @@ class Engine:
         return self._place.stages if self._place else ()
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the model is in an engine that others run."""
+        return self.described is not None and self.described.engine == "upstream"
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the file that was last described; empty before the first."""
         return self.described.fingerprint if self.described else ""
@@ -185,8 +194,8 @@ class Engine:
         )
 
     def sample(self) -> events.EngineSampled | None:
-        """Return what the engine works on and holds; None while no model is loaded."""
-        if self._loaded_as is None:
+        """Return what the engine works on and holds; None while that is unknown."""
+        if self._loaded_as is None or self.is_elsewhere:
             return None
         return events.EngineSampled(
             self.model_id,
@@ -377,10 +386,19 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, link, name=f"watchdog of {self.model_id}")
             while results := await link.receive():
-                self.progressed_at = time.time()
-                self._worked = True
-                self._jobs.take(results)
+                self._take(results)
             nursery.cancel_scope.cancel()
+
+    def _take(self, results: list[protocol.Result]) -> None:
+        sizes = [result for result in results if isinstance(result, protocol.Resized)]
+        if not all(isinstance(result, protocol.NO_PROGRESS) for result in results):
+            self.progressed_at = time.time()
+            self._worked = True
+        self._jobs.take(results)
+        if sizes and self._loaded_as is not None:
+            self._loaded_as = msgspec.structs.replace(self._loaded_as, slots=sizes[-1].slots)
+            self.on_resize()
+            self._watcher.changed()
 
     async def _watch(self, link: Link) -> None:
         """Kill an engine that hangs. Runs until then or until cancelled."""
@@ -413,6 +431,7 @@ class Engine:
         self._link = None
         self._place = None
         self._loaded_as = None
+        self.on_resize()
         if not was_loaded:
             if not self._wanted:  # its load was abandoned, which is not a failure
                 self._emit(events.ModelUnloaded(self.model_id, reason))

@@ -74,6 +74,7 @@ class Account:
         self.draw: Final = self._drawn_at.append
         """Counts a token that was drawn at the given time; telemetry costs a token no more."""
         self._reported_tokens = 0
+        self._unseen_tokens = 0
         self._newest_at: tuple[float, ...] = ()
         """When the last reported token was drawn, once there is one."""
         self._queued_at = trio.current_time() - request.waited_seconds
@@ -85,7 +86,7 @@ class Account:
     @property
     def generated_tokens(self) -> int:
         """The number of tokens drawn so far."""
-        return self._reported_tokens + len(self._drawn_at)
+        return self._reported_tokens + len(self._drawn_at) + self._unseen_tokens
 
     def begin(self, resumed: ResumeReason | None) -> None:
         """Record that an engine has the request now."""
@@ -94,6 +95,17 @@ class Account:
             self._note_resumption(resumed)
         if self._prefill_at is None:
             self._prefill_at = trio.current_time()
+
+    def decline(self) -> None:
+        """Record that the engine did not begin the request, which waits again."""
+        if not self.generated_tokens:
+            self._prefill_at = None
+
+    def count(self, tokens: int) -> None:
+        """Count tokens that were drawn without being seen, so that their times are unknown."""
+        if tokens:
+            self._unseen_tokens += tokens
+            self._emit(TokensGenerated(self._request.model_id, tokens))
 
     def interrupt(self) -> None:
         """Record that the request has lost its engine."""

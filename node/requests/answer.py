@@ -11,7 +11,14 @@ import msgspec
 import trio
 
 from node.errors import DeadlineExceededError, OtherModelError, RequestError
-from node.requests.request import InferenceRequest, Token, is_other_model
+from node.requests.parts import Part, Words
+from node.requests.request import (
+    ELSEWHERE,
+    UNKNOWN_TOKEN,
+    InferenceRequest,
+    Token,
+    is_other_model,
+)
 from node.requests.text import TextAssembler
 from shared.events import FinishReason, TraceContext
 
@@ -23,6 +30,8 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     token: Token | None = None
     """The token itself, if another node asks or its likelihood is wanted."""
+    part: Part | None = None
+    """What it is, if the engine has read that already; else the text may hold several parts."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Answer:
         """The tokens so far, without those drawn past a stop sequence."""
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.unseen_tokens = 0
+        """Tokens that an engine reported beyond those that it sent."""
         self.vector: tuple[float, ...] = ()
         """The prompt's vector, if the request asked for it."""
         self.prompt: tuple[tuple[int, ...], str] = ((), "")
@@ -173,6 +184,8 @@ class Answer:
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the only model that can continue; empty if any can."""
+        if self.tokens and self.tokens[0].identity == UNKNOWN_TOKEN:
+            return ELSEWHERE
         return self._fingerprint if self.tokens else ""
 
     def begin(self, fingerprint: str) -> None:
@@ -200,7 +213,7 @@ class Answer:
         """
         self.tokens.append(token)
         text = self._read(token, len(self.tokens))
-        self._deliver(Delta(text, 1, token if self._shows_tokens else None))
+        self._deliver(Delta(text, 1, token if self._shows_tokens else None, token.part))
         if self._stopped or self._text.stopped:
             self.end("stop")
         elif now > self._deadline:
@@ -208,6 +221,8 @@ class Answer:
 
     def _read(self, token: Token, number: int) -> str:
         """Return the text that the answer's token with this number completes."""
+        if token.part is not None:  # the engine knows the stops, too
+            return token.part.text if isinstance(token.part, Words) else ""
         may_stop = number > self.request.min_tokens
         if may_stop and token.identity in self.request.stop_tokens:
             self._stopped = True
@@ -220,7 +235,8 @@ class Answer:
             return
         if rest := self._text.finish():
             self._deliver(Delta(rest, 0))
-        self.ending = Ending(reason, self.prompt_tokens, self.cached_tokens, len(self.tokens))
+        generated_tokens = len(self.tokens) + self.unseen_tokens
+        self.ending = Ending(reason, self.prompt_tokens, self.cached_tokens, generated_tokens)
         self._finish()
 
     def fail(self, error: RequestError) -> None:

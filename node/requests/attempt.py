@@ -12,10 +12,12 @@ from node.errors import (
     InvalidRequestError,
     QueueFullError,
     RequestError,
+    UnavailableError,
 )
 from node.requests.account import Account, Verdict
 from node.requests.answer import Answer
-from node.requests.request import EndReason, Likelihood, Token
+from node.requests.parts import Part
+from node.requests.request import UNKNOWN_TOKEN, EndReason, Likelihood, Token
 from shared.events import ResumeReason
 
 _FRUITLESS_RESUMES: Final = 2
@@ -141,14 +143,19 @@ class Attempt:
 
     def sampled(self, token: int, piece: bytes, likelihood: Likelihood | None = None) -> None:
         """Add one token and its bytes."""
-        answer = self.answer
-        if self.over or answer.ending is not None:
-            return
-        now = trio.current_time()
-        self._account.draw(now)
-        self._fruitless = 0
-        if not answer.over.is_set():
-            answer.take(Token(token, piece, likelihood), now)
+        self._take(Token(token, piece, likelihood))
+
+    def said(self, part: Part) -> None:
+        """Add a part that the engine has read itself; it counts as one token."""
+        self._take(Token(UNKNOWN_TOKEN, b"", None, part))
+
+    def counted(self, prompt_tokens: int, cached_tokens: int, unseen_tokens: int) -> None:
+        """Record the tokens that the engine counted, and those of the answer it never sent."""
+        self.answer.unseen_tokens += unseen_tokens
+        self._account.count(unseen_tokens)
+        if not self.answer.prompt_tokens:
+            self.answer.prompt_tokens = prompt_tokens
+            self.answer.cached_tokens = cached_tokens
 
     def embedded(self, vector: tuple[float, ...]) -> None:
         """Set the prompt's vector."""
@@ -171,6 +178,8 @@ class Attempt:
                 self.answer.fail(ContextLengthError(message))
             case "parted":
                 self.answer.fail(EngineFailedError(message))
+            case "failed":
+                self.answer.fail(UnavailableError(message))
             case "unsupported":
                 code = "unsupported_by_engine"
                 self.answer.fail(InvalidRequestError(message, parameter=parameter, code=code))
@@ -179,6 +188,17 @@ class Attempt:
                 parameter = parameter or "messages"
                 self.answer.fail(InvalidRequestError(message, parameter=parameter, code=fault))
         self._close()
+
+    def declined(self) -> None:
+        """Record that the engine cannot begin the request now: it waits again."""
+        self._in_engine = False
+        self._account.pause()
+        if self.answer.over.is_set():
+            self._close()
+            return
+        self._account.decline()
+        self.waited = trio.Event()
+        self.let_go.set()
 
     def interrupted(self, reason: ResumeReason) -> None:
         """Record that the engine ended during the request.
@@ -205,6 +225,16 @@ class Attempt:
         """End it with an error for its caller."""
         self.answer.fail(error)
         self._close()
+
+    def _take(self, token: Token) -> None:
+        answer = self.answer
+        if self.over or answer.ending is not None:
+            return
+        now = trio.current_time()
+        self._account.draw(now)
+        self._fruitless = 0
+        if not answer.over.is_set():
+            answer.take(token, now)
 
     def _note_over(self) -> None:
         """Stop the attempt, because the answer is over."""

@@ -1,10 +1,11 @@
 """What a caller requests from a model, over any protocol: plain values, no Trio."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from node.requests.parts import Part, Words
 from shared.events import Operation, TraceContext
 
 Turn = dict[str, Any]
@@ -31,13 +32,15 @@ EndReason = Literal[
     "length",
     "cancelled",
     "parted",
+    "failed",
     "too_long",
     "refused",
     "no_template",
     "unsupported",
 ]
 """Why an engine has finished a request. The last four are faults of the request; `parted` is an
-answer that this engine cannot continue where another one was lost."""
+answer that this engine cannot continue where another one was lost, `failed` one that no engine can
+give until its operator has changed something."""
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -59,6 +62,9 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Tokens and what is added to their logits."""
+    asked: dict[str, Any] = {}
+    """What of this, and of the answer's form, the caller sent, in the fields of OpenAI's API: for
+    an engine elsewhere, which has defaults of its own."""
 
 
 class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -85,6 +91,21 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     piece: bytes
     likelihood: Likelihood | None = None
     """If the request asked for it, except for the first token of a prompt."""
+    part: Part | None = None
+    """What it adds to the answer, if the engine has read the parts of the answer itself; then there
+    are no bytes."""
+
+    @property
+    def octets(self) -> bytes:
+        """What it adds to the answer's text."""
+        return self.part.text.encode() if isinstance(self.part, Words) else self.piece
+
+
+UNKNOWN_TOKEN: Final = 2**31 - 1
+"""The id of tokens of an engine elsewhere, which returns text only."""
+ELSEWHERE: Final = "elsewhere"
+"""The fingerprint of models whose weights this node cannot see: only such a model can continue an
+answer whose tokens are unknown, and no other answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,17 +204,18 @@ def _add(frame: wire.Frame, ask: Ask) -> None:
             answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
             answer.thinks = thinks
             answer.accepted.set()
-        case wire.Drawn(token, piece, likelihood):
+        case wire.Drawn(token, piece, likelihood, part):
             if len(answer.tokens) >= _MOST_TOKENS:
                 raise PeerLostError(f"{ask.peer.node_id} sent more than {_MOST_TOKENS} tokens")
-            answer.take(Token(token, piece, likelihood), trio.current_time())
+            answer.take(Token(token, piece, likelihood, part), trio.current_time())
         case wire.Echoed(tokens, text):
             answer.echo(tokens, text)
         case wire.Vector(numbers):
             answer.vector = numbers
         case wire.Tokens(tokens, text):
             answer.prompt = tokens, text
-        case wire.Ended(reason, prompt_tokens, cached_tokens):
+        case wire.Ended(reason, prompt_tokens, cached_tokens, unseen_tokens):
+            answer.unseen_tokens = unseen_tokens
             answer.prompt_tokens, answer.cached_tokens = prompt_tokens, cached_tokens
             answer.end("length" if reason == "length" else "stop")
 
@@ -256,7 +257,7 @@ def _account(ask: Ask) -> events.RequestForwarded:
         peer_seconds=now - ask.asked_at,
         prompt_tokens=answer.prompt_tokens,
         cached_tokens=answer.cached_tokens,
-        generated_tokens=len(answer.tokens),
+        generated_tokens=len(answer.tokens) + answer.unseen_tokens,
         ended_at=time.time(),
         request_id=request.request_id,
         trace=request.trace,

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from node.engine.protocol import FrameReader
 from node.errors import RequestError, UnavailableError
+from node.requests.parts import Part
 from node.requests.request import InferenceRequest, Likelihood, Token
 from shared.events import FinishReason
 
@@ -39,6 +40,8 @@ class Drawn(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     piece: Annotated[bytes, Meta(max_length=2**16)]
     likelihood: Likelihood | None = None
     """If it was requested."""
+    part: Part | None = None
+    """What it adds to the answer, if the engine has read that already."""
 
 
 class Vector(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -70,6 +73,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
     reason: FinishReason
     prompt_tokens: Count
     cached_tokens: Count
+    unseen_tokens: Count = 0
+    """Tokens of the answer that were not drawn one by one."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 from node.engine.choice import Wanted
-from node.engine.protocol import EngineName
+from node.engine.protocol import OwnEngineName
 from shared.settings.kinds import Listed
 
-EngineChoice = EngineName | Literal["auto"]
-ENGINES: Final[tuple[str, ...]] = ("auto", *get_args(EngineName))
+EngineChoice = OwnEngineName | Literal["auto"]
+ENGINES: Final[tuple[str, ...]] = ("auto", *get_args(OwnEngineName))
 OPTIONS: Final = ("engine", "slots", "context")
 _OPTION: Final = re.compile(rf"({'|'.join(OPTIONS)})=(.*)", re.DOTALL)
 _MISTYPED: Final = re.compile(r"([A-Za-z_]+)=(?![^,]*(/|\.gguf(,|$)))", re.IGNORECASE)

@@ -13,6 +13,7 @@ from node.engine.supervisor import Engine
 from node.errors import HeldElsewhereError, QueueFullError, RequestError, UnavailableError
 from node.requests.account import Emit
 from node.requests.attempt import Attempt
+from node.requests.request import ELSEWHERE
 from node.serving.fair_queue import FairQueue
 from shared import events
 from shared.runtime.guard import Guard
@@ -71,6 +72,7 @@ class Lane:
         """The average time that a slot needs for a request; 0 before the first."""
         self.closed = False
         """Whether the model was unloaded on request; then requests do not load it again."""
+        engine.on_resize = self._note_moved
 
     @property
     def idle(self) -> bool:
@@ -99,7 +101,7 @@ class Lane:
     @property
     def retry_after_seconds(self) -> int:
         """When a retry is worthwhile: once half of the waiting requests are served."""
-        rounds = len(self._waiting) / self.engine.slots + 1
+        rounds = len(self._waiting) / max(1, self.engine.slots) + 1
         seconds = self._service_seconds * rounds / 2
         return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
 
@@ -169,7 +171,7 @@ class Lane:
             async with self._turns:
                 self._is_kept_waiting = False
                 await self._take_turn(guard)
-            if self._waiting and all(attempt.held for attempt in self._waiting):
+            if self._waiting and not self._has_due:
                 await self._wait_moved()
 
     def fail_all(self, error: RequestError) -> None:
@@ -186,6 +188,12 @@ class Lane:
     @property
     def _free_slots(self) -> int:
         return max(0, self.engine.slots - len(self._served))
+
+    @property
+    def _has_due(self) -> bool:
+        """Whether the engine could begin a request that waits."""
+        may_begin = self._free_slots or not self.engine.ready
+        return bool(may_begin) and not all(attempt.held for attempt in self._waiting)
 
     @property
     def _may_begin(self) -> bool:
@@ -247,7 +255,8 @@ class Lane:
         if attempt.over:  # its caller left in the meantime
             return
         try:
-            attempt.begin(self.engine.fingerprint)
+            elsewhere = self.engine.is_elsewhere
+            attempt.begin(ELSEWHERE if elsewhere else self.engine.fingerprint)
             await self.engine.begin(attempt, _command(attempt))
             await attempt.let_go.wait()
             await self.engine.release(attempt)
@@ -304,4 +313,5 @@ def _command(attempt: Attempt) -> protocol.Generate | protocol.Tokenize:
         request.echo,
         request.echo_only,
         request.strict,
+        tuple(attempt.answer.tokens),
     )

@@ -106,7 +106,8 @@ class NodeStatus:
     def _resources(self) -> events.ResourcesSampled:
         memory = machine.usable_memory_bytes()
         engines = [lane.engine for lane in self._scheduler.lanes]
-        known = [engine.described for engine in engines if engine.described]
+        described = (engine.described for engine in engines)
+        known = [model for model in described if model and model.layers]
         loaded = [level for engine in engines if (level := engine.describe())]
         layer_bytes = known[0].size_bytes / known[0].layers if known else 0
         return events.ResourcesSampled(

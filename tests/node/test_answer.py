@@ -13,7 +13,8 @@ from node.api.http.answer import (
     TokenDetails,
     Usage,
 )
-from node.api.parts.part import Said, Words
+from node.api.parts.part import Said
+from node.requests.parts import Words
 
 
 @pytest.mark.parametrize("with_usage", [True, False])

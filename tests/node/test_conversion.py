@@ -114,3 +114,30 @@ def test_arguments_of_a_call_are_an_object(arguments: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
         conversion.chat_requests(asked, "m", "r")
     assert refused.value.parameter == "messages[0].tool_calls"
+
+
+def test_request_remembers_what_was_sent() -> None:
+    """An engine elsewhere gets the fields that were sent, without defaults, and each seed."""
+    function = {"name": "f", "parameters": {"type": "object", "default": None}}
+    body = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0.5,
+        "seed": 7,
+        "n": 2,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "response_format": {"type": "text"},
+    }
+    requests = conversion.chat_requests(reading.convert(body, ChatRequest), "m", "r")
+    assert [request.sampling.asked for request in requests] == [
+        {
+            "temperature": 0.5,
+            "seed": seed,
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "response_format": {"type": "text"},
+        }
+        for seed in (7, 8)
+    ]
+    plain = {"messages": body["messages"]}
+    (request,) = conversion.chat_requests(reading.convert(plain, ChatRequest), "m", "r")
+    assert request.sampling.asked == {}

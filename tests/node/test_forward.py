@@ -110,7 +110,7 @@ def test_frame_of_another_build_is_read_or_garbage() -> None:
         packed = msgspec.msgpack.encode(values)
         return wire.FrameDecoder().feed(len(packed).to_bytes(4, "big") + packed)
 
-    assert read(4, "stop", 3, 1, "later") == [wire.Ended("stop", 3, 1)]
+    assert read(4, "stop", 3, 1, 0, "later") == [wire.Ended("stop", 3, 1)]
     assert read(5, 400, "", "earlier") == [wire.Failed(400, "", "earlier")]
     with pytest.raises(ValueError, match="99"):
         read(99, "later")

@@ -14,7 +14,8 @@ from node.api.parts.forced import (
     NamedCallReader,
     calls_schema,
 )
-from node.api.parts.part import CallArguments, CallBegun, Part, PartReader, Thought, Words
+from node.api.parts.part import PartReader
+from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 
 Whole = tuple[str, str, list[tuple[str, Any]]]
 """The thoughts, the words, and the calls with their arguments."""

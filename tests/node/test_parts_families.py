@@ -16,7 +16,7 @@ from node.api import reading
 from node.api.calling import part_reader
 from node.api.chat_schema import ChatRequest
 from node.api.parts.chat import ChatReader
-from node.api.parts.part import CallArguments, Part
+from node.requests.parts import CallArguments, Part
 from tests.node.test_parts import OSLO, PARIS, Whole, whole
 
 Calls = Sequence[tuple[str, dict[str, Any]]]

@@ -7,17 +7,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from node.api.parts.listening import Read
-from node.api.parts.part import (
-    CallArguments,
-    CallBegun,
-    Part,
-    PartReader,
-    Said,
-    Thought,
-    Words,
-)
+from node.api.parts.part import DeltaReader, Said
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
+from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 
 _ERRORS: Final = {
     401: "authentication_error",
@@ -119,7 +112,7 @@ class MessageEvents:
     def __init__(self, model: str, read: Read) -> None:
         self._model = model
         self._read = read
-        self._reader: PartReader
+        self._reader: DeltaReader
         """Set by `opening`."""
         self._index = -1
         """The current block's."""
@@ -130,7 +123,7 @@ class MessageEvents:
     def opening(self, number: int, answer: Answer) -> bytes:
         """Return the beginning of the message."""
         del number
-        self._reader = self._read(answer)
+        self._reader = DeltaReader(self._read(answer))
         message = MessageAnswer(
             id=new_id(),
             model=self._model,
@@ -144,7 +137,7 @@ class MessageEvents:
     def pieces(self, number: int, answer: Answer, deltas: Sequence[Delta]) -> bytes:
         """Return the events of the next parts."""
         del number, answer
-        parts = [part for delta in deltas for part in self._reader.feed(delta.text)]
+        parts = [part for delta in deltas for part in self._reader.feed(delta)]
         return b"".join(map(self._part, parts))
 
     def ending(self, number: int, answer: Answer, ending: Ending) -> bytes:

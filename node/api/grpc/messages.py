@@ -9,15 +9,9 @@ from protobuf import Oneof
 from node.api.answers import Whole
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.api.parts.listening import Heard, Listener, Read
-from node.api.parts.part import (
-    CallArguments,
-    CallBegun,
-    Part,
-    Thought,
-    Words,
-    finish_reason,
-)
+from node.api.parts.part import finish_reason
 from node.requests.answer import Answer, Delta, Ending
+from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 from node.requests.request import Token
 
 _FINISH_REASONS: Final = {

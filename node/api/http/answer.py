@@ -10,8 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from node.api.logprobs import ChatLogprobs, CompletionLogprobs, Log
-from node.api.parts.part import CallArguments, CallBegun, Part, Said, Thought, Words
+from node.api.parts.part import Said
 from node.api.schema import PromptUsage
+from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 
 OWNER: Final = "distributed-llm"
 

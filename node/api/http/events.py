@@ -9,10 +9,11 @@ import msgspec
 from node.api.http.answer import AnswerTokenDetails, AnswerWriter, TokenDetails, Usage
 from node.api.logprobs import Log, TokenLog
 from node.api.parts.listening import Heard, Listener, Read
-from node.api.parts.part import CallBegun, Words, finish_reason
+from node.api.parts.part import finish_reason
 from node.api.schema import error_body
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
+from node.requests.parts import CallBegun, Words
 from node.requests.request import Token
 
 _DONE: Final = b"data: [DONE]\n\n"

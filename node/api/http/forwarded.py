@@ -107,7 +107,12 @@ class _Frames(AsyncIterator[bytes]):
         if self._answer.request.tokenize:
             written = wire.pack(wire.Tokens(*self._answer.prompt))
         return written + wire.pack(
-            wire.Ended(ending.finish_reason, ending.prompt_tokens, ending.cached_tokens)
+            wire.Ended(
+                ending.finish_reason,
+                ending.prompt_tokens,
+                ending.cached_tokens,
+                self._answer.unseen_tokens,
+            )
         )
 
 
@@ -116,4 +121,4 @@ def _drawn(delta: Delta) -> bytes:
     if delta.token is None:
         return b""
     token = delta.token
-    return wire.pack(wire.Drawn(token.identity, token.piece, token.likelihood))
+    return wire.pack(wire.Drawn(token.identity, token.piece, token.likelihood, token.part))

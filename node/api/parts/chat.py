@@ -20,7 +20,8 @@ from node.api.parts.bodies import (
     read_mistral,
     read_objects,
 )
-from node.api.parts.part import CallNumbers, Part, Thought, Words
+from node.api.parts.part import CallNumbers
+from node.requests.parts import Part, Thought, Words
 from node.requests.text import overlap
 
 

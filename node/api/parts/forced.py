@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from node.api.parts.bodies import read_objects
-from node.api.parts.part import CallArguments, CallNumbers, Part
+from node.api.parts.part import CallNumbers
+from node.requests.parts import CallArguments, Part
 
 Schema = dict[str, Any]
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from node.api.parts.part import CallArguments, CallNumbers, Part, Thought, Words
+from node.api.parts.part import CallNumbers
+from node.requests.parts import CallArguments, Part, Thought, Words
 from node.requests.text import overlap
 
 OPENERS: Final = ("<|channel|>", "<|start|>")

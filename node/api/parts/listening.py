@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from node.api.parts.part import Part, PartReader, Said, Thought, Words, collect
+from node.api.parts.part import DeltaReader, PartReader, Said, collect
 from node.requests.answer import Answer, Delta
+from node.requests.parts import Part, Thought, Words
 from node.requests.request import Token
 
 Read = Callable[[Answer], PartReader]
@@ -30,7 +31,7 @@ class Listener:
     """
 
     def __init__(self, reader: PartReader) -> None:
-        self._reader = reader
+        self._reader = DeltaReader(reader)
         self._count = 0
         self._tokens: list[Token] = []
         self.thought_tokens = 0
@@ -41,7 +42,7 @@ class Listener:
         self._count += delta.tokens
         if delta.token is not None:
             self._tokens.append(delta.token)
-        return [self._hear(part) for part in self._reader.feed(delta.text)]
+        return [self._hear(part) for part in self._reader.feed(delta)]
 
     def finish(self) -> list[Heard]:
         """Return the rest at the answer's end."""

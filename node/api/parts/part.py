@@ -1,4 +1,4 @@
-"""The parts of an answer, in the order in which they are said."""
+"""A whole answer out of its parts, and what reads parts in the text of one."""
 
 import secrets
 from collections.abc import Iterable
@@ -6,38 +6,9 @@ from typing import Protocol
 
 import msgspec
 
+from node.requests.answer import Delta
+from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 from node.requests.request import Token
-
-
-class Words(msgspec.Struct, frozen=True):
-    """A piece of what the assistant says."""
-
-    text: str
-
-
-class Thought(msgspec.Struct, frozen=True):
-    """A piece of what the assistant thinks before it speaks."""
-
-    text: str
-
-
-class CallBegun(msgspec.Struct, frozen=True):
-    """The assistant calls a function; its arguments follow."""
-
-    number: int
-    """The call's place in the answer, from 0."""
-    name: str
-    identity: str
-
-
-class CallArguments(msgspec.Struct, frozen=True):
-    """A piece of a call's arguments, which together are JSON."""
-
-    number: int
-    text: str
-
-
-Part = Words | Thought | CallBegun | CallArguments
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -97,6 +68,29 @@ class PartReader(Protocol):
 
     def finish(self) -> list[Part]:
         """Return the rest at the answer's end."""
+
+
+class DeltaReader:
+    """Reads the parts in the pieces of one answer, unless its engine has read them already.
+
+    Args:
+        reader: Reads the text of an answer that comes as the model wrote it.
+    """
+
+    def __init__(self, reader: PartReader) -> None:
+        self._reader = reader
+        self._is_read = False
+
+    def feed(self, delta: Delta) -> list[Part]:
+        """Return the parts that are certain now."""
+        if delta.part is None:
+            return self._reader.feed(delta.text)
+        self._is_read = True
+        return [delta.part]
+
+    def finish(self) -> list[Part]:
+        """Return the rest at the answer's end."""
+        return [] if self._is_read else self._reader.finish()
 
 
 class WordsReader:

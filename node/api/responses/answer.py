@@ -8,16 +8,11 @@ import msgspec
 
 from node.api.logprobs import TokenLogprob, token_logprobs
 from node.api.parts.listening import Heard, Listener, Read
-from node.api.parts.part import (
-    CallArguments,
-    CallBegun,
-    Said,
-    Thought,
-    Words,
-)
+from node.api.parts.part import Said
 from node.api.responses.schema import ResponsesRequest
 from node.errors import RequestError
 from node.requests.answer import Answer, Delta, Ending
+from node.requests.parts import CallArguments, CallBegun, Thought, Words
 from node.requests.request import Token
 
 _encoder = msgspec.json.Encoder()
