@@ -113,7 +113,9 @@ async def _load(parts: Parts) -> None:
     """
     scheduler = parts.scheduler
     for model in parts.models:
-        if model.resident:
+        if model.is_elsewhere:  # its server may start after this node, and is waited for
+            scheduler.find(model.model_id).engine.want()
+        elif model.resident:
             _log.info("loading model %s from %s", model.model_id, model.place)
             try:
                 await scheduler.load(model.model_id)

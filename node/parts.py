@@ -33,6 +33,8 @@ from node.engine.llama_cpp.socket_path import writable_directory
 from node.engine.options import EngineOptions, Watcher
 from node.engine.protocol import Described, EngineName
 from node.engine.supervisor import Engine
+from node.engine.upstream.address import Address
+from node.engine.upstream.options import upstream_options
 from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
@@ -226,9 +228,10 @@ def _add_models(models: list[Model], memory: _Memory, coordinator: Coordinator, 
     )
     for model in models:
         engine_options = _engine_options(model, threads, memory, coordinator, emit)
+        needed = trio.CapacityLimiter(1) if model.is_elsewhere else turns  # it needs no cores here
         engine = Engine(model.model_id, engine_options, watcher)
         engine.resident = model.resident
-        scheduler.add(Lane(engine, options, turns, emit, scheduler.note_change))
+        scheduler.add(Lane(engine, options, needed, emit, scheduler.note_change))
 
 
 def _room_bytes(scheduler: Scheduler, lender: Lender, limit_bytes: int) -> int:
@@ -313,12 +316,15 @@ def _engine_options(
     emit: Emit,
 ) -> EngineOptions:
     settings = memory.settings
+    if isinstance(model.source, Address):
+        return upstream_options(model.source, model.model_id, model.wanted, settings.stall_seconds)
+    source = model.source
 
     async def locate() -> Path:
-        if isinstance(model.source, Path):
-            return model.source
+        if isinstance(source, Path):
+            return source
         with closing(Progress(model.model_id, "download", emit)) as progress:
-            return await fetch(model.source, progress.note)
+            return await fetch(source, progress.note)
 
     def llama() -> LlamaOptions:
         return LlamaOptions(

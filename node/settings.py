@@ -39,7 +39,8 @@ class NodeSettings(Settings):
         (str(MODEL_PATH),),
         MODELS,
         "GGUF files to load at the start, by path or as hf:owner/repo/file.gguf[@revision], "
-        "optionally with engine=, slots= and context=.",
+        "optionally with engine=, slots= and context=; or models on servers, as "
+        "https://host/v1#model with key-file=, ca-file=, slots= and context=.",
         shown="the demo model",
     )
     models_dir: Path | None = setting(

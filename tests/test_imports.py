@@ -82,7 +82,11 @@ ONLY_IN: Final = {
     "xllamacpp": {"node/engine/llama_cpp/server.py"},
     "h2": {"shared/runtime/http/connection.py"},
     "jinja2": {"node/engine/chat.py"},
-    "httpx2": {"node/routing/client.py", "node/serving/downloads/fetch.py"},
+    "httpx2": {
+        "node/engine/upstream/client.py",
+        "node/routing/client.py",
+        "node/serving/downloads/fetch.py",
+    },
     "huggingface_hub": {"node/serving/downloads/fetch.py"},
     "connectrpc": {f"node/api/grpc/{name}.py" for name in RPC_MODULES},
     "connectrpc_grpcreflect": {"node/api/grpc/application.py"},

@@ -81,9 +81,9 @@ def _model_unloaded(node: str, e: events.ModelUnloaded) -> tuple[Sample, ...]:
 def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     here = e.layers if e.layers_here is None else e.layers_here
+    weights = ((c.MODEL_SIZE, model, e.size_bytes), (c.LAYERS_ALLOCATED, model, here))
     return (
-        (c.MODEL_SIZE, model, e.size_bytes),
-        (c.LAYERS_ALLOCATED, model, here),
+        *(weights if e.layers else ()),  # those of an engine elsewhere are unknown
         (c.MODEL_INFO, (*model, e.architecture, e.quantization, e.engine, e.build), 1),
         *((c.ENGINE_MEMORY, (*model, device), size_bytes) for device, size_bytes in e.devices),
     )

@@ -1,4 +1,4 @@
-"""The engines: one supervised process per loaded model, whichever engine runs it."""
+"""The engines: one supervised process per loaded model, or a server that others run."""
 
 from typing import Final
 

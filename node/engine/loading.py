@@ -95,13 +95,16 @@ class Loading:
                     described.ranks,
                 )
             )
-            loaded = await self._wait_loaded(link, progress, place)
+            is_elsewhere = described.engine == "upstream"
+            loaded = await self._wait_loaded(link, progress, place, is_elsewhere=is_elsewhere)
             if _version(self._path) != self._version:
                 raise UnavailableError(f"{options.place} was replaced while it was loaded")
             return loaded
         raise UnavailableError(f"{options.place} was not loaded within {options.load_seconds:g} s")
 
-    async def _wait_loaded(self, link: Link, progress: Progress, place: Place) -> protocol.Loaded:
+    async def _wait_loaded(
+        self, link: Link, progress: Progress, place: Place, *, is_elsewhere: bool
+    ) -> protocol.Loaded:
         while results := await link.receive():
             for result in results:
                 match result:
@@ -113,8 +116,11 @@ class Loading:
                         raise UnavailableError(message)  # perhaps a worker's fault
                     case protocol.LoadFailed(message):
                         raise CannotLoadError(message)
+        epitaph = await link.wait_epitaph()
+        if is_elsewhere:
+            raise UnavailableError(epitaph)
         raise LostLoadError(
-            f"{await link.wait_epitaph()} while it loaded {self._options.place}: "
+            f"{epitaph} while it loaded {self._options.place}: "
             "is there memory for it, and is the file complete?"
         )
 

@@ -1,4 +1,4 @@
-"""Asks another node over HTTP; the only module that imports the HTTP client."""
+"""Asks another node over HTTP; the only module of this room that imports the HTTP client."""
 
 import logging
 import ssl

@@ -12,9 +12,10 @@ from typing import Final
 from node.engine.choice import Wanted
 from node.engine.protocol import Described
 from node.engine.split_file import Part
+from node.engine.upstream.address import Address, is_address, parse_address
 from node.errors import StartupError
 from node.serving.directory import find_models
-from node.serving.downloads.source import HubFile, Source, parse_source
+from node.serving.downloads.source import HubFile, parse_source
 from node.serving.entry import read_entry
 from shared.paths import readable
 
@@ -24,6 +25,8 @@ _NAME_CHARACTERS: Final = 64
 """The longest name that fits in an advert (`node.mesh.messages`)."""
 _DIGEST_BYTES: Final = 4
 _AS_FITS: Final = Wanted()
+
+Source = Path | HubFile | Address
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Model:
     """Whether it is loaded at the start and kept; otherwise it is loaded on request."""
     wanted: Wanted = _AS_FITS
     """How it is to be held."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is in an engine that others run."""
+        return isinstance(self.source, Address)
 
     @property
     def place(self) -> str:
@@ -79,6 +87,8 @@ def name_model(source: Source) -> str:
     The name goes into metrics, messages and addresses. It contains only letters, digits, dots,
     dashes and underscores, and its length fits in an advert.
     """
+    if isinstance(source, Address):
+        return _plain(source.name)
     part = Part.read(source.name)
     stem = part.stem if part and part.number == 1 else source.stem
     return _plain(stem)
@@ -108,7 +118,11 @@ def find_shortage(described: Described, room_bytes: int) -> str:
 def _named(text: str, default: Wanted) -> Model:
     try:
         entry = read_entry(text, default)
-        source = parse_source(entry.source)
+        source: Source = (
+            parse_address(entry.source, entry.key_file, entry.ca_file)
+            if is_address(entry.source)
+            else parse_source(entry.source)
+        )
     except ValueError as error:
         raise StartupError(f"--model: {error}") from error
     return Model(entry.name or name_model(source), source, resident=True, wanted=entry.wanted)
@@ -139,9 +153,9 @@ def _names(file: Path, relative: Path) -> Iterator[str]:
 
 
 def _is_same(source: Source, file: Path) -> bool:
-    """Return whether a model is this file; a hub file of the same name counts as the same."""
+    """Return whether a model is this file; one elsewhere of the same name counts as the same."""
     try:
-        return isinstance(source, HubFile) or source.samefile(file)
+        return not isinstance(source, Path) or source.samefile(file)
     except OSError:
         return False
 

@@ -1,24 +1,30 @@
 """How the settings name a model: `[name=]source`, then options such as `,slots=4`.
 
+The source is a file, or a server that has the model.
+
 The text is the same in a flag, an environment variable and a TOML list. Where commas also separate
 the models, an option belongs to the model before it.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
 from node.engine.choice import Wanted
 from node.engine.protocol import OwnEngineName
+from node.engine.upstream.address import is_address
 from shared.settings.kinds import Listed
 
 EngineChoice = OwnEngineName | Literal["auto"]
 ENGINES: Final[tuple[str, ...]] = ("auto", *get_args(OwnEngineName))
-OPTIONS: Final = ("engine", "slots", "context")
+OPTIONS: Final = ("engine", "slots", "context", "key-file", "ca-file")
 _OPTION: Final = re.compile(rf"({'|'.join(OPTIONS)})=(.*)", re.DOTALL)
 _MISTYPED: Final = re.compile(r"([A-Za-z_]+)=(?![^,]*(/|\.gguf(,|$)))", re.IGNORECASE)
 """A name, and then neither a path nor the name of a GGUF file."""
 _NAMED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
+_SERVER_OPTIONS: Final = ("key-file", "ca-file")
 _LARGEST: Final = 2**31 - 1
 
 
@@ -31,6 +37,10 @@ class Entry:
     source: str
     wanted: Wanted
     """How to hold it."""
+    key_file: Path | None = None
+    """The key of a server that has the model."""
+    ca_file: Path | None = None
+    """Trusted CAs of that server."""
 
 
 def read_entry(text: str, default: Wanted) -> Entry:
@@ -52,7 +62,23 @@ def read_entry(text: str, default: Wanted) -> Entry:
         values[found[1]] = found[2]
     named = _NAMED.fullmatch(model)
     name, source = (named[1], named[2]) if named else ("", model)
-    return Entry(name, source, _read_options(values, default))
+    _check_place(source, values)
+    files = {option: Path(values[option]) for option in _SERVER_OPTIONS if values.get(option)}
+    wanted = _read_options(values, default)
+    return Entry(name, source, wanted, files.get("key-file"), files.get("ca-file"))
+
+
+def _check_place(source: str, values: Mapping[str, str]) -> None:
+    """Check that the options fit a server or a file.
+
+    Raises:
+        ValueError: One of them does not.
+    """
+    unfit = ("engine",) if is_address(source) else _SERVER_OPTIONS
+    for option in unfit:
+        if option in values:
+            kind = "a model on a server" if is_address(source) else "a model's file"
+            raise ValueError(f"has {option}=, which is not for {kind}")
 
 
 def _read_options(values: dict[str, str], default: Wanted) -> Wanted:

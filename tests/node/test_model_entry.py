@@ -57,7 +57,7 @@ def test_named_model_is_no_option(named: str) -> None:
         ("a.gguf,slots=1,slots=2", "has slots twice"),
         (
             "a.gguf,enginee=auto",
-            "has enginee=, which is neither an option (engine, slots, context)",
+            "has enginee=, which is neither an option (engine, slots, context, key-file, ca-file)",
         ),
         ("a.gguf,Slots=2,b.gguf", "has Slots=, which is neither an option"),
         (["/m/a,b.gguf"], "contains a comma"),

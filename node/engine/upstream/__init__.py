@@ -1,0 +1,1 @@
+"""The engine that others run: any server with OpenAI's API, used over HTTP or HTTPS."""
