@@ -326,8 +326,8 @@ def _are_sound(samples: Iterable[Sample | Observations]) -> bool:
     return True
 
 
-def clean_label(value: str) -> str:
+def clean_label(value: str, most_characters: int = LABEL_CHARACTERS) -> str:
     """Make a label value presentable: printable and of bounded length."""
-    if value.isprintable() and len(value) <= LABEL_CHARACTERS:  # the usual case, and faster
+    if value.isprintable() and len(value) <= most_characters:  # the usual case, and faster
         return value
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LABEL_CHARACTERS])
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:most_characters])

@@ -34,6 +34,7 @@ continues."""
 _API_TIMEOUT_SECONDS: Final = 2.0
 _TOLD_BYTES: Final = 64 * 1024
 """Limit for the node's response: it may have hundreds of models."""
+_REASON_CHARACTERS: Final = 1000
 _UNREADY: Final = ("loading", "failed")
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class _Told(msgspec.Struct):
     """The models as the node's `/health` reports them."""
 
     engines: dict[str, str]
+    faults: dict[str, str] = {}
+    """Why models cannot be loaded, where that is known."""
 
 
 _told_decoder = msgspec.json.Decoder(_Told)
@@ -246,11 +249,16 @@ def _ask(url: str) -> None:
 def _explain(told: bytes) -> str:
     """Return why a node's engines are not ready, as the node says; empty if that is unreadable."""
     try:
-        engines = _told_decoder.decode(told).engines
+        models = _told_decoder.decode(told)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    unready = [f"{model}: {state}" for model, state in engines.items() if state in _UNREADY]
-    return clean_label(f" ({', '.join(unready)})") if unready else ""
+    unready = [model for model, state in models.engines.items() if state in _UNREADY]
+    told_of = (": ".join(filter(None, _words(models, model))) for model in unready)
+    return clean_label(f" ({', '.join(told_of)})", _REASON_CHARACTERS) if unready else ""
+
+
+def _words(models: _Told, model: str) -> tuple[str, str, str]:
+    return model, models.engines[model], models.faults.get(model, "")
 
 
 def _connect(url: str) -> http.client.HTTPConnection:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -82,6 +83,10 @@ class Engine:
         """Failed loads in a row."""
         self._failure: RequestError | None = None
         """Why waiting for an engine is useless; a fresh copy is raised each time."""
+        self._fault = ""
+        """Why the last load failed; empty if it did not."""
+        self._failed_at = 0.0
+        """Unix time since when loads have failed."""
         self._settled = trio.Event()
         """Set while the model is loaded, could not be loaded, or is not wanted."""
         self._gone = trio.Event()
@@ -127,6 +132,14 @@ class Engine:
     def failure(self) -> str:
         """Why the model cannot be loaded now; empty if nothing is known to prevent it."""
         return str(self._failure or "")
+
+    @property
+    def fault(self) -> str:
+        """Why the model cannot be loaded, and since when; empty if it can, or is being loaded."""
+        if not self._fault:
+            return ""
+        since = datetime.fromtimestamp(self._failed_at, UTC).isoformat(timespec="seconds")
+        return f"{self._fault} (since {since})"
 
     @property
     def pid(self) -> int | None:
@@ -287,6 +300,8 @@ class Engine:
             self._defer(failure)
             return
         self._failed_loads += 1
+        self._failed_at = self._failed_at if self._fault else time.time()
+        self._fault = str(failure)
         if self._can_recover(failure):
             _log.warning("model %s is not loaded, trying again: %s", self.model_id, failure)
             return
@@ -419,6 +434,7 @@ class Engine:
         self._was_loaded = True
         self._failed_loads = 0
         self._failure = None
+        self._fault = ""
         self._emit(events.ModelLoaded(self.model_id, seconds))
         if (level := self.describe()) is not None:
             self._emit(level)

@@ -463,6 +463,7 @@ async def test_failed_check_is_named_and_counted(autojump_clock: MockClock) -> N
     [
         ('{"engines": {"a": "ready", "b": "loading", "c": "unloaded"}}', " (b: loading)"),
         ('{"engines": {"a": "failed", "b\\n": "loading"}}', " (a: failed, b\ufffd: loading)"),
+        ('{"engines": {"a": "failed"}, "faults": {"a": "no\\n"}}', " (a: failed: no\ufffd)"),
         ('{"engines": {"a": "ready"}}', ""),
         ('{"engines": {"a": 1}}', ""),
         ("[" * 5000, ""),

@@ -207,6 +207,8 @@ class Health(msgspec.Struct, frozen=True):
     """The node's own state, such as `online` or `draining`."""
     engines: Mapping[str, str]
     """The state of each model."""
+    faults: Mapping[str, str] | UnsetType = UNSET
+    """Why models cannot be loaded, and since when."""
 
 
 class AnswerWriter:

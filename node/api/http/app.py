@@ -103,11 +103,13 @@ class _Routes:
         self._openapi = openapi.describe()
 
     async def health(self) -> Response:
-        """Return 200 if every model that must be loaded is loaded, else 503."""
-        engines = {lane.engine.model_id: lane.engine.state for lane in self._scheduler.lanes}
+        """Return 200 if every model that must be loaded is loaded, else 503 and why."""
+        all_engines = [lane.engine for lane in self._scheduler.lanes]
+        engines = {engine.model_id: engine.state for engine in all_engines}
         state = self._status.state
         healthy = self._status.serving
-        body = Health("ok" if healthy else "unavailable", state, engines)
+        faults = {engine.model_id: engine.fault for engine in all_engines if engine.fault}
+        body = Health("ok" if healthy else "unavailable", state, engines, faults or UNSET)
         return json_response(body, 200 if healthy else 503)
 
     async def livez(self) -> Response:
