@@ -120,14 +120,14 @@ def test_model_of_a_peer_is_served_by_every_node(cluster: Cluster) -> None:
         call = grpc_client.ask(model="story", prompt=STORY["prompt"], max_tokens=40)
         assert client.inference.Generate(call, timeout=60).text == streamed
 
-    wait_for(lambda: cluster.requests("b") == 6)
+    wait_for(lambda: cluster.requests("b") == 8)
 
     def forwarded(name: str, **labels: str) -> float | None:
         return value(cluster.samples("a"), name, **labels)
 
-    wait_for(lambda: forwarded("network_latency_seconds_count", operation="forward") == 4)
+    wait_for(lambda: forwarded("network_latency_seconds_count", operation="forward") == 5)
     sent = {"direction": "sent", "message_type": "forward"}
-    wait_for(lambda: forwarded("network_messages_total", **sent) == 4)
+    wait_for(lambda: forwarded("network_messages_total", **sent) == 5)
     assert cluster.requests("a") == 0
 
 
