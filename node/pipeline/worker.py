@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 0.5
 _LOG_LINES: Final = 5
 _LINE_BYTES: Final = 16 * 2**10
 _OVERHEAD_BYTES: Final = 512 * 2**20
-"""What a worker needs besides what it holds: buffers of messages and stacks. Measured: 100 MiB."""
+"""What a worker needs besides what it holds: buffers of messages and stacks. A guess."""
 _STOPPED: Final = "Tt"
 """States of a process that was stopped, by a signal or a debugger (proc_pid_stat(5))."""
 

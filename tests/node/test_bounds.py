@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from node.engine.llama_cpp.bounds import find_contradiction
+from node.engine.llama_cpp.errors import RefusedError
+from node.engine.llama_cpp.grammar import tools_body
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,12 @@ def test_contradiction_is_found(schema: dict[str, Any], fault: str) -> None:
 def test_other_schema_is_fine(schema: dict[str, Any]) -> None:
     """What does not contradict itself is left to the compiler."""
     assert find_contradiction(schema) is None
+
+
+def test_only_strict_functions_are_checked() -> None:
+    """A contradiction is told with the function's name; without `strict` no schema is compiled."""
+    parameters = {"properties": {"a": {"minItems": 5, "maxItems": 2}}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
+    assert tools_body(tools, ())
+    with pytest.raises(RefusedError, match="at add: #/properties/a: minItems 5 is more"):
+        tools_body(tools, ("add",))

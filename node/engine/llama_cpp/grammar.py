@@ -57,13 +57,17 @@ class _Compiled(msgspec.Struct, frozen=True):
     grammar: str = msgspec.field(default="", name=_GRAMMAR)
 
 
-def check_schema(schema: dict[str, Any]) -> None:
+def check_schema(schema: dict[str, Any], place: str = "#") -> None:
     """Check what llama-server's compiler does not.
+
+    Args:
+        schema: The schema.
+        place: Where it is, for the error.
 
     Raises:
         RefusedError: Two bounds in the schema contradict each other.
     """
-    if fault := find_contradiction(schema):
+    if fault := find_contradiction(schema, place):
         raise RefusedError(f"the schema cannot be followed: at {fault}")
 
 
@@ -113,7 +117,13 @@ def tools_body(tools: Sequence[dict[str, Any]], strict: Sequence[str]) -> dict[s
     Args:
         tools: The functions that may be called.
         strict: Those whose arguments must match their schemas; others may have any.
+
+    Raises:
+        RefusedError: Two bounds in one of their schemas contradict each other.
     """
+    for function in (tool["function"] for tool in tools):
+        if function["name"] in strict:
+            check_schema(function.get("parameters") or {}, f"{function['name']}: #")
     shown = [tool if tool["function"]["name"] in strict else _loose(tool) for tool in tools]
     return {
         "messages": [{"role": "user", "content": "x"}],
