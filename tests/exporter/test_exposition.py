@@ -37,6 +37,7 @@ def lived_in() -> State:
     state = State()
     state.storage.disk_free_bytes, state.storage.disk_total_bytes = 10, 100
     state.web.config_valid = True
+    state.web.certificate_expires_at = 1.8e9
     for node_id, model_id in itertools.product(("n1", "n2"), ("m", "other model")):
         node = state.node(node_id)
         node.up = True
