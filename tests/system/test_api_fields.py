@@ -141,7 +141,7 @@ def test_field_has_the_effect_that_the_page_names(
 
 
 def test_models_have_the_fields_of_the_reference(client: httpx.Client) -> None:
-    """A model's object has every field of OpenAI's."""
+    """A model's object has every field of OpenAI's, and vLLM's one for its context."""
     listed = client.get("/v1/models").json()
-    assert set(listed["data"][0]) == {"id", "created", "object", "owned_by"}
+    assert set(listed["data"][0]) == {"id", "created", "object", "owned_by", "max_model_len"}
     assert client.delete("/v1/models/qwen3").status_code == 405

@@ -228,6 +228,7 @@ def test_call_or_object_outlives_its_node(cluster: Cluster, wanted: dict[str, An
     some = [next(stream) for _ in range(4)]
     os.kill(engine_of(second), signal.SIGSTOP)  # it must not be complete before the next node is
     cluster.start("c", f"qwen3={random_model('qwen3')}", *FLAGS)
+    wait_for(lambda: knows(first, "qwen3", peers=2), 60)
     second.end(signal.SIGKILL)
     rest = list(stream)
     assert "error" not in rest[-1], rest[-1]
