@@ -13,7 +13,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
 from deployments.addresses import DASHBOARD_UID, Addresses, read_addresses
-from deployments.grafana import engine, service, system
+from deployments.grafana import engine, service, splits, system
 from deployments.grafana.panels import GREEN, GREY, ORANGE, RED, SOURCE, PanelBuilder
 from deployments.grafana.queries import JOB, MODEL, NODE, PLACE, RATE
 
@@ -59,6 +59,7 @@ def write_dashboard(addresses: Addresses) -> str:
         ("Queue, slots and stalls", service.queue()),
         ("Engines: gaps, batches, context, memory", engine.engine()),
         ("Models and layers", service.models()),
+        ("Split models", splits.split_models()),
         ("Machine: CPU, memory, tasks", system.machine()),
         ("Network between nodes", system.network()),
         ("HTTP and gRPC", system.edge()),

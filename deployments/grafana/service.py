@@ -432,31 +432,6 @@ def models() -> Iterator[PanelBuilder]:
         (f"max by (model_id) (distributed_llm_layers_unserved{{{MODEL}}})", "{{model_id}}"),
     )
     yield series(
-        "Split models: stages",
-        "Stages of each split model, and those that work: with fewer it is not served.",
-        (f"distributed_llm_pipeline_stages_up{{{MODEL}}}", "up {{model_id}} by {{node_id}}"),
-        (f"distributed_llm_pipeline_stages{{{MODEL}}}", "planned {{model_id}} by {{node_id}}"),
-    )
-    yield series(
-        "Split models: rebuilds",
-        "Pipelines that ended and were planned again over the last 5 minutes, by reason.",
-        (grown("pipeline_rebuilds_total", MODEL, "model_id, reason"), "{{model_id}} {{reason}}"),
-    )
-    yield series(
-        "Split models: traffic",
-        "Bytes per second between coordinators and workers.",
-        (rate("pipeline_bytes_total", MODEL, "model_id, direction"), "{{model_id}} {{direction}}"),
-        unit=units.BytesPerSecondIEC,
-    )
-    yield series(
-        "Split models: hop latency",
-        "The round trip from a coordinator to each worker's node; each token takes one or more.",
-        *quantiles(
-            "distributed_llm_pipeline_hop_latency_seconds", MODEL, "target_node", (0.5, 0.95)
-        ),
-        unit=units.Seconds,
-    )
-    yield series(
         "Loads and unloads",
         "Loads and unloads over the last 5 minutes, by result and reason.",
         (

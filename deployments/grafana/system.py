@@ -173,21 +173,6 @@ def network() -> Iterator[PanelBuilder]:
         unit=units.CountsPerSecond,
         width=8,
     )
-    yield series(
-        "Workers lent",
-        "Workers that each node lends to models split over nodes.",
-        (f"distributed_llm_worker_leases{{{NODE}}}", "{{node_id}}"),
-        width=8,
-    )
-    yield series(
-        "Workers refused and ended",
-        "Per second. memory: the layers do not fit. build: another build of llama.cpp. ended: the "
-        "worker's process is gone. frozen: it was stopped.",
-        (rate("worker_refusals_total", NODE, "reason"), "refused: {{reason}}"),
-        (rate("worker_ends_total", NODE, "reason"), "{{reason}}"),
-        unit=units.CountsPerSecond,
-        width=8,
-    )
 
 
 def edge() -> Iterator[PanelBuilder]:

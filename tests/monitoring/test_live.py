@@ -39,8 +39,8 @@ EMPTY = {
     "Progress of loads": "the demo model is read at once",
     "Drafted tokens accepted": "ctransformers drafts nothing",
     "Memory by device": "ctransformers does not report it",
-    "Split models: stages": "no model is split here",
-    "Split models: hop latency": "no model is split here",
+    "Stages": "no model is split here",
+    "Latency of a hop": "no model is split here",
     "Workers lent": "this node has no worker to lend",
     "Label values folded into `other`": "no metric is near its budget",
 }
