@@ -151,7 +151,7 @@ class LlamaServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                environment=environment(),
+                environment=environment(load.threads),
             ) as process,
             trio.open_nursery() as nursery,
         ):
