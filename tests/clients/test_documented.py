@@ -23,3 +23,10 @@ def test_documented_versions_are_the_tested_ones() -> None:
     documented = {version for cell in table for version in cell.split(", ")}
     assert len(documented) > len(table)
     assert documented <= pinned_versions()
+
+
+def test_lock_file_of_the_clients_for_node_has_no_addresses() -> None:
+    """Packages are pinned by hash, from any registry; npm may write addresses again."""
+    lock = (ROOT / "tests/clients/javascript/package-lock.json").read_text()
+    assert '"integrity": "sha512-' in lock
+    assert "://" not in lock
