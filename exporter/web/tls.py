@@ -31,8 +31,8 @@ _CURVES: Final[Mapping[Curve, str]] = {
     "CurveP256": "prime256v1",
     "CurveP384": "secp384r1",
     "CurveP521": "secp521r1",
-    "X25519": "X25519",
 }
+"""OpenSSL's names. X25519 is its first choice anyway, and not every Python 3.11 can require it."""
 
 
 def make_context(section: TlsSection, files: Mapping[str, Path], *, http2: bool) -> ssl.SSLContext:
@@ -55,7 +55,8 @@ def make_context(section: TlsSection, files: Mapping[str, Path], *, http2: bool)
     if older := [_CIPHERS[name] for name in section.cipher_suites if name in _CIPHERS]:
         context.set_ciphers(":".join(older))
     for curve in section.curve_preferences:
-        context.set_ecdh_curve(_CURVES[curve])
+        if curve in _CURVES:
+            context.set_ecdh_curve(_CURVES[curve])
     context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
     _load_own(context, section, files)
     if section.wants_clients:
