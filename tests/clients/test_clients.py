@@ -41,10 +41,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def run(command: list[str | Path], node: Running, directory: Path) -> None:
     """Run a client's own tests, or another program; fail with its report."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     done = subprocess.run(
         command,
         cwd=directory,
-        env=os.environ | {"NODE_URL": node.url, "HF_HUB_OFFLINE": "1"},
+        env=environment | {"NODE_URL": node.url, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=patient(SECONDS),
