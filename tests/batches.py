@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pynng
 
 from node.telemetry.outbox import Outbox
 from shared import wire
 from shared.events import Event
+from tests.processes import wait_for
 
 
 class Emitter:
@@ -27,9 +29,16 @@ class Emitter:
         """Emit the events and wait until they are counted; without events it sends a heartbeat."""
         for event in happened:
             self.outbox.emit(event)
-        self._socket.send(self.outbox.next_batch(0.0, goodbye=goodbye))
-        self._socket.recv()
+        batch = self.outbox.next_batch(0.0, goodbye=goodbye)
+        wait_for(lambda: self._is_taken(batch))
         self.outbox.acknowledge()
+
+    def _is_taken(self, batch: bytes) -> bool:
+        """Send a batch. It is refused until the exporter knows that the last run has left."""
+        self._socket.send(batch)
+        reply = msgspec.msgpack.decode(self._socket.recv(), type=wire.Reply)
+        assert reply.error in ("", "conflict")
+        return not reply.error
 
     def close(self) -> None:
         self._socket.close()

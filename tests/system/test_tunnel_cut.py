@@ -72,4 +72,12 @@ def running(command: list[str], **options: Any) -> Iterator[Any]:
 
 def workers_of(process_id: int) -> list[psutil.Process]:
     children = psutil.Process(process_id).children(recursive=True)
-    return [child for child in children if "ggml-rpc-server" in " ".join(child.cmdline())]
+    return [child for child in children if "ggml-rpc-server" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line; empty if the process has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # also a zombie
+        return ""
