@@ -35,7 +35,6 @@ from node.engine.protocol import Described, EngineName
 from node.engine.supervisor import Engine
 from node.engine.upstream.address import Address
 from node.engine.upstream.options import upstream_options
-from node.errors import StartupError
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
 from node.pipeline.build import Programs
@@ -51,6 +50,7 @@ from node.routing.peer_offers import PeerOffers
 from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
 from node.routing.speed import SpeedMeter
+from node.routing.trust import PeerTrust
 from node.serving.catalogue import Model, find_shortage, list_models
 from node.serving.downloads.download import fetch
 from node.serving.lane import Lane, LaneOptions
@@ -124,7 +124,8 @@ def build_parts(settings: NodeSettings) -> Parts:
     mesh = Mesh(own_offer, outbox.emit)
     peer_offers = PeerOffers(mesh, outbox.emit)
     memory = _Memory(scheduler, lender, programs, settings)
-    tunnels = Tunnels(signer or Signer(("",)), settings.peer_ca_file)
+    trust = PeerTrust(settings.peer_ca_file, settings.peer_tls_name)
+    tunnels = Tunnels(signer or Signer(("",)), trust)
     coordinator = Coordinator(mesh, peer_offers, memory.room_bytes, tunnels.open, outbox.emit)
     _add_models(models, memory, coordinator, speed.emit)
     return Parts(
@@ -139,7 +140,7 @@ def build_parts(settings: NodeSettings) -> Parts:
         peer_offers=peer_offers,
         layer_levels=LayerLevels(mesh, peer_offers, settings.replicas),
         signer=signer,
-        router=_build_router(scheduler, peer_offers, signer, settings, outbox, guard),
+        router=_build_router(scheduler, peer_offers, signer, trust, outbox, guard),
         programs=programs,
         lender=lender,
         pipelines=PipelineWatch(coordinator, scheduler, mesh, peer_offers, outbox.emit),
@@ -296,15 +297,12 @@ def _build_router(
     scheduler: Scheduler,
     peer_offers: PeerOffers,
     signer: Signer | None,
-    settings: NodeSettings,
+    trust: PeerTrust,
     outbox: Outbox,
     guard: Guard[NodePart],
 ) -> Router:
     peers = NoPeers() if signer is None else peer_offers
-    try:
-        client = PeerClient(signer or Signer(("",)), settings.peer_ca_file)
-    except OSError as error:
-        raise StartupError(f"--peer-ca-file {settings.peer_ca_file}: {error}") from error
+    client = PeerClient(signer or Signer(("",)), trust)
     return Router(scheduler, peers, client, outbox.emit, guard)
 
 

@@ -17,6 +17,7 @@ from shared.settings.kinds import (
     COUNT,
     COUNT_OR_NONE,
     DIRECTORY,
+    DNS_NAME,
     FILE,
     HOST,
     NOT_NEGATIVE,
@@ -124,6 +125,13 @@ class NodeSettings(Settings):
         FILE,
         "Trusted CAs of other nodes' API certificates, PEM.",
         shown="the system's",
+    )
+    peer_tls_name: str = setting(
+        Topic.TLS,
+        "",
+        DNS_NAME,
+        "Name that other nodes' API certificates have, if they do not list addresses.",
+        shown="the address",
     )
     max_output_tokens: int = setting(
         Topic.LIMITS, 0, COUNT_OR_NONE, "Tokens per answer.", shown="what fits in the context"

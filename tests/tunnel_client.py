@@ -12,12 +12,13 @@ import trio
 from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import TunnelRefusedError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from tests.tunnels import claim, connect, shout, wait_reset
 
 
 async def main(url: str, node_id: str, secret: str) -> None:
     """Hold a tunnel until it is lost."""
-    tunnels = Tunnels(Signer((secret,)))
+    tunnels = Tunnels(Signer((secret,)), PeerTrust())
     while True:
         try:
             async with tunnels.open(url, claim(node_id=node_id)) as tunnel:

@@ -24,6 +24,7 @@ from node.pipeline.lender import Lender, LenderOptions
 from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import Claim
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from shared.events import Event
 from shared.runtime.http.server import Endpoint, serve
 from tests.guards import strict_guard
@@ -85,9 +86,9 @@ class Lending:
     programs: Programs
     events: list[Event] = field(default_factory=list)
 
-    def tunnels(self, secret: str = SECRET, authorities: Path | None = None) -> Tunnels:
+    def tunnels(self, secret: str = SECRET, trust: PeerTrust | None = None) -> Tunnels:
         """Return what opens tunnels, with a secret."""
-        return Tunnels(Signer((secret,)), authorities)
+        return Tunnels(Signer((secret,)), trust or PeerTrust())
 
 
 @asynccontextmanager

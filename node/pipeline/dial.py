@@ -1,6 +1,5 @@
 """Opens a connection to a peer's API that leaves HTTP after its first request."""
 
-import ssl
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -15,6 +14,7 @@ from node.pipeline.tunnel import Refusal, TunnelRefusedError
 from node.routing import wire
 from node.routing.client import PeerLostError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 
 _ANSWER_SECONDS: Final = 2.5
 """For the connection, its TLS handshake and the response."""
@@ -30,12 +30,12 @@ class Dialer:
 
     Args:
         signer: Authenticates this node.
-        tls: Verifies the peers' certificates.
+        trust: Verifies the peers' certificates.
     """
 
-    def __init__(self, signer: Signer, tls: ssl.SSLContext) -> None:
+    def __init__(self, signer: Signer, trust: PeerTrust) -> None:
         self._signer = signer
-        self._tls = tls
+        self._trust = trust
 
     async def dial(self, api_url: str, body: bytes) -> tuple[trio.abc.Stream, bytes]:
         """Connect and send a request. Return the stream once the peer has left HTTP.
@@ -64,7 +64,10 @@ class Dialer:
         stream = await trio.open_tcp_stream(host, port)
         if url.scheme != "https":
             return stream
-        return trio.SSLStream(stream, self._tls, server_hostname=host, https_compatible=True)
+        name = self._trust.name_of(host)
+        return trio.SSLStream(
+            stream, self._trust.context, server_hostname=name, https_compatible=True
+        )
 
     async def _switch(self, stream: trio.abc.Stream, api_url: str, body: bytes) -> bytes:
         http = h11.Connection(h11.CLIENT)

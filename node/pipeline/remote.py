@@ -1,10 +1,8 @@
 """Opens tunnels to the workers of other nodes: the coordinator's end."""
 
 import secrets
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -26,6 +24,7 @@ from node.pipeline.relay import open_end, relay
 from node.pipeline.tunnel import Claim, Loss, Traffic, TunnelRefusedError
 from node.routing.client import PeerLostError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 
 _LOCAL: Final = "127.0.0.1"
 _START_SECONDS: Final = 60.0
@@ -41,14 +40,11 @@ class Tunnels:
 
     Args:
         signer: Authenticates this node.
-        authorities: File of the CAs that sign the nodes' certificates; default: the system's CAs.
-
-    Raises:
-        OSError: The file cannot be read.
+        trust: Verifies the certificates of other nodes.
     """
 
-    def __init__(self, signer: Signer, authorities: Path | None = None) -> None:
-        self._dialer = Dialer(signer, ssl.create_default_context(cafile=authorities))
+    def __init__(self, signer: Signer, trust: PeerTrust) -> None:
+        self._dialer = Dialer(signer, trust)
 
     @asynccontextmanager
     async def open(self, api_url: str, claim: Claim) -> AsyncIterator["RemoteTunnel"]:

@@ -1,11 +1,9 @@
 """Asks another node over HTTP; the only module of this room that imports the HTTP client."""
 
 import logging
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import httpx2
@@ -15,6 +13,7 @@ import trio
 from node.errors import RequestError
 from node.routing import wire
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 
 _CONNECT_SECONDS: Final = 2.0
 """A peer is on a nearby network; if it takes longer to connect, another one is the better choice.
@@ -52,21 +51,18 @@ class PeerClient:
 
     Args:
         signer: Authenticates this node.
-        authorities: File of the CAs that sign the nodes' certificates; default: the system's CAs.
-
-    Raises:
-        OSError: The file cannot be read.
+        trust: Verifies their certificates.
     """
 
-    def __init__(self, signer: Signer, authorities: Path | None = None) -> None:
+    def __init__(self, signer: Signer, trust: PeerTrust) -> None:
         self._signer = signer
-        self._tls = ssl.create_default_context(cafile=authorities)
+        self._trust = trust
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Keep connections open while the block runs; peers can only be asked inside it."""
         self._client = httpx2.AsyncClient(
-            verify=self._tls,
+            verify=self._trust.context,
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=None),
             trust_env=False,  # proxies are for the outside world, not for peers
@@ -96,8 +92,15 @@ class PeerClient:
         signed = {wire.SIGNATURE: self._signer.sign(body, time.time()), **headers}
         async with AsyncExitStack() as stack:
             with _lost(url):
+                name = self._trust.name_of(httpx2.URL(url).host)
                 response = await stack.enter_async_context(
-                    self._client.stream("POST", url + wire.PATH, content=body, headers=signed)
+                    self._client.stream(
+                        "POST",
+                        url + wire.PATH,
+                        content=body,
+                        headers=signed,
+                        extensions={"sni_hostname": name},
+                    )
                 )
                 if response.status_code != httpx2.codes.OK:
                     raise await _refusal(response)

@@ -19,6 +19,7 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:
 """An origin as browsers write it (RFC 6454, section 6.2): scheme, host in lower case, optional
 port."""
 
+_DNS_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _URL: Final = re.compile(r"https?://[!-~]+")
 _COLLECTOR: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -165,6 +166,15 @@ class _Url(click.ParamType[str]):
         return str(value)
 
 
+class _DnsName(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and not _DNS_NAME.fullmatch(value):
+            self.fail(f"{value!r} is not a DNS name such as nodes.example.", param, ctx)
+        return str(value)
+
+
 def _find_seed_fault(seed: str) -> str:
     host, _, port = seed.rpartition(":")
     is_whole = host and port.isdecimal() and 0 < int(port) < 2**16
@@ -201,6 +211,7 @@ PORT: Final = Integer("port", 0, 2**16 - 1)
 SEEDS: Final = Listed("host:port,…", _find_seed_fault)
 ORIGINS: Final = Listed("origin,…", _find_origin_fault)
 TEXT: Final = _Text()
+DNS_NAME: Final = _DnsName()
 COLLECTORS: Final = Listed("module:name,…", _find_collector_fault)
 FILE: Final = _Path("file", dir_okay=False)
 FILE_OR_STDOUT: Final = _Path("file|-", dir_okay=False, allow_dash=True)

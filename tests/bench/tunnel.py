@@ -21,6 +21,7 @@ from node.pipeline.build import identify
 from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import Tunnel
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from tests.bench.table import Row
 from tests.llama_servers import COMPILED
 from tests.processes import Pair, Running
@@ -76,7 +77,7 @@ async def _start(
     authority.cert_pem.write_to_path(directory / "ca.pem")
     nodes = {name: _run_nodes(name, directory, authority, running) for name in ("plain", "TLS")}
     await trio.sleep(_LOOK_SECONDS)
-    tunnels = Tunnels(Signer(("",)), directory / "ca.pem")
+    tunnels = Tunnels(Signer(("",)), PeerTrust(directory / "ca.pem"))
     log = directory / "llama.log"
 
     async def load(name: str, endpoints: list[str], relays: list[psutil.Process]) -> None:

@@ -16,7 +16,11 @@ from tests.deployments.dockerfile import ROOT
 DIRECTORY: Final = ROOT / "deployments" / "kubernetes"
 OVERLAYS: Final = ("local", "production", "daemonset")
 COMPONENTS: Final = tuple(sorted(file.name for file in (DIRECTORY / "components").iterdir()))
-VARIANTS: Final = (*OVERLAYS, *(f"local+{each}" for each in COMPONENTS if each != "mesh"))
+_NEEDED: Final = {"peer-tls": "tls+peer-tls"}
+VARIANTS: Final = (
+    *OVERLAYS,
+    *(f"local+{_NEEDED.get(each, each)}" for each in COMPONENTS if each != "mesh"),
+)
 """Every overlay, and the smallest one with each component that it does not have."""
 NODE: Final = {"app.kubernetes.io/name": "distributed-llm", "app.kubernetes.io/component": "node"}
 

@@ -77,6 +77,20 @@ def test_operators_kinds_are_optional() -> None:
 
 
 @overlays
+def test_files_that_flags_name_are_mounted(overlay: str) -> None:
+    """A file below /etc/distributed-llm is in a volume of the container that reads it."""
+    named_files = 0
+    for container in containers(node_pod(overlay)).values():
+        mounts = {Path(mount["mountPath"]) for mount in container.get("volumeMounts", ())}
+        for flag in container.get("args", ()):
+            path = Path(flag.partition("=")[2])
+            if path.is_relative_to("/etc/distributed-llm"):
+                assert path.parent in mounts
+                named_files += 1
+    assert named_files or not {"tls", "mesh"} & {*overlay.split("+")}
+
+
+@overlays
 def test_pods_keep_the_restricted_standard(overlay: str) -> None:
     """Pod Security Standards, restricted, and beyond it a root that cannot be written."""
     manifests = render(overlay)

@@ -21,6 +21,7 @@ from node.routing import wire
 from node.routing.client import PeerClient
 from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from node.telemetry.status import NodeStatus
 from shared.events import TokensGenerated
 from tests.guards import strict_guard
@@ -50,7 +51,11 @@ async def open_api(children: Children) -> AsyncIterator[tuple[Place, MemoryChild
     """Serve one model in memory."""
     async with open_place(children) as (place, child), trio.open_nursery() as nursery:
         router = Router(
-            place.scheduler, NoPeers(), PeerClient(SIGNER), place.emitted.append, strict_guard()
+            place.scheduler,
+            NoPeers(),
+            PeerClient(SIGNER, PeerTrust()),
+            place.emitted.append,
+            strict_guard(),
         )
         await nursery.start(router.run)
         yield place, child, application(place, router)

@@ -11,6 +11,7 @@ from trio.testing import trio_test
 from node.routing import wire
 from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 
 # httpx2 leaves the generator that reads its connection to the garbage collector if a response is
 # not read to its end.
@@ -42,7 +43,7 @@ async def open_peer(answer: bytes) -> AsyncIterator[str]:
 
 async def ask(url: str) -> list[wire.Frame]:
     """Send a request and read all frames."""
-    client = PeerClient(Signer([""]))
+    client = PeerClient(Signer([""]), PeerTrust())
     with trio.fail_after(60):
         async with client.open(), client.ask(url, b"question", {"X-Request-ID": "r"}) as frames:
             return [frame async for frame in frames]

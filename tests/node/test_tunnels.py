@@ -30,6 +30,7 @@ from node.pipeline.tunnel import TunnelRefusedError
 from node.routing import wire
 from node.routing.client import PeerLostError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from shared.events import NetworkFailed, WorkerEnded, WorkerRefused, WorkersLent
 from tests.tunnels import (
     LIMIT_SECONDS,
@@ -86,16 +87,19 @@ async def sent(lent: Lending, asked: bytes) -> AsyncIterator[tuple[trio.SocketSt
         yield stream, answer.partition(b"\r\n")[0]
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("names", "wanted"), [([], ""), (["127.0.0.1"], ""), (["nodes.example"], "nodes.example")]
+)
 @trio_test
-async def test_bytes_pass_both_ways(tmp_path: Path, scheme: str) -> None:
+async def test_bytes_pass_both_ways(tmp_path: Path, names: list[str], wanted: str) -> None:
     """A worker answers through a tunnel, plain and over TLS, one client after the other."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    certificate = authority.issue_cert("127.0.0.1") if scheme == "https" else None
+    certificate = authority.issue_cert(*names) if names else None
+    trust = PeerTrust(tmp_path / "ca.pem", wanted)
     async with (
         lending(tmp_path, certificate=certificate) as lent,
-        lent.tunnels(authorities=tmp_path / "ca.pem").open(lent.url, claim()) as tunnel,
+        lent.tunnels(trust=trust).open(lent.url, claim()) as tunnel,
     ):
         for _ in range(2):
             async with await connect(tunnel.endpoint) as client:
@@ -328,7 +332,7 @@ async def test_refusal_that_comes_with_the_response_is_read() -> None:
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
             with pytest.raises(TunnelRefusedError, match="too little"):
-                async with Tunnels(Signer((SECRET,))).open(url, claim()):
+                async with Tunnels(Signer((SECRET,)), PeerTrust()).open(url, claim()):
                     pass
             nursery.cancel_scope.cancel()
 
@@ -359,6 +363,6 @@ async def test_peer_that_speaks_no_tunnels_is_lost(answer: bytes) -> None:
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
             with pytest.raises((PeerLostError, TunnelRefusedError)):
-                async with Tunnels(Signer((SECRET,))).open(url, claim()):
+                async with Tunnels(Signer((SECRET,)), PeerTrust()).open(url, claim()):
                     pass
             nursery.cancel_scope.cancel()

@@ -9,8 +9,10 @@ import httpx
 import pytest
 import trustme
 
+from node.demo import MODEL_PATH
 from tests import commands
-from tests.processes import Pair, scrape, value, wait_for
+from tests.patience import patient
+from tests.processes import Pair, free_port, scrape, value, wait_for
 
 
 @dataclass
@@ -20,9 +22,9 @@ class Files:
     directory: Path
     authority: trustme.CA
 
-    def issue(self) -> None:
+    def issue(self, *names: str) -> None:
         """Replace the certificate with a new one, each file atomically."""
-        issued = self.authority.issue_cert("127.0.0.1")
+        issued = self.authority.issue_cert(*names or ("127.0.0.1",))
         unfinished = self.directory / "unfinished"
         issued.private_key_pem.write_to_path(unfinished)
         unfinished.replace(self.directory / "key.pem")
@@ -59,6 +61,48 @@ def shown_certificate(url: str) -> str:
     """Return the certificate that the server shows to a new connection."""
     parts = httpx.URL(url)
     return ssl.get_server_certificate((parts.host, parts.port or 443))
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "status"),
+    [
+        (["127.0.0.1"], [], 200),
+        (["nodes.example"], ["--peer-tls-name=nodes.example"], 200),
+        (["other.example"], ["--peer-tls-name=nodes.example"], 503),
+        (["nodes.example"], [], 503),
+    ],
+)
+def test_peers_are_asked_only_if_their_certificate_has_the_name(
+    tmp_path: Path, files: Files, names: list[str], flags: list[str], status: int
+) -> None:
+    """A certificate for all nodes has a name of its own: their addresses may change."""
+    files.issue(*names)
+    authority = files.directory / "ca.pem"
+    files.authority.cert_pem.write_to_path(authority)
+    flags = [*files.flags, f"--peer-ca-file={authority}", *flags]
+    seed = free_port()
+    mesh = [f"--seed-nodes=127.0.0.1:{seed}", *flags]
+    first, second = Pair(tmp_path / "a"), Pair(tmp_path / "b")
+    with (
+        first.node("--node-id=a", f"--mesh-port={seed}", f"--model=a={MODEL_PATH}", *mesh) as node,
+        second.node("--node-id=b", "--mesh-port=0", f"--model=b={MODEL_PATH}", *mesh),
+        httpx.Client(base_url=node.url, verify=unverified()) as client,
+    ):
+
+        def ask() -> httpx.Response | None:
+            """Ask for the other node's model as soon as it is known."""
+            asked = {"model": "b", "prompt": "Once", "max_tokens": 2}
+            answer = client.post("/v1/completions", json=asked, timeout=patient(60))
+            return None if answer.status_code == 404 else answer
+
+        assert wait_for(ask).status_code == status
+
+
+def unverified() -> ssl.SSLContext:
+    """Return the TLS context of a client that does not look at certificates."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def test_node_speaks_tls_and_its_exporter_knows(pair: Pair, files: Files) -> None:

@@ -15,6 +15,7 @@ from node.pipeline.build import identify
 from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import Loss, Tunnel, TunnelRefusedError
 from node.routing.signature import Signer
+from node.routing.trust import PeerTrust
 from tests.llama_servers import COMPILED
 from tests.patience import patient
 from tests.processes import Pair, Running
@@ -61,7 +62,7 @@ def worker_of(node: Running) -> psutil.Process:
 async def tunnels_to(nodes: list[Running]) -> AsyncIterator[list[Tunnel]]:
     """Claim a worker of each node; they identify their builds when they start."""
     build = (await identify(COMPILED)).name
-    dialer = Tunnels(Signer((SECRET,)))
+    dialer = Tunnels(Signer((SECRET,)), PeerTrust())
     async with (
         _lent(dialer, nodes[0].url, "n0", build) as first,
         _lent(dialer, nodes[1].url, "n1", build) as second,
