@@ -5,7 +5,7 @@ from pathlib import Path
 
 from node.errors import StartupError
 from shared.certificates import read_expiry
-from shared.events import CertificateRead, CertificateUse
+from shared.events.node import CertificateRead, CertificateUse
 
 
 def certificate_levels(use: CertificateUse, path: Path | None) -> Iterator[CertificateRead]:

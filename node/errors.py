@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Final, Self
 
-from shared.events import ErrorReason
+from shared.events.requests import ErrorReason
 
 _REASONS: Final[Mapping[str | None, ErrorReason]] = {
     None: "internal",

@@ -59,7 +59,7 @@ from node.settings import NodeSettings
 from node.telemetry.outbox import Outbox
 from node.telemetry.progress import Progress
 from node.telemetry.status import NodeStatus
-from shared.events import InternalError, NodePart
+from shared.events.node import InternalError, NodePart
 from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
 from shared.runtime.guard import Guard
 from shared.settings.base import APPLICATION

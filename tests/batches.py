@@ -7,7 +7,7 @@ import pynng
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import Event
+from shared.events.event import Event
 from tests.processes import wait_for
 
 

@@ -8,11 +8,56 @@ from exporter.metrics.catalogue import Family
 from exporter.metrics.cut import take_cut
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.state import State
-from shared import events, wire
-from shared.events import Event
+from shared import wire
+from shared.events.api import HttpFinished, RpcFinished
+from shared.events.engine import EngineProgressed, EngineRestarted, EngineSampled, TokensSpeculated
+from shared.events.event import Event
+from shared.events.mesh import (
+    MessagesMoved,
+    NetworkFailed,
+    PeerAnswered,
+    PeerChanged,
+    PeerForgotten,
+    PeerPage,
+    PeersCounted,
+)
+from shared.events.models import (
+    LayersPlanned,
+    ModelDescribed,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoadProgressed,
+    ModelUnloaded,
+)
+from shared.events.node import (
+    CertificateRead,
+    InternalError,
+    NodeStarted,
+    NodeStateChanged,
+    ResourcesSampled,
+)
+from shared.events.pipelines import (
+    PipelineChanged,
+    PipelineMoved,
+    PipelineRebuilt,
+    StageHeld,
+    WorkerEnded,
+    WorkerRefused,
+    WorkersLent,
+)
+from shared.events.requests import (
+    InferenceFinished,
+    InferenceResumed,
+    LoadChanged,
+    RequestForwarded,
+    ResumeReason,
+    TokensGenerated,
+)
+from shared.events.system import EventLoopLagged, SystemSampled
+from shared.events.trace import TraceContext
 
 _encoder = msgspec.msgpack.Encoder()
-TRACE = events.TraceContext(
+TRACE = TraceContext(
     "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7", sampled=True
 )
 
@@ -20,10 +65,10 @@ TRACE = events.TraceContext(
 def every_event(model_id: str = "m") -> list[Event]:
     """Return one valid event of each kind, with no number 0."""
     return [
-        events.NodeStarted(1.5e9, "0.1.0", "3.11.7", "ctransformers", "http://127.0.0.1:8080"),
-        events.NodeStateChanged("online"),
-        events.ResourcesSampled(2.0, 2**30, 12, 8),
-        events.SystemSampled(
+        NodeStarted(1.5e9, "0.1.0", "3.11.7", "ctransformers", "http://127.0.0.1:8080"),
+        NodeStateChanged("online"),
+        ResourcesSampled(2.0, 2**30, 12, 8),
+        SystemSampled(
             9.5,
             2**20,
             2**21,
@@ -43,53 +88,53 @@ def every_event(model_id: str = "m") -> list[Event]:
             25,
             1024,
         ),
-        events.EventLoopLagged(0.002),
-        events.ModelLoaded(model_id, 1.25),
-        events.ModelLoadFailed(model_id, 0.5),
-        events.ModelDescribed(
+        EventLoopLagged(0.002),
+        ModelLoaded(model_id, 1.25),
+        ModelLoadFailed(model_id, 0.5),
+        ModelDescribed(
             model_id, "llama", "Q8_0", "ctransformers", 2**24, 8, "b7", (("CPU", 2**20),)
         ),
-        events.EngineSampled(model_id, 3, 100, 150, 4096),
-        events.TokensSpeculated(model_id, 9, 6),
-        events.EngineRestarted(model_id, "crashed"),
-        events.LoadChanged(model_id, 2, 1, 1, 1),
-        events.EngineProgressed(model_id, 1.5e9),
-        events.TokensGenerated(model_id, 1, (7.0, 7.25)),
+        EngineSampled(model_id, 3, 100, 150, 4096),
+        TokensSpeculated(model_id, 9, 6),
+        EngineRestarted(model_id, "crashed"),
+        LoadChanged(model_id, 2, 1, 1, 1),
+        EngineProgressed(model_id, 1.5e9),
+        TokensGenerated(model_id, 1, (7.0, 7.25)),
         finished(model_id),
-        events.HttpFinished("/v1/completions", "POST", 200, 0.75),
-        events.RpcFinished("distributed_llm.v1.Inference/Generate", "ok", 0.75),
-        events.InferenceResumed(model_id, "crashed"),
-        events.ModelLoadProgressed(model_id, "read", 3, 4),
-        events.PeerChanged("n2", "alive", "busy"),
-        events.PeersCounted(2, 1),
-        events.PeerAnswered("n2", "survey", 0.002),
-        events.MessagesMoved("sent", "survey", 3, 600),
-        events.NetworkFailed("unauthenticated", 2),
-        events.LayersPlanned(model_id, 8, 3),
-        events.InternalError("sampler"),
-        events.CertificateRead("api", 1.9e9),
+        HttpFinished("/v1/completions", "POST", 200, 0.75),
+        RpcFinished("distributed_llm.v1.Inference/Generate", "ok", 0.75),
+        InferenceResumed(model_id, "crashed"),
+        ModelLoadProgressed(model_id, "read", 3, 4),
+        PeerChanged("n2", "alive", "busy"),
+        PeersCounted(2, 1),
+        PeerAnswered("n2", "survey", 0.002),
+        MessagesMoved("sent", "survey", 3, 600),
+        NetworkFailed("unauthenticated", 2),
+        LayersPlanned(model_id, 8, 3),
+        InternalError("sampler"),
+        CertificateRead("api", 1.9e9),
         forwarded(model_id),
-        events.WorkersLent(2),
-        events.WorkerRefused("memory"),
-        events.WorkerEnded("released"),
-        events.PeerPage("n2", "http://192.0.2.2:9090"),
-        events.PipelineChanged(model_id, 3, 2),
-        events.PipelineMoved(model_id, "n2", 4096, 2048, (0.002, 0.003)),
-        events.PipelineRebuilt(model_id, "cut"),
-        events.StageHeld("split", 5),
-        events.PeerForgotten("n3"),
-        events.ModelUnloaded(model_id, "requested"),
+        WorkersLent(2),
+        WorkerRefused("memory"),
+        WorkerEnded("released"),
+        PeerPage("n2", "http://192.0.2.2:9090"),
+        PipelineChanged(model_id, 3, 2),
+        PipelineMoved(model_id, "n2", 4096, 2048, (0.002, 0.003)),
+        PipelineRebuilt(model_id, "cut"),
+        StageHeld("split", 5),
+        PeerForgotten("n3"),
+        ModelUnloaded(model_id, "requested"),
     ]
 
 
-def resumptions(happened: Iterable[Event]) -> list[events.ResumeReason]:
+def resumptions(happened: Iterable[Event]) -> list[ResumeReason]:
     """Return why requests were resumed, in order."""
-    return [event.reason for event in happened if isinstance(event, events.InferenceResumed)]
+    return [event.reason for event in happened if isinstance(event, InferenceResumed)]
 
 
-def forwarded(model_id: str = "m") -> events.RequestForwarded:
+def forwarded(model_id: str = "m") -> RequestForwarded:
     """Return the end of a request that a peer answered."""
-    return events.RequestForwarded(
+    return RequestForwarded(
         model_id=model_id,
         peer="n2",
         status="ok",
@@ -112,9 +157,9 @@ def forwarded(model_id: str = "m") -> events.RequestForwarded:
     )
 
 
-def finished(model_id: str = "m") -> events.InferenceFinished:
+def finished(model_id: str = "m") -> InferenceFinished:
     """Return the end of a successful request."""
-    return events.InferenceFinished(
+    return InferenceFinished(
         model_id=model_id,
         status="ok",
         finish_reason="stop",

@@ -25,7 +25,7 @@ from node.pipeline.remote import Tunnels
 from node.pipeline.tunnel import Claim
 from node.routing.signature import Signer
 from node.routing.trust import PeerTrust
-from shared.events import Event
+from shared.events.event import Event
 from shared.runtime.http.server import Endpoint, serve
 from tests.guards import strict_guard
 

@@ -6,8 +6,22 @@ from typing import Final, get_args
 
 import msgspec
 
-from shared import events
-from shared.events import Event
+from shared.events.api import HttpFinished, RpcFinished
+from shared.events.event import Event
+from shared.events.mesh import (
+    Direction,
+    MessagesMoved,
+    MessageType,
+    NetworkFailed,
+    NetworkFault,
+    PeerAnswered,
+    PeerChanged,
+    PeerOperation,
+)
+from shared.events.models import LoadStage, ModelLoadProgressed, ModelUnloaded
+from shared.events.node import CertificateRead, CertificateUse
+from shared.events.pipelines import WorkerEnd, WorkerEnded, WorkerRefusal, WorkerRefused
+from shared.events.requests import RequestStatus
 from tests.builders import every_event, finished
 
 MODELS: Final = ("first", "second")
@@ -68,42 +82,42 @@ def whole_node() -> list[Event]:
         event
         for model_id in MODELS
         for event in every_event(model_id)
-        if not isinstance(event, events.ModelUnloaded | events.PeerChanged | events.PeerAnswered)
+        if not isinstance(event, ModelUnloaded | PeerChanged | PeerAnswered)
     ]
     return [*kept, *_ends(), *_calls(), *_mesh()]
 
 
 def _ends() -> Iterator[Event]:
-    for model_id, status in itertools.product(MODELS, get_args(events.RequestStatus)):
+    for model_id, status in itertools.product(MODELS, get_args(RequestStatus)):
         yield msgspec.structs.replace(
             finished(model_id), status=status, discarded_tokens=1, request_id=f"{model_id}-{status}"
         )
-    for model_id, stage in itertools.product(MODELS, get_args(events.LoadStage)):
-        yield events.ModelLoadProgressed(model_id, stage, 3, 4)
+    for model_id, stage in itertools.product(MODELS, get_args(LoadStage)):
+        yield ModelLoadProgressed(model_id, stage, 3, 4)
 
 
 def _calls() -> Iterator[Event]:
     for (route, method), statuses in ROUTES.items():
         for status in statuses:
-            yield events.HttpFinished(route, method, status, 0.5)
+            yield HttpFinished(route, method, status, 0.5)
     for method, codes in _METHODS.items():
         for code in codes:
-            yield events.RpcFinished(method, code, 0.5)
+            yield RpcFinished(method, code, 0.5)
 
 
 def _mesh() -> Iterator[Event]:
     for peer in PEERS:
-        yield events.PeerChanged(peer, "alive", "online")
-        for operation in get_args(events.PeerOperation):
-            yield events.PeerAnswered(peer, operation, 0.002)
-    kinds = itertools.product(get_args(events.Direction), get_args(events.MessageType))
+        yield PeerChanged(peer, "alive", "online")
+        for operation in get_args(PeerOperation):
+            yield PeerAnswered(peer, operation, 0.002)
+    kinds = itertools.product(get_args(Direction), get_args(MessageType))
     for direction, message_type in kinds:
-        yield events.MessagesMoved(direction, message_type, 3, 600)
-    for reason in get_args(events.NetworkFault):
-        yield events.NetworkFailed(reason, 1)
-    for refusal in get_args(events.WorkerRefusal):
-        yield events.WorkerRefused(refusal)
-    for end in get_args(events.WorkerEnd):
-        yield events.WorkerEnded(end)
-    for use in get_args(events.CertificateUse):
-        yield events.CertificateRead(use, 1.9e9)
+        yield MessagesMoved(direction, message_type, 3, 600)
+    for reason in get_args(NetworkFault):
+        yield NetworkFailed(reason, 1)
+    for refusal in get_args(WorkerRefusal):
+        yield WorkerRefused(refusal)
+    for end in get_args(WorkerEnd):
+        yield WorkerEnded(end)
+    for use in get_args(CertificateUse):
+        yield CertificateRead(use, 1.9e9)

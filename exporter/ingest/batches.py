@@ -12,7 +12,9 @@ import msgspec
 from exporter.metrics import catalogue as c
 from exporter.metrics.nodes import Node, Session
 from exporter.metrics.state import State
-from shared import events, wire
+from shared import wire
+from shared.events.event import Event
+from shared.events.every import AnyEvent
 from shared.settings.kinds import NODE_ID
 
 _SESSIONS_KEPT: Final = 8
@@ -23,8 +25,8 @@ _DAMAGED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _log = logging.getLogger(__name__)
 _batch_decoder = msgspec.msgpack.Decoder(wire.Batch)
 _raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_event_decoder = msgspec.msgpack.Decoder(events.AnyEvent)
-_events_decoder = msgspec.msgpack.Decoder(list[events.AnyEvent])
+_event_decoder = msgspec.msgpack.Decoder(AnyEvent)
+_events_decoder = msgspec.msgpack.Decoder(list[AnyEvent])
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Accepted:
     """A batch that will be counted."""
 
     batch: wire.Batch
-    happened: list[events.Event | None]
+    happened: list[Event | None]
     """Its events; None for an event that this exporter does not know."""
     pipe: int
     """The connection that delivered it; -1 if it was read back from the journal."""
@@ -43,7 +45,7 @@ class Counted:
     """Events of a node that were just counted, none of them for the second time."""
 
     node_id: str
-    happened: Sequence[events.Event | None]
+    happened: Sequence[Event | None]
     received_at: float
     """Unix time."""
 
@@ -104,7 +106,7 @@ class Ingest:
             self._end(node, "goodbye")
         return wire.Reply(wire.PROTOCOL, session.sequence, False, levels_wanted, "")
 
-    def fresh(self, accepted: Accepted) -> Sequence[events.Event | None]:
+    def fresh(self, accepted: Accepted) -> Sequence[Event | None]:
         """Return the events of a batch that are not counted yet."""
         batch, happened = accepted.batch, accepted.happened
         node = self.state.nodes.get(batch.node_id)
@@ -228,7 +230,7 @@ def _is_of_another_protocol(message: bytes) -> bool:
         return False
 
 
-def _decode(packed: msgspec.Raw) -> list[events.Event | None]:
+def _decode(packed: msgspec.Raw) -> list[Event | None]:
     """Decode all events at once, which is several times faster, or singly if some are unknown."""
     try:
         return _events_decoder.decode(packed)  # type: ignore[return-value]
@@ -236,9 +238,9 @@ def _decode(packed: msgspec.Raw) -> list[events.Event | None]:
         return [_decode_one(raw) for raw in _raw_decoder.decode(packed)]
 
 
-def _decode_one(raw: msgspec.Raw) -> events.Event | None:
+def _decode_one(raw: msgspec.Raw) -> Event | None:
     try:
-        event: events.Event = _event_decoder.decode(raw)
+        event: Event = _event_decoder.decode(raw)
     except _DAMAGED:
         return None
     return event

@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from shared import events
+from shared.events.engine import RestartReason
+from shared.events.mesh import Direction, MessageType, NetworkFault, PeerOperation
+from shared.events.models import LoadResult, LoadStage, UnloadReason
+from shared.events.node import CertificateUse, NodePart, NodeState
+from shared.events.pipelines import RebuildReason, WorkerEnd, WorkerRefusal
+from shared.events.requests import ErrorReason, FinishReason, RequestStatus, ResumeReason
 
 PREFIX: Final = "distributed_llm_"
 OTHER: Final = "other"
@@ -49,7 +54,7 @@ _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _NET: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-STATUS_CODES: Final[Mapping[events.NodeState, int]] = {
+STATUS_CODES: Final[Mapping[NodeState, int]] = {
     "offline": 0,
     "online": 1,
     "busy": 2,
@@ -120,7 +125,7 @@ def _histogram(
 
 _NODE: Final = ("node_id",)
 _MODEL: Final = ("node_id", "model_id")
-_STATUS: Final = get_args(events.RequestStatus)
+_STATUS: Final = get_args(RequestStatus)
 _SCOPES: Final = ("node", "engine")
 
 # Node
@@ -163,14 +168,14 @@ NODE_STATE: Final = _gauge(
     *_NODE,
     "state",
     derived=True,
-    state=get_args(events.NodeState),
+    state=get_args(NodeState),
 )
 NODE_INTERNAL_ERRORS: Final = _counter(
     "node_internal_errors_total",
     "Unexpected errors in a part of the node, which went on.",
     *_NODE,
     "part",
-    part=get_args(events.NodePart),
+    part=get_args(NodePart),
 )
 
 # Network
@@ -187,8 +192,8 @@ NETWORK_MESSAGES: Final = _counter(
     *_NODE,
     "direction",
     "message_type",
-    direction=get_args(events.Direction),
-    message_type=get_args(events.MessageType),
+    direction=get_args(Direction),
+    message_type=get_args(MessageType),
 )
 NETWORK_LATENCY: Final = _histogram(
     "network_latency_seconds",
@@ -197,21 +202,21 @@ NETWORK_LATENCY: Final = _histogram(
     *_NODE,
     "target_node",
     "operation",
-    operation=get_args(events.PeerOperation),
+    operation=get_args(PeerOperation),
 )
 NETWORK_BYTES: Final = _counter(
     "network_bytes_total",
     "Bytes of messages between nodes.",
     *_NODE,
     "direction",
-    direction=get_args(events.Direction),
+    direction=get_args(Direction),
 )
 NETWORK_ERRORS: Final = _counter(
     "network_errors_total",
     "Messages refused and exchanges failed between nodes, by reason.",
     *_NODE,
     "reason",
-    reason=get_args(events.NetworkFault),
+    reason=get_args(NetworkFault),
 )
 PEER_STATUS: Final = _gauge(
     "peer_status",
@@ -227,14 +232,14 @@ WORKER_REFUSALS: Final = _counter(
     "Workers that were not lent to a pipeline of another node, by reason.",
     *_NODE,
     "reason",
-    reason=get_args(events.WorkerRefusal),
+    reason=get_args(WorkerRefusal),
 )
 WORKER_ENDS: Final = _counter(
     "worker_ends_total",
     "Workers that were taken back from a pipeline of another node, by reason.",
     *_NODE,
     "reason",
-    reason=get_args(events.WorkerEnd),
+    reason=get_args(WorkerEnd),
 )
 
 # Models that are split over nodes
@@ -251,14 +256,14 @@ PIPELINE_BYTES: Final = _counter(
     "Bytes between a coordinator and its workers.",
     *_MODEL,
     "direction",
-    direction=get_args(events.Direction),
+    direction=get_args(Direction),
 )
 PIPELINE_REBUILDS: Final = _counter(
     "pipeline_rebuilds_total",
     "Pipelines that ended and were planned again, by reason.",
     *_MODEL,
     "reason",
-    reason=get_args(events.RebuildReason),
+    reason=get_args(RebuildReason),
 )
 PIPELINE_HOP: Final = _histogram(
     "pipeline_hop_latency_seconds",
@@ -341,14 +346,14 @@ FINISHES: Final = _counter(
     "Requests that the engine side ended, by finish reason.",
     *_MODEL,
     "reason",
-    reason=get_args(events.FinishReason),
+    reason=get_args(FinishReason),
 )
 ERRORS: Final = _counter(
     "inference_errors_total",
     "Requests that ended with the status `error`, by reason.",
     *_MODEL,
     "reason",
-    reason=get_args(events.ErrorReason),
+    reason=get_args(ErrorReason),
 )
 OBJECTIVES: Final = _counter(
     "inference_slo_requests_total",
@@ -364,7 +369,7 @@ RESUMED: Final = _counter(
     "Requests that went on here after their engine or their node was lost, by how it was.",
     *_MODEL,
     "reason",
-    reason=get_args(events.ResumeReason),
+    reason=get_args(ResumeReason),
 )
 FORWARDED: Final = _counter(
     "inference_forwarded_total",
@@ -445,21 +450,21 @@ MODEL_LOAD_PROGRESS: Final = _gauge(
     "How much of a model is downloaded, or read into memory, from 0 to 1.",
     *_MODEL,
     "stage",
-    stage=get_args(events.LoadStage),
+    stage=get_args(LoadStage),
 )
 MODEL_LOADS: Final = _counter(
     "model_loads_total",
     "Loads by result.",
     *_MODEL,
     "result",
-    result=get_args(events.LoadResult),
+    result=get_args(LoadResult),
 )
 MODEL_UNLOADS: Final = _counter(
     "model_unloads_total",
     "Models that left memory, by reason.",
     *_MODEL,
     "reason",
-    reason=get_args(events.UnloadReason),
+    reason=get_args(UnloadReason),
 )
 ENGINE_SEQUENCES: Final = _histogram(
     "engine_sequences",
@@ -500,7 +505,7 @@ ENGINE_RESTARTS: Final = _counter(
     "Engine children that had to be replaced, by reason.",
     *_MODEL,
     "reason",
-    reason=get_args(events.RestartReason),
+    reason=get_args(RestartReason),
 )
 
 # System
@@ -553,7 +558,7 @@ CERTIFICATE_EXPIRY: Final = _gauge(
     "Unix time at which the certificate in use expires, in seconds.",
     *_NODE,
     "use",
-    use=get_args(events.CertificateUse),
+    use=get_args(CertificateUse),
 )
 
 # Health

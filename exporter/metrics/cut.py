@@ -12,7 +12,7 @@ from exporter.metrics.histogram import Histogram
 from exporter.metrics.nodes import Labels, Node
 from exporter.metrics.rules import Sample
 from exporter.metrics.state import State
-from shared import events
+from shared.events.node import NodeState
 from shared.settings.base import APPLICATION
 
 _VERSION: Final = importlib.metadata.version(APPLICATION)
@@ -58,7 +58,7 @@ def _of_node(node: Node) -> Iterator[Sample]:
     yield c.NODE_UP, name, int(node.up)
     yield c.NODE_DEPARTED, name, int(node.departed and not node.up)
     yield c.NODE_STATUS, name, STATUS_CODES[node.state]
-    for state in get_args(events.NodeState):
+    for state in get_args(NodeState):
         yield c.NODE_STATE, (node.node_id, state), int(node.state == state)
     yield c.LOST, name, node.lost
     if not node.sessions:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from exporter.metrics import catalogue as c
-from shared.events import NodeState
+from shared.events.node import NodeState
 
 CONFLICT_SECONDS: Final = 10.0
 

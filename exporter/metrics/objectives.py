@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from exporter.metrics import catalogue as c
 from exporter.metrics.rules import Sample
-from shared.events import InferenceFinished
+from shared.events.requests import InferenceFinished
 from shared.settings.exporter import MetricsSettings
 
 

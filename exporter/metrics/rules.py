@@ -10,21 +10,65 @@ from typing import Any, Final
 
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
-from shared import events
+from shared.events.api import HttpFinished, RpcFinished
+from shared.events.engine import EngineProgressed, EngineRestarted, EngineSampled, TokensSpeculated
+from shared.events.event import Event
+from shared.events.mesh import (
+    MessagesMoved,
+    NetworkFailed,
+    PeerAnswered,
+    PeerChanged,
+    PeerForgotten,
+    PeerPage,
+    PeersCounted,
+)
+from shared.events.models import (
+    LayersPlanned,
+    ModelDescribed,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoadProgressed,
+    ModelUnloaded,
+)
+from shared.events.node import (
+    CertificateRead,
+    InternalError,
+    NodeStarted,
+    NodeState,
+    NodeStateChanged,
+    ResourcesSampled,
+)
+from shared.events.pipelines import (
+    PipelineChanged,
+    PipelineMoved,
+    PipelineRebuilt,
+    StageHeld,
+    WorkerEnded,
+    WorkerRefused,
+    WorkersLent,
+)
+from shared.events.requests import (
+    InferenceFinished,
+    InferenceResumed,
+    LoadChanged,
+    RequestForwarded,
+    TokensGenerated,
+)
+from shared.events.system import EventLoopLagged, SystemSampled
 
 Sample = tuple[Family, tuple[str, ...], float]
 Observations = tuple[Family, tuple[str, ...], list[float]]
 Rule = Callable[[str, Any], tuple[Sample | Observations, ...]]
 
 
-def _node_started(node: str, e: events.NodeStarted) -> tuple[Sample, ...]:
+def _node_started(node: str, e: NodeStarted) -> tuple[Sample, ...]:
     return (
         (c.NODE_START_TIME, (node,), e.started_at),
         (c.NODE_INFO, (node, e.version, e.python, e.engine), 1),
     )
 
 
-def _resources_sampled(node: str, e: events.ResourcesSampled) -> tuple[Sample, ...]:
+def _resources_sampled(node: str, e: ResourcesSampled) -> tuple[Sample, ...]:
     return (
         (c.NODE_RESOURCES, (node, "cpu_cores"), e.cpu_cores),
         (c.NODE_RESOURCES, (node, "memory_bytes"), e.memory_bytes),
@@ -33,7 +77,7 @@ def _resources_sampled(node: str, e: events.ResourcesSampled) -> tuple[Sample, .
     )
 
 
-def _system_sampled(node: str, e: events.SystemSampled) -> tuple[Sample, ...]:
+def _system_sampled(node: str, e: SystemSampled) -> tuple[Sample, ...]:
     return (
         (c.NODE_UPTIME, (node,), e.uptime_seconds),
         (c.MEMORY, (node, "rss"), e.rss_bytes),
@@ -56,29 +100,29 @@ def _system_sampled(node: str, e: events.SystemSampled) -> tuple[Sample, ...]:
     )
 
 
-def _event_loop_lagged(node: str, e: events.EventLoopLagged) -> tuple[Sample, ...]:
+def _event_loop_lagged(node: str, e: EventLoopLagged) -> tuple[Sample, ...]:
     return ((c.LOOP_LAG, (node,), e.seconds),)
 
 
-def _model_loaded(node: str, e: events.ModelLoaded) -> tuple[Sample, ...]:
+def _model_loaded(node: str, e: ModelLoaded) -> tuple[Sample, ...]:
     return (
         (c.MODEL_LOADS, (node, e.model_id, "ok"), 1),
         (c.MODEL_LOAD_DURATION, (node, e.model_id), e.seconds),
     )
 
 
-def _model_load_failed(node: str, e: events.ModelLoadFailed) -> tuple[Sample, ...]:
+def _model_load_failed(node: str, e: ModelLoadFailed) -> tuple[Sample, ...]:
     return (
         (c.MODEL_LOADS, (node, e.model_id, "error"), 1),
         (c.MODEL_LOAD_DURATION, (node, e.model_id), e.seconds),
     )
 
 
-def _model_unloaded(node: str, e: events.ModelUnloaded) -> tuple[Sample, ...]:
+def _model_unloaded(node: str, e: ModelUnloaded) -> tuple[Sample, ...]:
     return ((c.MODEL_UNLOADS, (node, e.model_id, e.reason), 1),)
 
 
-def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
+def _model_described(node: str, e: ModelDescribed) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     here = e.layers if e.layers_here is None else e.layers_here
     weights = ((c.MODEL_SIZE, model, e.size_bytes), (c.LAYERS_ALLOCATED, model, here))
@@ -89,11 +133,11 @@ def _model_described(node: str, e: events.ModelDescribed) -> tuple[Sample, ...]:
     )
 
 
-def _engine_restarted(node: str, e: events.EngineRestarted) -> tuple[Sample, ...]:
+def _engine_restarted(node: str, e: EngineRestarted) -> tuple[Sample, ...]:
     return ((c.ENGINE_RESTARTS, (node, e.model_id, e.reason), 1),)
 
 
-def _load_changed(node: str, e: events.LoadChanged) -> tuple[Sample, ...]:
+def _load_changed(node: str, e: LoadChanged) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     return (
         (c.REQUESTS_IN_FLIGHT, model, e.in_flight),
@@ -103,13 +147,13 @@ def _load_changed(node: str, e: events.LoadChanged) -> tuple[Sample, ...]:
     )
 
 
-def _engine_progressed(node: str, e: events.EngineProgressed) -> tuple[Sample, ...]:
+def _engine_progressed(node: str, e: EngineProgressed) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     silence = (c.ENGINE_SILENCE, model, e.silent_seconds)
     return ((c.ENGINE_PROGRESS, model, e.at), silence) if e.at else (silence,)
 
 
-def _engine_sampled(node: str, e: events.EngineSampled) -> tuple[Sample, ...]:
+def _engine_sampled(node: str, e: EngineSampled) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     decoding = ((c.ENGINE_SEQUENCES, model, e.decoding),) if e.decoding else ()
     context = (("used", e.context_used), ("held", e.context_held), ("capacity", e.context_capacity))
@@ -120,7 +164,7 @@ def _engine_sampled(node: str, e: events.EngineSampled) -> tuple[Sample, ...]:
     return (*decoding, *known, *usage)
 
 
-def _tokens_speculated(node: str, e: events.TokensSpeculated) -> tuple[Sample, ...]:
+def _tokens_speculated(node: str, e: TokensSpeculated) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     return (
         (c.TOKENS_SPECULATED, (*model, "drafted"), e.drafted),
@@ -128,16 +172,14 @@ def _tokens_speculated(node: str, e: events.TokensSpeculated) -> tuple[Sample, .
     )
 
 
-def _tokens_generated(
-    node: str, e: events.TokensGenerated
-) -> tuple[Sample] | tuple[Sample, Observations]:
+def _tokens_generated(node: str, e: TokensGenerated) -> tuple[Sample] | tuple[Sample, Observations]:
     model = (node, e.model_id)
     tokens = (c.TOKENS_GENERATED, model, e.count)
     gaps = list(map(sub, e.drawn_at[1:], e.drawn_at))
     return (tokens, (c.INTER_TOKEN, model, gaps)) if gaps else (tokens,)
 
 
-def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample, ...]:
+def _inference_finished(node: str, e: InferenceFinished) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     samples: list[Sample] = [
         (c.REQUESTS, (*model, e.status), 1),
@@ -157,7 +199,7 @@ def _inference_finished(node: str, e: events.InferenceFinished) -> tuple[Sample,
     return tuple(samples)
 
 
-def _work_done(model: tuple[str, str], e: events.InferenceFinished) -> list[Sample]:
+def _work_done(model: tuple[str, str], e: InferenceFinished) -> list[Sample]:
     """Account for an admitted request."""
     return [
         (c.FINISHES, (*model, str(e.finish_reason)), 1),
@@ -171,76 +213,76 @@ def _work_done(model: tuple[str, str], e: events.InferenceFinished) -> list[Samp
     ]
 
 
-def _http_finished(node: str, e: events.HttpFinished) -> tuple[Sample, ...]:
+def _http_finished(node: str, e: HttpFinished) -> tuple[Sample, ...]:
     labels = (node, e.route, e.method, str(e.status))
     return ((c.HTTP_REQUESTS, labels, 1), (c.HTTP_DURATION, labels, e.seconds))
 
 
-def _rpc_finished(node: str, e: events.RpcFinished) -> tuple[Sample, ...]:
+def _rpc_finished(node: str, e: RpcFinished) -> tuple[Sample, ...]:
     labels = (node, e.method, e.code)
     return ((c.RPC_REQUESTS, labels, 1), (c.RPC_LATENCY, labels, e.seconds))
 
 
-def _inference_resumed(node: str, e: events.InferenceResumed) -> tuple[Sample, ...]:
+def _inference_resumed(node: str, e: InferenceResumed) -> tuple[Sample, ...]:
     return ((c.RESUMED, (node, e.model_id, e.reason), 1),)
 
 
-def _model_load_progressed(node: str, e: events.ModelLoadProgressed) -> tuple[Sample, ...]:
+def _model_load_progressed(node: str, e: ModelLoadProgressed) -> tuple[Sample, ...]:
     ratio = min(1.0, e.done_bytes / e.total_bytes) if e.total_bytes > 0 else 0.0
     return ((c.MODEL_LOAD_PROGRESS, (node, e.model_id, e.stage), ratio),)
 
 
-def _peer_changed(node: str, e: events.PeerChanged) -> tuple[Sample, ...]:
-    status: events.NodeState = "offline" if e.state in ("dead", "left") else "unknown"
+def _peer_changed(node: str, e: PeerChanged) -> tuple[Sample, ...]:
+    status: NodeState = "offline" if e.state in ("dead", "left") else "unknown"
     if e.state == "alive":
         status = e.status
     return ((c.PEER_STATUS, (node, e.peer), c.STATUS_CODES[status]),)
 
 
-def _peers_counted(node: str, e: events.PeersCounted) -> tuple[Sample, ...]:
+def _peers_counted(node: str, e: PeersCounted) -> tuple[Sample, ...]:
     return (
         (c.NETWORK_CONNECTIONS, (node, "alive"), e.alive),
         (c.NETWORK_CONNECTIONS, (node, "suspect"), e.suspect),
     )
 
 
-def _peer_answered(node: str, e: events.PeerAnswered) -> tuple[Sample, ...]:
+def _peer_answered(node: str, e: PeerAnswered) -> tuple[Sample, ...]:
     return ((c.NETWORK_LATENCY, (node, e.peer, e.operation), e.seconds),)
 
 
-def _messages_moved(node: str, e: events.MessagesMoved) -> tuple[Sample, ...]:
+def _messages_moved(node: str, e: MessagesMoved) -> tuple[Sample, ...]:
     return (
         (c.NETWORK_MESSAGES, (node, e.direction, e.message_type), e.count),
         (c.NETWORK_BYTES, (node, e.direction), e.size_bytes),
     )
 
 
-def _network_failed(node: str, e: events.NetworkFailed) -> tuple[Sample, ...]:
+def _network_failed(node: str, e: NetworkFailed) -> tuple[Sample, ...]:
     return ((c.NETWORK_ERRORS, (node, e.reason), e.count),)
 
 
-def _layers_planned(node: str, e: events.LayersPlanned) -> tuple[Sample, ...]:
+def _layers_planned(node: str, e: LayersPlanned) -> tuple[Sample, ...]:
     return ((c.LAYERS_UNSERVED, (node, e.model_id), e.unserved),)
 
 
-def _workers_lent(node: str, e: events.WorkersLent) -> tuple[Sample, ...]:
+def _workers_lent(node: str, e: WorkersLent) -> tuple[Sample, ...]:
     return ((c.WORKER_LEASES, (node,), e.count),)
 
 
-def _worker_refused(node: str, e: events.WorkerRefused) -> tuple[Sample, ...]:
+def _worker_refused(node: str, e: WorkerRefused) -> tuple[Sample, ...]:
     return ((c.WORKER_REFUSALS, (node, e.reason), 1),)
 
 
-def _worker_ended(node: str, e: events.WorkerEnded) -> tuple[Sample, ...]:
+def _worker_ended(node: str, e: WorkerEnded) -> tuple[Sample, ...]:
     return ((c.WORKER_ENDS, (node, e.end), 1),)
 
 
-def _pipeline_changed(node: str, e: events.PipelineChanged) -> tuple[Sample, ...]:
+def _pipeline_changed(node: str, e: PipelineChanged) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     return ((c.PIPELINE_STAGES, model, e.stages), (c.PIPELINE_STAGES_UP, model, e.stages_up))
 
 
-def _pipeline_moved(node: str, e: events.PipelineMoved) -> tuple[Sample, ...]:
+def _pipeline_moved(node: str, e: PipelineMoved) -> tuple[Sample, ...]:
     model = (node, e.model_id)
     return (
         (c.PIPELINE_BYTES, (*model, "sent"), e.sent_bytes),
@@ -249,69 +291,69 @@ def _pipeline_moved(node: str, e: events.PipelineMoved) -> tuple[Sample, ...]:
     )
 
 
-def _pipeline_rebuilt(node: str, e: events.PipelineRebuilt) -> tuple[Sample, ...]:
+def _pipeline_rebuilt(node: str, e: PipelineRebuilt) -> tuple[Sample, ...]:
     return ((c.PIPELINE_REBUILDS, (node, e.model_id, e.reason), 1),)
 
 
-def _stage_held(node: str, e: events.StageHeld) -> tuple[Sample, ...]:
+def _stage_held(node: str, e: StageHeld) -> tuple[Sample, ...]:
     return ((c.LAYERS_ALLOCATED, (node, e.model_id), e.layers),)
 
 
-def _internal_error(node: str, e: events.InternalError) -> tuple[Sample, ...]:
+def _internal_error(node: str, e: InternalError) -> tuple[Sample, ...]:
     return ((c.NODE_INTERNAL_ERRORS, (node, e.part), 1),)
 
 
-def _certificate_read(node: str, e: events.CertificateRead) -> tuple[Sample, ...]:
+def _certificate_read(node: str, e: CertificateRead) -> tuple[Sample, ...]:
     return ((c.CERTIFICATE_EXPIRY, (node, e.use), e.expires_at),)
 
 
-def _request_forwarded(node: str, e: events.RequestForwarded) -> tuple[Sample, ...]:
+def _request_forwarded(node: str, e: RequestForwarded) -> tuple[Sample, ...]:
     result = "lost" if e.status is None else "ended"
     return ((c.FORWARDED, (node, e.model_id, result), 1),)
 
 
-def _nothing(node: str, event: events.Event) -> tuple[Sample, ...]:
+def _nothing(node: str, event: Event) -> tuple[Sample, ...]:
     del node, event
     return ()
 
 
-RULES: Final[dict[type[events.Event], Rule]] = {
-    events.NodeStarted: _node_started,
-    events.NodeStateChanged: _nothing,  # kept for `node_status`, computed at a scrape
-    events.ResourcesSampled: _resources_sampled,
-    events.SystemSampled: _system_sampled,
-    events.EventLoopLagged: _event_loop_lagged,
-    events.ModelLoaded: _model_loaded,
-    events.ModelLoadFailed: _model_load_failed,
-    events.ModelUnloaded: _model_unloaded,
-    events.ModelDescribed: _model_described,
-    events.EngineRestarted: _engine_restarted,
-    events.LoadChanged: _load_changed,
-    events.EngineProgressed: _engine_progressed,
-    events.TokensGenerated: _tokens_generated,
-    events.InferenceFinished: _inference_finished,
-    events.HttpFinished: _http_finished,
-    events.RpcFinished: _rpc_finished,
-    events.InferenceResumed: _inference_resumed,
-    events.ModelLoadProgressed: _model_load_progressed,
-    events.PeerChanged: _peer_changed,
-    events.PeerForgotten: _nothing,  # removes series
-    events.PeersCounted: _peers_counted,
-    events.PeerAnswered: _peer_answered,
-    events.MessagesMoved: _messages_moved,
-    events.NetworkFailed: _network_failed,
-    events.LayersPlanned: _layers_planned,
-    events.InternalError: _internal_error,
-    events.CertificateRead: _certificate_read,
-    events.EngineSampled: _engine_sampled,
-    events.TokensSpeculated: _tokens_speculated,
-    events.RequestForwarded: _request_forwarded,
-    events.WorkersLent: _workers_lent,
-    events.WorkerRefused: _worker_refused,
-    events.WorkerEnded: _worker_ended,
-    events.PipelineChanged: _pipeline_changed,
-    events.PipelineMoved: _pipeline_moved,
-    events.PipelineRebuilt: _pipeline_rebuilt,
-    events.StageHeld: _stage_held,
-    events.PeerPage: _nothing,  # kept for the status page
+RULES: Final[dict[type[Event], Rule]] = {
+    NodeStarted: _node_started,
+    NodeStateChanged: _nothing,  # kept for `node_status`, computed at a scrape
+    ResourcesSampled: _resources_sampled,
+    SystemSampled: _system_sampled,
+    EventLoopLagged: _event_loop_lagged,
+    ModelLoaded: _model_loaded,
+    ModelLoadFailed: _model_load_failed,
+    ModelUnloaded: _model_unloaded,
+    ModelDescribed: _model_described,
+    EngineRestarted: _engine_restarted,
+    LoadChanged: _load_changed,
+    EngineProgressed: _engine_progressed,
+    TokensGenerated: _tokens_generated,
+    InferenceFinished: _inference_finished,
+    HttpFinished: _http_finished,
+    RpcFinished: _rpc_finished,
+    InferenceResumed: _inference_resumed,
+    ModelLoadProgressed: _model_load_progressed,
+    PeerChanged: _peer_changed,
+    PeerForgotten: _nothing,  # removes series
+    PeersCounted: _peers_counted,
+    PeerAnswered: _peer_answered,
+    MessagesMoved: _messages_moved,
+    NetworkFailed: _network_failed,
+    LayersPlanned: _layers_planned,
+    InternalError: _internal_error,
+    CertificateRead: _certificate_read,
+    EngineSampled: _engine_sampled,
+    TokensSpeculated: _tokens_speculated,
+    RequestForwarded: _request_forwarded,
+    WorkersLent: _workers_lent,
+    WorkerRefused: _worker_refused,
+    WorkerEnded: _worker_ended,
+    PipelineChanged: _pipeline_changed,
+    PipelineMoved: _pipeline_moved,
+    PipelineRebuilt: _pipeline_rebuilt,
+    StageHeld: _stage_held,
+    PeerPage: _nothing,  # kept for the status page
 }

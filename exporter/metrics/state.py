@@ -20,8 +20,11 @@ from exporter.metrics.nodes import Labels, Node, Session
 from exporter.metrics.objectives import Objectives
 from exporter.metrics.rules import RULES, Observations, Sample
 from exporter.traces.sampling import recorded_id
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.mesh import PeerForgotten, PeerPage
+from shared.events.models import ModelDescribed, ModelLoadFailed, ModelUnloaded
+from shared.events.node import NodeStarted, NodeStateChanged
+from shared.events.requests import InferenceFinished
 
 LABEL_CHARACTERS: Final = 128
 REQUEST_ID_CHARACTERS: Final = 64
@@ -36,14 +39,14 @@ _OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
 while loads fail for that reason."""
 _NOTED: Final = frozenset(
     {
-        events.InferenceFinished,
-        events.NodeStarted,
-        events.NodeStateChanged,
-        events.ModelDescribed,
-        events.ModelUnloaded,
-        events.ModelLoadFailed,
-        events.PeerForgotten,
-        events.PeerPage,
+        InferenceFinished,
+        NodeStarted,
+        NodeStateChanged,
+        ModelDescribed,
+        ModelUnloaded,
+        ModelLoadFailed,
+        PeerForgotten,
+        PeerPage,
     }
 )
 """Events that mean more than their samples; see `State._note`."""
@@ -55,7 +58,7 @@ class Ended(NamedTuple):
     at: float
     """Unix time at which the exporter received the event."""
     node_id: str
-    event: events.InferenceFinished
+    event: InferenceFinished
 
 
 class State:
@@ -243,29 +246,29 @@ class State:
     def _note(self, node: Node, session: Session, event: Event) -> None:
         """Remember what later decisions need."""
         match event:
-            case events.InferenceFinished():
+            case InferenceFinished():
                 self.ended.append(Ended(node.heard_time, node.node_id, event))
                 self._move_all(session, self._objectives.samples(node.node_id, event))
                 self._exemplify(node, event)
-            case events.NodeStarted():
+            case NodeStarted():
                 node.api_url = event.api_url
-            case events.NodeStateChanged():
+            case NodeStateChanged():
                 node.state = event.state
-            case events.ModelDescribed():
+            case ModelDescribed():
                 if event.model_id not in node.models:
                     node.models.add(event.model_id)
                     self._initialise("model", (node.node_id, event.model_id))
-            case events.ModelUnloaded() | events.ModelLoadFailed():
+            case ModelUnloaded() | ModelLoadFailed():
                 node.models.discard(event.model_id)
                 self.forget_levels(node.node_id, event.model_id)
-            case events.PeerForgotten():
+            case PeerForgotten():
                 node.pages.pop(event.peer, None)
                 self.forget_peer(node.node_id, event.peer)
-            case events.PeerPage():
+            case PeerPage():
                 if (node.node_id, event.peer) in self._numbers[c.PEER_STATUS]:
                     node.pages[event.peer] = event.url
 
-    def _exemplify(self, node: Node, event: events.InferenceFinished) -> None:
+    def _exemplify(self, node: Node, event: InferenceFinished) -> None:
         """Keep a request as an example in its buckets."""
         if not event.request_id:
             return

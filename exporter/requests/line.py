@@ -6,8 +6,15 @@ from typing import Any, Final
 import msgspec
 
 from exporter.ingest.batches import Counted
-from shared import events
-from shared.events import ErrorReason, Event, FinishReason, Operation, RequestStatus
+from shared.events.event import Event
+from shared.events.requests import (
+    ErrorReason,
+    FinishReason,
+    InferenceFinished,
+    Operation,
+    RequestForwarded,
+    RequestStatus,
+)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +52,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 _encoder: Final = msgspec.json.Encoder()
 decoder: Final = msgspec.json.Decoder(Line)
-ENDS: Final = (events.InferenceFinished, events.RequestForwarded)
+ENDS: Final = (InferenceFinished, RequestForwarded)
 
 
 def write_line(line: Line) -> bytes:
@@ -56,14 +63,14 @@ def write_line(line: Line) -> bytes:
 def line_of(event: Event | None, counted: Counted) -> Line | None:
     """Return the line of an event; None if it does not end a request for its caller."""
     match event:
-        case events.InferenceFinished():
+        case InferenceFinished():
             return _answered(event, counted)
-        case events.RequestForwarded(status=status) if status is not None:
+        case RequestForwarded(status=status) if status is not None:
             return _forwarded(event, status, counted)
     return None
 
 
-def _answered(e: events.InferenceFinished, counted: Counted) -> Line:
+def _answered(e: InferenceFinished, counted: Counted) -> Line:
     # An older node does not report the time; that of its arrival is close to it.
     ended_at = e.ended_at or counted.received_at
     first_token = e.first_token_seconds
@@ -79,12 +86,12 @@ def _answered(e: events.InferenceFinished, counted: Counted) -> Line:
     )
 
 
-def _forwarded(e: events.RequestForwarded, status: RequestStatus, counted: Counted) -> Line:
+def _forwarded(e: RequestForwarded, status: RequestStatus, counted: Counted) -> Line:
     return _line(e, status, e.ended_at, counted.node_id, forwarded_to=e.peer)
 
 
 def _line(
-    e: events.InferenceFinished | events.RequestForwarded,
+    e: InferenceFinished | RequestForwarded,
     status: RequestStatus,
     ended_at: float,
     node_id: str,

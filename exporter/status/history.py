@@ -16,7 +16,7 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.nodes import Labels
 from exporter.metrics.state import State, clean_label
 from exporter.status.quantile import quantile
-from shared import events
+from shared.events.requests import RequestStatus
 
 STEP_SECONDS: Final = 5.0
 """Between two samples."""
@@ -31,7 +31,7 @@ SPARKLINE_STEPS: Final = int(SPARKLINE_SECONDS / STEP_SECONDS)
 _WINDOW_STEPS: Final = int(WINDOW_SECONDS / STEP_SECONDS)
 _PERCENTILE_SECONDS: Final = 60.0
 """Each point of a percentile's sparkline covers this time."""
-_STATUSES: Final[tuple[events.RequestStatus, ...]] = get_args(events.RequestStatus)
+_STATUSES: Final[tuple[RequestStatus, ...]] = get_args(RequestStatus)
 _FAILED: Final = ("error", "timeout")
 _FIRST_BUCKET: Final = 1 + len(_STATUSES)
 """In a row of totals: tokens, ended requests by status, buckets of the first token."""
@@ -58,7 +58,7 @@ class Growth:
         return self.totals[0]
 
     @property
-    def ended(self) -> dict[events.RequestStatus, int]:
+    def ended(self) -> dict[RequestStatus, int]:
         """Requests that ended, by status."""
         counts = map(int, self.totals[1:_FIRST_BUCKET])
         return dict(zip(_STATUSES, counts, strict=True))

@@ -18,13 +18,14 @@ from exporter.status.history import (
     models_by_node,
     per_second,
 )
-from shared import events
+from shared.events.node import NodeState
+from shared.events.requests import InferenceFinished
 from shared.settings.base import APPLICATION
 
 MODELS_SHOWN: Final = 64
 PEERS_SHOWN: Final = 64
 _VERSION: Final = importlib.metadata.version(APPLICATION)
-_PEER_STATES: Final[Mapping[float, events.NodeState]] = {
+_PEER_STATES: Final[Mapping[float, NodeState]] = {
     0: "offline",
     1: "online",
     2: "busy",
@@ -240,7 +241,7 @@ def _request(ended: Ended) -> s.Request:
     )
 
 
-def _speed(event: events.InferenceFinished) -> float | None:
+def _speed(event: InferenceFinished) -> float | None:
     """Return the tokens per second after the first token; None where that says nothing."""
     if event.first_token_seconds is None or event.generated_tokens < 2:
         return None

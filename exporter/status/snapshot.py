@@ -8,7 +8,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from shared import events
+from shared.events.engine import RestartReason
+from shared.events.node import NodeState
+from shared.events.requests import ErrorReason, FinishReason, RequestStatus
 
 VERSION: Final = 1
 
@@ -42,7 +44,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None
     """Over the last 5 to 10 seconds."""
     first_token: FirstToken
-    ended: dict[events.RequestStatus, int]
+    ended: dict[RequestStatus, int]
     """Requests that ended within the window, by status."""
     in_flight: int
     queued: int
@@ -66,7 +68,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """How long the work in hand has made no progress."""
     stalled: bool
     """Whether that is too long."""
-    restarts: dict[events.RestartReason, int]
+    restarts: dict[RestartReason, int]
     """How often its engine was replaced, since counting began."""
 
 
@@ -85,7 +87,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """Another node of the mesh, as this node sees it."""
 
     node_id: str
-    status: events.NodeState
+    status: NodeState
     page_url: str = ""
     """The peer's own status page; empty if it is not known."""
 
@@ -123,7 +125,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     departed: bool
     """Whether it is away and said goodbye."""
-    state: events.NodeState
+    state: NodeState
     silent_seconds: float | None
     uptime_seconds: float | None
     version: str
@@ -145,8 +147,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     model_id: str
     request_id: str
-    status: events.RequestStatus
-    finish_reason: events.FinishReason | None
+    status: RequestStatus
+    finish_reason: FinishReason | None
     seconds: float
     queue_seconds: float
     first_token_seconds: float | None
@@ -156,7 +158,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """After the first token."""
     route: str
     """Route template or gRPC method; empty if the node did not report it."""
-    reason: events.ErrorReason | None
+    reason: ErrorReason | None
     """Why it failed, if it did."""
     resumed: int
     """How often it continued after its engine or its node was lost."""

@@ -18,7 +18,8 @@ from exporter.requests.files import STDOUT
 from exporter.requests.line import Line, write_line
 from exporter.requests.reading import LogReader
 from exporter.settings import ExporterSettings
-from shared import events, streams
+from shared import streams
+from shared.events.requests import RequestStatus
 from shared.runtime.signals import stop_signals
 from shared.settings.declaration import Topic, UsageError, declarations, setting
 from shared.settings.kinds import NOT_NEGATIVE
@@ -54,7 +55,7 @@ class RequestsSettings(ExporterSettings):
     status: str = setting(
         Topic.OPTIONS,
         "",
-        click.Choice(["", *get_args(events.RequestStatus)]),
+        click.Choice(["", *get_args(RequestStatus)]),
         "Status to show.",
         shown="all",
     )

@@ -16,7 +16,8 @@ from exporter.errors import StartupError
 from exporter.ingest.batches import Accepted, decode_batch
 from exporter.ingest.feed import FEED_HEADER, FEED_NAME
 from exporter.metrics.state import clean_label
-from shared import events, streams, wire
+from shared import streams, wire
+from shared.events.every import AnyEvent
 from shared.runtime.signals import stop_signals
 from shared.settings.base import Settings
 from shared.settings.declaration import Topic, UsageError, setting
@@ -26,7 +27,7 @@ ABOUT: Final = """Show events as they arrive at a running exporter.
 
 Attaches to the exporter of --runtime-dir, which counts on as if nobody looked. What comes too fast
 for this reader is left out and its amount shown."""
-_KINDS: Final = frozenset(kind.__name__ for kind in get_args(events.AnyEvent))
+_KINDS: Final = frozenset(kind.__name__ for kind in get_args(AnyEvent))
 _QUEUED: Final = 64
 
 

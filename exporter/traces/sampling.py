@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shared.events import TraceContext
+from shared.events.trace import TraceContext
 
 _LOW_BITS: Final = 1 << 64
 

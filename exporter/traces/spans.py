@@ -16,13 +16,14 @@ from typing import Final, Literal
 import msgspec
 
 from exporter.ingest.batches import Counted
-from shared import events
-from shared.events import Event, TraceContext
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, InferenceResumed, RequestForwarded
+from shared.events.trace import TraceContext
 
 Kind = Literal["server", "client", "internal"]
 Attributes = Mapping[str, str | int | float | tuple[str, ...]]
 PROVIDER: Final = "distributed_llm"
-TRACED: Final = (events.InferenceFinished, events.RequestForwarded, events.InferenceResumed)
+TRACED: Final = (InferenceFinished, RequestForwarded, InferenceResumed)
 """Events that have spans."""
 _FAILURES: Final = ("error", "timeout")
 """A request that was rejected or cancelled is not a failure of this service."""
@@ -48,11 +49,11 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 def spans_of(event: Event, counted: Counted) -> Iterator[Span]:
     """Yield the spans of an event with a valid place in a trace."""
     match event:
-        case events.InferenceFinished(trace=TraceContext() as trace):
+        case InferenceFinished(trace=TraceContext() as trace):
             yield from _answered(event, _Maker(counted.node_id, trace), counted.received_at)
-        case events.RequestForwarded(trace=TraceContext() as trace):
+        case RequestForwarded(trace=TraceContext() as trace):
             yield from _forwarded(event, _Maker(counted.node_id, trace), trace.trace_id)
-        case events.InferenceResumed(trace=TraceContext() as trace):
+        case InferenceResumed(trace=TraceContext() as trace):
             at = event.resumed_at
             reason = {"distributed_llm.reason": event.reason}
             yield _Maker(counted.node_id, trace).part("resume", at - event.lost_seconds, at, reason)
@@ -67,7 +68,7 @@ class _Maker:
 
     def request(
         self,
-        event: events.InferenceFinished | events.RequestForwarded,
+        event: InferenceFinished | RequestForwarded,
         start: float,
         end: float,
         more: Attributes,
@@ -102,7 +103,7 @@ class _Maker:
             attributes=attributes or {},
         )
 
-    def forward(self, event: events.RequestForwarded, start: float) -> Span:
+    def forward(self, event: RequestForwarded, start: float) -> Span:
         """Return the span of a forward, under which the peer's spans are."""
         lost = event.status is None
         attributes = _described(event) | {"distributed_llm.peer": event.peer}
@@ -122,7 +123,7 @@ class _Maker:
         )
 
 
-def _answered(event: events.InferenceFinished, maker: _Maker, received_at: float) -> Iterator[Span]:
+def _answered(event: InferenceFinished, maker: _Maker, received_at: float) -> Iterator[Span]:
     end = event.ended_at or received_at
     start = end - (event.local_seconds or event.seconds)
     resumed = {"distributed_llm.resumed": event.resumed} if event.resumed else {}
@@ -138,7 +139,7 @@ def _answered(event: events.InferenceFinished, maker: _Maker, received_at: float
         yield maker.part("decode", decoding, end)
 
 
-def _forwarded(event: events.RequestForwarded, maker: _Maker, trace_id: str) -> Iterator[Span]:
+def _forwarded(event: RequestForwarded, maker: _Maker, trace_id: str) -> Iterator[Span]:
     asked = event.ended_at - event.peer_seconds
     yield maker.part("queue", asked - event.queue_seconds, asked)
     if TraceContext(trace_id, event.span_id).is_valid:
@@ -148,7 +149,7 @@ def _forwarded(event: events.RequestForwarded, maker: _Maker, trace_id: str) -> 
 
 
 def _described(
-    event: events.InferenceFinished | events.RequestForwarded,
+    event: InferenceFinished | RequestForwarded,
 ) -> dict[str, str | int | float | tuple[str, ...]]:
     described: dict[str, str | int | float | tuple[str, ...]] = {
         "gen_ai.operation.name": event.operation,

@@ -10,7 +10,7 @@ from node.engine import protocol
 from node.errors import RequestError
 from node.requests.parts import Part
 from node.requests.request import EndReason, Likelihood, Token
-from shared import events
+from shared.events.engine import RestartReason
 
 _OF_NO_JOB: Final = (protocol.Read, protocol.Loaded, protocol.LoadFailed, protocol.Resized)
 
@@ -52,7 +52,7 @@ class Job(Protocol):
     def declined(self) -> None:
         """The engine cannot begin the request now."""
 
-    def interrupted(self, reason: events.RestartReason) -> None:
+    def interrupted(self, reason: RestartReason) -> None:
         """The engine ended during the request."""
 
     def failed(self, error: RequestError) -> None:

@@ -8,7 +8,7 @@ from node.engine.link import OpenLink, OpenPipeline
 from node.engine.place import Place
 from node.engine.protocol import Described, EngineName
 from node.errors import InsufficientMemoryError
-from shared.events import Event
+from shared.events.event import Event
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import msgspec
 from node.engine.shape import NO_SHAPE, Shape
 from node.requests.parts import Part
 from node.requests.request import EndReason, Likelihood, Prompt, Sampling, Token
-from shared.events import RestartReason
+from shared.events.engine import RestartReason
 
 OwnEngineName = Literal["ctransformers", "llama.cpp"]
 EngineName = OwnEngineName | Literal["upstream"]

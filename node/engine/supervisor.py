@@ -26,7 +26,14 @@ from node.errors import (
     RequestError,
     UnavailableError,
 )
-from shared import events
+from shared.events.engine import EngineRestarted, EngineSampled, TokensSpeculated
+from shared.events.models import (
+    ModelDescribed,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelUnloaded,
+    UnloadReason,
+)
 from shared.groups import leaves
 from shared.runtime.silence import wait_silence
 
@@ -73,7 +80,7 @@ class Engine:
         """Set when `want` or `unload` has changed something."""
         self._dismissed = trio.Event()
         """Set when this process must end, even if the model is wanted again at once."""
-        self._unload_reason: events.UnloadReason = "requested"
+        self._unload_reason: UnloadReason = "requested"
         self._link: Link | None = None
         self._place: Place | None = None
         """Where the model is; while it is set, no other model can use the memory."""
@@ -189,12 +196,12 @@ class Engine:
         since = self._jobs.silent_since
         return 0.0 if since is None else trio.current_time() - since
 
-    def describe(self) -> events.ModelDescribed | None:
+    def describe(self) -> ModelDescribed | None:
         """Return the level that describes the loaded model; None while none is loaded."""
         described, loaded, place = self.described, self._loaded_as, self._place
         if described is None or loaded is None or place is None:
             return None
-        return events.ModelDescribed(
+        return ModelDescribed(
             self.model_id,
             described.architecture,
             described.quantization,
@@ -206,11 +213,11 @@ class Engine:
             place.layers if place.stages else None,
         )
 
-    def sample(self) -> events.EngineSampled | None:
+    def sample(self) -> EngineSampled | None:
         """Return what the engine works on and holds; None while that is unknown."""
         if self._loaded_as is None or self.is_elsewhere:
             return None
-        return events.EngineSampled(
+        return EngineSampled(
             self.model_id,
             self._jobs.decoding,
             self._jobs.tokens,
@@ -357,7 +364,7 @@ class Engine:
         finally:
             self._gone.set()
         if failure and not isinstance(failure, HeldElsewhereError):
-            self._emit(events.ModelLoadFailed(self.model_id, loading.seconds))
+            self._emit(ModelLoadFailed(self.model_id, loading.seconds))
         return failure
 
     async def _leave(self, scope: trio.CancelScope) -> None:
@@ -372,7 +379,7 @@ class Engine:
             RequestError: It could not be loaded.
             OSError: No process can be started.
         """
-        reason: events.UnloadReason | None = None
+        reason: UnloadReason | None = None
         try:
             self.described = described = await loading.describe()
             self._place = place = loading.find_place(described)
@@ -423,7 +430,7 @@ class Engine:
         link.kill(stalled=True)
 
     def _note_speculation(self, drafted: int, accepted: int) -> None:
-        self._emit(events.TokensSpeculated(self.model_id, drafted, accepted))
+        self._emit(TokensSpeculated(self.model_id, drafted, accepted))
 
     def _last_sign(self) -> float:
         since = self._jobs.silent_since
@@ -435,13 +442,13 @@ class Engine:
         self._failed_loads = 0
         self._failure = None
         self._fault = ""
-        self._emit(events.ModelLoaded(self.model_id, seconds))
+        self._emit(ModelLoaded(self.model_id, seconds))
         if (level := self.describe()) is not None:
             self._emit(level)
         self._settled.set()
         self._watcher.changed()
 
-    def _lose(self, reason: events.UnloadReason) -> None:
+    def _lose(self, reason: UnloadReason) -> None:
         """Record that the process is gone, or about to be."""
         was_loaded = self.ready
         self._link = None
@@ -450,13 +457,13 @@ class Engine:
         self.on_resize()
         if not was_loaded:
             if not self._wanted:  # its load was abandoned, which is not a failure
-                self._emit(events.ModelUnloaded(self.model_id, reason))
+                self._emit(ModelUnloaded(self.model_id, reason))
             return
         self._settled.set()  # waiters check again
         self._settled = trio.Event()
-        self._emit(events.ModelUnloaded(self.model_id, reason))
+        self._emit(ModelUnloaded(self.model_id, reason))
         if reason in ("crashed", "stalled"):
-            self._emit(events.EngineRestarted(self.model_id, reason))
+            self._emit(EngineRestarted(self.model_id, reason))
         for job in self._jobs.clear():
             if reason in ("crashed", "stalled"):
                 job.interrupted(reason)

@@ -14,7 +14,9 @@ from node.mesh.options import MeshOptions
 from node.mesh.peer import PeerView
 from node.mesh.rounds import Describe, Rounds
 from node.mesh.transport import Transport, open_transport
-from shared.events import Event, NodePart, PeerState
+from shared.events.event import Event
+from shared.events.mesh import PeerState
+from shared.events.node import NodePart
 from shared.runtime.guard import Guard
 
 _LEAVE_SECONDS: Final = 0.5

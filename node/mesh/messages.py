@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from shared.events import NodeState
+from shared.events.node import NodeState
 from shared.settings.kinds import NODE_ID
 
 PROTOCOL: Final = 2

@@ -5,7 +5,8 @@ from typing import Final
 
 from node.mesh.addresses import is_address
 from node.mesh.messages import Advert, Contact
-from shared.events import NodeState, PeerState
+from shared.events.mesh import PeerState
+from shared.events.node import NodeState
 
 ROUND_SECONDS: Final = 1.0
 """The shortest round."""

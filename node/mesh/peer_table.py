@@ -8,7 +8,7 @@ from typing import Final
 from node.mesh.address_book import AddressBook
 from node.mesh.identity import Identity
 from node.mesh.peer import ROUND_SECONDS, Peer, PeerView
-from shared.events import NetworkFault, PeerState
+from shared.events.mesh import NetworkFault, PeerState
 
 _COMPLAINT_SECONDS: Final = 60.0
 _PEERS_PER_SECOND: Final = 32

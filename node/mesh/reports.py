@@ -11,11 +11,11 @@ from node.mesh.messages import Head
 from node.mesh.peer import PeerView
 from node.mesh.peer_table import Change, PeerTable, Trouble
 from node.mesh.traffic import Traffic
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.mesh import PeerAnswered, PeerChanged, PeerForgotten, PeersCounted, PeerState
 from shared.repeats import Repeats
 
-_LINES: Final[dict[events.PeerState, tuple[int, str]]] = {
+_LINES: Final[dict[PeerState, tuple[int, str]]] = {
     "suspect": (logging.WARNING, "is suspect"),
     "dead": (logging.WARNING, "is dead"),
     "left": (logging.INFO, "left"),
@@ -49,12 +49,12 @@ class Reporter:
         """Yield the current value of every level."""
         for peer in peers:
             status = peer.advert.status if peer.advert else "unknown"
-            yield events.PeerChanged(peer.node_id, peer.state, status)
+            yield PeerChanged(peer.node_id, peer.state, status)
         yield self._count()
 
     def answered(self, node_id: str, seconds: float) -> None:
         """Report how long a peer took to answer a survey."""
-        self._emit(events.PeerAnswered(node_id, "survey", seconds))
+        self._emit(PeerAnswered(node_id, "survey", seconds))
 
     def report_changes(self) -> None:
         """Emit and log the changes of peers since the last call."""
@@ -64,7 +64,7 @@ class Reporter:
                 self.traffic.fail(each.reason)
                 _log.error(each.text)
             elif each.after is None:
-                self._emit(events.PeerForgotten(each.node_id))
+                self._emit(PeerForgotten(each.node_id))
                 _log.info("peer %s was forgotten", each.node_id)
             else:
                 self._report_change(each)
@@ -73,7 +73,7 @@ class Reporter:
         peer = self._table.find(change.node_id)
         if peer is None or change.after is None:
             return  # forgotten since
-        self._emit(events.PeerChanged(change.node_id, change.after, peer.status))
+        self._emit(PeerChanged(change.node_id, change.after, peer.status))
         if (line := _line(change)) is not None:
             level, words = line
             why = f" ({change.why})" if change.why else ""
@@ -127,8 +127,8 @@ class Reporter:
             kind="payload",
         )
 
-    def _count(self) -> events.PeersCounted:
-        return events.PeersCounted(self._table.count("alive"), self._table.count("suspect"))
+    def _count(self) -> PeersCounted:
+        return PeersCounted(self._table.count("alive"), self._table.count("suspect"))
 
 
 def _origin(where: str) -> str:

@@ -24,7 +24,8 @@ from node.mesh.peer import ROUND_SECONDS
 from node.mesh.reports import Reporter
 from node.mesh.seal import Refused, Seal
 from node.mesh.transport import Reply, Transport
-from shared.events import Event, NodeState
+from shared.events.event import Event
+from shared.events.node import NodeState
 
 TICK_SECONDS: Final = 0.1
 _SOONER_ROUNDS: Final = 0.2

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from node.mesh.messages import PROTOCOL, Head, Message
-from shared.events import NetworkFault
+from shared.events.mesh import NetworkFault
 
 WINDOW_SECONDS: Final = 30.0
 """How much the clocks of two nodes may differ, the message's travel time included."""

@@ -3,14 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from shared.events import (
-    Direction,
-    Event,
-    MessagesMoved,
-    MessageType,
-    NetworkFailed,
-    NetworkFault,
-)
+from shared.events.event import Event
+from shared.events.mesh import Direction, MessagesMoved, MessageType, NetworkFailed, NetworkFault
 
 
 class Traffic:

@@ -21,7 +21,8 @@ from node.pipeline.tunnel import Claim, OpenTunnel
 from node.requests.request import is_other_model
 from node.routing.peer_offers import KnownPeer, PeerOffers, reachable_url
 from node.routing.plan import Holder, Member, Plan, can_be_planned, read_holders
-from shared.events import Event, PipelineRebuilt
+from shared.events.event import Event
+from shared.events.pipelines import PipelineRebuilt
 
 _AVOIDED_SECONDS: Final = 30.0
 """How long a node whose worker was lost or refused is used only if the model does not fit without

@@ -23,7 +23,8 @@ from node.pipeline.messages import (
 from node.pipeline.relay import open_end, relay
 from node.pipeline.tunnel import Claim, TunnelRefusedError
 from node.pipeline.worker import Worker, WorkerFailedError, WorkerOptions, open_worker
-from shared.events import Event, WorkerEnd, WorkerEnded, WorkerRefused, WorkersLent
+from shared.events.event import Event
+from shared.events.pipelines import WorkerEnd, WorkerEnded, WorkerRefused, WorkersLent
 
 _GIBIBYTE: Final = 2**30
 

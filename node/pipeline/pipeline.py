@@ -16,7 +16,7 @@ from node.errors import UnavailableError
 from node.pipeline.splits import split_flags
 from node.pipeline.tunnel import Claim, OpenTunnel, Tunnel, TunnelRefusedError
 from node.routing.client import PeerLostError
-from shared.events import RebuildReason
+from shared.events.pipelines import RebuildReason
 
 _NOTICE_SECONDS: Final = 0.5
 """How much later than its engine a tunnel may notice that its worker is lost."""

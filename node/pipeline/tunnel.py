@@ -7,7 +7,7 @@ from typing import Protocol
 
 from node.errors import NodeError
 from node.routing.offer import Count, Name, Text
-from shared.events import WorkerLoss, WorkerRefusal
+from shared.events.pipelines import WorkerLoss, WorkerRefusal
 
 Refusal = WorkerRefusal
 Loss = WorkerLoss

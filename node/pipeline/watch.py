@@ -11,13 +11,9 @@ from node.pipeline.coordinator import Coordinator
 from node.pipeline.pipeline import Pipeline
 from node.routing.peer_offers import PeerOffers
 from node.serving.scheduler import Scheduler
-from shared.events import (
-    Event,
-    ModelLoadProgressed,
-    PipelineChanged,
-    PipelineMoved,
-    StageHeld,
-)
+from shared.events.event import Event
+from shared.events.models import ModelLoadProgressed
+from shared.events.pipelines import PipelineChanged, PipelineMoved, StageHeld
 
 _LOOK_SECONDS: Final = 0.5
 

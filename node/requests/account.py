@@ -9,9 +9,9 @@ import trio
 from node.errors import RequestError
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest
-from shared.events import (
+from shared.events.event import Event
+from shared.events.requests import (
     ErrorReason,
-    Event,
     FinishReason,
     InferenceFinished,
     InferenceResumed,

@@ -20,7 +20,8 @@ from node.requests.request import (
     is_other_model,
 )
 from node.requests.text import TextAssembler
-from shared.events import FinishReason, TraceContext
+from shared.events.requests import FinishReason
+from shared.events.trace import TraceContext
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):

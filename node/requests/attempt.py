@@ -18,7 +18,7 @@ from node.requests.account import Account, Verdict
 from node.requests.answer import Answer
 from node.requests.parts import Part
 from node.requests.request import UNKNOWN_TOKEN, EndReason, Likelihood, Token
-from shared.events import ResumeReason
+from shared.events.requests import ResumeReason
 
 _FRUITLESS_RESUMES: Final = 2
 """How often a request is passed to a new engine without a token in between. A request that ends

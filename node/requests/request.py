@@ -6,7 +6,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from node.requests.parts import Part, Words
-from shared.events import Operation, TraceContext
+from shared.events.requests import Operation
+from shared.events.trace import TraceContext
 
 Turn = dict[str, Any]
 """One turn of a chat as templates know it: its `role` and `content`, perhaps a `name`."""

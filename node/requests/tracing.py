@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Final
 
-from shared.events import TraceContext
+from shared.events.trace import TraceContext
 
 HEADER: Final = "traceparent"
 STATE_HEADER: Final = "tracestate"

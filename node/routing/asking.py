@@ -23,8 +23,9 @@ from node.routing import wire
 from node.routing.choice import PeerModel
 from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.loads import PeerLoads, Sent
-from shared import events
-from shared.events import TraceContext
+from shared.events.mesh import MessagesMoved, NetworkFailed, PeerAnswered
+from shared.events.requests import RequestForwarded
+from shared.events.trace import TraceContext
 
 _LOOK_SECONDS: Final = 0.25
 """How often to check whether a running answer's peer is alive."""
@@ -135,14 +136,14 @@ class Asker:
         answer, peer = ask.attempt.answer, ask.peer
         began = trio.current_time()
         body = wire.pack_request(answer.remainder(only_if_free=ask.only_if_free, trace=ask.trace))
-        self._emit(events.MessagesMoved("sent", "forward", 1, len(body)))
+        self._emit(MessagesMoved("sent", "forward", 1, len(body)))
         seconds = _OFFER_SECONDS if ask.only_if_free else _ADMISSION_SECONDS
         with trio.move_on_after(seconds) as patience:
             async with self._client.ask(peer.url, body, _headers(ask)) as frames:
                 async for frame in frames:
                     if isinstance(frame, wire.Admitted):
                         waited = trio.current_time() - began
-                        self._emit(events.PeerAnswered(peer.node_id, "forward", waited))
+                        self._emit(PeerAnswered(peer.node_id, "forward", waited))
                     else:
                         _take(frame, ask)
                     if ask.begun or not ask.only_if_free:
@@ -164,7 +165,7 @@ class Asker:
         if isinstance(ask.error, PeerLostError):
             request_id = ask.attempt.answer.request.request_id
             _log.warning("request %s lost its node: %s", request_id, ask.error)
-            self._emit(events.NetworkFailed("connection", 1))
+            self._emit(NetworkFailed("connection", 1))
 
 
 async def _break_off(answer: Answer, scope: trio.CancelScope) -> None:
@@ -239,7 +240,7 @@ def _headers(ask: Ask) -> dict[str, str]:
     return headers
 
 
-def _account(ask: Ask) -> events.RequestForwarded:
+def _account(ask: Ask) -> RequestForwarded:
     """Return the event of the end of a peer's part."""
     answer = ask.attempt.answer
     request, now = answer.request, trio.current_time()
@@ -247,7 +248,7 @@ def _account(ask: Ask) -> events.RequestForwarded:
     error = answer.error if is_over else ask.request_error
     continues = not is_over and error is not None and error.others_may_answer
     status, finish_reason = (None, None) if continues else verdict_of(answer, error)
-    return events.RequestForwarded(
+    return RequestForwarded(
         model_id=request.model_id,
         peer=ask.peer.node_id,
         status=status,

@@ -7,7 +7,7 @@ from node.mesh.mesh import Mesh
 from node.routing.offer import OfferedModel
 from node.routing.peer_offers import PeerOffers
 from node.routing.plan import Holder, Member, can_be_planned, make_plan, read_holders
-from shared.events import LayersPlanned
+from shared.events.models import LayersPlanned
 
 
 class LayerLevels:

@@ -23,7 +23,7 @@ from node.routing.speed import SpeedMeter
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from node.telemetry.status import NodeStatus
-from shared.events import NodeState
+from shared.events.node import NodeState
 from shared.repeats import Repeats
 
 _MACHINE_SECONDS: Final = 5.0

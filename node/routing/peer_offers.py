@@ -13,7 +13,9 @@ from node.mesh.peer import PeerView
 from node.routing.asking import Peers
 from node.routing.choice import PeerModel
 from node.routing.offer import Offer, OfferedModel, UnreadableOfferError, read_offer
-from shared.events import Event, NetworkFailed, NodeState, PeerPage
+from shared.events.event import Event
+from shared.events.mesh import NetworkFailed, PeerPage
+from shared.events.node import NodeState
 from shared.repeats import Repeats
 
 _USABLE: Final = ("ready", "loading", "unloaded")

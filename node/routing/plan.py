@@ -13,7 +13,7 @@ from typing import Final
 
 from node.engine.shape import Shape
 from node.routing.offer import Offer, OfferedModel
-from shared.events import NodeState
+from shared.events.node import NodeState
 
 _SPARE: Final = 1 / 8
 """The share of a node's memory that stays free for the rest of its machine; a guess."""

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
-from shared.events import Event, InferenceFinished, ModelDescribed
+from shared.events.event import Event
+from shared.events.models import ModelDescribed
+from shared.events.requests import InferenceFinished
 
 _TELLING: Final = (InferenceFinished, ModelDescribed)
 _KEPT: Final = 0.8

@@ -19,7 +19,7 @@ from node.engine.protocol import FrameReader
 from node.errors import RequestError, UnavailableError
 from node.requests.parts import Part
 from node.requests.request import InferenceRequest, Likelihood, Token
-from shared.events import FinishReason
+from shared.events.requests import FinishReason
 
 PATH: Final = "/mesh/v1/generate"
 SIGNATURE: Final = "x-distributed-llm-signature"

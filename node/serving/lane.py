@@ -15,7 +15,8 @@ from node.requests.account import Emit
 from node.requests.attempt import Attempt
 from node.requests.request import ELSEWHERE
 from node.serving.fair_queue import FairQueue
-from shared import events
+from shared.events.node import NodePart
+from shared.events.requests import LoadChanged
 from shared.runtime.guard import Guard
 
 _LONGEST_RETRY_SECONDS: Final = 600
@@ -133,12 +134,10 @@ class Lane:
         self._note_moved()
         self._note_load()
 
-    def load(self) -> events.LoadChanged:
+    def load(self) -> LoadChanged:
         """Return the numbers of waiting and current requests."""
         busy, queued = len(self._served), len(self._waiting)
-        return events.LoadChanged(
-            self.engine.model_id, busy + queued, queued, busy, self.engine.slots
-        )
+        return LoadChanged(self.engine.model_id, busy + queued, queued, busy, self.engine.slots)
 
     def tell_load(self) -> None:
         """Emit the load, unless the model is unloaded and its level series were removed."""
@@ -149,7 +148,7 @@ class Lane:
         """Restart the idle time."""
         self._note_moved()
 
-    async def run(self, guard: Guard[events.NodePart]) -> None:
+    async def run(self, guard: Guard[NodePart]) -> None:
         """Serve the queue. Runs until cancelled.
 
         Args:
@@ -211,7 +210,7 @@ class Lane:
         self._moved = trio.Event()
         await self._moved.wait()
 
-    async def _take_turn(self, guard: Guard[events.NodePart]) -> None:
+    async def _take_turn(self, guard: Guard[NodePart]) -> None:
         """Serve requests, as many at once as the engine has slots.
 
         Ends when the current requests are done and no other has begun meanwhile: none waits, the
@@ -223,7 +222,7 @@ class Lane:
                 self._begin_due(slots, guard)
                 await self._wait_moved()
 
-    def _begin_due(self, slots: trio.Nursery, guard: Guard[events.NodePart]) -> None:
+    def _begin_due(self, slots: trio.Nursery, guard: Guard[NodePart]) -> None:
         """Begin the requests that are due, while there are free slots."""
         while self.engine.ready and self._free_slots and self._may_begin:
             if (attempt := self._waiting.take(_is_due)) is None:
@@ -231,7 +230,7 @@ class Lane:
             self._served.add(attempt)
             slots.start_soon(self._serve, attempt, guard, name=f"request {attempt.identity}")
 
-    async def _serve(self, attempt: Attempt, guard: Guard[events.NodePart]) -> None:
+    async def _serve(self, attempt: Attempt, guard: Guard[NodePart]) -> None:
         """Run a request in the engine. If the engine ends first, the request is next again."""
         began = trio.current_time()
         self._note_load()

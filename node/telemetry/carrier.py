@@ -17,7 +17,8 @@ import trio
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import Event, NodePart
+from shared.events.event import Event
+from shared.events.node import NodePart
 from shared.repeats import Repeats
 from shared.runtime.guard import Guard
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from shared import wire
-from shared.events import Event
+from shared.events.event import Event
 
 EVENTS_LIMIT: Final = 65_536
 """Limit of events that are not packed yet; they are packed several times a second."""

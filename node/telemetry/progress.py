@@ -8,7 +8,8 @@ from typing import Final, NoReturn
 import trio
 from tqdm import tqdm
 
-from shared.events import Event, LoadStage, ModelLoadProgressed
+from shared.events.event import Event
+from shared.events.models import LoadStage, ModelLoadProgressed
 
 _QUIET_SECONDS: Final = 1.0
 """Anything faster needs neither a bar nor a line."""

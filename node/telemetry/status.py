@@ -14,8 +14,9 @@ from node.engine.supervisor import Engine
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from node.telemetry.system import SystemSampler
-from shared import events
-from shared.events import Event, NodeState
+from shared.events.engine import EngineProgressed
+from shared.events.event import Event
+from shared.events.node import NodeStarted, NodeState, NodeStateChanged, ResourcesSampled
 
 _SAMPLE_SECONDS: Final = 1.0
 _PAGE_URL: Final = re.compile(r"https?://[!-~]{1,200}")
@@ -67,7 +68,7 @@ class NodeStatus:
         state = self.state
         if state != self._state:
             self._state = state
-            self._emit(events.NodeStateChanged(state))
+            self._emit(NodeStateChanged(state))
 
     async def run(self) -> None:
         """Sample once a second. Runs until cancelled."""
@@ -82,15 +83,15 @@ class NodeStatus:
                     self._emit(sample)
             await trio.sleep(_SAMPLE_SECONDS)
 
-    def identity(self) -> events.NodeStarted:
+    def identity(self) -> NodeStarted:
         """Return the node's identity and the address of its API."""
         python = platform.python_version()
-        return events.NodeStarted(self._started_at, self._version, python, NAMES, self.api_url)
+        return NodeStarted(self._started_at, self._version, python, NAMES, self.api_url)
 
     def levels(self) -> Iterator[Event]:
         """Yield the current value of every level."""
         yield self.identity()
-        yield events.NodeStateChanged(self.state)
+        yield NodeStateChanged(self.state)
         yield self._resources()
         yield self._sample
         for lane in self._present():
@@ -103,14 +104,14 @@ class NodeStatus:
         """Return the lanes of models that are in memory or being loaded."""
         return [lane for lane in self._scheduler.lanes if lane.engine.state != "unloaded"]
 
-    def _resources(self) -> events.ResourcesSampled:
+    def _resources(self) -> ResourcesSampled:
         memory = machine.usable_memory_bytes()
         engines = [lane.engine for lane in self._scheduler.lanes]
         described = (engine.described for engine in engines)
         known = [model for model in described if model and model.layers]
         loaded = [level for engine in engines if (level := engine.describe())]
         layer_bytes = known[0].size_bytes / known[0].layers if known else 0
-        return events.ResourcesSampled(
+        return ResourcesSampled(
             cpu_cores=machine.usable_cores(),
             memory_bytes=memory,
             max_layers=int(memory / layer_bytes) if layer_bytes else 0,
@@ -123,5 +124,5 @@ class NodeStatus:
         return [pid for lane in self._scheduler.lanes if (pid := lane.engine.pid)]
 
 
-def _progress(engine: Engine) -> events.EngineProgressed:
-    return events.EngineProgressed(engine.model_id, engine.progressed_at, engine.silent_seconds)
+def _progress(engine: Engine) -> EngineProgressed:
+    return EngineProgressed(engine.model_id, engine.progressed_at, engine.silent_seconds)

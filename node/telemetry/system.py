@@ -10,7 +10,8 @@ from typing import Final
 import psutil
 import trio
 
-from shared.events import Event, EventLoopLagged, SystemSampled
+from shared.events.event import Event
+from shared.events.system import EventLoopLagged, SystemSampled
 
 LAG_SAMPLE_SECONDS: Final = 0.1
 

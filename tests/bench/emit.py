@@ -21,8 +21,11 @@ from node.requests.account import Account, Accounts
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest, Sampling
 from node.telemetry.outbox import Outbox
-from shared import events
-from shared.events import Event
+from shared.events.api import HttpFinished
+from shared.events.event import Event
+from shared.events.node import NodeStateChanged
+from shared.events.requests import InferenceFinished, LoadChanged, TokensGenerated
+from shared.events.trace import TraceContext
 from tests.bench.table import Row
 
 Emit = Callable[[Event], None]
@@ -41,7 +44,7 @@ checked at that time as well."""
 _MODEL: Final = "some-model"
 _SECONDS: Final = 0.5
 _REQUEST_ID: Final = "0af7651916cd43dd8448eb211c80319c"
-_TRACE: Final = events.TraceContext(_REQUEST_ID, "b7ad6b7169203331", "00f067aa0ba902b7", True)
+_TRACE: Final = TraceContext(_REQUEST_ID, "b7ad6b7169203331", "00f067aa0ba902b7", True)
 _AIM: Final = ">= 20"
 _AIM_PACKED: Final = ">= 10"
 _REQUEST: Final = InferenceRequest(
@@ -57,7 +60,7 @@ def measure() -> list[Row]:
 async def _measure() -> list[Row]:
     finished, others = _collect(_emit_finished), _collect(_emit_others)
     tokens: list[Event] = [
-        events.TokensGenerated(_MODEL, 1, (*_TIMES[:at][-1:], now)) for at, now in enumerate(_TIMES)
+        TokensGenerated(_MODEL, 1, (*_TIMES[:at][-1:], now)) for at, now in enumerate(_TIMES)
     ]
     answer = f"a request of {_TOKENS} tokens"
     return [
@@ -77,7 +80,7 @@ def _collect(emitter: Emitter) -> list[Event]:
 def _emit_finished(emit: Emit, requests: int) -> None:
     for _ in repeat(None, requests):
         emit(
-            events.InferenceFinished(  # some by position, as in node.requests.account
+            InferenceFinished(  # some by position, as in node.requests.account
                 _MODEL,
                 "ok",
                 "length",
@@ -107,12 +110,12 @@ def _emit_finished(emit: Emit, requests: int) -> None:
 def _emit_others(emit: Emit, requests: int) -> None:
     """Emit what the lane, the node's status and the API's edge report of one request."""
     for _ in repeat(None, requests):
-        emit(events.LoadChanged(_MODEL, 1, 1, 0, 1))
-        emit(events.LoadChanged(_MODEL, 1, 0, 1, 1))
-        emit(events.NodeStateChanged("busy"))
-        emit(events.LoadChanged(_MODEL, 0, 0, 0, 1))
-        emit(events.NodeStateChanged("online"))
-        emit(events.HttpFinished("/v1/completions", "POST", 200, _SECONDS))
+        emit(LoadChanged(_MODEL, 1, 1, 0, 1))
+        emit(LoadChanged(_MODEL, 1, 0, 1, 1))
+        emit(NodeStateChanged("busy"))
+        emit(LoadChanged(_MODEL, 0, 0, 0, 1))
+        emit(NodeStateChanged("online"))
+        emit(HttpFinished("/v1/completions", "POST", 200, _SECONDS))
 
 
 def _emit_request(emit: Emit, requests: int) -> None:

@@ -14,7 +14,7 @@ import pynng
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import HttpFinished, RpcFinished
+from shared.events.api import HttpFinished, RpcFinished
 from tests.bench.load import mixed_events, pack, send
 from tests.bench.processes import NODE_ID, run_exporter
 from tests.bench.scrape import Scrape, scrape

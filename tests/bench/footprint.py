@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shared import wire
-from shared.events import Event, PeerAnswered
+from shared.events.event import Event
+from shared.events.mesh import PeerAnswered
 from tests.bench import paced_node
 from tests.bench.load import mixed_events, pack, send
 from tests.bench.processes import Service, run_exporter, run_module

@@ -20,7 +20,8 @@ from exporter.journal.opening import open_store
 from exporter.journal.store import Store
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from shared.events import Event, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import TokensGenerated
 from tests.bench.load import mixed_events, pack, pack_backlog, send, tokens_event
 from tests.bench.processes import run_exporter
 from tests.bench.table import Row

@@ -11,7 +11,8 @@ import pynng
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import Event, InferenceFinished, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, TokensGenerated
 from tests.bench.processes import NODE_ID
 from tests.builders import every_event
 

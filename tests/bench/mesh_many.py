@@ -15,7 +15,8 @@ from typing import Final
 import trio
 
 from node.mesh.mesh import Mesh, open_mesh
-from shared.events import Event, MessagesMoved, PeerAnswered, PeerChanged
+from shared.events.event import Event
+from shared.events.mesh import MessagesMoved, PeerAnswered, PeerChanged
 from tests.bench.mesh_node import PAYLOAD, options
 from tests.guards import strict_guard
 

@@ -16,7 +16,8 @@ import trio
 from node.mesh.mesh import Mesh, open_mesh
 from node.mesh.options import MeshOptions
 from node.routing.offer import Offer, OfferedModel, pack_offer
-from shared.events import Event, PeerChanged
+from shared.events.event import Event
+from shared.events.mesh import PeerChanged
 from tests.guards import strict_guard
 
 SECRET: Final = "the secret of a measured mesh"

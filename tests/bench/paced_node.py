@@ -16,7 +16,7 @@ import trio
 
 from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox
-from shared.events import Event
+from shared.events.event import Event
 from tests.bench.load import mixed_events
 from tests.bench.processes import NODE_ID
 from tests.guards import strict_guard

@@ -24,7 +24,9 @@ from exporter.journal.snapshot import pack as pack_snapshot
 from exporter.journal.store import ROTATE_BYTES
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
-from shared.events import Event, EventLoopLagged, HttpFinished
+from shared.events.api import HttpFinished
+from shared.events.event import Event
+from shared.events.system import EventLoopLagged
 from tests.bench.load import mixed_events, pack
 from tests.bench.processes import run_exporter
 from tests.bench.scrape import scrape

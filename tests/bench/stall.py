@@ -16,7 +16,7 @@ import pynng
 
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import PeerAnswered
+from shared.events.mesh import PeerAnswered
 from tests.bench.processes import Service, run_exporter, run_module, run_node
 from tests.bench.random_model import random_model
 from tests.bench.scrape import Scrape, scrape

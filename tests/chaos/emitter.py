@@ -22,8 +22,14 @@ import trio
 from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.outbox import Outbox
-from shared import events, wire
-from shared.events import Event
+from shared import wire
+from shared.events.api import HttpFinished
+from shared.events.engine import EngineProgressed
+from shared.events.event import Event
+from shared.events.models import ModelDescribed, ModelLoadFailed
+from shared.events.node import NodeStarted, NodeStateChanged, ResourcesSampled
+from shared.events.requests import InferenceFinished, LoadChanged, TokensGenerated
+from shared.events.system import EventLoopLagged
 from tests.guards import strict_guard
 
 TICK_SECONDS: Final = 0.01
@@ -145,40 +151,38 @@ def _mix(oversize: int, padding: int) -> Iterator[Event]:
     """Yield a few oversize events, then the events of request after request."""
     too_long = "x" * (wire.EVENT_BYTES + 1)
     return chain(
-        (events.ModelLoadFailed(too_long, 1.0) for _ in range(oversize)),
+        (ModelLoadFailed(too_long, 1.0) for _ in range(oversize)),
         cycle(_request(padding)),
     )
 
 
 def _routes(count: int) -> Iterator[Event]:
     """Yield responses of as many routes, as from a node that records paths as routes."""
-    return (events.HttpFinished(f"/{number}", "GET", 200, 0.1) for number in range(count))
+    return (HttpFinished(f"/{number}", "GET", 200, 0.1) for number in range(count))
 
 
 def _request(padding: int) -> list[Event]:
     return [
-        events.LoadChanged(_MODEL, 1, 1, 0, 1),
-        events.LoadChanged(_MODEL, 1, 0, 1, 1),
-        events.NodeStateChanged("busy"),
-        *(events.TokensGenerated(_MODEL, 1) for _ in range(_TOKENS)),
-        events.EngineProgressed(_MODEL + "x" * padding, 1.5e9),
-        events.InferenceFinished(
-            _MODEL, "ok", "stop", 2.0, 0.25, 0.5, 1.25, 0.75, 5, 2, _TOKENS, 0
-        ),
-        events.LoadChanged(_MODEL, 0, 0, 0, 1),
-        events.NodeStateChanged("online"),
-        events.EventLoopLagged(0.002),
-        events.HttpFinished("/v1/completions", "POST", 200, 2.0),
+        LoadChanged(_MODEL, 1, 1, 0, 1),
+        LoadChanged(_MODEL, 1, 0, 1, 1),
+        NodeStateChanged("busy"),
+        *(TokensGenerated(_MODEL, 1) for _ in range(_TOKENS)),
+        EngineProgressed(_MODEL + "x" * padding, 1.5e9),
+        InferenceFinished(_MODEL, "ok", "stop", 2.0, 0.25, 0.5, 1.25, 0.75, 5, 2, _TOKENS, 0),
+        LoadChanged(_MODEL, 0, 0, 0, 1),
+        NodeStateChanged("online"),
+        EventLoopLagged(0.002),
+        HttpFinished("/v1/completions", "POST", 200, 2.0),
     ]
 
 
 def _levels() -> list[Event]:
     return [
         # Without a URL: the emitter has no API for health checks.
-        events.NodeStarted(1.5e9, "0.1.0", "3.11", "none", ""),
-        events.NodeStateChanged("online"),
-        events.ResourcesSampled(2.0, 2**30, 12, 8),
-        events.ModelDescribed(_MODEL, "llama", "Q8_0", "none", 2**24, 8),
+        NodeStarted(1.5e9, "0.1.0", "3.11", "none", ""),
+        NodeStateChanged("online"),
+        ResourcesSampled(2.0, 2**30, 12, 8),
+        ModelDescribed(_MODEL, "llama", "Q8_0", "none", 2**24, 8),
     ]
 
 

@@ -17,8 +17,11 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from node.telemetry.outbox import Outbox
-from shared import events, wire
-from shared.events import Event, TokensGenerated
+from shared import wire
+from shared.events.event import Event
+from shared.events.every import AnyEvent
+from shared.events.mesh import PeerAnswered, PeerChanged
+from shared.events.requests import TokensGenerated
 from tests.builders import every_event, histogram, number, pack_batch
 
 TIMEOUT_SECONDS = 2.5
@@ -376,7 +379,7 @@ def test_goodbye_is_told_from_a_loss(exporter: Exporter) -> None:
 @pytest.mark.parametrize("end", ["silence", "goodbye", "restart"])
 def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
     """The peers of a run end with it: the next run may have others."""
-    met = [events.PeerChanged("n9", "alive", "online"), events.PeerAnswered("n9", "survey", 0.1)]
+    met = [PeerChanged("n9", "alive", "online"), PeerAnswered("n9", "survey", 0.1)]
     exporter.take(pack_batch(*met))
     assert exporter.number(c.PEER_STATUS, "n1", "n9") == 1
     if end == "silence":
@@ -576,7 +579,7 @@ def test_crash_of_the_node_loses_only_what_was_not_sent(course: list[tuple[Any, 
             continue
         if name in ("exchange", "lose_reply"):
             batch = msgspec.msgpack.decode(telemetry.outbox.next_batch(0.0), type=wire.Batch)
-            happened = msgspec.msgpack.decode(batch.events, type=list[events.AnyEvent])
+            happened = msgspec.msgpack.decode(batch.events, type=list[AnyEvent])
             for sequence, event in enumerate(happened, batch.first_sequence):
                 arrived[batch.session, sequence] = event
         getattr(telemetry, name)(*arguments)

@@ -12,7 +12,8 @@ from exporter.metrics.objectives import Objectives
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.web.exposition import Wanted, render
-from shared.events import InferenceFinished, TraceContext
+from shared.events.requests import InferenceFinished
+from shared.events.trace import TraceContext
 from shared.settings.declaration import UsageError
 from tests.builders import TRACE
 

@@ -21,7 +21,8 @@ from exporter.requests.files import FILES, FileOutput, names
 from exporter.requests.line import Line, line_of, write_line
 from exporter.requests.log import RequestLog
 from exporter.requests.reading import LogReader
-from shared.events import Event, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import TokensGenerated
 from tests.builders import TRACE, every_event, finished, forwarded, pack_batch
 
 ENDED = msgspec.structs.replace(

@@ -17,8 +17,13 @@ from exporter.metrics.cut import take_cut
 from exporter.metrics.nodes import Node, Session
 from exporter.metrics.state import LABEL_CHARACTERS, State, clean_label
 from exporter.web.exposition import Wanted, render
-from shared import events
-from shared.events import Event
+from shared.events.engine import EngineSampled
+from shared.events.event import Event
+from shared.events.every import AnyEvent
+from shared.events.mesh import PeerAnswered, PeerChanged, PeerForgotten
+from shared.events.models import LayersPlanned, ModelLoadFailed, ModelUnloaded
+from shared.events.node import NodeState, NodeStateChanged
+from shared.events.requests import ErrorReason, InferenceFinished, RequestStatus, TokensGenerated
 from tests.builders import every_event, finished, forwarded, histogram, number
 from tests.whole_node import whole_node
 
@@ -113,8 +118,8 @@ def test_every_event_moves_what_it_means() -> None:
 def test_each_gap_between_tokens_counts() -> None:
     """The gaps between the tokens of one event are observed one by one."""
     state = State()
-    apply(state, events.TokensGenerated("m", 3, (5.0, 5.002, 5.004, 9.004)))
-    apply(state, events.TokensGenerated("m", 2, (1.0, 1.002)))
+    apply(state, TokensGenerated("m", 3, (5.0, 5.002, 5.004, 9.004)))
+    apply(state, TokensGenerated("m", 2, (1.0, 1.002)))
     kept = histogram(state, c.INTER_TOKEN, "n1", "m")
     assert kept.counts[bisect_left(c.INTER_TOKEN.buckets, 0.002)] == 3
     assert kept.counts[bisect_left(c.INTER_TOKEN.buckets, 4.0)] == 1
@@ -127,7 +132,7 @@ def test_each_gap_between_tokens_counts() -> None:
 def test_impossible_times_of_tokens_are_invalid(times: tuple[float, ...]) -> None:
     """Tokens that were drawn at impossible times move nothing."""
     state = State()
-    apply(state, events.TokensGenerated("m", 1, times))
+    apply(state, TokensGenerated("m", 1, times))
     assert number(state, c.TOKENS_GENERATED, "n1", "m") is None
     assert number(state, c.EVENTS, "n1", "invalid") == 1
 
@@ -147,7 +152,7 @@ def test_snapshot_leaves_out_series_with_other_labels() -> None:
 def test_what_an_engine_does_not_report_has_no_series() -> None:
     """A sample has the series of what its engine knows; an idle engine decodes nothing together."""
     state = State()
-    apply(state, events.EngineSampled("m", 0, None, 5))
+    apply(state, EngineSampled("m", 0, None, 5))
     assert shown(state, c.ENGINE_CONTEXT) == {("n1", "m", "held"): 5}
     assert not take_cut(state).histograms[c.ENGINE_SEQUENCES]
 
@@ -155,9 +160,9 @@ def test_what_an_engine_does_not_report_has_no_series() -> None:
 def test_no_event_goes_by_unnoticed() -> None:
     """Each kind of event changes what is shown beyond its own event count."""
     state = State()
-    happened = [e for e in every_event() if not isinstance(e, events.PeerForgotten)]
-    happened.insert(-1, events.PeerForgotten("n2"))
-    assert {type(event) for event in happened} == set(get_args(events.AnyEvent))
+    happened = [e for e in every_event() if not isinstance(e, PeerForgotten)]
+    happened.insert(-1, PeerForgotten("n2"))
+    assert {type(event) for event in happened} == set(get_args(AnyEvent))
     for event in happened:
         before = moved(state), [dict(node.pages) for node in state.nodes.values()]
         apply(state, event)
@@ -219,10 +224,10 @@ def test_node_that_was_never_heard_is_unknown() -> None:
     ("state_name", "code"),
     [("offline", 0), ("online", 1), ("busy", 2), ("unknown", 3), ("draining", 2)],
 )
-def test_node_status_is_the_contracts_code(state_name: events.NodeState, code: int) -> None:
+def test_node_status_is_the_contracts_code(state_name: NodeState, code: int) -> None:
     """Each status has its number, and exactly one of the one-hot series is 1."""
     state = State()
-    apply(state, events.NodeStateChanged(state_name))
+    apply(state, NodeStateChanged(state_name))
     assert number(state, c.NODE_STATUS, "n1") == code
     hot = {labels[1] for labels, value in shown(state, c.NODE_STATE).items() if value == 1}
     assert hot == {state_name}
@@ -234,7 +239,7 @@ def test_rejected_request_has_no_phases() -> None:
     event = finished()
     apply(
         state,
-        events.InferenceFinished("m", "rejected", None, 0, 0, 0, 0, None, 0, 0, 0, 0),
+        InferenceFinished("m", "rejected", None, 0, 0, 0, 0, None, 0, 0, 0, 0),
         event,
     )
     assert number(state, c.REQUESTS, "n1", "m", "rejected") == 1
@@ -243,15 +248,15 @@ def test_rejected_request_has_no_phases() -> None:
 
 
 @pytest.mark.parametrize("status", ["cancelled", "timeout", "error"])
-def test_discarded_tokens_count_by_the_reason(status: events.RequestStatus) -> None:
+def test_discarded_tokens_count_by_the_reason(status: RequestStatus) -> None:
     """Discarded tokens count by reason."""
     state = State()
-    apply(state, events.InferenceFinished("m", status, "cancelled", 1, 0, 0, 1, 0.5, 3, 0, 7, 6))
+    apply(state, InferenceFinished("m", status, "cancelled", 1, 0, 0, 1, 0.5, 3, 0, 7, 6))
     assert number(state, c.TOKENS_DISCARDED, "n1", "m", status) == 6
 
 
 @pytest.mark.parametrize(("reason", "shown_as"), [("memory", "memory"), (None, "other")])
-def test_error_counts_by_its_reason(reason: events.ErrorReason | None, shown_as: str) -> None:
+def test_error_counts_by_its_reason(reason: ErrorReason | None, shown_as: str) -> None:
     """A failed request counts by its reason; an older node reports none."""
     state = State()
     failed = msgspec.structs.replace(finished(), status="error", reason=reason)
@@ -261,7 +266,7 @@ def test_error_counts_by_its_reason(reason: events.ErrorReason | None, shown_as:
 
 
 @pytest.mark.parametrize(("status", "result"), [("error", "ended"), (None, "lost")])
-def test_forward_counts_by_its_result(status: events.RequestStatus | None, result: str) -> None:
+def test_forward_counts_by_its_result(status: RequestStatus | None, result: str) -> None:
     """A forward ended with the request, or with the loss of its peer."""
     state = State()
     apply(state, msgspec.structs.replace(forwarded(), status=status))
@@ -272,7 +277,7 @@ def test_forward_counts_by_its_result(status: events.RequestStatus | None, resul
 def test_lone_token_has_no_time_per_token() -> None:
     """The time per token excludes the first token."""
     state = State()
-    apply(state, events.InferenceFinished("m", "ok", "length", 1, 0, 0, 1, 0.5, 3, 0, 1, 0))
+    apply(state, InferenceFinished("m", "ok", "length", 1, 0, 0, 1, 0.5, 3, 0, 1, 0))
     assert c.PER_TOKEN not in {
         family for family, series in take_cut(state).histograms.items() if series
     }
@@ -314,13 +319,11 @@ def test_unloaded_model_takes_its_gauges_along() -> None:
     assert number(state, c.NODE_UPTIME, "n1") == 9.5
 
 
-@pytest.mark.parametrize(
-    "end", [events.ModelLoadFailed("m", 1.0), events.ModelUnloaded("m", "idle")]
-)
+@pytest.mark.parametrize("end", [ModelLoadFailed("m", 1.0), ModelUnloaded("m", "idle")])
 def test_layers_without_a_node_are_told_while_loads_fail(end: Event) -> None:
     """A failed load does not change `layers_unserved`, which the mesh reports."""
     state = State()
-    apply(state, events.LayersPlanned("m", 8, 3), end)
+    apply(state, LayersPlanned("m", 8, 3), end)
     assert number(state, c.LAYERS_UNSERVED, "n1", "m") == 3
     state.forget_levels("n1")
     assert number(state, c.LAYERS_UNSERVED, "n1", "m") is None
@@ -411,19 +414,19 @@ def test_forgotten_peer_leaves_no_series() -> None:
         event
         for peer in ("n2", "n3")
         for event in (
-            events.PeerChanged(peer, "alive", "online"),
-            events.PeerAnswered(peer, "survey", 0.002),
-            events.PeerAnswered(peer, "forward", 0.2),
+            PeerChanged(peer, "alive", "online"),
+            PeerAnswered(peer, "survey", 0.002),
+            PeerAnswered(peer, "forward", 0.2),
         )
     ]
     apply(state, *met)
     assert peers_shown(state) == {("n1", "n2"), ("n1", "n3")}
-    apply(state, events.PeerForgotten("n2"))
+    apply(state, PeerForgotten("n2"))
     assert peers_shown(state) == {("n1", "n3")}
-    apply(state, events.PeerForgotten("never met"))
+    apply(state, PeerForgotten("never met"))
     state.forget_peer("another node")
     assert peers_shown(state) == {("n1", "n3")}
-    apply(state, events.PeerAnswered("n2", "survey", 0.002))
+    apply(state, PeerAnswered("n2", "survey", 0.002))
     assert sum(histogram(state, c.NETWORK_LATENCY, "n1", "n2", "survey").counts) == 1
 
 
@@ -455,7 +458,7 @@ def test_node_with_two_models_and_four_peers_has_few_series() -> None:
     """A node with two models and four peers has at most 1,550 series."""
     state = State()
     apply(state, *whole_node())
-    kinds = {kind.__name__ for kind in get_args(events.AnyEvent)} - {"PeerForgotten"}
+    kinds = {kind.__name__ for kind in get_args(AnyEvent)} - {"PeerForgotten"}
     assert kinds - {"ModelUnloaded"} <= {labels[1] for labels in shown(state, c.EVENTS)}
     written = render(take_cut(state), Wanted()).body.decode()
     lines = [line for line in written.splitlines() if not line.startswith("#")]

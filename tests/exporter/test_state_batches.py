@@ -10,7 +10,8 @@ from exporter.metrics.cut import Cut, take_cut
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.nodes import Session
 from exporter.metrics.state import State
-from shared.events import Event, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import TokensGenerated
 from tests.builders import every_event
 
 _KINDS = [event for model_id in ("m", "other") for event in every_event(model_id)]

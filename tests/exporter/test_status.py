@@ -23,7 +23,12 @@ from exporter.web.collectors import Collectors
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from exporter.web.web_file import Web
-from shared import events
+from shared.events.engine import EngineProgressed
+from shared.events.event import Event
+from shared.events.mesh import PeerChanged, PeerForgotten, PeerPage
+from shared.events.models import ModelDescribed, ModelLoadProgressed
+from shared.events.node import NodeStateChanged
+from shared.events.requests import LoadChanged
 from shared.runtime.http.server import Endpoint
 from shared.secret import BearerTokens
 from tests.builders import every_event, finished, pack_batch
@@ -50,7 +55,7 @@ class Exporter:
             Collectors({}, self.store),
         )
 
-    def hear(self, *happened: events.Event, **fields: Any) -> None:
+    def hear(self, *happened: Event, **fields: Any) -> None:
         """Take a batch now."""
         accepted = decode_batch(pack_batch(*happened, **fields))
         assert isinstance(accepted, Accepted)
@@ -103,7 +108,7 @@ async def test_picture_holds_every_figure(autojump_clock: MockClock) -> None:
     del autojump_clock
     exporter = Exporter()
     exporter.status._history.sample(trio.current_time())
-    exporter.hear(events.ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**24, 8))
+    exporter.hear(ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**24, 8))
     exporter.status._history.sample(trio.current_time())
     await trio.sleep(5)
     emitted = len(every_event()) + 5
@@ -132,13 +137,13 @@ async def test_page_of_a_peer_is_a_web_address_and_goes_with_the_peer() -> None:
     """A peer cannot place a script in a link, and a forgotten peer leaves no address."""
     exporter = Exporter()
     exporter.hear(
-        events.PeerChanged("n2", "alive", "online"),
-        events.PeerPage("n2", "javascript:alert(1)"),
-        events.PeerPage("never-seen", "http://192.0.2.9:9090"),
+        PeerChanged("n2", "alive", "online"),
+        PeerPage("n2", "javascript:alert(1)"),
+        PeerPage("never-seen", "http://192.0.2.9:9090"),
     )
     [node] = exporter.shown().nodes
     assert [peer.page_url for peer in node.peers] == [""]
-    exporter.hear(events.PeerForgotten("n2"), first=4)
+    exporter.hear(PeerForgotten("n2"), first=4)
     assert exporter.store.state.nodes["n1"].pages == {}
 
 
@@ -148,10 +153,10 @@ async def test_models_are_loaded_loading_or_known(autojump_clock: MockClock) -> 
     del autojump_clock
     exporter = Exporter()
     exporter.hear(
-        events.ModelDescribed("a", "llama", "Q8_0", "ctransformers", 2**24, 8),
-        events.EngineProgressed("a", 1.5e9, SILENCE_SECONDS + 1),
-        events.ModelLoadProgressed("b", "download", 1, 4),
-        events.LoadChanged("c", 0, 0, 0, 1),
+        ModelDescribed("a", "llama", "Q8_0", "ctransformers", 2**24, 8),
+        EngineProgressed("a", 1.5e9, SILENCE_SECONDS + 1),
+        ModelLoadProgressed("b", "download", 1, 4),
+        LoadChanged("c", 0, 0, 0, 1),
     )
     [node] = exporter.shown().nodes
     told = [(m.model_id, m.state, m.load_ratio, m.stalled) for m in node.models]
@@ -171,7 +176,7 @@ async def test_problems_are_those_of_the_health_checks_and_lost_events() -> None
     assert "events: no node has reported" in exporter.shown().problems
     exporter = Exporter()
     exporter.store.state.storage.durable = True
-    exporter.hear(events.NodeStateChanged("online"), emitted=4)
+    exporter.hear(NodeStateChanged("online"), emitted=4)
     shown = exporter.shown()
     assert (shown.health, shown.problems) == ("degraded", ["node n1: 3 telemetry events were lost"])
 
@@ -214,7 +219,7 @@ async def test_picture_is_drawn_once_a_second(autojump_clock: MockClock) -> None
     del autojump_clock
     exporter = Exporter()
     first = exporter.status.current()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     assert exporter.status.current() is first
     await trio.sleep(1)
     assert len(exporter.shown().nodes) == 1

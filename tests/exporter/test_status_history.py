@@ -19,8 +19,10 @@ from exporter.status.history import (
     per_second,
 )
 from exporter.status.quantile import quantile
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.models import ModelDescribed
+from shared.events.node import NodeStateChanged
+from shared.events.requests import TokensGenerated
 from tests.builders import finished
 
 MODEL: Final = ("n1", "m")
@@ -64,7 +66,7 @@ class Sampled:
 
     def describe(self, model_id: str = "m", node_id: str = "n1") -> None:
         """Load a model."""
-        described = events.ModelDescribed(model_id, "llama", "Q8_0", "ctransformers", 2**24, 8)
+        described = ModelDescribed(model_id, "llama", "Q8_0", "ctransformers", 2**24, 8)
         self.happen(described, node_id=node_id)
 
 
@@ -72,11 +74,11 @@ def test_speed_is_that_of_the_last_seconds() -> None:
     """Tokens per second count since the newest sample that is old enough, not since the start."""
     sampled = Sampled()
     sampled.describe()
-    sampled.happen(events.TokensGenerated("m", 1000))
+    sampled.happen(TokensGenerated("m", 1000))
     sampled.history.sample(0.0)
-    sampled.happen(events.TokensGenerated("m", 50))
+    sampled.happen(TokensGenerated("m", 50))
     sampled.history.sample(5.0)
-    sampled.happen(events.TokensGenerated("m", 30))
+    sampled.happen(TokensGenerated("m", 30))
     assert per_second(sampled.history.growth([MODEL], 5.0, 8.0)) == 80 / 8
     assert per_second(sampled.history.growth([MODEL], 3.0, 8.0)) == 30 / 3
     assert per_second(sampled.history.growth([("n1", "other")], 5.0, 8.0)) is None
@@ -105,8 +107,8 @@ def test_models_of_a_node_add_up() -> None:
     sampled.describe("a")
     sampled.describe("b")
     sampled.history.sample(0.0)
-    sampled.happen(events.TokensGenerated("a", 5), finished("a"))
-    sampled.happen(events.TokensGenerated("b", 7), finished("b"))
+    sampled.happen(TokensGenerated("a", 5), finished("a"))
+    sampled.happen(TokensGenerated("b", 7), finished("b"))
     growth = sampled.history.growth([("n1", "a"), ("n1", "b")], WINDOW_SECONDS, 4.0)
     assert (growth.tokens, growth.ended["ok"], growth.failed) == (12, 2, 0)
     assert sampled.history.first_token(growth, 0.5) == pytest.approx(0.75)  # within .5 and 1
@@ -145,14 +147,14 @@ def test_history_stays_small(nodes: int, models: int, seconds: int) -> None:
     """A day of one model, and as many nodes and models as are kept, stay below the stated size."""
     sampled = Sampled()
     for number in range(nodes):
-        sampled.happen(events.NodeStateChanged("online"), node_id=f"n{number}")
+        sampled.happen(NodeStateChanged("online"), node_id=f"n{number}")
     for number in range(models):
         sampled.describe(f"m{number}", "n0")
     steps = int(seconds / STEP_SECONDS)
     for step in range(steps):
         if step == steps - SPARKLINE_STEPS - 5:
             tracemalloc.start()  # before anything that is still held at the end
-        sampled.happen(events.TokensGenerated(f"m{step % models}", 1 + step), node_id="n0")
+        sampled.happen(TokensGenerated(f"m{step % models}", 1 + step), node_id="n0")
         sampled.history.sample(step * STEP_SECONDS)
     held = tracemalloc.take_snapshot()
     tracemalloc.stop()

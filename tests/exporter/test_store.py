@@ -26,7 +26,10 @@ from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
 from node.telemetry.outbox import Outbox
 from shared import wire
-from shared.events import Event, ModelDescribed, SystemSampled, TokensGenerated
+from shared.events.event import Event
+from shared.events.models import ModelDescribed
+from shared.events.requests import TokensGenerated
+from shared.events.system import SystemSampled
 
 MODEL = "m"
 TIMEOUT_SECONDS = 2.5

@@ -19,7 +19,9 @@ from exporter.traces.otlp import OtlpCollector
 from exporter.traces.sampling import is_recorded
 from exporter.traces.sender import SpanSender
 from exporter.traces.spans import TRACED, Span, spans_of
-from shared.events import Event, InferenceResumed, TraceContext
+from shared.events.event import Event
+from shared.events.requests import InferenceResumed
+from shared.events.trace import TraceContext
 from tests.builders import TRACE, every_event, finished, forwarded
 from tests.collector import collecting
 

@@ -29,7 +29,10 @@ from exporter.web.collectors import Collectors
 from exporter.web.health import HealthChecks
 from exporter.web.server import Application
 from exporter.web.web_file import Web
-from shared import events
+from shared.events.api import HttpFinished
+from shared.events.engine import EngineProgressed
+from shared.events.event import Event
+from shared.events.node import NodeStarted, NodeState, NodeStateChanged
 from shared.runtime.guard import Guard
 from shared.runtime.http.connection import CONNECTION, Connection
 from shared.runtime.http.server import Endpoint
@@ -138,7 +141,7 @@ class Exporter:
         assert len(named) == len(start["headers"])
         return Answer(start["status"], named, b"".join(body["body"] for body in bodies))
 
-    def hear(self, *happened: events.Event, first: int = 1, **fields: Any) -> None:
+    def hear(self, *happened: Event, first: int = 1, **fields: Any) -> None:
         """Take a batch now."""
         accepted = decode_batch(pack_batch(*happened, first=first, **fields))
         assert isinstance(accepted, Accepted)
@@ -302,7 +305,7 @@ def _ask_over_http_2() -> bytes:
 async def test_scraper_that_never_reads_is_cut(version: str) -> None:
     """Scrapers that do not read are bounded in number and time, and others are answered."""
     exporter = Exporter()
-    routes = [events.HttpFinished(f"/{number}", "GET", 200, 1.0) for number in range(9_000)]
+    routes = [HttpFinished(f"/{number}", "GET", 200, 1.0) for number in range(9_000)]
     exporter.hear(*routes)
     question = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
     endpoint = Endpoint(host="127.0.0.1", port=0, connections=16, reader_seconds=30)
@@ -356,12 +359,12 @@ async def test_health_without_a_node_is_503(path: str) -> None:
 @pytest.mark.parametrize("state", ["online", "busy"])
 @trio_test
 async def test_health_of_a_serving_node_is_200(
-    autojump_clock: MockClock, path: str, state: events.NodeState
+    autojump_clock: MockClock, path: str, state: NodeState
 ) -> None:
     """A node that is online or busy is healthy."""
     del autojump_clock
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged(state))
+    exporter.hear(NodeStateChanged(state))
     await trio.sleep(0.5)
     answer = await exporter.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
@@ -374,12 +377,12 @@ async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
     """A silent node is named in a 503, until it is back."""
     del autojump_clock
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     await trio.sleep(TIMEOUT_SECONDS + 1)
     await exporter.store.tick(trio.current_time())
     answer = await exporter.ask("/health")
     assert (answer.status, answer.json["reasons"]) == (503, ["events: no events from n1"])
-    exporter.hear(events.NodeStateChanged("online"), first=2)
+    exporter.hear(NodeStateChanged("online"), first=2)
     await trio.sleep(1)
     assert (await exporter.ask("/health")).status == 200
 
@@ -388,9 +391,9 @@ async def test_health_of_a_lost_node_is_503(autojump_clock: MockClock) -> None:
 async def test_departed_node_is_no_fault_while_another_serves() -> None:
     """A node that said goodbye does not fail `/health` while another one serves."""
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     exporter.hear(first=2, goodbye=True)
-    batch = pack_batch(events.NodeStateChanged("online"), node_id="n2", session="t1")
+    batch = pack_batch(NodeStateChanged("online"), node_id="n2", session="t1")
     accepted = decode_batch(batch)
     assert isinstance(accepted, Accepted)
     exporter.ingest.count(accepted, trio.current_time(), 1.6e9)
@@ -409,7 +412,7 @@ async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("exporter.web.health._ask", broken)
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     answer = await exporter.ask("/health")
     assert answer.status == 503
     assert "a fault of ours" in answer.json["checks"]["node_api"]["reason"]
@@ -420,17 +423,17 @@ async def test_check_that_breaks_is_a_failed_check(monkeypatch: pytest.MonkeyPat
 async def test_health_after_a_goodbye_is_503() -> None:
     """After the goodbye of the only node `/health` is 503."""
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     exporter.hear(first=2, goodbye=True)
     assert (await exporter.ask("/health")).status == 503
 
 
 @pytest.mark.parametrize("state", ["draining", "unknown"])
 @trio_test
-async def test_health_of_a_node_that_takes_no_request_is_503(state: events.NodeState) -> None:
+async def test_health_of_a_node_that_takes_no_request_is_503(state: NodeState) -> None:
     """Only online and busy are healthy; the status is the reason."""
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged(state))
+    exporter.hear(NodeStateChanged(state))
     answer = await exporter.ask("/health")
     assert answer.status == 503
     assert answer.json["reasons"] == [f"node n1: {state}"]
@@ -445,7 +448,7 @@ async def test_failed_check_is_named_and_counted(autojump_clock: MockClock) -> N
     assert answer.status == 503
     assert answer.json["checks"]["events"]["status"] == "failed"
     assert "events: no node has reported" in answer.json["reasons"]
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     await trio.sleep(1)
     assert (await exporter.ask("/health")).status == 200
     await exporter.store.tick(trio.current_time())
@@ -478,7 +481,7 @@ async def test_node_that_is_not_well_says_why(
     monkeypatch.setattr(_Api, "status", 503)
     monkeypatch.setattr(_Api, "body", told.encode())
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("busy"))
+    exporter.hear(NodeStateChanged("busy"))
     answer = await exporter.ask("/health")
     assert answer.status == 503
     [given] = [one for one in answer.json["reasons"] if one.startswith("node_api")]
@@ -506,8 +509,8 @@ async def test_engine_without_progress_is_503(autojump_clock: MockClock) -> None
         ((0.0, 200), (ENGINE_SILENCE_SECONDS - 1, 200), (ENGINE_SILENCE_SECONDS + 1, 503)), 1
     ):
         exporter.hear(
-            events.NodeStateChanged("busy"),
-            events.EngineProgressed("m", 1.5e9, seconds),
+            NodeStateChanged("busy"),
+            EngineProgressed("m", 1.5e9, seconds),
             first=2 * first,
         )
         answer = await exporter.ask("/health")
@@ -523,7 +526,7 @@ async def test_journal_that_fails_degrades_and_does_not_fail(autojump_clock: Moc
     """A failing journal is `degraded`, still 200: the node serves and counting continues."""
     del autojump_clock
     exporter = Exporter()
-    exporter.hear(events.NodeStateChanged("online"))
+    exporter.hear(NodeStateChanged("online"))
     exporter.store.state.storage.durable = False
     answer = await exporter.ask("/health")
     assert (answer.status, answer.json["status"]) == (200, "degraded")
@@ -546,7 +549,7 @@ async def test_journal_that_fails_degrades_and_does_not_fail(autojump_clock: Moc
 async def test_api_that_cannot_be_asked_fails_its_check(url: str) -> None:
     """An unusable address of a node fails its check, and the reason shows the address."""
     exporter = Exporter()
-    exporter.hear(events.NodeStarted(1.5e9, "1", "3", "e", url), events.NodeStateChanged("online"))
+    exporter.hear(NodeStarted(1.5e9, "1", "3", "e", url), NodeStateChanged("online"))
     await exporter.health._run("node_api")
     answer = await exporter.ask("/health")
     assert answer.status == 503

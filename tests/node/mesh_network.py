@@ -22,7 +22,8 @@ from node.mesh.peer import ROUND_SECONDS
 from node.mesh.peer_table import Change, Trouble
 from node.mesh.rounds import TICK_SECONDS
 from node.mesh.seal import Opened, Seal
-from shared.events import NodeState, PeerState
+from shared.events.mesh import PeerState
+from shared.events.node import NodeState
 
 WALL: Final = 1.7e9
 SECRET: Final = "a secret of the test's own mesh"

@@ -24,7 +24,8 @@ from node.requests.answer import Answer, Delta, Ending
 from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest, Sampling
 from shared import wire
-from shared.events import Event, InferenceFinished, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, TokensGenerated
 from tests.builders import resumptions
 
 

@@ -13,7 +13,7 @@ from trio.testing import trio_test
 from node.telemetry.carrier import FLUSH_SECONDS, open_carrier
 from node.telemetry.outbox import EVENTS_LIMIT, Outbox
 from shared import wire
-from shared.events import TokensGenerated
+from shared.events.requests import TokensGenerated
 from tests.guards import strict_guard
 
 LIMIT_SECONDS = 30.0

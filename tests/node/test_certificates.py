@@ -9,7 +9,7 @@ import trustme
 from node.certificates import certificate_levels
 from node.errors import StartupError
 from shared.certificates import read_expiry
-from shared.events import CertificateRead
+from shared.events.node import CertificateRead
 
 
 @pytest.mark.parametrize("year", [2049, 2051], ids=["UTCTime", "GeneralizedTime"])

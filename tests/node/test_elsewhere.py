@@ -15,7 +15,8 @@ from node.requests.attempt import Attempt
 from node.requests.parts import CallArguments, CallBegun, Part, Thought, Words
 from node.requests.request import ELSEWHERE, UNKNOWN_TOKEN, InferenceRequest, Sampling, Token
 from node.routing import wire
-from shared.events import Event, InferenceFinished, InferenceResumed, LoadChanged, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, InferenceResumed, LoadChanged, TokensGenerated
 from tests.node.memory_child import Children
 from tests.node.test_scheduler import FOREVER_SECONDS, Asked, open_empty_place
 

@@ -31,7 +31,8 @@ from node.requests.request import (
 )
 from node.routing import wire
 from node.routing.signature import WINDOW_SECONDS, Signer
-from shared.events import Event, InferenceFinished, TokensGenerated
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, TokensGenerated
 from tests.builders import TRACE, resumptions
 
 NOW = 1.6e9

@@ -26,8 +26,8 @@ from node.mesh.options import MeshOptions, read_options
 from node.mesh.seal import Refused, Seal
 from node.mesh.transport import Tls
 from node.settings import NodeSettings
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.mesh import MessagesMoved, NetworkFailed, PeerAnswered, PeerChanged, PeersCounted
 from tests.guards import strict_guard
 from tests.node.mesh_network import SECRET, advert
 
@@ -62,13 +62,13 @@ class Nodes:
     def answers(self, node_id: str, peer: str) -> int:
         """Return how often a peer has answered a node."""
         told = self.events[node_id]
-        return sum(isinstance(each, events.PeerAnswered) and each.peer == peer for each in told)
+        return sum(isinstance(each, PeerAnswered) and each.peer == peer for each in told)
 
     def failed(self, node_id: str) -> Counter[str]:
         """Return the number of messages that a node refused, by reason."""
         found: Counter[str] = Counter()
         for event in self.events[node_id]:
-            if isinstance(event, events.NetworkFailed):
+            if isinstance(event, NetworkFailed):
                 found[event.reason] += event.count
         return found
 
@@ -103,11 +103,11 @@ async def test_nodes_find_each_other_by_one_seed(tmp_path: Path) -> None:
         assert heard["b"].advert is not None
         assert heard["b"].advert.addresses == (second.address,)
         assert heard["b"].advert.payload == OFFER
-        await wait_until(lambda: events.PeersCounted(2, 0) in nodes.events["a"])
+        await wait_until(lambda: PeersCounted(2, 0) in nodes.events["a"])
     told = nodes.events["a"]
-    assert events.PeerChanged("b", "alive", "online") in told
-    assert any(isinstance(e, events.PeerAnswered) and 0 < e.seconds < 5 for e in told)
-    moved = {(e.direction, e.message_type) for e in told if isinstance(e, events.MessagesMoved)}
+    assert PeerChanged("b", "alive", "online") in told
+    assert any(isinstance(e, PeerAnswered) and 0 < e.seconds < 5 for e in told)
+    moved = {(e.direction, e.message_type) for e in told if isinstance(e, MessagesMoved)}
     assert {("sent", "survey"), ("received", "survey"), ("received", "answer")} <= moved
     failed = nodes.failed("a")
     assert {reason: failed[reason] for reason in REFUSALS} == dict.fromkeys(REFUSALS, 0)
@@ -123,7 +123,7 @@ async def test_goodbye_reaches_everybody(tmp_path: Path) -> None:
             await leaving.start("b", seeds=(first.address,))
             await wait_until(lambda: states(first) == {"b": "alive"})
         assert states(first) == {"b": "left"}
-        await wait_until(lambda: events.PeerChanged("b", "left", "online") in nodes.events["a"])
+        await wait_until(lambda: PeerChanged("b", "left", "online") in nodes.events["a"])
 
 
 _LOCALHOST = sorted({address[0] for *_, address in socket.getaddrinfo("localhost", 1)})
@@ -198,7 +198,7 @@ async def test_node_without_the_secret_stays_outside(
         for name in "bc":
             await wait_until(lambda name=name: nodes.failed(name)["unauthenticated"] > 0)  # type: ignore[misc]
         assert states(inside) == {}
-        assert not [e for e in nodes.events["a"] if isinstance(e, events.PeerChanged)]
+        assert not [e for e in nodes.events["a"] if isinstance(e, PeerChanged)]
     lines = [record.getMessage() for record in caplog.records if "secret" in record.getMessage()]
     told = [f"the node at {inside.address} refuses this node's messages"] * 2
     expected = ["messages from 127.0.0.1 are refused", *told]

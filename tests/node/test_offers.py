@@ -35,7 +35,10 @@ from node.routing.peer_offers import PeerOffers, reachable_url
 from node.routing.speed import SpeedMeter
 from node.serving.scheduler import Limits, Scheduler
 from node.telemetry.status import NodeStatus
-from shared.events import Event, LayersPlanned, NetworkFailed, NodeState, PeerPage
+from shared.events.event import Event
+from shared.events.mesh import NetworkFailed, PeerPage
+from shared.events.models import LayersPlanned
+from shared.events.node import NodeState
 from tests.node.mesh_network import address_of, advert, anything
 
 

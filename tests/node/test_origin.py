@@ -6,7 +6,7 @@ from node import errors
 from node.api.origin import with_origin
 from node.requests.request import InferenceRequest, Sampling
 from node.routing.client import PeerRefusedError
-from shared.events import ErrorReason
+from shared.events.requests import ErrorReason
 from tests.builders import TRACE
 
 WANTED = InferenceRequest(

@@ -10,13 +10,16 @@ import msgspec
 import pytest
 
 from node.telemetry.outbox import Outbox
-from shared import events, wire
-from shared.events import Event, HttpFinished, TokensGenerated
+from shared import wire
+from shared.events.api import HttpFinished
+from shared.events.event import Event
+from shared.events.every import AnyEvent
+from shared.events.requests import TokensGenerated
 
 
 def read(written: bytes) -> tuple[wire.Batch, list[Event]]:
     batch = msgspec.msgpack.decode(written, type=wire.Batch)
-    return batch, list(msgspec.msgpack.decode(batch.events, type=list[events.AnyEvent]))
+    return batch, list(msgspec.msgpack.decode(batch.events, type=list[AnyEvent]))
 
 
 def number(event: Event) -> int:

@@ -23,7 +23,7 @@ from node.routing.router import NoPeers, Router
 from node.routing.signature import Signer
 from node.routing.trust import PeerTrust
 from node.telemetry.status import NodeStatus
-from shared.events import TokensGenerated
+from shared.events.requests import TokensGenerated
 from tests.guards import strict_guard
 from tests.node.memory_child import Children, MemoryChild
 from tests.node.test_scheduler import Place, open_place

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from node.telemetry.progress import Progress
-from shared.events import Event, ModelLoadProgressed
+from shared.events.event import Event
+from shared.events.models import ModelLoadProgressed
 
 
 class _Terminal(io.StringIO):

@@ -22,7 +22,9 @@ from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.router import Router
 from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
-from shared.events import Event, InferenceFinished, RequestForwarded, TraceContext
+from shared.events.event import Event
+from shared.events.requests import InferenceFinished, RequestForwarded
+from shared.events.trace import TraceContext
 from shared.runtime.guard import Guard
 from tests.builders import TRACE
 from tests.node.memory_child import Children, MemoryChild

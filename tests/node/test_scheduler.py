@@ -30,8 +30,17 @@ from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest, Sampling
 from node.serving.lane import Lane, LaneOptions
 from node.serving.scheduler import Limits, Scheduler
-from shared import events
-from shared.events import Event, InferenceFinished, LoadChanged
+from shared.events.engine import EngineRestarted
+from shared.events.event import Event
+from shared.events.models import (
+    ModelDescribed,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoadProgressed,
+    ModelUnloaded,
+)
+from shared.events.node import NodePart
+from shared.events.requests import InferenceFinished, LoadChanged
 from shared.runtime.guard import Guard
 from tests.builders import resumptions
 from tests.node.memory_child import (
@@ -122,7 +131,7 @@ async def open_empty_place(children: Children, asked: Asked) -> AsyncIterator[Pl
     lane = Lane(engine, options, turns, emitted.append, scheduler.note_change)
     scheduler.add(lane)
     failed: list[str] = []
-    guard = Guard[events.NodePart](failed.append)
+    guard = Guard[NodePart](failed.append)
     with trio.fail_after(FOREVER_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lane.run, guard)
@@ -318,8 +327,8 @@ async def test_crash_is_not_seen_by_the_caller(
         child.die()
         await wait_all_tasks_blocked()
         assert not place.lane.has_free_slot
-        assert events.ModelUnloaded("m", "crashed") in place.emitted
-        assert events.EngineRestarted("m", "crashed") in place.emitted
+        assert ModelUnloaded("m", "crashed") in place.emitted
+        assert EngineRestarted("m", "crashed") in place.emitted
         again = await children.next()
         await again.load()
         command = await again.hear()
@@ -388,7 +397,7 @@ async def test_stalled_engine_is_replaced(autojump_clock: MockClock, children: C
         began = autojump_clock.current_time()
         again = await children.next()
         assert STALL_SECONDS < autojump_clock.current_time() - began < STALL_SECONDS + 2
-        assert events.EngineRestarted("m", "stalled") in place.emitted
+        assert EngineRestarted("m", "stalled") in place.emitted
         await again.load()
         await again.hear_generate()
         await again.finish(asked.identity)
@@ -597,7 +606,7 @@ async def test_model_that_cannot_be_loaded_at_first_stops_the_start(
         child = await children.next()
         await child.hear()
         await child.say(protocol.LoadFailed("no GGUF file"))
-        assert place.emitted == [events.ModelLoadFailed("m", 0.0)]
+        assert place.emitted == [ModelLoadFailed("m", 0.0)]
         assert place.engine.state == "unloaded"
 
 
@@ -648,10 +657,10 @@ async def test_loaded_model_is_described(autojump_clock: MockClock, children: Ch
     """The metrics describe a model only while it is loaded."""
     del autojump_clock
     async with open_place(children) as (place, child):
-        level = events.ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**20, 8)
+        level = ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**20, 8)
         assert place.engine.describe() == level
-        progress = events.ModelLoadProgressed("m", "read", 2**19, 2**20)
-        assert place.emitted[:3] == [progress, events.ModelLoaded("m", 0.0), level]
+        progress = ModelLoadProgressed("m", "read", 2**19, 2**20)
+        assert place.emitted[:3] == [progress, ModelLoaded("m", 0.0), level]
         assert place.engine.described == DESCRIBED
         assert (place.engine.context_length, place.engine.pid) == (CONTEXT_LENGTH, 1)
         child.die()
@@ -957,7 +966,7 @@ async def test_unloaded_model_is_finished_with_and_stays_away(
         assert place.engine.ready
         await child.finish(asked.identity)
         assert child.has_ended
-        assert events.ModelUnloaded("m", "requested") in place.emitted
+        assert ModelUnloaded("m", "requested") in place.emitted
         assert (place.engine.state, place.engine.healthy) == ("unloaded", True)
         nursery.start_soon(place.scheduler.load, "m")
         await (await children.next()).load()
@@ -1036,7 +1045,7 @@ async def test_idle_model_is_unloaded_until_it_is_asked_for(
         assert place.engine.ready
         await trio.sleep(2)
         assert (place.engine.state, child.has_ended) == ("unloaded", True)
-        assert events.ModelUnloaded("m", "idle") in place.emitted
+        assert ModelUnloaded("m", "idle") in place.emitted
         assert autojump_clock.current_time() - ended_at == 61
         asked = place.admit()
         again = await children.next()
@@ -1174,7 +1183,7 @@ async def test_slot_that_stalls_beside_a_busy_one_is_noticed(
                 await trio.sleep(1)
         await wait_all_tasks_blocked()
         assert STALL_SECONDS <= trio.current_time() - began < 2 * STALL_SECONDS
-        assert events.EngineRestarted("m", "stalled") in place.emitted
+        assert EngineRestarted("m", "stalled") in place.emitted
 
 
 @trio_test

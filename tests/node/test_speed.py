@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from node.routing.speed import SpeedMeter
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.models import ModelDescribed
 from tests.builders import every_event, finished
 
 SIZE = 2**24
@@ -21,7 +21,7 @@ class Telling:
 
     def __post_init__(self) -> None:
         self.meter = SpeedMeter(self.passed.append)
-        self.meter.emit(events.ModelDescribed("m", "llama", "Q8_0", "e", SIZE, 8))
+        self.meter.emit(ModelDescribed("m", "llama", "Q8_0", "e", SIZE, 8))
 
     def answer(self, tokens: int, seconds: float) -> float:
         ended = msgspec.structs.replace(finished(), generated_tokens=tokens, decode_seconds=seconds)

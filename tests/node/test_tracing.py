@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.requests import tracing
-from shared.events import TraceContext
+from shared.events.trace import TraceContext
 from tests.builders import TRACE
 
 TRACE_ID, SPAN_ID = TRACE.trace_id, TRACE.span_id

@@ -31,7 +31,8 @@ from node.routing import wire
 from node.routing.client import PeerLostError
 from node.routing.signature import Signer
 from node.routing.trust import PeerTrust
-from shared.events import NetworkFailed, WorkerEnded, WorkerRefused, WorkersLent
+from shared.events.mesh import NetworkFailed
+from shared.events.pipelines import WorkerEnded, WorkerRefused, WorkersLent
 from tests.tunnels import (
     LIMIT_SECONDS,
     ROOM_BYTES,

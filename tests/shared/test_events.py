@@ -6,14 +6,16 @@ import msgspec
 import pytest
 
 from exporter.metrics.rules import RULES
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.every import AnyEvent
+from shared.events.requests import InferenceFinished
+from shared.events.system import EventLoopLagged
 from tests.builders import every_event, finished
 
 EVENT_BYTES_AT_MOST = 256
 """Limit for every event, so that a request costs little on the wire."""
 
-decoder = msgspec.msgpack.Decoder(events.AnyEvent)
+decoder = msgspec.msgpack.Decoder(AnyEvent)
 every = pytest.mark.parametrize("event", every_event(), ids=lambda e: type(e).__name__)
 
 
@@ -24,7 +26,7 @@ def as_list(event: Event) -> list[Any]:
 
 def test_any_event_names_every_event() -> None:
     """The decoder knows every kind of event."""
-    assert set(get_args(events.AnyEvent)) == set(Event.__subclasses__())
+    assert set(get_args(AnyEvent)) == set(Event.__subclasses__())
 
 
 def test_builders_build_every_event() -> None:
@@ -81,14 +83,14 @@ def test_field_that_an_older_writer_left_out_is_filled_in() -> None:
         seconds: float
         place: str = "loop"
 
-    older = msgspec.msgpack.encode(events.EventLoopLagged(0.5))
+    older = msgspec.msgpack.encode(EventLoopLagged(0.5))
     assert msgspec.msgpack.decode(older, type=Grown) == Grown(0.5, "loop")
 
 
 def test_end_of_a_request_from_an_older_node_is_read() -> None:
     """A node that knows neither request ids nor traces still ends its requests."""
-    older = as_list(finished())[: 1 + len(events.InferenceFinished.__struct_fields__)]
-    needed = len(older) - len(events.InferenceFinished.__struct_defaults__)
+    older = as_list(finished())[: 1 + len(InferenceFinished.__struct_fields__)]
+    needed = len(older) - len(InferenceFinished.__struct_defaults__)
     read = decoder.decode(msgspec.msgpack.encode(older[:needed]))
     assert read == finished()
     assert (read.trace, read.reason, read.ended_at) == (None, None, 0)
@@ -114,6 +116,6 @@ def test_word_outside_the_vocabulary_is_refused() -> None:
 
 def test_event_cannot_be_changed() -> None:
     """An event is immutable."""
-    event = events.EventLoopLagged(0.5)
+    event = EventLoopLagged(0.5)
     with pytest.raises(AttributeError):
         event.seconds = 1.0  # type: ignore[misc]

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import events, wire
+from shared import wire
+from shared.events.every import AnyEvent
+from shared.events.requests import TokensGenerated
+from shared.events.system import EventLoopLagged
 
 counts = st.integers(0, 2**63 - 1)
 
@@ -21,13 +24,13 @@ def test_batch_is_read_back_the_same(
     count: int, sequence: int, emitted: int, dropped: dict[str, int], *, goodbye: bool
 ) -> None:
     """A batch is read as written, and its events can still be decoded."""
-    happened = [events.TokensGenerated("m", number) for number in range(count)]
+    happened = [TokensGenerated("m", number) for number in range(count)]
     packed = b"".join(map(msgspec.msgpack.encode, happened))
     raw = msgspec.Raw(wire.pack_events(count, packed))
     batch = wire.Batch(1, "n", "s", sequence, emitted, dropped, 0.5, goodbye, raw)
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=wire.Batch)
     assert msgspec.structs.replace(again, events=raw) == msgspec.structs.replace(batch, events=raw)
-    assert msgspec.msgpack.decode(again.events, type=list[events.AnyEvent]) == happened
+    assert msgspec.msgpack.decode(again.events, type=list[AnyEvent]) == happened
 
 
 def test_reply_is_read_back_the_same() -> None:
@@ -44,7 +47,7 @@ def test_field_of_a_newer_reply_is_skipped() -> None:
 
 def test_packed_events_say_how_many_they_are() -> None:
     """A header that announces more events than follow is refused."""
-    one = msgspec.msgpack.encode(events.EventLoopLagged(0.5))
+    one = msgspec.msgpack.encode(EventLoopLagged(0.5))
     with pytest.raises(msgspec.DecodeError):
         msgspec.msgpack.decode(wire.pack_events(2, one))
     assert msgspec.msgpack.decode(wire.pack_events(0, b"")) == []

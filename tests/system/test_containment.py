@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from exporter.metrics.catalogue import ExporterPart
-from shared.events import NodePart
+from shared.events.node import NodePart
 from tests import faulty
 from tests.processes import Pair, Running, free_port, scrape, start, value, wait_for
 

@@ -17,7 +17,8 @@ import pytest
 
 from exporter.journal.changes import BATCH, pack_change
 from exporter.journal.records import pack_log_header, pack_record
-from shared.events import NodeState, NodeStateChanged, TokensGenerated
+from shared.events.node import NodeState, NodeStateChanged
+from shared.events.requests import TokensGenerated
 from tests.batches import Emitter
 from tests.builders import every_event, pack_batch
 from tests.processes import PREFIX, Pair, Running, scrape, value, wait_for

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from exporter.tools.requests import RequestsSettings, requests
-from shared.events import InferenceFinished
+from shared.events.requests import InferenceFinished
 from tests.batches import Emitter
 from tests.builders import finished, forwarded
 from tests.processes import Pair, scrape, value, wait_for

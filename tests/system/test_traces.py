@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from node.demo import MODEL_PATH
-from shared.events import TraceContext
+from shared.events.trace import TraceContext
 from tests import grpc_client
 from tests.batches import Emitter
 from tests.builders import finished

@@ -20,7 +20,8 @@ from node.errors import (
 )
 from node.pipeline import messages
 from node.routing import wire
-from shared.events import Event, HttpFinished
+from shared.events.api import HttpFinished
+from shared.events.event import Event
 from shared.runtime.http.connection import CONNECTION, Connection
 from shared.secret import BearerTokens, bearer_token
 

@@ -12,7 +12,8 @@ from node.api.edge.cors import allow_origins
 from node.api.edge.tls import CertificateFiles, ServerTls
 from node.errors import StartupError
 from node.settings import NodeSettings
-from shared.events import Event, NodePart
+from shared.events.event import Event
+from shared.events.node import NodePart
 from shared.runtime.guard import Guard
 from shared.runtime.token_file import TokenFile, TokenFileError
 

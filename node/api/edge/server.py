@@ -24,7 +24,8 @@ from node.errors import UnavailableError
 from node.pipeline import messages
 from node.routing import wire
 from node.settings import NodeSettings
-from shared.events import Event, NodePart
+from shared.events.event import Event
+from shared.events.node import NodePart
 from shared.runtime.guard import Guard
 from shared.runtime.http.server import Endpoint
 from shared.runtime.http.server import serve as serve_http

@@ -9,7 +9,7 @@ from typing import Final
 
 from node.certificates import certificate_levels
 from node.errors import StartupError
-from shared.events import Event
+from shared.events.event import Event
 from shared.runtime.follow import FollowedFiles
 
 _PROTOCOLS: Final = ["h2", "http/1.1"]

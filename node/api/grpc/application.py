@@ -21,7 +21,7 @@ from node.api.grpc.generated.distributed_llm.v1.inference_connect import (
 )
 from node.api.grpc.generated.grpc.health.v1.health_connect import Health, HealthASGIApplication
 from node.api.grpc.interceptors import NURSERY, SCOPE, AccountForCalls, Refuse
-from shared.events import Event
+from shared.events.event import Event
 
 MESSAGE_BYTES: Final = 8 * 2**20
 """The largest request, the same as for an HTTP body."""

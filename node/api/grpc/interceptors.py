@@ -13,7 +13,8 @@ from connectrpc.request import RequestContext
 from node.api.edge.asgi import CLIENT, COUNTED_ELSEWHERE, REFUSED, ROUTE, Scope
 from node.api.grpc.errors import as_connect_error, canonical, describe
 from node.api.request_id import REQUEST_ID, choose_request_id
-from shared.events import Event, RpcFinished
+from shared.events.api import RpcFinished
+from shared.events.event import Event
 
 Context = RequestContext[Any, Any]
 

@@ -7,8 +7,9 @@ from typing import Final
 from node.api.grpc.generated.distributed_llm.v1 import inference_pb as pb
 from node.routing.peer_offers import PeerOffers
 from node.serving.lane import Lane
-from shared import events
-from shared.events import Event
+from shared.events.event import Event
+from shared.events.node import NodeStarted, NodeStateChanged, ResourcesSampled
+from shared.events.system import SystemSampled
 
 _MODEL_STATES: Final = {
     "unloaded": pb.ModelState.UNLOADED,
@@ -40,17 +41,17 @@ def resources(node_id: str, levels: Iterable[Event]) -> pb.GetResourcesResponse:
     response = pb.GetResourcesResponse(node_id=node_id)
     for level in levels:
         match level:
-            case events.NodeStarted():
+            case NodeStarted():
                 response.version = level.version
                 response.uptime_seconds = time.time() - level.started_at
-            case events.NodeStateChanged():
+            case NodeStateChanged():
                 response.state = level.state
-            case events.ResourcesSampled():
+            case ResourcesSampled():
                 response.cpu_cores = level.cpu_cores
                 response.memory_bytes = level.memory_bytes
                 response.max_layers = level.max_layers
                 response.used_layers = level.used_layers
-            case events.SystemSampled():
+            case SystemSampled():
                 response.available_memory_bytes = level.available_bytes
                 response.used_memory_bytes = level.rss_bytes + level.engine_rss_bytes
     return response

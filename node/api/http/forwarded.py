@@ -17,7 +17,8 @@ from node.requests.answer import Answer, Delta, Ending
 from node.routing import wire
 from node.routing.router import Router
 from node.routing.signature import Signer
-from shared.events import Event, MessagesMoved, NetworkFailed
+from shared.events.event import Event
+from shared.events.mesh import MessagesMoved, NetworkFailed
 
 _TYPE: Final = "application/octet-stream"
 

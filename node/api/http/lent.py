@@ -15,7 +15,9 @@ from node.pipeline.lender import Lender
 from node.pipeline.messages import PATH, PROTOCOL, Claiming, read_request
 from node.routing import wire
 from node.routing.signature import Signer
-from shared.events import Event, NetworkFailed, WorkerRefused
+from shared.events.event import Event
+from shared.events.mesh import NetworkFailed
+from shared.events.pipelines import WorkerRefused
 
 _HTTP_VERSION: Final = "1.1"
 
