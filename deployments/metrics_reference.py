@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Iterator
 
-from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX, Family
 
 _HEAD = f"""# Metrics
 
 Every family that the exporter serves, written by `just docs` from
-`exporter/metrics/catalogue.py`. Names begin with `{PREFIX}`. A counter whose name has no `_total`
+`exporter/metrics/catalogue/`. Names begin with `{PREFIX}`. A counter whose name has no `_total`
 is exposed with it. Series of a node carry `node_id`, those of a model `model_id` as well. Counters
 with a closed set of label values start at 0. Gauges leave with the node or
 the model that they describe.

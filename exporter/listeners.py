@@ -6,7 +6,7 @@ from typing import Protocol
 from exporter.errors import StartupError
 from exporter.ingest.batches import Counted
 from exporter.journal.store import Listener
-from exporter.metrics.catalogue import ExporterPart
+from exporter.metrics.catalogue.exporter import ExporterPart
 from exporter.requests.files import STDOUT, FileOutput, StreamOutput
 from exporter.requests.log import Note, RequestLog
 from exporter.settings import ExporterSettings

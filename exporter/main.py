@@ -20,8 +20,8 @@ from exporter.journal.disk import watch_disk
 from exporter.journal.opening import open_store
 from exporter.journal.store import Store
 from exporter.listeners import build_listeners, contained
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import ExporterPart
+from exporter.metrics.catalogue.exporter import EXPORTER_INTERNAL_ERRORS, ExporterPart
+from exporter.metrics.catalogue.telemetry import REJECTED
 from exporter.metrics.state import State
 from exporter.settings import ExporterSettings
 from exporter.status.status import Status
@@ -74,7 +74,7 @@ async def run(settings: ExporterSettings) -> None:
 async def _run(settings: ExporterSettings, store: Store, signals: AsyncIterator[int]) -> None:
     """Run everything around the store until a signal."""
     guard: Guard[ExporterPart] = Guard(
-        lambda part: store.note(c.EXPORTER_INTERNAL_ERRORS, (part,), 1)
+        lambda part: store.note(EXPORTER_INTERNAL_ERRORS, (part,), 1)
     )
     health = HealthChecks(store, settings.engine_silence_seconds, guard)
     status = Status(store.state, health.last_report, settings.engine_silence_seconds)
@@ -163,7 +163,7 @@ async def _take(
             if not reply.error:
                 feed.publish(message)
         return reply
-    store.note(c.REJECTED, ("internal",), 1)
+    store.note(REJECTED, ("internal",), 1)
     return refusal("internal")
 
 

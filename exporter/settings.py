@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Final
 
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue.families import FAMILIES
 from exporter.metrics.objectives import Objectives, find_fault
 from shared.settings.declaration import UsageError
 from shared.settings.exporter import MetricsSettings

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from exporter.metrics.catalogue import Family
+from exporter.metrics.catalogue.family import Family
 from exporter.metrics.cut import take_cut
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.state import State

@@ -9,7 +9,9 @@ from typing import Final
 
 import msgspec
 
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.family import OTHER
+from exporter.metrics.catalogue.node import NODE_ENDS
+from exporter.metrics.catalogue.telemetry import BATCHES, DROPPED, DROPS, DUPLICATES, EMITTED
 from exporter.metrics.nodes import Node, Session
 from exporter.metrics.state import State
 from shared import wire
@@ -141,7 +143,7 @@ class Ingest:
 
     def _end(self, node: Node, reason: str) -> None:
         """Remove what was only true while the node lived."""
-        self.state.move(c.NODE_ENDS, (node.node_id, reason), 1)
+        self.state.move(NODE_ENDS, (node.node_id, reason), 1)
         node.up = False
         node.departed = reason == "goodbye"
         node.state = "offline"
@@ -174,20 +176,20 @@ class Ingest:
         fresh = self.fresh(accepted)
         seen = len(happened) - len(fresh)
         self.state.apply(node, session, fresh)
-        self.state.move(c.BATCHES, (node.node_id,), 1)
-        self.state.move(c.DUPLICATES, (node.node_id,), seen)
+        self.state.move(BATCHES, (node.node_id,), 1)
+        self.state.move(DUPLICATES, (node.node_id,), seen)
         if fresh:
             session.applied += len(fresh)
             session.sequence = first + len(happened) - 1
 
     def _reckon(self, node: Node, session: Session, batch: wire.Batch) -> None:
         """Update the proof's two other terms: emitted and dropped."""
-        self.state.move_total(session, c.EMITTED, (node.node_id,), batch.emitted)
+        self.state.move_total(session, EMITTED, (node.node_id,), batch.emitted)
         dropped: Counter[str] = Counter()
         for reason, count in batch.dropped.items():
-            dropped[reason if reason in c.DROPS else c.OTHER] += count
+            dropped[reason if reason in DROPS else OTHER] += count
         for reason, count in dropped.items():
-            self.state.move_total(session, c.DROPPED, (node.node_id, reason), count)
+            self.state.move_total(session, DROPPED, (node.node_id, reason), count)
 
 
 def decode_batch(message: bytes, pipe: int = -1) -> Accepted | wire.Reply:

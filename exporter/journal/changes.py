@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from exporter.ingest.batches import Accepted, Ingest, decode_batch
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue.families import FAMILIES
 from exporter.metrics.nodes import Labels
 from exporter.metrics.state import State
 

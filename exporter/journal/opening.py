@@ -9,7 +9,7 @@ from exporter.journal.changes import apply_change, unpack_change
 from exporter.journal.journal import Journal, JournalError
 from exporter.journal.snapshot import UnreadableSnapshotError, restore_into
 from exporter.journal.store import ROTATE_BYTES, Store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import RECOVERED_EVENTS
 from exporter.metrics.state import State
 
 _log = logging.getLogger(__name__)
@@ -67,6 +67,6 @@ def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: floa
             journal.reject_snapshot()
     ingest = Ingest(state, timeout_seconds)
     recovered = sum(apply_change(ingest, unpack_change(record)) for record in records)
-    state.move(c.RECOVERED_EVENTS, (), recovered)
+    state.move(RECOVERED_EVENTS, (), recovered)
     state.ended.clear()  # they ended before this process began
     return ingest

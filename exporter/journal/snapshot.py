@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 
-from exporter.metrics.catalogue import FAMILIES, REQUESTS, Family
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.requests import REQUESTS
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.nodes import Labels, Node
 from exporter.metrics.state import State

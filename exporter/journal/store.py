@@ -22,8 +22,9 @@ from exporter.ingest.batches import Counted, Ingest
 from exporter.journal.changes import BATCH, OWN, SILENCE, OwnSample, move_own, pack_change, pack_own
 from exporter.journal.journal import Journal, JournalError
 from exporter.journal.snapshot import freeze, pack
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics.catalogue.exporter import QUARANTINED
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.telemetry import REJECTED
 from exporter.metrics.nodes import Labels
 from shared import wire
 
@@ -98,7 +99,7 @@ class Store:
         async with self._changes:
             accepted = self._ingest.examine(message, trio.current_time(), pipe, live)
             if isinstance(accepted, wire.Reply):
-                self.note(c.REJECTED, (accepted.error,), 1)
+                self.note(REJECTED, (accepted.error,), 1)
                 return accepted
             received_at = time.time()
             await self._keep(BATCH, received_at, message)
@@ -274,7 +275,7 @@ class Store:
         if self._journal is not None:
             quarantined = Counter(self._journal.quarantined)
             for kind, count in (quarantined - self._quarantined).items():
-                self.note(c.QUARANTINED, (kind,), count)
+                self.note(QUARANTINED, (kind,), count)
             self._quarantined = quarantined
 
 

@@ -6,8 +6,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import FAMILIES, STATUS_CODES, Family
+from exporter.metrics.catalogue.exporter import (
+    BUILD_INFO,
+    DURABLE,
+    JOURNAL_BYTES,
+    OWN_CERTIFICATE_EXPIRY,
+    SERIES,
+    STATE_DISK,
+    WEB_CONFIG_VALID,
+)
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.models import MODELS_LOADED
+from exporter.metrics.catalogue.node import (
+    NODE_DEPARTED,
+    NODE_STATE,
+    NODE_STATUS,
+    NODE_UP,
+    STATUS_CODES,
+)
+from exporter.metrics.catalogue.telemetry import EVENT_LAG, LAST_EVENT, LOST
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.nodes import Labels, Node
 from exporter.metrics.rules import Sample
@@ -40,30 +58,30 @@ def _derived_samples(state: State) -> Iterator[Sample]:
         yield from _of_node(node)
     for family in FAMILIES:
         if family.grows:
-            yield c.SERIES, (family.name,), state.series_count(family)
-    yield c.DURABLE, (), int(state.storage.durable)
-    yield c.JOURNAL_BYTES, (), state.storage.journal_bytes
+            yield SERIES, (family.name,), state.series_count(family)
+    yield DURABLE, (), int(state.storage.durable)
+    yield JOURNAL_BYTES, (), state.storage.journal_bytes
     if state.storage.disk_total_bytes:
-        yield c.STATE_DISK, ("free",), state.storage.disk_free_bytes
-        yield c.STATE_DISK, ("total",), state.storage.disk_total_bytes
+        yield STATE_DISK, ("free",), state.storage.disk_free_bytes
+        yield STATE_DISK, ("total",), state.storage.disk_total_bytes
     if state.web.config_valid is not None:
-        yield c.WEB_CONFIG_VALID, (), int(state.web.config_valid)
+        yield WEB_CONFIG_VALID, (), int(state.web.config_valid)
     if state.web.certificate_expires_at is not None:
-        yield c.OWN_CERTIFICATE_EXPIRY, (), state.web.certificate_expires_at
-    yield c.BUILD_INFO, (_VERSION, platform.python_version()), 1
+        yield OWN_CERTIFICATE_EXPIRY, (), state.web.certificate_expires_at
+    yield BUILD_INFO, (_VERSION, platform.python_version()), 1
 
 
 def _of_node(node: Node) -> Iterator[Sample]:
     name = (node.node_id,)
-    yield c.NODE_UP, name, int(node.up)
-    yield c.NODE_DEPARTED, name, int(node.departed and not node.up)
-    yield c.NODE_STATUS, name, STATUS_CODES[node.state]
+    yield NODE_UP, name, int(node.up)
+    yield NODE_DEPARTED, name, int(node.departed and not node.up)
+    yield NODE_STATUS, name, STATUS_CODES[node.state]
     for state in get_args(NodeState):
-        yield c.NODE_STATE, (node.node_id, state), int(node.state == state)
-    yield c.LOST, name, node.lost
+        yield NODE_STATE, (node.node_id, state), int(node.state == state)
+    yield LOST, name, node.lost
     if not node.sessions:
         return  # never heard from: there is no time of its last event
-    yield c.LAST_EVENT, name, node.heard_time
-    yield c.EVENT_LAG, name, node.lag_seconds
+    yield LAST_EVENT, name, node.heard_time
+    yield EVENT_LAG, name, node.lag_seconds
     if node.up:
-        yield c.MODELS_LOADED, name, len(node.models)
+        yield MODELS_LOADED, name, len(node.models)

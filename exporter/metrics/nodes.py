@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.telemetry import DROPPED, EMITTED
 from shared.events.node import NodeState
 
 CONFLICT_SECONDS: Final = 10.0
@@ -27,8 +27,8 @@ class Session:
     @property
     def lost(self) -> float:
         """Events emitted, not dropped and not applied."""
-        emitted = sum(v for (name, _), v in self.totals.items() if name == c.EMITTED.name)
-        dropped = sum(v for (name, _), v in self.totals.items() if name == c.DROPPED.name)
+        emitted = sum(v for (name, _), v in self.totals.items() if name == EMITTED.name)
+        dropped = sum(v for (name, _), v in self.totals.items() if name == DROPPED.name)
         return max(0.0, emitted - dropped - self.applied)
 
 

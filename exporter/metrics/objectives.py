@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.requests import FIRST_TOKEN, LATENCY, OBJECTIVES, PER_TOKEN
 from exporter.metrics.rules import Sample
 from shared.events.requests import InferenceFinished
 from shared.settings.exporter import MetricsSettings
@@ -36,7 +36,7 @@ class Objectives:
         good["all"] = all(good.values())
         for objective, is_good in good.items():
             result = "good" if is_good else "bad"
-            yield c.OBJECTIVES, (node, e.model_id, objective, result), 1
+            yield OBJECTIVES, (node, e.model_id, objective, result), 1
 
 
 def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) -> str:
@@ -47,9 +47,9 @@ def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) 
         bounds: The bucket bounds in use, by family.
     """
     for seconds, family, flag in (
-        (objectives.first_token_seconds, c.FIRST_TOKEN, "--slo-first-token-seconds"),
-        (objectives.per_token_seconds, c.PER_TOKEN, "--slo-per-token-seconds"),
-        (objectives.latency_seconds, c.LATENCY, "--slo-latency-seconds"),
+        (objectives.first_token_seconds, FIRST_TOKEN, "--slo-first-token-seconds"),
+        (objectives.per_token_seconds, PER_TOKEN, "--slo-per-token-seconds"),
+        (objectives.latency_seconds, LATENCY, "--slo-latency-seconds"),
     ):
         allowed = bounds.get(family.name, family.buckets)
         if seconds not in allowed:

@@ -12,8 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, NoneType
 from typing import Any, Final, NamedTuple
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import FAMILIES, OTHER, Family
+from exporter.metrics.catalogue.exporter import FOLDED
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import OTHER, Family, Scope
+from exporter.metrics.catalogue.mesh import NETWORK_LATENCY, PEER_STATUS
+from exporter.metrics.catalogue.models import LAYERS_UNSERVED
+from exporter.metrics.catalogue.requests import FIRST_TOKEN, LATENCY
+from exporter.metrics.catalogue.telemetry import EVENTS
 from exporter.metrics.conditions import Storage, WebCondition
 from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels, Node, Session
@@ -34,7 +39,7 @@ ENDED_KEPT: Final = 25
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OBJECTIVES: Final = Objectives()
-_OF_THE_MESH: Final = frozenset({c.LAYERS_UNSERVED})
+_OF_THE_MESH: Final = frozenset({LAYERS_UNSERVED})
 """Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
 while loads fail for that reason."""
 _NOTED: Final = frozenset(
@@ -125,7 +130,7 @@ class State:
         counts["invalid"] = invalid
         for name, count in counts.items():
             if count:
-                self.move(c.EVENTS, (node.node_id, name), count)
+                self.move(EVENTS, (node.node_id, name), count)
 
     def _move_all(self, session: Session, samples: Iterable[tuple[Family, Labels, Any]]) -> None:
         """Move each sample's series.
@@ -193,7 +198,7 @@ class State:
         """
         names = (node_id,) if peer is None else (node_id, peer)
         owner = tuple(map(clean_label, names))
-        for family in (c.PEER_STATUS, c.NETWORK_LATENCY):
+        for family in (PEER_STATUS, NETWORK_LATENCY):
             series = self._every[family]
             for labels in [ls for ls in series if ls[: len(owner)] == owner]:
                 del series[labels]
@@ -265,7 +270,7 @@ class State:
                 node.pages.pop(event.peer, None)
                 self.forget_peer(node.node_id, event.peer)
             case PeerPage():
-                if (node.node_id, event.peer) in self._numbers[c.PEER_STATUS]:
+                if (node.node_id, event.peer) in self._numbers[PEER_STATUS]:
                     node.pages[event.peer] = event.url
 
     def _exemplify(self, node: Node, event: InferenceFinished) -> None:
@@ -277,15 +282,15 @@ class State:
         trace_id = recorded_id(event.trace, self._trace_ratio)
         at = node.heard_time
         example = Exemplar(request_id, event.seconds, at, trace_id)
-        self._remember(c.LATENCY, (*model, event.status), example)
+        self._remember(LATENCY, (*model, event.status), example)
         if (seconds := event.first_token_seconds) is not None:
-            self._remember(c.FIRST_TOKEN, model, Exemplar(request_id, seconds, at, trace_id))
+            self._remember(FIRST_TOKEN, model, Exemplar(request_id, seconds, at, trace_id))
 
     def _remember(self, family: Family, labels: Labels, example: Exemplar) -> None:
         if (histogram := self._histograms[family].get(labels)) is not None:
             histogram.remember(example)
 
-    def _initialise(self, scope: c.Scope, owner: Labels) -> None:
+    def _initialise(self, scope: Scope, owner: Labels) -> None:
         """Start closed vocabularies at 0, so that rate() works from the first scrape."""
         for family in FAMILIES:
             if family.scope != scope or family.kind == "gauge" or family.open_labels:
@@ -314,7 +319,7 @@ class State:
         )
         for name, before, after in zip(family.labels, cleaned, folded, strict=True):
             if before != after:
-                self.move(c.FOLDED, (family.name, name), 1)
+                self.move(FOLDED, (family.name, name), 1)
         return folded
 
 

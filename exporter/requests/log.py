@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from exporter.ingest.batches import Counted
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics.catalogue.exporter import LOG_DROPPED, LOG_LINES
+from exporter.metrics.catalogue.family import Family
 from exporter.requests.files import Output
 from exporter.requests.line import ENDS, line_of, write_line
 from shared.repeats import Repeats
@@ -83,11 +83,11 @@ class RequestLog:
         except OSError as error:
             self._drop("failed", len(lines), f"the request log cannot be written: {error}")
         else:
-            self._note(c.LOG_LINES, (), len(lines))
+            self._note(LOG_LINES, (), len(lines))
             if self._repeats.settle(_FAILED):
                 _log.warning("the request log can be written again")
         self._waiting_bytes = sum(map(len, self._waiting))
 
     def _drop(self, reason: str, count: int, text: str) -> None:
-        self._note(c.LOG_DROPPED, (reason,), count)
+        self._note(LOG_DROPPED, (reason,), count)
         self._repeats.note("%s: requests are left out", text, kind=_FAILED)

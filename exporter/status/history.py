@@ -12,7 +12,8 @@ from itertools import chain
 from operator import add, sub
 from typing import Final, NamedTuple, get_args
 
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.models import MODEL_LOAD_PROGRESS
+from exporter.metrics.catalogue.requests import FIRST_TOKEN, QUEUE_DEPTH, REQUESTS, TOKENS_GENERATED
 from exporter.metrics.nodes import Labels
 from exporter.metrics.state import State, clean_label
 from exporter.status.quantile import quantile
@@ -95,7 +96,7 @@ class History:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._bounds = state.new_histogram(c.FIRST_TOKEN).bounds
+        self._bounds = state.new_histogram(FIRST_TOKEN).bounds
         self._models: dict[Labels, deque[Mark]] = {}
         self._nodes: dict[str, Sparklines] = {}
         self._sampled_at: float | None = None
@@ -109,7 +110,7 @@ class History:
         every = [(node_id, model_id) for node_id, ids in models.items() for model_id in ids]
         kept = list(dict.fromkeys([*every, *self._models]))[:MODELS_KEPT]
         if self._sampled_at is None:
-            self._counted_before = {labels[:2] for labels in self._state.values(c.REQUESTS)}
+            self._counted_before = {labels[:2] for labels in self._state.values(REQUESTS)}
         self._models = {key: self._models.get(key) or self._new_marks(key) for key in kept}
         self._sampled_at = now
         for key, marks in self._models.items():
@@ -148,7 +149,7 @@ class History:
             up = self._state.nodes[node_id].up
             step = self.growth(keys, STEP_SECONDS / 2, now)
             minute = self.growth(keys, _PERCENTILE_SECONDS, now)
-            queue = self._state.values(c.QUEUE_DEPTH)
+            queue = self._state.values(QUEUE_DEPTH)
             lines.tokens_per_second.append(per_second(step) if up else None)
             lines.first_token_p95_seconds.append(self.first_token(minute, 0.95) if up else None)
             lines.queued.append(sum(queue.get(key, 0) for key in keys) if up else None)
@@ -163,12 +164,12 @@ class History:
         return marks
 
     def _totals(self, key: Labels) -> "array[float]":
-        requests = self._state.values(c.REQUESTS)
-        histogram = self._state.histograms(c.FIRST_TOKEN).get(key)
+        requests = self._state.values(REQUESTS)
+        histogram = self._state.histograms(FIRST_TOKEN).get(key)
         return array(
             "d",
             chain(
-                (self._state.values(c.TOKENS_GENERATED).get(key, 0),),
+                (self._state.values(TOKENS_GENERATED).get(key, 0),),
                 (requests.get((*key, status), 0) for status in _STATUSES),
                 histogram.counts if histogram else [0] * (len(self._bounds) + 1),
             ),
@@ -185,7 +186,7 @@ def models_by_node(state: State) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {
         node.node_id: set(map(clean_label, node.models)) for node in state.nodes.values()
     }
-    for family in (c.QUEUE_DEPTH, c.MODEL_LOAD_PROGRESS):
+    for family in (QUEUE_DEPTH, MODEL_LOAD_PROGRESS):
         for labels in state.values(family):
             found.setdefault(labels[0], set()).add(labels[1])
     return {node_id: sorted(models) for node_id, models in found.items()}

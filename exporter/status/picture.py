@@ -5,8 +5,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics.catalogue.engine import ENGINE_RESTARTS, ENGINE_SILENCE
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.mesh import PEER_STATUS
+from exporter.metrics.catalogue.models import (
+    LAYERS_ALLOCATED,
+    MODEL_INFO,
+    MODEL_LOAD_PROGRESS,
+    MODEL_SIZE,
+)
+from exporter.metrics.catalogue.node import NODE_INFO, NODE_RESOURCES, NODE_UPTIME
+from exporter.metrics.catalogue.requests import QUEUE_DEPTH, REQUESTS_IN_FLIGHT, SLOTS
+from exporter.metrics.catalogue.system import CPU, MEMORY
+from exporter.metrics.catalogue.telemetry import DROPPED, EMITTED, EVENTS
 from exporter.metrics.nodes import Labels, Node
 from exporter.metrics.state import Ended, State, clean_label
 from exporter.status import snapshot as s
@@ -56,7 +67,7 @@ class Painter:
         self._models = models_by_node(state)
         self._facts = {
             labels[:owned]: dict(zip(family.labels[owned:], labels[owned:], strict=True))
-            for family, owned in ((c.NODE_INFO, 1), (c.MODEL_INFO, 2))
+            for family, owned in ((NODE_INFO, 1), (MODEL_INFO, 2))
             for labels in state.values(family)
         }
 
@@ -100,7 +111,7 @@ class Painter:
             departed=node.departed and not node.up,
             state=node.state,
             silent_seconds=None if node.heard_at is None else self._now - node.heard_at,
-            uptime_seconds=self._value(c.NODE_UPTIME, node_id),
+            uptime_seconds=self._value(NODE_UPTIME, node_id),
             version=facts.get("version", ""),
             python=facts.get("python", ""),
             engine=facts.get("engine", ""),
@@ -115,23 +126,23 @@ class Painter:
     def _model(self, node: Node, model_id: str) -> s.Model:
         key = (node.node_id, model_id)
         progress = self._progress(key)
-        is_loaded = key in self._state.values(c.MODEL_SIZE)
+        is_loaded = key in self._state.values(MODEL_SIZE)
         facts = self._facts.get(key, {})
-        silent = self._value(c.ENGINE_SILENCE, *key) or 0.0
+        silent = self._value(ENGINE_SILENCE, *key) or 0.0
         return s.Model(
             model_id=model_id,
             state="loaded" if is_loaded else "unloaded" if progress is None else "loading",
             load_ratio=None if is_loaded else progress,
             architecture=facts.get("architecture", ""),
             quantization=facts.get("quantization", ""),
-            size_bytes=self._value(c.MODEL_SIZE, *key) or 0,
-            layers=int(self._value(c.LAYERS_ALLOCATED, *key) or 0),
+            size_bytes=self._value(MODEL_SIZE, *key) or 0,
+            layers=int(self._value(LAYERS_ALLOCATED, *key) or 0),
             traffic=self._traffic([key]),
             silent_seconds=silent,
             stalled=silent > self._engine_silence_seconds,
             restarts={
-                "crashed": int(self._value(c.ENGINE_RESTARTS, *key, "crashed") or 0),
-                "stalled": int(self._value(c.ENGINE_RESTARTS, *key, "stalled") or 0),
+                "crashed": int(self._value(ENGINE_RESTARTS, *key, "crashed") or 0),
+                "stalled": int(self._value(ENGINE_RESTARTS, *key, "stalled") or 0),
             },
         )
 
@@ -145,36 +156,36 @@ class Painter:
                 p95_seconds=self._history.first_token(window, 0.95),
             ),
             ended=window.ended,
-            in_flight=self._sum(c.REQUESTS_IN_FLIGHT, models),
-            queued=self._sum(c.QUEUE_DEPTH, models),
-            slots_busy=self._sum(c.SLOTS, models, "busy"),
-            slots_total=self._sum(c.SLOTS, models, "total"),
+            in_flight=self._sum(REQUESTS_IN_FLIGHT, models),
+            queued=self._sum(QUEUE_DEPTH, models),
+            slots_busy=self._sum(SLOTS, models, "busy"),
+            slots_total=self._sum(SLOTS, models, "total"),
         )
 
     def _machine(self, node_id: str) -> s.Machine:
         return s.Machine(
-            cpu_cores=self._value(c.NODE_RESOURCES, node_id, "cpu_cores"),
-            host_cpu_percent=self._value(c.CPU, node_id, "host"),
-            node_cpu_percent=self._value(c.CPU, node_id, "node"),
-            engine_cpu_percent=self._value(c.CPU, node_id, "engine"),
-            node_bytes=self._value(c.MEMORY, node_id, "rss"),
-            engine_bytes=self._value(c.MEMORY, node_id, "engine_rss"),
-            available_bytes=self._value(c.MEMORY, node_id, "available"),
-            total_bytes=self._value(c.MEMORY, node_id, "total"),
+            cpu_cores=self._value(NODE_RESOURCES, node_id, "cpu_cores"),
+            host_cpu_percent=self._value(CPU, node_id, "host"),
+            node_cpu_percent=self._value(CPU, node_id, "node"),
+            engine_cpu_percent=self._value(CPU, node_id, "engine"),
+            node_bytes=self._value(MEMORY, node_id, "rss"),
+            engine_bytes=self._value(MEMORY, node_id, "engine_rss"),
+            available_bytes=self._value(MEMORY, node_id, "available"),
+            total_bytes=self._value(MEMORY, node_id, "total"),
         )
 
     def _proof(self, node: Node) -> s.Proof:
         owner = (node.node_id,)
         return s.Proof(
-            emitted=int(self._value(c.EMITTED, node.node_id) or 0),
-            applied=int(_total(self._state.values(c.EVENTS), owner)),
-            dropped=int(_total(self._state.values(c.DROPPED), owner)),
+            emitted=int(self._value(EMITTED, node.node_id) or 0),
+            applied=int(_total(self._state.values(EVENTS), owner)),
+            dropped=int(_total(self._state.values(DROPPED), owner)),
             lost=int(node.lost),
             lag_seconds=node.lag_seconds,
         )
 
     def _peers(self, node: Node) -> list[s.Peer]:
-        peers = self._state.values(c.PEER_STATUS).items()
+        peers = self._state.values(PEER_STATUS).items()
         return [
             s.Peer(
                 node_id=peer, status=_PEER_STATES[code], page_url=_page(node.pages.get(peer, ""))
@@ -195,8 +206,8 @@ class Painter:
 
     def _progress(self, key: Labels) -> float | None:
         """Return how much of a model is read, or else downloaded."""
-        read = self._value(c.MODEL_LOAD_PROGRESS, *key, "read")
-        return self._value(c.MODEL_LOAD_PROGRESS, *key, "download") if read is None else read
+        read = self._value(MODEL_LOAD_PROGRESS, *key, "read")
+        return self._value(MODEL_LOAD_PROGRESS, *key, "download") if read is None else read
 
     def _value(self, family: Family, *labels: str) -> float | None:
         return self._state.values(family).get(labels)

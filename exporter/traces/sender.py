@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from exporter.ingest.batches import Counted
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import SPANS, SPANS_DROPPED
 from exporter.requests.log import Note
 from exporter.traces.sampling import is_recorded
 from exporter.traces.spans import TRACED, Span, spans_of
@@ -96,10 +96,10 @@ class SpanSender:
             if fault:
                 self._drop("failed", len(spans), fault)
             else:
-                self._note(c.SPANS, (), len(spans))
+                self._note(SPANS, (), len(spans))
                 if self._repeats.settle(_FAILED):
                     _log.warning("the collector takes spans again")
 
     def _drop(self, reason: str, count: int, text: str) -> None:
-        self._note(c.SPANS_DROPPED, (reason,), count)
+        self._note(SPANS_DROPPED, (reason,), count)
         self._repeats.note("%s: spans are dropped", text, kind=_FAILED)

@@ -10,8 +10,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import FAMILIES, PREFIX
+from exporter.metrics.catalogue.exporter import COLLECTOR_ERRORS
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX
 from exporter.web.exposition import EOF, Wanted
 from shared.repeats import Repeats
 
@@ -56,7 +57,7 @@ class Collectors:
         self._store = store
         self._repeats = Repeats(_log, trio.current_time)
         for source in self._sources:
-            store.note(c.COLLECTOR_ERRORS, (source.name,), 0)
+            store.note(COLLECTOR_ERRORS, (source.name,), 0)
 
     async def write(self, wanted: Wanted) -> bytes:
         """Return the text of all collectors, in order. Takes a bounded time and never raises."""
@@ -86,7 +87,7 @@ class Collectors:
             yield found.text
 
     def _note(self, name: str, error: _FaultError) -> None:
-        self._store.note(c.COLLECTOR_ERRORS, (name,), 1)
+        self._store.note(COLLECTOR_ERRORS, (name,), 1)
         text = "collector %s is left out of the scrape: %s"
         self._repeats.note(text, name, error, kind=name, error=error.__cause__)
 

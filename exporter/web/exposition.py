@@ -17,7 +17,7 @@ from typing import Final
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics.catalogue import PREFIX, Family
+from exporter.metrics.catalogue.family import PREFIX, Family
 from exporter.metrics.cut import Cut
 from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels

@@ -15,8 +15,9 @@ import msgspec
 import trio
 
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import ExporterPart
+from exporter.metrics.catalogue.engine import ENGINE_SILENCE
+from exporter.metrics.catalogue.exporter import ExporterPart
+from exporter.metrics.catalogue.health import HEALTH_CHECK_LATENCY, HEALTH_CHECKS
 from exporter.metrics.cut import take_cut
 from exporter.metrics.nodes import Node
 from exporter.metrics.state import clean_label
@@ -157,8 +158,8 @@ class HealthChecks:
         if not reason:
             self._seen_well.add(check)
         self._outcomes[check] = Outcome(check, reason, trio.current_time(), seconds)
-        self._store.note(c.HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
-        self._store.note(c.HEALTH_CHECK_LATENCY, (check,), seconds)
+        self._store.note(HEALTH_CHECKS, (check, "failed" if reason else "ok"), 1)
+        self._store.note(HEALTH_CHECK_LATENCY, (check,), seconds)
 
     async def _find_fault(self, check: str) -> str:
         """Return the fault that a check found; empty if all is well."""
@@ -186,7 +187,7 @@ class HealthChecks:
             await trio.to_thread.run_sync(_ask, node.api_url, abandon_on_cancel=True)
 
     async def _check_engine(self) -> None:
-        for (node_id, model_id), seconds in self._state.values(c.ENGINE_SILENCE).items():
+        for (node_id, model_id), seconds in self._state.values(ENGINE_SILENCE).items():
             if seconds > self._engine_silence_seconds:
                 raise CheckFailedError(
                     f"model {model_id} on {node_id} has work and made no progress "

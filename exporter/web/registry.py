@@ -13,7 +13,8 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from exporter.errors import StartupError
-from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX, Family
 from exporter.metrics.cut import Cut, take_cut
 from exporter.metrics.histogram import Exemplar as Example
 from exporter.metrics.histogram import Histogram

@@ -13,8 +13,7 @@ from urllib.parse import parse_qs
 import trio
 
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import ExporterPart
+from exporter.metrics.catalogue.exporter import SCRAPE_DURATION, ExporterPart
 from exporter.metrics.cut import take_cut
 from exporter.status.status import Status
 from exporter.web.access import PROBES, Access
@@ -148,7 +147,7 @@ class Application:
         async with self._limiter:
             cut = take_cut(self._store.state)
             rendered = await trio.to_thread.run_sync(render, cut, wanted, others)
-        self._store.note(c.SCRAPE_DURATION, (), time.perf_counter() - began)
+        self._store.note(SCRAPE_DURATION, (), time.perf_counter() - began)
         self._health.note_scrape()
         encoding = (("content-encoding", "gzip"),) if wanted.compressed else ()
         vary = ("vary", "accept, accept-encoding")

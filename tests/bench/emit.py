@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from exporter.metrics.catalogue import PREFIX, Family
+from exporter.metrics.catalogue.family import PREFIX, Family
 from exporter.metrics.rules import RULES
 from node.requests.account import Account, Accounts
 from node.requests.answer import Answer

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deployments.prometheus.kubernetes import NAMESPACE
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue.families import FAMILIES
 from exporter.settings import ExporterSettings
 from node.settings import NodeSettings
 from shared.settings.base import Settings

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue.families import FAMILIES
 
 CONTRACT: Mapping[str, tuple[str, set[str]]] = {
     "node_status": ("gauge", {"node_id"}),

@@ -12,11 +12,15 @@ import pytest
 import trio
 
 from exporter.journal.opening import open_store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.api import HTTP_REQUESTS
+from exporter.metrics.catalogue.exporter import QUARANTINED
+from exporter.metrics.catalogue.node import NODE_UP
+from exporter.metrics.catalogue.requests import FINISHES, LATENCY, REQUESTS, TOKENS_GENERATED
+from exporter.metrics.catalogue.telemetry import EMITTED, EVENTS, LOST
 from exporter.metrics.cut import Cut, take_cut
 from exporter.metrics.state import State
 
-OLD = (c.REQUESTS, c.TOKENS_GENERATED, c.FINISHES, c.HTTP_REQUESTS, c.EVENTS, c.EMITTED)
+OLD = (REQUESTS, TOKENS_GENERATED, FINISHES, HTTP_REQUESTS, EVENTS, EMITTED)
 """Families that every recording has; families added later start at 0 after a snapshot."""
 RECORDINGS = sorted((Path(__file__).parent / "journals").iterdir())
 
@@ -42,16 +46,16 @@ def test_recorded_journal_is_recovered(recording: Path, tmp_path: Path) -> None:
     """Every count of a recorded run is recovered, and nothing is quarantined."""
     cut = recovered(recording, tmp_path)
     model = ("recorded", "demo")
-    assert cut.numbers[c.REQUESTS][*model, "ok"] == 3
-    assert cut.numbers[c.TOKENS_GENERATED][model] == 60
-    assert cut.numbers[c.HTTP_REQUESTS]["recorded", "unknown", "GET", "404"] == 1
-    assert cut.histograms[c.LATENCY][*model, "ok"].sum > 0
-    assert sum(cut.histograms[c.LATENCY][*model, "ok"].counts) == 3
-    applied = sum(cut.numbers[c.EVENTS].values())
-    assert cut.numbers[c.EMITTED][("recorded",)] == applied > 200
-    assert cut.numbers[c.LOST][("recorded",)] == 0
-    assert sum(cut.numbers[c.QUARANTINED].values()) == 0
-    assert cut.numbers[c.NODE_UP][("recorded",)] == 0
+    assert cut.numbers[REQUESTS][*model, "ok"] == 3
+    assert cut.numbers[TOKENS_GENERATED][model] == 60
+    assert cut.numbers[HTTP_REQUESTS]["recorded", "unknown", "GET", "404"] == 1
+    assert cut.histograms[LATENCY][*model, "ok"].sum > 0
+    assert sum(cut.histograms[LATENCY][*model, "ok"].counts) == 3
+    applied = sum(cut.numbers[EVENTS].values())
+    assert cut.numbers[EMITTED][("recorded",)] == applied > 200
+    assert cut.numbers[LOST][("recorded",)] == 0
+    assert sum(cut.numbers[QUARANTINED].values()) == 0
+    assert cut.numbers[NODE_UP][("recorded",)] == 0
 
 
 def test_every_recording_gives_the_same(tmp_path: Path) -> None:
@@ -60,5 +64,5 @@ def test_every_recording_gives_the_same(tmp_path: Path) -> None:
     for other in others:
         for family in OLD:
             assert other.numbers[family] == first.numbers[family]
-        for labels, histogram in first.histograms[c.LATENCY].items():
-            assert other.histograms[c.LATENCY][labels].counts == histogram.counts
+        for labels, histogram in first.histograms[LATENCY].items():
+            assert other.histograms[LATENCY][labels].counts == histogram.counts

@@ -5,7 +5,7 @@ from pathlib import Path
 import trio
 
 from exporter.journal.disk import watch_disk
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import STATE_DISK
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 
@@ -14,10 +14,10 @@ def test_space_of_the_disk_is_shown(tmp_path: Path) -> None:
     """Free and total bytes are shown, and disappear with the directory."""
     state = State()
     trio.run(_watch_until, tmp_path, state, True)
-    shown = take_cut(state).numbers[c.STATE_DISK]
+    shown = take_cut(state).numbers[STATE_DISK]
     assert 0 < shown[("free",)] < shown[("total",)]
     trio.run(_watch_until, tmp_path / "gone", state, False)
-    assert take_cut(state).numbers[c.STATE_DISK] == {}
+    assert take_cut(state).numbers[STATE_DISK] == {}
 
 
 async def _watch_until(directory: Path, state: State, has_space: bool) -> None:  # noqa: FBT001

@@ -18,8 +18,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import FAMILIES, PREFIX
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX
+from exporter.metrics.catalogue.requests import LATENCY, QUEUE_DEPTH, TOKENS_GENERATED
 from exporter.metrics.cut import Cut, take_cut
 from exporter.metrics.nodes import Session
 from exporter.metrics.state import State
@@ -135,7 +136,7 @@ def library_text(cut: Cut, *, openmetrics: bool) -> str:
 def test_text_is_what_the_client_library_writes(*, openmetrics: bool) -> None:
     """Families, labels and exemplars are written as prometheus_client writes them."""
     cut = take_cut(lived_in())
-    assert any(one.exemplars for one in cut.histograms[c.LATENCY].values())
+    assert any(one.exemplars for one in cut.histograms[LATENCY].values())
     assert show(cut, openmetrics=openmetrics) == library_text(cut, openmetrics=openmetrics)
 
 
@@ -152,8 +153,8 @@ def test_any_text_is_what_the_client_library_writes(
     for value in values:
         event = msgspec.structs.replace(finished(model_id), seconds=value, request_id=request_id)
         state.apply(state.node("n1"), Session("s1"), [event])
-        state.move(c.QUEUE_DEPTH, ("n1", model_id), value)
-        state.move(c.TOKENS_GENERATED, ("n1", model_id), value)
+        state.move(QUEUE_DEPTH, ("n1", model_id), value)
+        state.move(TOKENS_GENERATED, ("n1", model_id), value)
     cut = take_cut(state)
     for openmetrics in FORMATS:
         assert show(cut, openmetrics=openmetrics) == library_text(cut, openmetrics=openmetrics)
@@ -178,7 +179,7 @@ def test_bucket_without_bound_equals_the_count(*, openmetrics: bool) -> None:
     """The last bucket equals the count, and buckets never decrease."""
     state = State()
     for value in (0, 0.1, 0.10001, 7, 1e9):
-        state.move(c.LATENCY, ("n1", "m", "ok"), value)
+        state.move(LATENCY, ("n1", "m", "ok"), value)
     shown = samples(read(show(take_cut(state), openmetrics=openmetrics), openmetrics=openmetrics))
     name = PREFIX + "inference_latency_seconds"
     buckets = [sample.value for sample in shown if sample.name == name + "_bucket"]
@@ -191,14 +192,14 @@ def test_bucket_without_bound_equals_the_count(*, openmetrics: bool) -> None:
 def test_any_label_and_value_is_read_back(model_id: str, value: float) -> None:
     """Quotes, backslashes and any language survive, and numbers keep every digit."""
     state = State()
-    state.move(c.QUEUE_DEPTH, ("n1", model_id), value)
-    (labels,) = take_cut(state).numbers[c.QUEUE_DEPTH]
+    state.move(QUEUE_DEPTH, ("n1", model_id), value)
+    (labels,) = take_cut(state).numbers[QUEUE_DEPTH]
     for openmetrics in FORMATS:
         text = show(
             take_cut(state), openmetrics=openmetrics, names=(PREFIX + "inference_queue_depth",)
         )
         (sample,) = samples(read(text, openmetrics=openmetrics))
-        assert sample.labels == dict(zip(c.QUEUE_DEPTH.labels, labels, strict=True))
+        assert sample.labels == dict(zip(QUEUE_DEPTH.labels, labels, strict=True))
         assert math.isclose(sample.value, value, rel_tol=0)
 
 

@@ -13,7 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.ingest.batches import Ingest
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.mesh import NETWORK_LATENCY, PEER_STATUS
+from exporter.metrics.catalogue.models import MODEL_LOADS, MODELS_LOADED
+from exporter.metrics.catalogue.node import (
+    NODE_DEPARTED,
+    NODE_RESOURCES,
+    NODE_STATE,
+    NODE_STATUS,
+    NODE_UP,
+)
+from exporter.metrics.catalogue.requests import QUEUE_DEPTH, TOKENS_GENERATED
+from exporter.metrics.catalogue.system import CPU_SECONDS, LOOP_LAG
+from exporter.metrics.catalogue.telemetry import (
+    BATCHES,
+    DROPPED,
+    DUPLICATES,
+    EMITTED,
+    EVENT_LAG,
+    EVENTS,
+    LAST_EVENT,
+    LOST,
+    REJECTIONS,
+)
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from node.telemetry.outbox import Outbox
@@ -46,13 +68,13 @@ class Exporter:
             return accepted
         return self.ingest.count(accepted, self.now, RECEIVED_AT)
 
-    def number(self, family: c.Family, *labels: str) -> float | None:
+    def number(self, family: Family, *labels: str) -> float | None:
         """Return the value that a scrape shows."""
         return number(self.state, family, *labels)
 
     def events(self, kind: str) -> float:
         """Return the number of counted events of a kind."""
-        return self.number(c.EVENTS, "n1", kind) or 0
+        return self.number(EVENTS, "n1", kind) or 0
 
     def wait(self, seconds: float) -> None:
         """Advance the clock and handle silent nodes."""
@@ -97,18 +119,18 @@ def test_batch_is_counted_and_acknowledged(exporter: Exporter) -> None:
     """The reply has the number of the last counted event."""
     reply = exporter.take(pack_batch(*every_event()))
     assert (reply.protocol, reply.applied, reply.error) == (wire.PROTOCOL, ALL, "")
-    assert exporter.number(c.EMITTED, "n1") == ALL
+    assert exporter.number(EMITTED, "n1") == ALL
     assert sum(exporter.events(type(event).__name__) for event in every_event()) == ALL
-    assert exporter.number(c.LOST, "n1") == 0
-    assert exporter.number(c.BATCHES, "n1") == 1
+    assert exporter.number(LOST, "n1") == 0
+    assert exporter.number(BATCHES, "n1") == 1
 
 
 def test_node_is_up_with_its_first_batch(exporter: Exporter) -> None:
     """A node is up after its first batch, even an empty one."""
     exporter.take(pack_batch(age=0.75))
-    assert exporter.number(c.NODE_UP, "n1") == 1
-    assert exporter.number(c.EVENT_LAG, "n1") == 0.75
-    assert exporter.number(c.LAST_EVENT, "n1") == RECEIVED_AT
+    assert exporter.number(NODE_UP, "n1") == 1
+    assert exporter.number(EVENT_LAG, "n1") == 0.75
+    assert exporter.number(LAST_EVENT, "n1") == RECEIVED_AT
 
 
 MALFORMED = {
@@ -185,7 +207,7 @@ def test_any_damage_is_answered(changes: list[tuple[int, int]], cut: int) -> Non
     exporter = Exporter()
     for damaged in (bytes(message), bytes(message[:cut])):
         reply = exporter.take(damaged)
-        assert reply.error in ("", *c.REJECTIONS)
+        assert reply.error in ("", *REJECTIONS)
     exporter.wait(1)
     exporter.everything()
 
@@ -197,7 +219,7 @@ def test_unknown_event_does_not_cost_the_others(exporter: Exporter) -> None:
     )
     assert (reply.applied, reply.error) == (6, "")
     assert (exporter.events("unknown"), exporter.events("TokensGenerated")) == (3, 3)
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(LOST, "n1") == 0
 
 
 @pytest.mark.parametrize(
@@ -224,11 +246,11 @@ def test_bad_value_is_counted_and_not_applied(
     exporter.take(pack_batch(*tokens(1), bad, *tokens(1)))
     assert exporter.events(kind) == (1 if kind != "TokensGenerated" else 3)
     assert exporter.events("TokensGenerated") == (2 if kind != "TokensGenerated" else 3)
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(LOST, "n1") == 0
     if kind != "TokensGenerated":
-        assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 2
-        assert sum(histogram(exporter.state, c.LOOP_LAG, "n1").counts) == 0
-        assert exporter.number(c.MODEL_LOADS, "n1", "m", "ok") is None
+        assert exporter.number(TOKENS_GENERATED, "n1", "m") == 2
+        assert sum(histogram(exporter.state, LOOP_LAG, "n1").counts) == 0
+        assert exporter.number(MODEL_LOADS, "n1", "m", "ok") is None
 
 
 def test_event_with_one_bad_value_is_not_applied_in_part(exporter: Exporter) -> None:
@@ -236,9 +258,9 @@ def test_event_with_one_bad_value_is_not_applied_in_part(exporter: Exporter) -> 
     good = every_event()[2]
     bad = msgspec.structs.replace(good, max_layers=-1)
     exporter.take(pack_batch(bad))
-    assert exporter.number(c.NODE_RESOURCES, "n1", "cpu_cores") is None
+    assert exporter.number(NODE_RESOURCES, "n1", "cpu_cores") is None
     exporter.take(pack_batch(good, first=2))
-    assert exporter.number(c.NODE_RESOURCES, "n1", "cpu_cores") == 2
+    assert exporter.number(NODE_RESOURCES, "n1", "cpu_cores") == 2
 
 
 def test_repeated_batch_is_counted_once(exporter: Exporter) -> None:
@@ -247,9 +269,9 @@ def test_repeated_batch_is_counted_once(exporter: Exporter) -> None:
     exporter.take(message)
     reply = exporter.take(message)
     assert (reply.applied, reply.error) == (3, "")
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 3
-    assert exporter.number(c.DUPLICATES, "n1") == 3
-    assert exporter.number(c.EMITTED, "n1") == 3
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 3
+    assert exporter.number(DUPLICATES, "n1") == 3
+    assert exporter.number(EMITTED, "n1") == 3
 
 
 def test_overlap_is_counted_once(exporter: Exporter) -> None:
@@ -257,39 +279,39 @@ def test_overlap_is_counted_once(exporter: Exporter) -> None:
     exporter.take(pack_batch(*tokens(3)))
     reply = exporter.take(pack_batch(*tokens(4), first=2))
     assert reply.applied == 5
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 5
-    assert exporter.number(c.DUPLICATES, "n1") == 2
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 5
+    assert exporter.number(DUPLICATES, "n1") == 2
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_gap_is_told_as_lost(exporter: Exporter) -> None:
     """Events that neither arrive nor were dropped count as lost."""
     exporter.take(pack_batch(*tokens(2)))
     exporter.take(pack_batch(*tokens(2), first=6))
-    assert exporter.number(c.LOST, "n1") == 3
+    assert exporter.number(LOST, "n1") == 3
 
 
 def test_drops_count_by_reason(exporter: Exporter) -> None:
     """Drops count by the node's reason, and not as lost."""
     exporter.take(pack_batch(*tokens(2), dropped={"oversize": 1, "buffer_full": 4}))
     exporter.take(pack_batch(first=3, dropped={"oversize": 2, "buffer_full": 4}))
-    assert exporter.number(c.DROPPED, "n1", "oversize") == 2
-    assert exporter.number(c.DROPPED, "n1", "buffer_full") == 4
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(DROPPED, "n1", "oversize") == 2
+    assert exporter.number(DROPPED, "n1", "buffer_full") == 4
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_drop_of_an_unknown_reason_counts_as_other(exporter: Exporter) -> None:
     """An unknown reason of a drop counts as `other`."""
     exporter.take(pack_batch(dropped={"moon": 3}))
-    assert exporter.number(c.DROPPED, "n1", "other") == 3
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(DROPPED, "n1", "other") == 3
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_drops_of_unknown_reasons_add_up(exporter: Exporter) -> None:
     """The drops of two unknown reasons add up."""
     exporter.take(pack_batch(dropped={"moon": 3, "sun": 2}))
-    assert exporter.number(c.DROPPED, "n1", "other") == 5
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(DROPPED, "n1", "other") == 5
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_new_session_replaces_levels_and_keeps_counters(exporter: Exporter) -> None:
@@ -299,13 +321,13 @@ def test_new_session_replaces_levels_and_keeps_counters(exporter: Exporter) -> N
     reply = exporter.take(pack_batch(*tokens(1), session="s2"), 2)
     assert (reply.applied, reply.levels_wanted) == (1, True)
     assert exporter.levels() == []
-    assert exporter.number(c.NODE_UP, "n1") == 1
-    assert exporter.number(c.MODELS_LOADED, "n1") == 0
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 2
-    assert exporter.number(c.EMITTED, "n1") == ALL
+    assert exporter.number(NODE_UP, "n1") == 1
+    assert exporter.number(MODELS_LOADED, "n1") == 0
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 2
+    assert exporter.number(EMITTED, "n1") == ALL
     exporter.take(pack_batch(*every_event()[:-1], session="s2", first=2), 2)
-    assert exporter.number(c.CPU_SECONDS, "n1", "engine") == 15
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(CPU_SECONDS, "n1", "engine") == 15
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_late_copy_of_an_old_session_is_known(exporter: Exporter) -> None:
@@ -314,27 +336,27 @@ def test_late_copy_of_an_old_session_is_known(exporter: Exporter) -> None:
     exporter.take(late)
     exporter.take(pack_batch(*tokens(1), session="s2"), 2)
     assert exporter.take(late).applied == 3
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 4
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 4
 
 
 def test_nodes_do_not_mix(exporter: Exporter) -> None:
     """Two nodes have separate sequences and series, even with the same session name."""
     exporter.take(pack_batch(*tokens(2)))
     exporter.take(pack_batch(*tokens(3), node_id="n2"))
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 2
-    assert exporter.number(c.TOKENS_GENERATED, "n2", "m") == 3
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 2
+    assert exporter.number(TOKENS_GENERATED, "n2", "m") == 3
     exporter.take(pack_batch(first=3, goodbye=True))
-    assert (exporter.number(c.NODE_UP, "n1"), exporter.number(c.NODE_UP, "n2")) == (0, 1)
+    assert (exporter.number(NODE_UP, "n1"), exporter.number(NODE_UP, "n2")) == (0, 1)
 
 
 def check_gone(exporter: Exporter) -> None:
     assert exporter.levels() == []
-    assert exporter.number(c.NODE_UP, "n1") == 0
-    assert exporter.number(c.NODE_STATUS, "n1") == 0
-    assert exporter.number(c.NODE_STATE, "n1", "offline") == 1
-    assert exporter.number(c.MODELS_LOADED, "n1") is None
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 1
-    assert exporter.number(c.LAST_EVENT, "n1") == RECEIVED_AT
+    assert exporter.number(NODE_UP, "n1") == 0
+    assert exporter.number(NODE_STATUS, "n1") == 0
+    assert exporter.number(NODE_STATE, "n1", "offline") == 1
+    assert exporter.number(MODELS_LOADED, "n1") is None
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 1
+    assert exporter.number(LAST_EVENT, "n1") == RECEIVED_AT
 
 
 def test_goodbye_takes_the_levels_away(exporter: Exporter) -> None:
@@ -357,7 +379,7 @@ def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
     """A node is gone when it has been silent for longer than the timeout, not before."""
     exporter.take(pack_batch(*every_event()[:-1]))
     exporter.wait(TIMEOUT_SECONDS)
-    assert exporter.number(c.NODE_UP, "n1") == 1
+    assert exporter.number(NODE_UP, "n1") == 1
     exporter.wait(0.001)
     check_gone(exporter)
 
@@ -365,14 +387,14 @@ def test_silence_takes_the_levels_away(exporter: Exporter) -> None:
 def test_goodbye_is_told_from_a_loss(exporter: Exporter) -> None:
     """A node counts as departed only if its last run ended with a goodbye."""
     exporter.take(pack_batch())
-    seen = [exporter.number(c.NODE_DEPARTED, "n1")]
+    seen = [exporter.number(NODE_DEPARTED, "n1")]
     exporter.wait(TIMEOUT_SECONDS + 1)
-    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    seen.append(exporter.number(NODE_DEPARTED, "n1"))
     exporter.take(pack_batch(session="s2"))
     exporter.take(pack_batch(session="s2", goodbye=True))
-    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    seen.append(exporter.number(NODE_DEPARTED, "n1"))
     exporter.take(pack_batch(session="s3"))
-    seen.append(exporter.number(c.NODE_DEPARTED, "n1"))
+    seen.append(exporter.number(NODE_DEPARTED, "n1"))
     assert seen == [0, 0, 1, 0]
 
 
@@ -381,7 +403,7 @@ def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
     """The peers of a run end with it: the next run may have others."""
     met = [PeerChanged("n9", "alive", "online"), PeerAnswered("n9", "survey", 0.1)]
     exporter.take(pack_batch(*met))
-    assert exporter.number(c.PEER_STATUS, "n1", "n9") == 1
+    assert exporter.number(PEER_STATUS, "n1", "n9") == 1
     if end == "silence":
         exporter.wait(TIMEOUT_SECONDS + 1)
         exporter.wait(0)
@@ -390,8 +412,8 @@ def test_node_that_ended_has_no_peers(exporter: Exporter, end: str) -> None:
     else:
         exporter.take(pack_batch(session="s2"), 2)
     cut = take_cut(exporter.state)
-    assert cut.numbers[c.PEER_STATUS] == {}
-    assert cut.histograms[c.NETWORK_LATENCY] == {}
+    assert cut.numbers[PEER_STATUS] == {}
+    assert cut.histograms[NETWORK_LATENCY] == {}
 
 
 def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
@@ -400,8 +422,8 @@ def test_heartbeat_keeps_a_node_up(exporter: Exporter) -> None:
     for _ in range(5):
         exporter.wait(2)
         exporter.take(pack_batch(first=ALL))
-    assert exporter.number(c.NODE_STATUS, "n1") == 1
-    assert exporter.number(c.QUEUE_DEPTH, "n1", "m") == 1
+    assert exporter.number(NODE_STATUS, "n1") == 1
+    assert exporter.number(QUEUE_DEPTH, "n1", "m") == 1
 
 
 def test_levels_are_asked_for_when_they_are_missing(exporter: Exporter) -> None:
@@ -417,9 +439,9 @@ def test_node_that_came_back_is_shown_again(exporter: Exporter) -> None:
     exporter.take(pack_batch(*every_event()[:-1]))
     exporter.wait(60)
     exporter.take(pack_batch(*every_event()[:-1], first=ALL))
-    assert exporter.number(c.NODE_STATUS, "n1") == 1
-    assert exporter.number(c.MODELS_LOADED, "n1") == 1
-    assert exporter.number(c.LOST, "n1") == 0
+    assert exporter.number(NODE_STATUS, "n1") == 1
+    assert exporter.number(MODELS_LOADED, "n1") == 1
+    assert exporter.number(LOST, "n1") == 0
 
 
 def test_second_live_node_of_one_name_is_refused(exporter: Exporter) -> None:
@@ -439,7 +461,7 @@ def test_restarted_node_is_no_second_one(exporter: Exporter) -> None:
     assert not exporter.take(pack_batch(*tokens(1), session="s2"), 2).error
     exporter.take(pack_batch(first=2, session="s2", goodbye=True), 2)
     assert not exporter.take(pack_batch(*tokens(1), session="s3"), 3, 2).error
-    assert exporter.number(c.TOKENS_GENERATED, "n1", "m") == 3
+    assert exporter.number(TOKENS_GENERATED, "n1", "m") == 3
     assert not exporter.state.nodes["n1"].is_doubled(exporter.now)
 
 
@@ -462,7 +484,7 @@ def test_loss_of_a_forgotten_session_stays_told(exporter: Exporter) -> None:
     exporter.take(pack_batch(*tokens(1), first=4))
     for run in range(20):
         assert not exporter.take(pack_batch(*tokens(1), session=f"later {run}"), 2 + run).error
-    assert exporter.number(c.LOST, "n1") == 3
+    assert exporter.number(LOST, "n1") == 3
 
 
 class Telemetry:
@@ -549,19 +571,19 @@ def test_emitted_equals_applied_and_dropped(course: list[tuple[Any, ...]]) -> No
     for name, *arguments in [*course, ("restart",)]:
         if name != "restart":
             getattr(telemetry, name)(*arguments)
-            assert telemetry.exporter.number(c.LOST, "n1") in (0, None)
+            assert telemetry.exporter.number(LOST, "n1") in (0, None)
             continue
         for _ in telemetry.flush():
-            assert telemetry.exporter.number(c.LOST, "n1") == 0
+            assert telemetry.exporter.number(LOST, "n1") == 0
         emitted += telemetry.in_run
         telemetry.start()
     shown = take_cut(telemetry.exporter.state).numbers
-    counted = sum(shown[c.TOKENS_GENERATED].values())
-    dropped = sum(shown[c.DROPPED].values())
-    assert telemetry.exporter.number(c.EMITTED, "n1") == emitted
+    counted = sum(shown[TOKENS_GENERATED].values())
+    dropped = sum(shown[DROPPED].values())
+    assert telemetry.exporter.number(EMITTED, "n1") == emitted
     assert counted + dropped == emitted
     assert telemetry.exporter.events("TokensGenerated") == counted
-    assert telemetry.exporter.number(c.LOST, "n1") == 0
+    assert telemetry.exporter.number(LOST, "n1") == 0
 
 
 @hypothesis.settings(max_examples=100)
@@ -583,7 +605,7 @@ def test_crash_of_the_node_loses_only_what_was_not_sent(course: list[tuple[Any, 
             for sequence, event in enumerate(happened, batch.first_sequence):
                 arrived[batch.session, sequence] = event
         getattr(telemetry, name)(*arguments)
-    shown = take_cut(telemetry.exporter.state).numbers[c.TOKENS_GENERATED]
+    shown = take_cut(telemetry.exporter.state).numbers[TOKENS_GENERATED]
     expected = Counter(
         event.model_id for event in arrived.values() if isinstance(event, TokensGenerated)
     )

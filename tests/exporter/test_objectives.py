@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.requests import FIRST_TOKEN, LATENCY, OBJECTIVES
 from exporter.metrics.cut import take_cut
 from exporter.metrics.nodes import Session
 from exporter.metrics.objectives import Objectives
@@ -36,7 +36,7 @@ GOOD: dict[str, Any] = {
 def judged(**changes: Any) -> dict[str, str]:
     """Return the result of one request for each objective that applies."""
     samples = Objectives().samples("n", InferenceFinished(**(GOOD | changes)))
-    return {labels[2]: labels[3] for family, labels, _ in samples if family is c.OBJECTIVES}
+    return {labels[2]: labels[3] for family, labels, _ in samples if family is OBJECTIVES}
 
 
 def test_good_request_is_good_in_everything() -> None:
@@ -128,8 +128,8 @@ def test_buckets_can_be_chosen() -> None:
     flags = ["--buckets=inference_latency_seconds=1,7,9", "--slo-latency-seconds=7"]
     settings = ExporterSettings.read("exporter", flags, "")
     state = State(bounds=settings.buckets)
-    assert state.new_histogram(c.LATENCY).bounds == (1, 7, 9)
-    assert state.new_histogram(c.FIRST_TOKEN).bounds == c.FIRST_TOKEN.buckets
+    assert state.new_histogram(LATENCY).bounds == (1, 7, 9)
+    assert state.new_histogram(FIRST_TOKEN).bounds == FIRST_TOKEN.buckets
 
 
 @pytest.mark.parametrize(

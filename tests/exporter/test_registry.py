@@ -21,7 +21,7 @@ from trio.testing import trio_test
 
 from exporter.ingest.batches import Ingest
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import COLLECTOR_ERRORS
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from exporter.web import collectors as module
@@ -73,7 +73,7 @@ def store_of(state: State) -> Store:
 async def errors(store: Store) -> dict[str, float]:
     """Return the errors by collector."""
     await store.tick(trio.current_time())
-    return {name: count for (name,), count in store.state.values(c.COLLECTOR_ERRORS).items()}
+    return {name: count for (name,), count in store.state.values(COLLECTOR_ERRORS).items()}
 
 
 @both_formats

@@ -15,7 +15,8 @@ from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from exporter.ingest.batches import Counted
 from exporter.journal.opening import open_store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import LOG_DROPPED, LOG_LINES
+from exporter.metrics.catalogue.family import Family
 from exporter.metrics.state import State
 from exporter.requests.files import FILES, FileOutput, names
 from exporter.requests.line import Line, line_of, write_line
@@ -42,7 +43,7 @@ class Notes:
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], float] = {}
 
-    def __call__(self, family: c.Family, labels: tuple[str, ...], value: float) -> None:
+    def __call__(self, family: Family, labels: tuple[str, ...], value: float) -> None:
         """Count."""
         key = (family.name, *labels)
         self.counts[key] = self.counts.get(key, 0) + value
@@ -193,12 +194,12 @@ async def test_failure_is_counted_and_said_once(
             for _ in range(3):
                 log.take(counted(*ends(2)))
                 await _written(log)
-        assert notes.counts == {(c.LOG_DROPPED.name, "failed"): 6}
+        assert notes.counts == {(LOG_DROPPED.name, "failed"): 6}
         assert len(caplog.records) == 1
         output.error = None
         log.take(counted(*ends(2)))
         await _written(log)
-        assert notes.counts[(c.LOG_LINES.name,)] == len(output.lines) == 2
+        assert notes.counts[(LOG_LINES.name,)] == len(output.lines) == 2
         nursery.cancel_scope.cancel()
 
 
@@ -221,7 +222,7 @@ async def test_disk_that_hangs_is_in_nobodys_way() -> None:
                 log.take(counted(*ends(1)))
                 await wait_all_tasks_blocked()
                 log.take(counted(*ends(100)))
-                assert notes.counts[(c.LOG_DROPPED.name, "queue_full")] > 80
+                assert notes.counts[(LOG_DROPPED.name, "queue_full")] > 80
                 nursery.cancel_scope.cancel()
     finally:
         release.set()

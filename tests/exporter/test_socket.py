@@ -21,7 +21,7 @@ from exporter.errors import StartupError
 from exporter.ingest.batches import Ingest
 from exporter.ingest.socket import open_socket
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.telemetry import DUPLICATES, REJECTED
 from exporter.metrics.state import State
 from shared import wire
 from tests.builders import every_event, number, pack_batch
@@ -71,7 +71,7 @@ async def test_batch_is_counted_and_answered(directory: Path) -> None:
             replies = [await ask(node, message) for _ in range(2)]
             assert [reply.applied for reply in replies] == [len(every_event())] * 2
             assert [reply.levels_wanted for reply in replies] == [True, False]
-            assert number(store.state, c.DUPLICATES, "n1") == len(every_event())
+            assert number(store.state, DUPLICATES, "n1") == len(every_event())
 
 
 @trio_test
@@ -84,8 +84,8 @@ async def test_garbage_is_answered_and_counted(directory: Path) -> None:
             assert (await ask(stranger, pack_batch(protocol=9))).error == "protocol"
             assert not (await ask(stranger, pack_batch(*every_event()))).error
         await store.tick(trio.current_time())
-        assert number(store.state, c.REJECTED, "malformed") == 4
-        assert number(store.state, c.REJECTED, "protocol") == 1
+        assert number(store.state, REJECTED, "malformed") == 4
+        assert number(store.state, REJECTED, "protocol") == 1
 
 
 @trio_test

@@ -20,7 +20,14 @@ from exporter.journal.journal import JournalError
 from exporter.journal.opening import open_store
 from exporter.journal.records import LOG_HEADER
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import DURABLE, QUARANTINED, RECOVERED_EVENTS
+from exporter.metrics.catalogue.family import Family
+from exporter.metrics.catalogue.health import HEALTH_CHECKS
+from exporter.metrics.catalogue.models import LAYERS_ALLOCATED
+from exporter.metrics.catalogue.node import NODE_UP
+from exporter.metrics.catalogue.requests import TOKENS_GENERATED
+from exporter.metrics.catalogue.system import MEMORY
+from exporter.metrics.catalogue.telemetry import DUPLICATES, EMITTED, EVENTS, LOST, REJECTED
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
@@ -51,7 +58,7 @@ def killed(store: Store) -> None:
         store._journal.close()
 
 
-def number(store: Store, family: c.Family, *labels: str) -> float | None:
+def number(store: Store, family: Family, *labels: str) -> float | None:
     """Return a number as a scrape would show it."""
     return take_cut(store.state).numbers[family].get(labels)
 
@@ -87,10 +94,10 @@ def test_counts_outlive_a_kill(tmp_path: Path) -> None:
         before = render(take_cut(store.state), Wanted()).body
         killed(store)
         again = opened(tmp_path)
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 7
-        assert number(again, c.MEMORY, "n1", "rss") == 2
-        assert number(again, c.NODE_UP, "n1") == 1
-        assert number(again, c.RECOVERED_EVENTS) == 2
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 7
+        assert number(again, MEMORY, "n1", "rss") == 2
+        assert number(again, NODE_UP, "n1") == 1
+        assert number(again, RECOVERED_EVENTS) == 2
         after = render(take_cut(again.state), Wanted()).body
         assert _but_the_journals(before) == _but_the_journals(after)
         again.close()
@@ -109,11 +116,11 @@ def test_own_metrics_outlive_a_kill(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = opened(tmp_path)
         for _ in range(3):
-            store.note(c.HEALTH_CHECKS, ("render", "ok"), 1)
+            store.note(HEALTH_CHECKS, ("render", "ok"), 1)
             await store.tick(0.0)
         killed(store)
         again = opened(tmp_path)
-        assert number(again, c.HEALTH_CHECKS, "render", "ok") == 3
+        assert number(again, HEALTH_CHECKS, "render", "ok") == 3
         again.close()
 
     trio.run(scenario)
@@ -126,11 +133,11 @@ def test_gone_node_stays_gone_over_a_restart(tmp_path: Path) -> None:
         store = opened(tmp_path)
         await Sender().send(store, sampled())
         await store.tick(trio.current_time() + TIMEOUT_SECONDS + 1)
-        assert number(store, c.NODE_UP, "n1") == 0
+        assert number(store, NODE_UP, "n1") == 0
         killed(store)
         again = opened(tmp_path)
-        assert number(again, c.NODE_UP, "n1") == 0
-        assert number(again, c.MEMORY, "n1", "rss") is None
+        assert number(again, NODE_UP, "n1") == 0
+        assert number(again, MEMORY, "n1", "rss") is None
         again.close()
 
     trio.run(scenario)
@@ -146,9 +153,9 @@ def test_recovered_node_has_its_time_to_speak(tmp_path: Path) -> None:
         again = opened(tmp_path)
         now = trio.current_time()
         await again.tick(now)
-        assert number(again, c.NODE_UP, "n1") == 1
+        assert number(again, NODE_UP, "n1") == 1
         await again.tick(now + TIMEOUT_SECONDS + 0.1)
-        assert number(again, c.NODE_UP, "n1") == 0
+        assert number(again, NODE_UP, "n1") == 0
         again.close()
 
     trio.run(scenario)
@@ -182,12 +189,12 @@ def test_two_live_nodes_of_one_name_are_not_mixed(tmp_path: Path) -> None:
         assert refused.error == "conflict"
         await first.send(store, TokensGenerated(MODEL, 1), live=(1, 2))
         await store.tick(0.0)
-        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 2
-        assert number(store, c.REJECTED, "conflict") == 1
+        assert number(store, TOKENS_GENERATED, "n1", MODEL) == 2
+        assert number(store, REJECTED, "conflict") == 1
         taken = await second.send(store, live=(2,))  # the first one's connection is closed
         assert taken.error == ""
-        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 102
-        assert number(store, c.LOST, "n1") == 0
+        assert number(store, TOKENS_GENERATED, "n1", MODEL) == 102
+        assert number(store, LOST, "n1") == 0
         store.close()
 
     trio.run(scenario)
@@ -209,9 +216,9 @@ def test_rotation_keeps_everything_and_bounds_the_log(tmp_path: Path) -> None:
         assert len(list(tmp_path.glob("journal-*"))) == 1
         killed(store)
         again = opened(tmp_path)
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 31
-        assert number(again, c.LAYERS_ALLOCATED, "n1", MODEL) == 2
-        assert number(again, c.DUPLICATES, "n1") == 0
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 31
+        assert number(again, LAYERS_ALLOCATED, "n1", MODEL) == 2
+        assert number(again, DUPLICATES, "n1") == 0
         again.close()
 
     trio.run(scenario)
@@ -245,7 +252,7 @@ def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
         assert "No space left" in store.state.storage.failure
         reply = await sender.send(store, TokensGenerated(MODEL, 1))
         assert not reply.durable
-        counted = number(store, c.TOKENS_GENERATED, "n1", MODEL)
+        counted = number(store, TOKENS_GENERATED, "n1", MODEL)
         with pytest.raises(JournalError):
             await store._rotate()
         (disk / "ballast").unlink()
@@ -253,7 +260,7 @@ def test_full_disk_costs_durability_and_nothing_else(tmp_path: Path) -> None:
         assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
         killed(store)
         again = opened(disk / "state")
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == (counted or 0) + 1
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == (counted or 0) + 1
         again.close()
 
     with _small_disk(tmp_path / "disk") as disk:
@@ -279,7 +286,7 @@ def test_logs_at_their_limit_are_replaced(tmp_path: Path) -> None:
         assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
         killed(store)
         again = opened(tmp_path)
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 5
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 5
         again.close()
 
     trio.run(scenario)
@@ -293,11 +300,11 @@ def test_read_only_directory_costs_durability_at_start(tmp_path: Path) -> None:
         store = opened(disk / "state")
         reply = await Sender().send(store, TokensGenerated(MODEL, 1))
         assert not reply.durable
-        assert number(store, c.DURABLE) == 0
-        assert number(store, c.TOKENS_GENERATED, "n1", MODEL) == 1
+        assert number(store, DURABLE) == 0
+        assert number(store, TOKENS_GENERATED, "n1", MODEL) == 1
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         await store._rotate()
-        assert number(store, c.DURABLE) == 1
+        assert number(store, DURABLE) == 1
         store.close()
 
     with _small_disk(tmp_path / "disk", "size=1m,ro") as disk:
@@ -338,15 +345,15 @@ def test_counts_on_a_read_only_disk_are_shown(tmp_path: Path) -> None:
         killed(store)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         again = opened(disk / "state")
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 5
-        assert number(again, c.DURABLE) == 0
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 5
+        assert number(again, DURABLE) == 0
         await sender.send(again, TokensGenerated(MODEL, 1))
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         await again._rotate()
-        assert number(again, c.DURABLE) == 1
+        assert number(again, DURABLE) == 1
         killed(again)
         last = opened(disk / "state")
-        assert number(last, c.TOKENS_GENERATED, "n1", MODEL) == 6
+        assert number(last, TOKENS_GENERATED, "n1", MODEL) == 6
         last.close()
 
     with _small_disk(tmp_path / "disk", "size=1m") as disk:
@@ -364,11 +371,11 @@ def test_counts_that_could_not_be_read_are_kept_aside(tmp_path: Path) -> None:
         state.rename(away)
         state.write_text("no directory")
         late = opened(state)
-        assert number(late, c.DURABLE) == 0
+        assert number(late, DURABLE) == 0
         state.unlink()
         away.rename(state)
         await late._rotate()
-        assert number(late, c.DURABLE) == 1
+        assert number(late, DURABLE) == 1
         assert list((state / "quarantine").glob("*journal-1.log*"))
         killed(late)
 
@@ -391,13 +398,13 @@ def test_durable_is_not_said_before_the_snapshot_is_there(tmp_path: Path) -> Non
         store._journal.begin_rotation()
         store._failure = ""
         store._note_storage()
-        assert number(store, c.DURABLE) == 0
+        assert number(store, DURABLE) == 0
         await store._rotate()
-        assert number(store, c.DURABLE) == 1
+        assert number(store, DURABLE) == 1
         killed(store)
         stuck.close()
         again = opened(tmp_path)
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 3
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 3
         again.close()
 
     trio.run(scenario)
@@ -411,7 +418,7 @@ def test_pause_of_the_exporter_is_no_nodes_silence(tmp_path: Path) -> None:
         await Sender().send(store, sampled())
         store._ingest.excuse(10.0, trio.current_time() + 10.0)
         await store.tick(trio.current_time() + 10.0)
-        assert number(store, c.NODE_UP, "n1") == 1
+        assert number(store, NODE_UP, "n1") == 1
         store.close()
 
     trio.run(scenario)
@@ -426,7 +433,7 @@ def test_pause_excuses_no_silence_after_it(tmp_path: Path) -> None:
         heard = trio.current_time()
         store._ingest.excuse(60.0, heard)
         await store.tick(heard + TIMEOUT_SECONDS + 0.1)
-        assert number(store, c.NODE_UP, "n1") == 0
+        assert number(store, NODE_UP, "n1") == 0
         store.close()
 
     trio.run(scenario)
@@ -447,12 +454,12 @@ def test_directory_with_counts_that_comes_back_is_kept_aside(tmp_path: Path) -> 
         (tmp_path / "disk").rename(directory)
         store._fail(JournalError("it was deleted or replaced"))
         await store._rotate()
-        assert number(store, c.DURABLE) == 1
+        assert number(store, DURABLE) == 1
         [kept] = (directory / "quarantine").iterdir()
         assert kept.name.endswith("journal-1.log")
         assert kept.stat().st_size > LOG_HEADER.size
         await store.tick(trio.current_time())
-        assert number(store, c.QUARANTINED, "log") == 1
+        assert number(store, QUARANTINED, "log") == 1
         store.close()
 
     trio.run(scenario)
@@ -480,7 +487,7 @@ def test_disk_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
         killed(store)
         stuck.close()
         again = opened(tmp_path)
-        assert number(again, c.TOKENS_GENERATED, "n1", MODEL) == 4
+        assert number(again, TOKENS_GENERATED, "n1", MODEL) == 4
         again.close()
 
     trio.run(scenario)
@@ -516,7 +523,7 @@ class World:
     async def do(self, operation: str) -> None:
         """Take one step and check the exposition."""
         await getattr(self, operation.replace(" ", "_"))()
-        shown = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
+        shown = number(self.store, TOKENS_GENERATED, "n1", MODEL) or 0
         assert shown >= self.shown
         self.shown = shown
 
@@ -562,7 +569,7 @@ class World:
 
     async def kill_node(self) -> None:
         """Kill the node, which loses what it had not sent."""
-        taken = number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0
+        taken = number(self.store, TOKENS_GENERATED, "n1", MODEL) or 0
         self.waiting = 0
         self.delivered = int(taken)
         self._new_node()
@@ -584,10 +591,10 @@ class World:
         while not self.sender.outbox.empty:
             await self.send()
         await self.send()
-        assert (number(self.store, c.TOKENS_GENERATED, "n1", MODEL) or 0) == self.delivered
-        applied = number(self.store, c.EVENTS, "n1", "TokensGenerated") or 0
-        assert number(self.store, c.EMITTED, "n1") == applied == self.delivered
-        assert number(self.store, c.LOST, "n1") == 0
+        assert (number(self.store, TOKENS_GENERATED, "n1", MODEL) or 0) == self.delivered
+        applied = number(self.store, EVENTS, "n1", "TokensGenerated") or 0
+        assert number(self.store, EMITTED, "n1") == applied == self.delivered
+        assert number(self.store, LOST, "n1") == 0
 
 
 def _live_through(operations: list[str]) -> None:

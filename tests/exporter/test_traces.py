@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from trio.testing import MockClock, trio_test
 
 from exporter.ingest.batches import Counted
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.exporter import SPANS, SPANS_DROPPED
+from exporter.metrics.catalogue.family import Family
 from exporter.traces.otlp import OtlpCollector
 from exporter.traces.sampling import is_recorded
 from exporter.traces.sender import SpanSender
@@ -184,7 +185,7 @@ class Notes:
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], float] = {}
 
-    def __call__(self, family: c.Family, labels: tuple[str, ...], value: float) -> None:
+    def __call__(self, family: Family, labels: tuple[str, ...], value: float) -> None:
         """Count."""
         key = (family.name, *labels)
         self.counts[key] = self.counts.get(key, 0) + value
@@ -230,7 +231,7 @@ async def test_last_spans_are_sent_at_the_end() -> None:
         "text_completion m",
         "text_completion m",
     ]
-    assert notes.counts == {(c.SPANS.name,): len(names)}
+    assert notes.counts == {(SPANS.name,): len(names)}
 
 
 @trio_test
@@ -247,19 +248,19 @@ async def test_failure_is_counted_and_said_once(
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
                 sender.take(counted(ENDED))
-                await _sent(notes, c.SPANS_DROPPED, "failed")
-        assert notes.counts == {(c.SPANS_DROPPED.name, "failed"): 12}
+                await _sent(notes, SPANS_DROPPED, "failed")
+        assert notes.counts == {(SPANS_DROPPED.name, "failed"): 12}
         assert [record.getMessage() for record in caplog.records] == [
             "it is down: spans are dropped"
         ]
         collector.fault = ""
         sender.take(counted(ENDED))
-        await _sent(notes, c.SPANS)
+        await _sent(notes, SPANS)
         assert len(collector.spans) == 4
         nursery.cancel_scope.cancel()
 
 
-async def _sent(notes: Notes, family: c.Family, *labels: str) -> None:
+async def _sent(notes: Notes, family: Family, *labels: str) -> None:
     before = notes.counts.get((family.name, *labels), 0)
     with trio.fail_after(60):
         while notes.counts.get((family.name, *labels), 0) == before:  # noqa: ASYNC110 - a thread sends
@@ -287,7 +288,7 @@ async def test_collector_that_hangs_is_in_nobodys_way() -> None:
                 sender.take(counted(ENDED))
                 await trio.to_thread.run_sync(called.wait)
                 sender.take(counted(*[ENDED] * 100))
-                assert notes.counts == {(c.SPANS_DROPPED.name, "queue_full"): 300}
+                assert notes.counts == {(SPANS_DROPPED.name, "queue_full"): 300}
                 nursery.cancel_scope.cancel()
     finally:
         release.set()

@@ -19,7 +19,7 @@ from trio.testing import MockClock, trio_test
 
 from exporter.ingest.batches import Accepted, Ingest, decode_batch
 from exporter.journal.store import Store
-from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue.health import HEALTH_CHECKS
 from exporter.metrics.cut import take_cut
 from exporter.metrics.state import State
 from exporter.status.status import Status
@@ -496,7 +496,7 @@ async def test_probing_does_not_run_the_checks_again(autojump_clock: MockClock) 
     for _ in range(20):
         await exporter.ask("/health")
     await exporter.store.tick(trio.current_time())
-    checks = take_cut(exporter.store.state).numbers[c.HEALTH_CHECKS]
+    checks = take_cut(exporter.store.state).numbers[HEALTH_CHECKS]
     assert checks["events", "failed"] == 1
 
 

@@ -5,7 +5,8 @@ from typing import Final
 
 import pytest
 
-from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX, Family
 from tests.monitoring.promql import fill_in, read
 from tests.monitoring.sources import REPOSITORY, dashboard, panels, queries
 from tests.monitoring.vocabulary import exposed_names, labels_of, metrics

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from exporter.metrics.catalogue import FAMILIES, PREFIX, Family
+from exporter.metrics.catalogue.families import FAMILIES
+from exporter.metrics.catalogue.family import PREFIX, Family
 from tests.monitoring.promql import Named, read
 from tests.monitoring.sources import recording_rules
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trustme
 
-from exporter.metrics.catalogue import ExporterPart
+from exporter.metrics.catalogue.exporter import ExporterPart
 from shared.events.node import NodePart
 from tests import faulty
 from tests.processes import Pair, Running, free_port, scrape, start, value, wait_for

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue.families import FAMILIES
 from tests.batches import Emitter
 from tests.processes import PREFIX, Pair, scrape, value, wait_for
 from tests.prometheus import configured_prometheus, is_prometheus_since, prometheus, query

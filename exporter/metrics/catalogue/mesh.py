@@ -1,0 +1,52 @@
+"""Peers, and the messages between nodes."""
+
+from typing import Final, get_args
+
+from exporter.metrics.catalogue.family import NETWORK_BUCKETS, NODE, counter, gauge, histogram
+from shared.events.mesh import Direction, MessageType, NetworkFault, PeerOperation
+
+NETWORK_CONNECTIONS: Final = gauge(
+    "network_connections",
+    "Peers connected, by this node's view of them.",
+    *NODE,
+    "state",
+    state=("alive", "suspect"),
+)
+NETWORK_MESSAGES: Final = counter(
+    "network_messages_total",
+    "Messages between nodes.",
+    *NODE,
+    "direction",
+    "message_type",
+    direction=get_args(Direction),
+    message_type=get_args(MessageType),
+)
+NETWORK_LATENCY: Final = histogram(
+    "network_latency_seconds",
+    NETWORK_BUCKETS,
+    "Seconds until a peer answered.",
+    *NODE,
+    "target_node",
+    "operation",
+    operation=get_args(PeerOperation),
+)
+NETWORK_BYTES: Final = counter(
+    "network_bytes_total",
+    "Bytes of messages between nodes.",
+    *NODE,
+    "direction",
+    direction=get_args(Direction),
+)
+NETWORK_ERRORS: Final = counter(
+    "network_errors_total",
+    "Messages refused and exchanges failed between nodes, by reason.",
+    *NODE,
+    "reason",
+    reason=get_args(NetworkFault),
+)
+PEER_STATUS: Final = gauge(
+    "peer_status",
+    "A peer's status in this node's view: 0 offline, 1 online, 2 busy, 3 unknown.",
+    *NODE,
+    "peer",
+)
