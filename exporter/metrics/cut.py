@@ -28,7 +28,7 @@ from exporter.metrics.catalogue.node import (
 from exporter.metrics.catalogue.telemetry import EVENT_LAG, LAST_EVENT, LOST
 from exporter.metrics.histogram import Histogram
 from exporter.metrics.nodes import Labels, Node
-from exporter.metrics.rules import Sample
+from exporter.metrics.rules.rule import Sample
 from exporter.metrics.state import State
 from shared.events.node import NodeState
 from shared.settings.base import APPLICATION

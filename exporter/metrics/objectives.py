@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from exporter.metrics.catalogue.requests import FIRST_TOKEN, LATENCY, OBJECTIVES, PER_TOKEN
-from exporter.metrics.rules import Sample
+from exporter.metrics.rules.rule import Sample
 from shared.events.requests import InferenceFinished
 from shared.settings.exporter import MetricsSettings
 

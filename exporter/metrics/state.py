@@ -23,7 +23,8 @@ from exporter.metrics.conditions import Storage, WebCondition
 from exporter.metrics.histogram import Exemplar, Histogram
 from exporter.metrics.nodes import Labels, Node, Session
 from exporter.metrics.objectives import Objectives
-from exporter.metrics.rules import RULES, Observations, Sample
+from exporter.metrics.rules.every import RULES
+from exporter.metrics.rules.rule import Observations, Sample
 from exporter.traces.sampling import recorded_id
 from shared.events.event import Event
 from shared.events.mesh import PeerForgotten, PeerPage

@@ -16,7 +16,7 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exporter.metrics.catalogue.family import PREFIX, Family
-from exporter.metrics.rules import RULES
+from exporter.metrics.rules.every import RULES
 from node.requests.account import Account, Accounts
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest, Sampling

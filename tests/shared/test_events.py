@@ -5,7 +5,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from exporter.metrics.rules import RULES
+from exporter.metrics.rules.every import RULES
 from shared.events.event import Event
 from shared.events.every import AnyEvent
 from shared.events.requests import InferenceFinished
