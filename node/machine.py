@@ -78,6 +78,11 @@ def addresses() -> list[str]:
     return [ip for _, ip in usable]
 
 
+def mebibytes(count: int) -> str:
+    """Format a number of bytes for a person."""
+    return f"{count / 2**20:,.0f} MiB"
+
+
 def _is_reachable(address: str) -> bool:
     if "%" in address:
         return False

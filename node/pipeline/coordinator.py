@@ -19,8 +19,9 @@ from node.pipeline.pipeline import Pipeline, open_pipeline
 from node.pipeline.placing import Rival, explain, find_server, place_of, plan_around
 from node.pipeline.tunnel import Claim, OpenTunnel
 from node.requests.request import is_other_model
+from node.routing.holders import Holder, Member, read_holders
 from node.routing.peer_offers import KnownPeer, PeerOffers, reachable_url
-from node.routing.plan import Holder, Member, Plan, can_be_planned, read_holders
+from node.routing.plan import Plan, can_be_planned
 from shared.events.event import Event
 from shared.events.pipelines import PipelineRebuilt
 

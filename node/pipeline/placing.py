@@ -6,8 +6,9 @@ from typing import Final
 
 from node.engine.place import Place, Stage
 from node.engine.shape import Shape
+from node.routing.holders import Holder
 from node.routing.offer import OfferedModel
-from node.routing.plan import Holder, Plan, make_plan, make_split
+from node.routing.plan import Plan, make_plan, make_split
 
 _NAMED: Final = 5
 """Nodes that an error names with their reasons."""

@@ -15,15 +15,10 @@ from node.engine.choice import Wanted
 from node.engine.describe import describe
 from node.engine.model_file import UnusableModelError
 from node.engine.shape import Shape
+from node.machine import mebibytes
+from node.routing.holders import Member, read_holders
 from node.routing.offer import Offer, OfferedModel, OfferedStage
-from node.routing.plan import (
-    Member,
-    Plan,
-    can_be_planned,
-    make_plan,
-    mebibytes,
-    read_holders,
-)
+from node.routing.plan import Plan, can_be_planned, make_plan
 from node.serving.catalogue import name_model
 from shared.secret import parse_bearer_tokens
 from shared.settings.kinds import FILE

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from node.engine.shape import even_shape
 from node.mesh.mesh import Mesh
+from node.routing.holders import Holder, Member, read_holders
 from node.routing.offer import OfferedModel
 from node.routing.peer_offers import PeerOffers
-from node.routing.plan import Holder, Member, can_be_planned, make_plan, read_holders
+from node.routing.plan import can_be_planned, make_plan
 from shared.events.models import LayersPlanned
 
 

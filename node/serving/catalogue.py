@@ -14,6 +14,7 @@ from node.engine.protocol import Described
 from node.engine.split_file import Part
 from node.engine.upstream.address import Address, is_address, parse_address
 from node.errors import StartupError
+from node.machine import mebibytes
 from node.serving.directory import find_models
 from node.serving.downloads.source import HubFile, parse_source
 from node.serving.entry import read_entry
@@ -108,10 +109,10 @@ def find_shortage(described: Described, room_bytes: int) -> str:
         return ""
     fewer = "set fewer --slots, or" if described.slots > 1 else "or set"
     return (
-        f"it needs {_mebibytes(described.size_bytes)} of weights, {_mebibytes(context_bytes)} "
+        f"it needs {mebibytes(described.size_bytes)} of weights, {mebibytes(context_bytes)} "
         f"for {described.context_length} positions of context{slots} and "
-        f"{_mebibytes(described.buffer_bytes)} of buffers, {_mebibytes(needed)} in all, and "
-        f"{_mebibytes(room_bytes)} are free: unload a model, {fewer} a smaller --context-length"
+        f"{mebibytes(described.buffer_bytes)} of buffers, {mebibytes(needed)} in all, and "
+        f"{mebibytes(room_bytes)} are free: unload a model, {fewer} a smaller --context-length"
     )
 
 
@@ -170,7 +171,3 @@ def _plain(stem: str) -> str:
 def _with_digest(name: str, whole: bytes) -> str:
     digest = hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).hexdigest()
     return f"{name[: _NAME_CHARACTERS - len(digest) - 1]}-{digest}"
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from node.engine.shape import even_shape
-from node.routing.plan import Holder, make_plan
+from node.routing.holders import Holder
+from node.routing.plan import make_plan
 from tests.bench.processes import run_module
 from tests.bench.table import Row
 

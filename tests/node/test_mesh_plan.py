@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 
 from node.engine.shape import Buffers, Shape, even_shape
 from node.routing.explain import running
+from node.routing.footprint import _WORKER_BYTES
+from node.routing.holders import Holder, Member, read_holders
 from node.routing.offer import LARGEST_COUNT, Offer, OfferedModel, OfferedStage
-from node.routing.plan import (
-    _WORKER_BYTES,
-    Holder,
-    Member,
-    Plan,
-    can_be_planned,
-    make_plan,
-    make_split,
-    read_holders,
-)
+from node.routing.plan import Plan, can_be_planned, make_plan, make_split
 
 MIB = 2**20
 

@@ -10,8 +10,9 @@ from node.engine.place import Stage
 from node.engine.shape import Shape
 from node.pipeline.placing import Rival, explain, find_server, place_of, plan_around
 from node.pipeline.splits import split_flags
+from node.routing.holders import Holder
 from node.routing.offer import OfferedModel
-from node.routing.plan import Holder, make_split
+from node.routing.plan import make_split
 
 MIB = 2**20
 SHAPE = Shape((100 * MIB,) * 10, 50 * MIB, 20 * MIB, True, 0, 0)
