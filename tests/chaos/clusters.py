@@ -166,7 +166,7 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
         wait_for(lambda: agree([front, *peers], everybody), 30)
         converged = time.monotonic() - served_at
         asked = callers.seen.total()
-        counted = wait_for(lambda: counted(front, asked), 30)
+        in_all = wait_for(lambda: counted(front, asked), 30)
         lost = [value(scrape(a.metrics_url), "telemetry_events_lost") for a in (front, *peers)]
         resumed = sum(
             value(scrape(a.metrics_url), "inference_resumed_total", reason="peer_lost") or 0
@@ -179,7 +179,7 @@ def peers_killed(directory: Path, seconds: float = 120.0) -> list[Row]:
             + "; ".join(sorted(set(callers.failures)))[:200],
             callers.seen["broken off"] == callers.seen["wrong"] == 0 < callers.seen["right"],
         ),
-        Row("each request is counted once", f"{counted:.0f} of {asked}", counted == asked),
+        Row("each request is counted once", f"{in_all:.0f} of {asked}", in_all == asked),
         Row("no event is lost on the way to an exporter", f"{lost}", not any(lost)),
         Row(
             f"all agree within {CONVERGED_SECONDS:g} s of the last one's return",
