@@ -47,7 +47,8 @@ from node.routing.client import PeerClient
 from node.routing.layer_levels import LayerLevels
 from node.routing.own_offer import OwnOffer
 from node.routing.peer_offers import PeerOffers
-from node.routing.router import NoPeers, Router
+from node.routing.peers import NoPeers
+from node.routing.router import Router
 from node.routing.signature import Signer
 from node.routing.speed import SpeedMeter
 from node.routing.trust import PeerTrust

@@ -7,9 +7,8 @@ begins it first has it. From then on the peer accounts for it.
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -23,6 +22,7 @@ from node.routing import wire
 from node.routing.choice import PeerModel
 from node.routing.client import PeerClient, PeerLostError, PeerRefusedError
 from node.routing.loads import PeerLoads, Sent
+from node.routing.peers import Peers
 from shared.events.mesh import MessagesMoved, NetworkFailed, PeerAnswered
 from shared.events.requests import RequestForwarded
 from shared.events.trace import TraceContext
@@ -39,19 +39,6 @@ _MOST_TOKENS: Final = 2**20
 """No real answer is longer."""
 
 _log = logging.getLogger(__name__)
-
-
-class Peers(Protocol):
-    """The view of the other nodes that routing needs."""
-
-    def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Return the peers that have a model and accept requests."""
-
-    def models(self) -> set[str]:
-        """Return the names of the peers' models."""
-
-    def is_living(self, node_id: str) -> bool:
-        """Return whether a peer is still considered a member."""
 
 
 @dataclass

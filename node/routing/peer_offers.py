@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from node.mesh.addresses import is_loopback
 from node.mesh.mesh import Mesh
 from node.mesh.peer import PeerView
-from node.routing.asking import Peers
 from node.routing.choice import PeerModel
 from node.routing.offer import Offer, OfferedModel, UnreadableOfferError, read_offer
+from node.routing.peers import Peers
 from shared.events.event import Event
 from shared.events.mesh import NetworkFailed, PeerPage
 from shared.events.node import NodeState

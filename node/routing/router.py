@@ -6,10 +6,8 @@ that becomes free first.
 """
 
 import itertools
-import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Final, Literal
 
@@ -20,37 +18,17 @@ from node.requests.account import Emit
 from node.requests.answer import Answer
 from node.requests.attempt import Attempt
 from node.requests.request import InferenceRequest, is_other_model
-from node.routing.asking import Ask, Asker, Peers
-from node.routing.choice import HERE, Candidate, PeerModel, choose
+from node.routing.asking import Ask, Asker
+from node.routing.candidates import Candidates
+from node.routing.choice import PeerModel, choose
 from node.routing.client import PeerClient
 from node.routing.loads import PeerLoads
-from node.serving.lane import Lane
+from node.routing.peers import Peers
 from node.serving.scheduler import Scheduler
 from shared.runtime.guard import Guard
 
 _LOOK_SECONDS: Final = 0.1
 """How often the adverts are checked while a request waits."""
-_TOLD: Final = 1000
-
-_log = logging.getLogger(__name__)
-
-
-class NoPeers(Peers):
-    """The peers of a node that answers alone."""
-
-    def find(self, model_id: str) -> Sequence[PeerModel]:
-        """Return no peers."""
-        del model_id
-        return ()
-
-    def models(self) -> set[str]:
-        """Return no models."""
-        return set()
-
-    def is_living(self, node_id: str) -> bool:
-        """Return False."""
-        del node_id
-        return False
 
 
 class Router:
@@ -76,15 +54,14 @@ class Router:
         self._guard = guard
         self._peers = peers
         self._client = client
-        self._loads = PeerLoads()
-        self._asker = Asker(peers, client, self._loads, emit)
+        loads = PeerLoads()
+        self._candidates = Candidates(scheduler, peers, loads)
+        self._asker = Asker(peers, client, loads, emit)
         self._nursery: trio.Nursery | None = None
         self._abroad: dict[Attempt, None] = {}
         """Requests that wait at a peer and have no place in a queue here, the oldest first."""
         self._followed: list[Answer] = []
         """Answers that peers are making or are asked to make."""
-        self._told: set[tuple[str, str]] = set()
-        """Peers whose model was already reported as a different one of the same name."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send waiting requests to nodes that become free. Runs until cancelled."""
@@ -108,8 +85,8 @@ class Router:
         Raises:
             RequestError: Like `Scheduler.admit`; the refusal is counted.
         """
-        nursery = self._nursery
-        if nursery is None or request.forwarded or not self._is_for_peer(request.model_id):
+        nursery, model_id = self._nursery, request.model_id
+        if nursery is None or request.forwarded or not self._candidates.is_for_peer(model_id):
             attempt = self._scheduler.admit(request)
         else:
             attempt = self._scheduler.begin(request)
@@ -147,58 +124,6 @@ class Router:
             message = "the node stopped before the answer was complete"
             answer.fail(UnavailableError(message, code="stopped"))
 
-    # Where a request can go:
-
-    def _is_for_peer(self, model_id: str) -> bool:
-        """Return whether a request should wait at a peer instead of in a queue here."""
-        lane = self._lane(model_id)
-        if lane is not None and lane.engine.ready and not lane.is_full:
-            return False
-        chosen = choose(self._candidates(model_id))
-        return chosen is not None and chosen.peer is not None
-
-    def _lane(self, model_id: str) -> Lane | None:
-        """Return the model's lane here, if it accepts requests."""
-        open_lanes = (lane for lane in self._scheduler.lanes if not lane.closed)
-        return next((lane for lane in open_lanes if lane.engine.model_id == model_id), None)
-
-    def _candidates(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
-        """Yield the nodes that could answer, or continue what this fingerprint's model began."""
-        lane = self._lane(model_id)
-        own = lane.engine.fingerprint if lane else ""
-        if lane is not None and not is_other_model(fingerprint, own):
-            load = lane.load()
-            yield Candidate(
-                HERE,
-                lane.engine.ready,
-                load.in_flight,
-                load.slots_total,
-                full=lane.is_full,
-                defers=lane.engine.defers,
-            )
-        for peer in self._peers.find(model_id):
-            if is_other_model(fingerprint or own, peer.fingerprint):
-                self._tell_other(peer)
-                continue
-            in_flight = self._loads.in_flight(peer, trio.current_time())
-            yield Candidate(peer.node_id, peer.loaded, in_flight, peer.slots, peer=peer)
-
-    def _tell_other(self, peer: PeerModel) -> None:
-        """Log once that a peer has a different model of the same name."""
-        if (peer.node_id, peer.fingerprint) in self._told:
-            return
-        if len(self._told) >= _TOLD:
-            self._told.clear()
-        self._told.add((peer.node_id, peer.fingerprint))
-        _log.warning(
-            "model %s on %s has other weights than elsewhere: that node cannot replace "
-            "the others; rename one of the models",
-            peer.model_id,
-            peer.node_id,
-        )
-
-    # Waiting requests go to the first free node:
-
     def _look(self, nursery: trio.Nursery) -> bool:
         """Send waiting requests to free nodes. Return whether any request waits."""
         with self._guard.contain("router"):  # the requests that peers answer continue
@@ -207,7 +132,7 @@ class Router:
 
     def _place_waiting(self, nursery: trio.Nursery) -> bool:
         for attempt in tuple(self._abroad):
-            lane = self._lane(attempt.answer.request.model_id)
+            lane = self._candidates.lane(attempt.answer.request.model_id)
             if lane is not None and lane.can_begin and attempt.can_move:
                 self._queue(attempt)
         waiting = defaultdict[str, list[Attempt]](list)
@@ -224,8 +149,8 @@ class Router:
 
         A model that is left to another node waits there, free or not.
         """
-        defers = (lane := self._lane(model_id)) is not None and lane.engine.defers
-        nodes = [each for each in self._candidates(model_id) if each.is_free or defers]
+        defers = (lane := self._candidates.lane(model_id)) is not None and lane.engine.defers
+        nodes = [each for each in self._candidates.find(model_id) if each.is_free or defers]
         slots = {n.node_id: len(attempts) if defers else n.slots - n.in_flight for n in nodes}
         peers = [node.peer for node in nodes if node.peer is not None]
         for attempt in attempts:
@@ -250,8 +175,6 @@ class Router:
             self._scheduler.queue(attempt)
         except RequestError as error:
             attempt.failed(error)
-
-    # One request on its way from peer to peer:
 
     async def _follow(self, attempt: Attempt, offer: Ask | None) -> None:
         """Follow a request to its end, or until no peer is asked any more.
@@ -292,7 +215,7 @@ class Router:
         error: RequestError = NodeLostError(f"no node answers for {model_id} now")
         try:
             while attempt in self._abroad and not attempt.waited.is_set():
-                candidates = self._candidates(model_id, attempt.answer.fingerprint)
+                candidates = self._candidates.find(model_id, attempt.answer.fingerprint)
                 chosen = choose(candidates, attempt.asked)
                 if chosen is None and attempt.held:
                     await self._scheduler.wait_change()

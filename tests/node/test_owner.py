@@ -19,7 +19,8 @@ from node.api.http.forwarded import add_forwarded
 from node.requests.request import InferenceRequest, Sampling
 from node.routing import wire
 from node.routing.client import PeerClient
-from node.routing.router import NoPeers, Router
+from node.routing.peers import NoPeers
+from node.routing.router import Router
 from node.routing.signature import Signer
 from node.routing.trust import PeerTrust
 from node.telemetry.status import NodeStatus
