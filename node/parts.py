@@ -2,11 +2,8 @@
 
 import importlib.metadata
 import logging
-import math
 import secrets
-from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -22,21 +19,10 @@ from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
 from node.api.http.lent import add_lent
 from node.api.http.paths import tidy_paths
-from node.engine.buffers import BATCH_TOKENS
-from node.engine.ctransformers.process import open_child
-from node.engine.describe import describe
-from node.engine.link import Link
-from node.engine.llama_cpp.flags import split_flags
-from node.engine.llama_cpp.options import LlamaOptions
-from node.engine.llama_cpp.process import open_llama_server
-from node.engine.llama_cpp.socket_path import writable_directory
-from node.engine.options import EngineOptions, Watcher
-from node.engine.protocol import Described, EngineName
-from node.engine.supervisor import Engine
-from node.engine.upstream.address import Address
-from node.engine.upstream.options import upstream_options
+from node.memory import Memory, room_bytes
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
+from node.models import add_models, threads_of
 from node.pipeline.build import Programs
 from node.pipeline.coordinator import Coordinator
 from node.pipeline.lender import Lender, LenderOptions
@@ -52,13 +38,10 @@ from node.routing.router import Router
 from node.routing.signature import Signer
 from node.routing.speed import SpeedMeter
 from node.routing.trust import PeerTrust
-from node.serving.catalogue import Model, find_shortage, list_models
-from node.serving.downloads.download import fetch
-from node.serving.lane import Lane, LaneOptions
+from node.serving.catalogue import Model, list_models
 from node.serving.scheduler import Limits, Scheduler
 from node.settings import NodeSettings
 from node.telemetry.outbox import Outbox
-from node.telemetry.progress import Progress
 from node.telemetry.status import NodeStatus
 from shared.events.node import InternalError, NodePart
 from shared.runtime.descriptors import fit_connections, raise_descriptor_limit
@@ -105,11 +88,7 @@ def build_parts(settings: NodeSettings) -> Parts:
     """
     version = importlib.metadata.version(APPLICATION)
     mesh_options = read_options(settings, version)
-    outbox = Outbox(
-        settings.node_id,
-        secrets.token_hex(8),
-        trio.current_time(),
-    )
+    outbox = Outbox(settings.node_id, secrets.token_hex(8), trio.current_time())
     guard: Guard[NodePart] = Guard(lambda part: outbox.emit(InternalError(part)))
     models = list_models(settings.model, settings.models_dir, settings.wanted)
     speed = SpeedMeter(outbox.emit)
@@ -124,11 +103,11 @@ def build_parts(settings: NodeSettings) -> Parts:
     own_offer = OwnOffer(status, scheduler, speed, lambda: lender.build, limit_bytes)
     mesh = Mesh(own_offer, outbox.emit)
     peer_offers = PeerOffers(mesh, outbox.emit)
-    memory = _Memory(scheduler, lender, programs, settings)
+    memory = Memory(scheduler, lender, programs, settings)
     trust = PeerTrust(settings.peer_ca_file, settings.peer_tls_name)
     tunnels = Tunnels(signer or Signer(("",)), trust)
     coordinator = Coordinator(mesh, peer_offers, memory.room_bytes, tunnels.open, outbox.emit)
-    _add_models(models, memory, coordinator, speed.emit)
+    add_models(models, memory, coordinator, speed.emit)
     return Parts(
         settings=settings,
         outbox=outbox,
@@ -191,70 +170,6 @@ def build_api(parts: Parts, stop_serving: trio.Event) -> Protection:
     return Protection(application, parts.settings, parts.outbox.emit)
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """Knows what memory is left for one more model or worker."""
-
-    scheduler: Scheduler
-    lender: Lender
-    programs: Programs
-    settings: NodeSettings
-
-    def room_bytes(self) -> int:
-        """Return the memory that the loaded models and the workers leave."""
-        return _room_bytes(self.scheduler, self.lender, self.settings.memory_limit_bytes)
-
-    def find_room(self, described: Described) -> str:
-        """Return why there is no room for a model; empty if there is."""
-        may_use_gpu = self.settings.may_use_gpu and self.programs.may_use_gpu
-        if may_use_gpu and described.engine == "llama.cpp":
-            return ""  # llama-server itself fails if neither memory is enough
-        return find_shortage(described, self.room_bytes())
-
-
-def _add_models(models: list[Model], memory: _Memory, coordinator: Coordinator, emit: Emit) -> None:
-    """Build each model's engine and lane; the composition root runs them."""
-    scheduler, settings = memory.scheduler, memory.settings
-
-    def note_engine() -> None:
-        # The levels of a model end with its engine; requests may wait for the next engine.
-        for lane in scheduler.lanes:
-            lane.tell_load()
-        scheduler.note_change()
-
-    threads, engines = _threads_of(settings)
-    turns = trio.CapacityLimiter(engines)
-    watcher = Watcher(emit, memory.find_room, note_engine, coordinator.place)
-    options = LaneOptions(
-        queue_limit=settings.queue, idle_seconds=settings.idle_unload_seconds or math.inf
-    )
-    for model in models:
-        engine_options = _engine_options(model, threads, memory, coordinator, emit)
-        needed = trio.CapacityLimiter(1) if model.is_elsewhere else turns  # it needs no cores here
-        engine = Engine(model.model_id, engine_options, watcher)
-        engine.resident = model.resident
-        scheduler.add(Lane(engine, options, needed, emit, scheduler.note_change))
-
-
-def _room_bytes(scheduler: Scheduler, lender: Lender, limit_bytes: int) -> int:
-    """Return the memory that the loaded models and the workers leave."""
-    # Their files are in the page cache, which the system counts as available although they are in
-    # use.
-    loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
-    room = machine.available_memory_bytes() - loaded
-    if limit_bytes:
-        held = sum(lane.engine.held_bytes for lane in scheduler.lanes)
-        room = min(room, limit_bytes - held - lender.held_bytes)
-    return max(0, room)
-
-
-def _threads_of(settings: NodeSettings) -> tuple[int, int]:
-    """Return the threads of an engine, and how many engines the cores can run at once."""
-    cores = machine.usable_cores()
-    threads = settings.threads or machine.engine_threads(cores)
-    return threads, max(1, int(cores) // threads)
-
-
 def _build_programs(signer: Signer | None, settings: NodeSettings) -> Programs:
     """Return what runs workers; nothing in a mesh that cannot authenticate its nodes."""
     server = settings.llama_server
@@ -264,12 +179,8 @@ def _build_programs(signer: Signer | None, settings: NodeSettings) -> Programs:
 def _build_lender(
     programs: Programs, scheduler: Scheduler, settings: NodeSettings, emit: Emit
 ) -> Lender:
-    threads, places = _threads_of(settings)
+    threads, places = threads_of(settings)
     limit_bytes = settings.memory_limit_bytes
-
-    def room_bytes() -> int:
-        return _room_bytes(scheduler, lender, limit_bytes)
-
     options = LenderOptions(
         threads=threads,
         places=places,
@@ -277,7 +188,7 @@ def _build_lender(
         cache_bytes=machine.limited_memory_bytes(limit_bytes),
         cpu_only=settings.gpu_layers == 0,
     )
-    lender = Lender(programs, options, room_bytes, emit)
+    lender = Lender(programs, options, lambda: room_bytes(scheduler, lender, limit_bytes), emit)
     return lender
 
 
@@ -305,46 +216,3 @@ def _build_router(
     peers = NoPeers() if signer is None else peer_offers
     client = PeerClient(signer or Signer(("",)), trust)
     return Router(scheduler, peers, client, outbox.emit, guard)
-
-
-def _engine_options(
-    model: Model,
-    threads: int,
-    memory: _Memory,
-    coordinator: Coordinator,
-    emit: Emit,
-) -> EngineOptions:
-    settings = memory.settings
-    if isinstance(model.source, Address):
-        return upstream_options(model.source, model.model_id, model.wanted, settings.stall_seconds)
-    source = model.source
-
-    async def locate() -> Path:
-        if isinstance(source, Path):
-            return source
-        with closing(Progress(model.model_id, "download", emit)) as progress:
-            return await fetch(source, progress.note)
-
-    def llama() -> LlamaOptions:
-        return LlamaOptions(
-            writable_directory(settings.runtime_dir, settings.state_dir),
-            model.model_id,
-            settings.llama_server,
-            settings.gpu_layers,
-            split_flags(settings.llama_server_args),
-        )
-
-    def open_link(engine: EngineName) -> AbstractAsyncContextManager[Link]:
-        return open_child() if engine == "ctransformers" else open_llama_server(llama())
-
-    return EngineOptions(
-        place=model.place,
-        locate=locate,
-        describe=lambda path: describe(path, model.wanted, memory.room_bytes()),
-        open_link=open_link,
-        open_pipeline=lambda place: coordinator.open(model.model_id, place, llama()),
-        threads=threads,
-        batch_tokens=BATCH_TOKENS,
-        load_seconds=settings.load_seconds,
-        stall_seconds=settings.stall_seconds,
-    )

@@ -51,7 +51,7 @@ ROOMS: Final[dict[str, set[str]]] = {
 }
 """The rooms of the node and the rooms that each may import. Every room may import the modules
 beside the rooms, except those that compose the node."""
-COMPOSITION: Final = {"__main__", "main", "parts"}
+COMPOSITION: Final = {"__main__", "main", "memory", "models", "parts"}
 INFERENCE: Final = re.compile(r"\b(model|layer|token|prompt|slot|inference)s?\b", re.IGNORECASE)
 RPC_MODULES: Final = ("application", "errors", "health", "interceptors")
 ONLY_IN: Final = {

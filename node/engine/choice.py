@@ -33,7 +33,7 @@ SLOTS: Final[Mapping[OwnEngineName, Sequence[int]]] = {
 answer does not wait for the end of a long one. On a CPU they share the speed of one; a GPU decodes
 them together at little more than the cost of one."""
 _SPARE: Final = 1 / 8
-"""The share of the free memory that defaults leave; a guess, as in `node.routing.plan`."""
+"""The share of the free memory that defaults leave; a guess, as in `node.routing.holders`."""
 UNKNOWN_CONTEXT: Final = 2048
 """Used if neither the settings nor the file specify the positions."""
 _OTHER_KINDS: Final = {

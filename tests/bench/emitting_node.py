@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-import node.parts
+import node.models
 from node.__main__ import main
 from node.engine import protocol
 
@@ -92,8 +92,8 @@ def run(tokens_per_second: float) -> None:
     async def open_link() -> AsyncIterator[EmittingLink]:
         yield EmittingLink(tokens_per_second)
 
-    parts: Any = node.parts
-    parts.open_child = open_link
+    models: Any = node.models
+    models.open_child = open_link
     main()
 
 
