@@ -36,9 +36,9 @@ def room_bytes(scheduler: Scheduler, lender: Lender, limit_bytes: int) -> int:
     """Return the memory that the loaded models and the workers leave."""
     # Their files are in the page cache, which the system counts as available although they are in
     # use.
-    loaded = sum(lane.engine.weights_bytes for lane in scheduler.lanes)
+    loaded = sum(lane.engine.model.weights_bytes for lane in scheduler.lanes)
     room = machine.available_memory_bytes() - loaded
     if limit_bytes:
-        held = sum(lane.engine.held_bytes for lane in scheduler.lanes)
+        held = sum(lane.engine.model.held_bytes for lane in scheduler.lanes)
         room = min(room, limit_bytes - held - lender.held_bytes)
     return max(0, room)

@@ -1,10 +1,11 @@
 """How an engine loads its model, and what it notifies of its events."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.link import OpenLink, OpenPipeline
+from node.engine.link import Link, OpenLink, OpenPipeline
 from node.engine.place import Place
 from node.engine.protocol import Described, EngineName
 from node.errors import InsufficientMemoryError
@@ -32,6 +33,12 @@ class EngineOptions:
     """An engine that takes longer to load counts as hanging."""
     stall_seconds: float
     """An engine with a request that makes no progress for this long counts as hanging."""
+
+    def open(self, engine: EngineName, place: Place) -> AbstractAsyncContextManager[Link]:
+        """Start an engine, or a split one, that has no model yet."""
+        if place.stages and self.open_pipeline is not None:
+            return self.open_pipeline(place)
+        return self.open_link(engine)
 
 
 def _refuse(described: Described, model_id: str, shortage: str) -> Place:

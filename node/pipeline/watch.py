@@ -67,7 +67,7 @@ class PipelineWatch:
             yield StageHeld(model_id, layers)
 
     def _level(self, engine: Engine) -> PipelineChanged | None:
-        if stages := engine.stages:
+        if stages := engine.model.stages:
             pipeline = self._coordinator.running.get(engine.model_id)
             opened = 1 + len(pipeline.tunnels) if pipeline else 0
             return PipelineChanged(

@@ -51,7 +51,7 @@ class Candidates:
     def find(self, model_id: str, fingerprint: str = "") -> Iterator[Candidate]:
         """Yield the nodes that could answer, or continue what this fingerprint's model began."""
         lane = self.lane(model_id)
-        own = lane.engine.fingerprint if lane else ""
+        own = lane.engine.model.fingerprint if lane else ""
         if lane is not None and not is_other_model(fingerprint, own):
             load = lane.load()
             yield Candidate(

@@ -93,7 +93,7 @@ class OwnOffer:
 
     def _max_layers(self) -> int:
         for lane in self._scheduler.lanes:
-            if (described := lane.engine.described) and described.size_bytes:
+            if (described := lane.engine.model.described) and described.size_bytes:
                 return _count(self._memory_bytes * described.layers // described.size_bytes)
         return 0
 
@@ -109,7 +109,7 @@ class OwnOffer:
 
     def _stages(self) -> Iterator[OfferedStage]:
         for lane in self._scheduler.lanes:
-            for stage in lane.engine.stages:
+            for stage in lane.engine.model.stages:
                 yield OfferedStage(
                     lane.engine.model_id,
                     stage.node_id,
@@ -121,20 +121,20 @@ class OwnOffer:
 
 
 def _offered(lane: Lane) -> OfferedModel:
-    load, described = lane.load(), lane.engine.described
+    load, described = lane.load(), lane.engine.model.described
     return OfferedModel(
         model_id=lane.engine.model_id,
         state=lane.engine.state,
         layers=_count(described.layers) if described else 0,
         size_bytes=_count(described.size_bytes) if described else 0,
         position_bytes=_count(described.position_bytes * described.slots) if described else 0,
-        context_length=_count(lane.engine.context_length),
+        context_length=_count(lane.engine.model.context_length),
         queued=load.queued,
         in_flight=load.in_flight,
         slots_busy=load.slots_busy,
         slots_total=load.slots_total,
-        fingerprint=lane.engine.fingerprint,
-        held_bytes=_count(lane.engine.held_bytes),
+        fingerprint=lane.engine.model.fingerprint,
+        held_bytes=_count(lane.engine.model.held_bytes),
         elsewhere=lane.engine.defers,
     )
 

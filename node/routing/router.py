@@ -103,7 +103,7 @@ class Router:
     def context_length(self, model_id: str) -> int:
         """Return how many tokens a request to a model may hold; 0 while unknown."""
         own = [
-            lane.engine.context_length
+            lane.engine.model.context_length
             for lane in self._scheduler.lanes
             if lane.engine.model_id == model_id
         ]

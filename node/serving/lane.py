@@ -102,7 +102,7 @@ class Lane:
     @property
     def retry_after_seconds(self) -> int:
         """When a retry is worthwhile: once half of the waiting requests are served."""
-        rounds = len(self._waiting) / max(1, self.engine.slots) + 1
+        rounds = len(self._waiting) / max(1, self.engine.model.slots) + 1
         seconds = self._service_seconds * rounds / 2
         return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
 
@@ -137,7 +137,9 @@ class Lane:
     def load(self) -> LoadChanged:
         """Return the numbers of waiting and current requests."""
         busy, queued = len(self._served), len(self._waiting)
-        return LoadChanged(self.engine.model_id, busy + queued, queued, busy, self.engine.slots)
+        return LoadChanged(
+            self.engine.model_id, busy + queued, queued, busy, self.engine.model.slots
+        )
 
     def tell_load(self) -> None:
         """Emit the load, unless the model is unloaded and its level series were removed."""
@@ -186,7 +188,7 @@ class Lane:
 
     @property
     def _free_slots(self) -> int:
-        return max(0, self.engine.slots - len(self._served))
+        return max(0, self.engine.model.slots - len(self._served))
 
     @property
     def _has_due(self) -> bool:
@@ -254,8 +256,8 @@ class Lane:
         if attempt.over:  # its caller left in the meantime
             return
         try:
-            elsewhere = self.engine.is_elsewhere
-            attempt.begin(ELSEWHERE if elsewhere else self.engine.fingerprint)
+            elsewhere = self.engine.model.is_elsewhere
+            attempt.begin(ELSEWHERE if elsewhere else self.engine.model.fingerprint)
             await self.engine.begin(attempt, _command(attempt))
             await attempt.let_go.wait()
             await self.engine.release(attempt)

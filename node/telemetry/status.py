@@ -10,7 +10,7 @@ import trio
 
 from node import machine
 from node.engine import NAMES
-from node.engine.supervisor import Engine
+from node.engine.held_model import HeldModel
 from node.serving.lane import Lane
 from node.serving.scheduler import Scheduler
 from node.telemetry.system import SystemSampler
@@ -78,8 +78,8 @@ class NodeStatus:
             self._emit(self._resources())
             self.note_change()
             for lane in self._present():
-                self._emit(_progress(lane.engine))
-                if (sample := lane.engine.sample()) is not None:
+                self._emit(_progress(lane.engine.model))
+                if (sample := lane.engine.model.sample()) is not None:
                     self._emit(sample)
             await trio.sleep(_SAMPLE_SECONDS)
 
@@ -96,8 +96,8 @@ class NodeStatus:
         yield self._sample
         for lane in self._present():
             yield lane.load()
-            yield _progress(lane.engine)
-            if (described := lane.engine.describe()) is not None:
+            yield _progress(lane.engine.model)
+            if (described := lane.engine.model.describe()) is not None:
                 yield described
 
     def _present(self) -> list[Lane]:
@@ -107,9 +107,9 @@ class NodeStatus:
     def _resources(self) -> ResourcesSampled:
         memory = machine.usable_memory_bytes()
         engines = [lane.engine for lane in self._scheduler.lanes]
-        described = (engine.described for engine in engines)
+        described = (engine.model.described for engine in engines)
         known = [model for model in described if model and model.layers]
-        loaded = [level for engine in engines if (level := engine.describe())]
+        loaded = [level for engine in engines if (level := engine.model.describe())]
         layer_bytes = known[0].size_bytes / known[0].layers if known else 0
         return ResourcesSampled(
             cpu_cores=machine.usable_cores(),
@@ -121,8 +121,8 @@ class NodeStatus:
         )
 
     def _engine_pids(self) -> list[int]:
-        return [pid for lane in self._scheduler.lanes if (pid := lane.engine.pid)]
+        return [pid for lane in self._scheduler.lanes if (pid := lane.engine.model.pid)]
 
 
-def _progress(engine: Engine) -> EngineProgressed:
-    return EngineProgressed(engine.model_id, engine.progressed_at, engine.silent_seconds)
+def _progress(model: HeldModel) -> EngineProgressed:
+    return EngineProgressed(model.model_id, model.progressed_at, model.silent_seconds)

@@ -135,7 +135,7 @@ async def test_engine_gets_no_more_than_it_takes(
             request = await child.hear_generate()
             await child.say(protocol.Resized(0), protocol.Declined(request))
             await wait_all_tasks_blocked()
-            assert (place.engine.slots, first.over) == (0, False)
+            assert (place.engine.model.slots, first.over) == (0, False)
             assert list(place.lane.waiting) == [first]
             loads = [event for event in place.emitted if isinstance(event, LoadChanged)]
             assert (loads[-1].queued, loads[-1].slots_total) == (1, 0)

@@ -543,7 +543,7 @@ async def test_failed_load_keeps_nothing_of_its_callers(
         later = place.admit()
         with pytest.raises(UnavailableError, match="damaged"):
             await later.answer.receive()
-        failure = place.engine._failure
+        failure = place.engine._failures.final
         assert failure is not None
         assert failure.__traceback__ is None
 
@@ -658,18 +658,18 @@ async def test_loaded_model_is_described(autojump_clock: MockClock, children: Ch
     del autojump_clock
     async with open_place(children) as (place, child):
         level = ModelDescribed("m", "llama", "Q8_0", "ctransformers", 2**20, 8)
-        assert place.engine.describe() == level
+        assert place.engine.model.describe() == level
         progress = ModelLoadProgressed("m", "read", 2**19, 2**20)
         assert place.emitted[:3] == [progress, ModelLoaded("m", 0.0), level]
-        assert place.engine.described == DESCRIBED
-        assert (place.engine.context_length, place.engine.pid) == (CONTEXT_LENGTH, 1)
+        assert place.engine.model.described == DESCRIBED
+        assert (place.engine.model.context_length, place.engine.model.pid) == (CONTEXT_LENGTH, 1)
         child.die()
         await wait_all_tasks_blocked()
-        assert place.engine.pid is None
+        assert place.engine.model.pid is None
         again = await children.next()
-        levels = [place.engine.describe()]
+        levels = [place.engine.model.describe()]
         await again.load()
-        assert [*levels, place.engine.describe()] == [None, level]
+        assert [*levels, place.engine.model.describe()] == [None, level]
 
 
 @trio_test
@@ -939,15 +939,15 @@ async def test_model_that_loads_has_its_memory_already(
     del autojump_clock
     async with open_empty_place(children, Asked(resident=False)) as place:
         request = place.admit()
-        assert place.engine.weights_bytes == 0
+        assert place.engine.model.weights_bytes == 0
         child = await children.next()
         await child.hear()
-        assert place.engine.weights_bytes == DESCRIBED.size_bytes
+        assert place.engine.model.weights_bytes == DESCRIBED.size_bytes
         assert not place.engine.ready
         await child.say(protocol.LoadFailed("it is damaged"))
         with pytest.raises(UnavailableError, match="damaged"):
             await request.answer.receive()
-        assert place.engine.weights_bytes == 0
+        assert place.engine.model.weights_bytes == 0
 
 
 @trio_test
@@ -1200,7 +1200,7 @@ async def test_prompt_that_waits_for_another_is_not_stalled(
             await child.say(protocol.Evaluated(long.identity, done, 1000, 0))
             await trio.sleep(1)
         assert not child.has_ended
-        assert place.engine.silent_seconds < 2
+        assert place.engine.model.silent_seconds < 2
 
 
 @trio_test

@@ -25,9 +25,9 @@ def model(lane: Lane) -> pb.Model:
     message = pb.Model(
         id=engine.model_id,
         state=_MODEL_STATES[engine.state],
-        context_length=engine.context_length,
+        context_length=engine.model.context_length,
     )
-    if (described := engine.described) is not None:
+    if (described := engine.model.described) is not None:
         message.architecture = described.architecture
         message.quantization = described.quantization
         message.engine = described.engine
