@@ -3,10 +3,9 @@
 `node.parts` builds the parts.
 """
 
-import itertools
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Final
 
 import trio
@@ -21,6 +20,7 @@ from node.parts import Parts, build_api, build_parts
 from node.settings import NodeSettings
 from node.telemetry.carrier import open_carrier
 from node.telemetry.system import watch_loop_lag
+from shared.events.event import Event
 from shared.groups import leaves
 from shared.runtime.notify import announce, notify, ping_watchdog
 from shared.runtime.ports import wait_released
@@ -57,16 +57,7 @@ async def run(settings: NodeSettings) -> None:
             open_carrier(
                 outbox,
                 settings.socket_path,
-                lambda: itertools.chain(
-                    status.levels(),
-                    mesh.levels(),
-                    parts.peer_offers.levels(),
-                    parts.layer_levels(),
-                    parts.lender.levels(),
-                    parts.pipelines.levels(),
-                    protection.levels(),
-                    mesh_certificate,
-                ),
+                lambda: _levels(parts, protection, mesh_certificate),
                 parts.guard,
                 parts.scheduler.accounts.report,
                 status.note_page,
@@ -84,6 +75,20 @@ async def run(settings: NodeSettings) -> None:
                 await announce("READY=1", f"X_URL={status.api_url}")
             work.cancel_scope.cancel()
     _log.info("the node has stopped")
+
+
+def _levels(
+    parts: Parts, protection: Protection, mesh_certificate: Iterable[Event]
+) -> Iterator[Event]:
+    """Yield the current value of every level of the node."""
+    yield from parts.status.levels()
+    yield from parts.mesh.levels()
+    yield from parts.peer_offers.levels()
+    yield from parts.layer_levels()
+    yield from parts.lender.levels()
+    yield from parts.pipelines.levels()
+    yield from protection.levels()
+    yield from mesh_certificate
 
 
 async def _start_parts(work: trio.Nursery, parts: Parts) -> None:

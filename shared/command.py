@@ -62,19 +62,29 @@ def run_command(  # noqa: PLR0913 - few commands have subcommands
             startup_error,
             given[1:],
         )
+    help_text = about + _list(subcommands)
+    return guard(
+        program, lambda: _start(program, help_text, settings_class, start, given), startup_error
+    )
 
-    def run() -> int:
-        try:
-            settings = settings_class.read(program, given, about + _list(subcommands))
-        except HelpShownError:
-            return 0
-        journal = logs.stderr_is_journal()
-        logging.config.dictConfig(
-            logs.configuration(settings.log_level, settings.log_format, journal=journal)
-        )
-        return start(settings) or 0
 
-    return guard(program, run, startup_error)
+def _start(
+    program: str,
+    help_text: str,
+    settings_class: type[SettingsT],
+    start: Callable[[SettingsT], int | None],
+    given: Sequence[str],
+) -> int:
+    """Read the settings, prepare the log and run the command; return its exit code."""
+    try:
+        settings = settings_class.read(program, given, help_text)
+    except HelpShownError:
+        return 0
+    journal = logs.stderr_is_journal()
+    logging.config.dictConfig(
+        logs.configuration(settings.log_level, settings.log_format, journal=journal)
+    )
+    return start(settings) or 0
 
 
 def guard(program: str, run: Callable[[], int], startup_error: type[Exception]) -> int:

@@ -44,14 +44,19 @@ def open_store(
     except JournalError as error:
         ingest, failure = Ingest(empty(), timeout_seconds), str(error)
     else:
-        # What was read is shown even if nothing can be written after it.
-        try:
-            journal.recovered()
-        except JournalError as error:
-            failure = str(error)
+        failure = _begin_log(journal)
     if failure:
         _log.error("metrics are not durable: %s", failure)
     return Store(ingest, directory, journal, failure, rotate_bytes)
+
+
+def _begin_log(journal: Journal) -> str:
+    """Return why nothing can be written after what was read, which is shown all the same."""
+    try:
+        journal.recovered()
+    except JournalError as error:
+        return str(error)
+    return ""
 
 
 def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: float) -> Ingest:

@@ -39,16 +39,7 @@ async def run(settings: AgentSettings) -> int:
     settings = settings.with_node_id()
     settings.log()
     stopping = trio.CancelScope()
-    exporter = Service(
-        "exporter",
-        [*PYTHON, "-m", "exporter", *settings.as_flags(MetricsSettings)],
-        _MARGIN_SECONDS,
-    )
-    node = Service(
-        "node",
-        [*PYTHON, "-m", "node", *settings.as_flags(NodeSettings)],
-        settings.drain_seconds + _MARGIN_SECONDS,
-    )
+    exporter, node = _services(settings)
     code = 0
     with trio.open_signal_receiver(*stop_signals()) as signals:
         try:
@@ -67,6 +58,16 @@ async def run(settings: AgentSettings) -> int:
         except* CannotStartError as group:
             code = leaves(group)[0].code
     return code
+
+
+def _services(settings: AgentSettings) -> tuple[Service, Service]:
+    """Return exporter and node, each with its share of the settings."""
+    exporter = [*PYTHON, "-m", "exporter", *settings.as_flags(MetricsSettings)]
+    node = [*PYTHON, "-m", "node", *settings.as_flags(NodeSettings)]
+    return (
+        Service("exporter", exporter, _MARGIN_SECONDS),
+        Service("node", node, settings.drain_seconds + _MARGIN_SECONDS),
+    )
 
 
 async def _stop_on_signal(

@@ -59,14 +59,7 @@ async def open_carrier(
         report: Called at each flush; emits what was counted since the last.
         note_page: Receives the URL of the exporter's status page with each reply.
     """
-    socket = pynng.Req0(
-        resend_time=_RESEND_MILLISECONDS,
-        reconnect_time_min=_RECONNECT_MILLISECONDS[0],
-        reconnect_time_max=_RECONNECT_MILLISECONDS[1],
-        recv_max_size=_REPLY_BYTES,
-    )
-    with socket:
-        socket.dial(f"ipc://{socket_path}", block=False)
+    with _dial(socket_path) as socket:
         carrier = _Carrier(outbox, socket, levels, report, note_page)
         well = False
         try:
@@ -81,6 +74,18 @@ async def open_carrier(
         finally:
             with guard.contain("carrier"):
                 await _finish(carrier, goodbye=well)
+
+
+def _dial(path: Path) -> pynng.Req0:
+    """Return a socket that connects to the exporter whenever it listens."""
+    socket = pynng.Req0(
+        resend_time=_RESEND_MILLISECONDS,
+        reconnect_time_min=_RECONNECT_MILLISECONDS[0],
+        reconnect_time_max=_RECONNECT_MILLISECONDS[1],
+        recv_max_size=_REPLY_BYTES,
+    )
+    socket.dial(f"ipc://{path}", block=False)
+    return socket
 
 
 class _Carrier:

@@ -34,15 +34,8 @@ async def open_process(
     """Run a process that outlives neither this one nor the block; kill it if it does not end first.
 
     It has its own session: a terminal's signals (Ctrl-C, Ctrl-Z, hang-up) reach only this process,
-    which decides what happens to the child.
-
-    Args:
-        command: The program's absolute path and its arguments.
-        stdin: As for `subprocess.Popen`, like the next two.
-        stdout: Default: this process's.
-        stderr: Default: this process's.
-        environment: Default: this process's.
-        pass_fds: Descriptors that the process inherits.
+    which decides what happens to the child. The streams are as for `subprocess.Popen`. By default,
+    output and environment are this process's. `pass_fds` are descriptors that it inherits.
 
     Raises:
         OSError: No process, pipe or memory is available now.
@@ -61,16 +54,23 @@ async def open_process(
             )
         finally:
             os.close(read_end)
-        _own.add(process.pid)
-        try:
+        async with _owned(process):
             yield process
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):  # SIGKILL cannot be refused, so this ends at once
-                await process.wait()
-            _own.remove(process.pid)
     finally:
         os.close(write_end)
+
+
+@contextlib.asynccontextmanager
+async def _owned(process: trio.Process) -> AsyncIterator[None]:
+    """Kill and reap the process at the end of the block."""
+    _own.add(process.pid)
+    try:
+        yield
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):  # SIGKILL cannot be refused, so this ends at once
+            await process.wait()
+        _own.remove(process.pid)
 
 
 async def reap_adopted() -> None:
