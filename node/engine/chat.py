@@ -8,7 +8,8 @@ filters, statements and whitespace rules as in `apply_chat_template` of Hugging 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
@@ -69,7 +70,7 @@ def render_chat(
         raise NoTemplateError("this model has no chat template: request a completion instead")
     continued = bool(turns) and turns[-1]["role"] == "assistant"
     names = {"bos_token": bos, "eos_token": eos, **special}
-    try:
+    with _refusals(turns):
         prompt = _compiled(template).render(
             names,
             messages=_messages(turns, marker, continued=continued),
@@ -77,10 +78,6 @@ def render_chat(
             documents=None,
             add_generation_prompt=not continued,
         )
-    except _TEMPLATE_FAULTS as error:
-        what = "a chat with tool calls" if _has_calls(turns) else "these messages"
-        message = f"the model's chat template refuses {what}: {error}"
-        raise ChatRefusedError(message) from error
     if "\0" in prompt:  # the library would silently end the text there
         raise ChatRefusedError("the model's chat template wrote a NUL character")
     return _open_end(prompt) if continued else prompt
@@ -103,6 +100,17 @@ _OPEN: Final = END + _SPACE
 """Appended to the message that the answer continues: if the whitespace is gone, the template trims.
 """
 _NOT_ASCII: Final = re.compile(rf"[^\x00-\x7f{MARKS}]")
+
+
+@contextmanager
+def _refusals(turns: Sequence[Turn]) -> Iterator[None]:
+    """Raise what a template raises as a refusal of these turns."""
+    try:
+        yield
+    except _TEMPLATE_FAULTS as error:
+        what = "a chat with tool calls" if _has_calls(turns) else "these messages"
+        message = f"the model's chat template refuses {what}: {error}"
+        raise ChatRefusedError(message) from error
 
 
 def _messages(turns: Sequence[Turn], marker: Marker, *, continued: bool) -> list[Turn]:

@@ -75,12 +75,7 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
     if fault := _find_fault(facts):
         raise UnusableModelError(f"no engine can run {name}: {fault}")
     engine = _choose_engine(facts, wanted, name)
-    fits = partial(_fits, facts, engine, room_bytes)
-    possible = (wanted.slots,) if wanted.slots else SLOTS[engine]
-    trained = facts.context_length or UNKNOWN_CONTEXT
-    if facts.embeds:  # a text is one batch, whose buffers grow with its square
-        trained = min(trained, USUAL_CONTEXT)
-    slots, context_length = fit(possible, wanted.context_length, trained, fits)
+    slots, context_length = _fit(facts, wanted, engine, room_bytes)
     buffers = estimate_buffers(facts, engine, context_length, slots)
     return Described(
         engine=engine,
@@ -97,6 +92,18 @@ def choose(facts: Facts, wanted: Wanted, path: Path, room_bytes: int | None = No
         buffer_bytes=buffers.total_bytes,
         shape=shape_of(facts, slots, context_length, buffers),
     )
+
+
+def _fit(
+    facts: Facts, wanted: Wanted, engine: OwnEngineName, room_bytes: int | None
+) -> tuple[int, int]:
+    """Return the slots and the positions of each."""
+    fits = partial(_fits, facts, engine, room_bytes)
+    possible = (wanted.slots,) if wanted.slots else SLOTS[engine]
+    trained = facts.context_length or UNKNOWN_CONTEXT
+    if facts.embeds:  # a text is one batch, whose buffers grow with its square
+        trained = min(trained, USUAL_CONTEXT)
+    return fit(possible, wanted.context_length, trained, fits)
 
 
 def _fits(

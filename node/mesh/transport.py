@@ -4,10 +4,9 @@ nng's threads fill its queues. This module empties them when the socket's descri
 many messages per wake-up, which costs less than a callback per message.
 """
 
-import contextlib
 import select
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -72,7 +71,7 @@ class Transport:
         self.on_connect: Callable[[str], None] = lambda _: None
         self.on_disconnect: Callable[[str], None] = lambda _: None
         """Called in the event loop with the address that was dialed."""
-        self.contain: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        self.contain: Callable[[], AbstractContextManager[object]] = nullcontext
         """Guards the callbacks of nng's threads: their errors would end the event loop."""
         self._excess = 0
         self._surveyor = surveyor
@@ -198,20 +197,20 @@ class Transport:
     def _shut_out(self, guest: Guest[pynng.Pipe] | None) -> None:
         if guest is not None:
             self._excess += 1
-            with contextlib.suppress(pynng.NNGException):  # it may be closed already
+            with suppress(pynng.NNGException):  # it may be closed already
                 guest.connection.close()
 
     def _send_answer(self, sealed: bytes) -> None:
         # If the receiver does not read, the descriptor is not ready. nng's non-blocking send always
         # fails here, and a blocking one does not have to wait then.
         if self._answerable.poll(0):
-            with contextlib.suppress(pynng.NNGException):
+            with suppress(pynng.NNGException):
                 self._respondent.send(sealed)
 
     # On nng's threads:
 
     def _note_connected(self, pipe: pynng.Pipe) -> None:
-        with contextlib.suppress(pynng.NNGException):  # it may be closed already
+        with suppress(pynng.NNGException):  # it may be closed already
             address = str(pipe.remote_address)
             self._pipes[pipe.id] = address
             self._tell(lambda: self.on_connect(address))
@@ -228,7 +227,7 @@ class Transport:
         self._tell(lambda: self._guests.leave(number))
 
     def _tell(self, call: Callable[[], object]) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
+        with suppress(trio.RunFinishedError):
             self._trio_token.run_sync_soon(self._run_contained, call)
 
     def _run_contained(self, call: Callable[[], object]) -> None:
@@ -236,7 +235,7 @@ class Transport:
             call()
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_transport(host: str, port: int, tls: Tls | None, members: int) -> Iterator[Transport]:
     """Listen for surveys and prepare to send them.
 

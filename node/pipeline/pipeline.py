@@ -75,8 +75,7 @@ async def open_pipeline(
         link = await stack.enter_async_context(open_llama_server(_options(pipeline, llama)))
         nursery = await stack.enter_async_context(trio.open_nursery())
         for node_id in pipeline.tunnels:
-            name = f"tunnel of {pipeline.model_id} to {node_id}"
-            nursery.start_soon(_watch, pipeline, node_id, link, name=name)
+            nursery.start_soon(_watch, pipeline, node_id, link, name=f"tunnel to {node_id}")
         try:
             yield link
             await _wait_noticed(pipeline)

@@ -137,6 +137,9 @@ class Account:
             answer: The answer.
             read_tokens: How many of this account's tokens the caller has read.
         """
+        self._emit(self._finished(verdict, answer, read_tokens))
+
+    def _finished(self, verdict: Verdict, answer: Answer, read_tokens: int) -> InferenceFinished:
         now = trio.current_time()
         status, reason = verdict
         # A request that was never admitted has not waited and has no phases.
@@ -145,33 +148,31 @@ class Account:
         decode_at = now if self._decode_at is None else self._decode_at
         kept = read_tokens if self._request.streamed else 0
         request = self._request
-        self._emit(
-            # Python passes more than 15 arguments by name through a dictionary, which takes three
-            # times as long as the rest of this call.
-            InferenceFinished(
-                request.model_id,
-                status,
-                reason,
-                now - queued_at,
-                prefill_at - queued_at,
-                decode_at - prefill_at,
-                now - decode_at,
-                decode_at - queued_at if self.generated_tokens else None,
-                answer.prompt_tokens,
-                answer.cached_tokens,
-                self.generated_tokens,
-                0 if status == "ok" else max(0, self.generated_tokens - kept),
-                request.request_id,
-                request.trace,
-                route=request.route,
-                client=request.credentials,
-                operation=request.operation,
-                reason=reason_of(answer.error, status),
-                code=code_of(answer.error),
-                ended_at=time.time(),
-                local_seconds=now - answer.admitted_at,
-                resumed=self._resumed,
-            )
+        # Python passes more than 15 arguments by name through a dictionary, which takes three times
+        # as long as the rest of this call.
+        return InferenceFinished(
+            request.model_id,
+            status,
+            reason,
+            now - queued_at,
+            prefill_at - queued_at,
+            decode_at - prefill_at,
+            now - decode_at,
+            decode_at - queued_at if self.generated_tokens else None,
+            answer.prompt_tokens,
+            answer.cached_tokens,
+            self.generated_tokens,
+            0 if status == "ok" else max(0, self.generated_tokens - kept),
+            request.request_id,
+            request.trace,
+            route=request.route,
+            client=request.credentials,
+            operation=request.operation,
+            reason=reason_of(answer.error, status),
+            code=code_of(answer.error),
+            ended_at=time.time(),
+            local_seconds=now - answer.admitted_at,
+            resumed=self._resumed,
         )
 
     def _note_resumption(self, reason: ResumeReason) -> None:

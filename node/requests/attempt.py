@@ -54,8 +54,8 @@ class Attempt:
         """Whether a free peer is being asked to take it over; this node does not begin it
         meanwhile."""
         self._account = account
-        self._left_queue: Callable[[Attempt], None] = _ignore
-        self._released: Callable[[], None] = _nothing
+        self._left_queue: Callable[[Attempt], None] = lambda _: None
+        self._released: Callable[[], None] = lambda: None
         self._in_engine = False
         self._begun = False
         self._fruitless = 0
@@ -291,11 +291,3 @@ def verdict_of(answer: Answer, error: RequestError | None = None) -> Verdict:
     if error.status == 504:
         return "timeout", "error"
     return "rejected" if error.status < 500 else "error", "error"
-
-
-def _ignore(attempt: Attempt) -> None:
-    """Do nothing: the attempt is in no queue."""
-
-
-def _nothing() -> None:
-    """Do nothing: no queue holds the attempt."""

@@ -34,22 +34,12 @@ def upstream_options(
     address.read_key()
     trust(address)
     options = UpstreamOptions(address, model_id, stall_seconds)
-    described = Described(
-        engine="upstream",
-        architecture="",
-        quantization="",
-        size_bytes=0,
-        layers=0,
-        context_length=wanted.context_length,
-        position_bytes=0,
-        slots=wanted.slots or SLOTS,
-    )
 
     async def locate() -> Path:
         return Path(str(address))  # no file: nothing notices a replacement
 
     async def describe(_: Path) -> Described:
-        return described
+        return _describe(wanted)
 
     return EngineOptions(
         place=str(address),
@@ -61,4 +51,18 @@ def upstream_options(
         load_seconds=_CHECK_SECONDS,
         # The link gives up stalled requests one by one; the supervisor would drop all of them.
         stall_seconds=2 * stall_seconds,
+    )
+
+
+def _describe(wanted: Wanted) -> Described:
+    """Describe a model without a file: nothing is known of it but its use."""
+    return Described(
+        engine="upstream",
+        architecture="",
+        quantization="",
+        size_bytes=0,
+        layers=0,
+        context_length=wanted.context_length,
+        position_bytes=0,
+        slots=wanted.slots or SLOTS,
     )
