@@ -1,8 +1,11 @@
 """What the node needs of an engine: a process that takes commands and returns results."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
+
+import trio
 
 from node.engine.place import Place
 from node.engine.protocol import Command, EngineName, Result
@@ -38,6 +41,16 @@ class Link(Protocol):
 
     async def wait_epitaph(self) -> str:
         """Wait for the end of an engine that is gone. Return in one line how it ended."""
+
+
+async def receive_waiting(channel: trio.MemoryReceiveChannel[list[Result]]) -> list[Result]:
+    """Wait for results and return all that wait. Return an empty list when no more can come."""
+    results: list[Result] = []
+    with contextlib.suppress(trio.EndOfChannel, trio.WouldBlock):
+        results = await channel.receive()
+        while True:
+            results += channel.receive_nowait()
+    return results
 
 
 OpenLink = Callable[[EngineName], AbstractAsyncContextManager[Link]]

@@ -19,6 +19,7 @@ import trio
 from trio.abc import ReceiveStream
 
 from node.engine import protocol
+from node.engine.link import receive_waiting
 from node.engine.llama_cpp import log
 from node.engine.llama_cpp.answer import LoadedModel
 from node.engine.llama_cpp.completion import Properties, decode
@@ -113,12 +114,7 @@ class LlamaServer:
 
     async def receive(self) -> list[Result]:
         """Wait for results. Return an empty list when the server is gone."""
-        results: list[Result] = []
-        with contextlib.suppress(trio.EndOfChannel, trio.WouldBlock):
-            results = await self._received.receive()
-            while True:
-                results += self._received.receive_nowait()
-        return results
+        return await receive_waiting(self._received)
 
     async def wait_epitaph(self) -> str:
         """Wait for the end of a server that sends no results. Return in one line how it ended."""

@@ -1,6 +1,5 @@
 """Turns prompts into a model's tokens, with llama-server's template and tokenizer."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
@@ -31,7 +30,8 @@ from node.engine.llama_cpp.grammar import (
 )
 from node.engine.marks import BREAK, without_marks
 from node.engine.protocol import Generate, Result
-from node.requests.request import Chat, Prompt, Turn
+from node.engine.turns import with_json_arguments
+from node.requests.request import Chat, Prompt
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class Prompts:
         """Return a chat's text, with marks in what looks like a control token but is none."""
         said = {"messages": list(chat.turns), "tools": list(chat.tools), "more": chat.options}
         marked = await self._hide_control_tokens(said)
-        body = {"messages": list(map(_sendable, marked["messages"]))}
+        body = {"messages": list(map(with_json_arguments, marked["messages"]))}
         if chat.tools:
             body["tools"] = marked["tools"]
         if chat.options:
@@ -214,21 +214,6 @@ class Prompts:
             message = " ".join(read_failure(answer).message.split())
             raise RefusedError(f"the engine refuses the prompt: {message}")
         return decode(answer, kind)
-
-
-def _sendable(turn: Turn) -> Turn:
-    """Return a turn as llama-server takes it: with the arguments of calls as JSON text."""
-    if "tool_calls" not in turn:
-        return turn
-    calls = [
-        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
-        for call in turn["tool_calls"]
-    ]
-    return turn | {"tool_calls": calls}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """The requests to an engine elsewhere, in the fields of OpenAI's API; no I/O."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from node.engine.protocol import Generate
+from node.engine.turns import with_json_arguments
 from node.requests.parts import Words
 from node.requests.request import Chat, Token, Turn
 
@@ -37,7 +37,7 @@ def chat_body(command: Generate, chat: Chat, model: str, *, chooses_by_name: boo
     Raises:
         CannotContinueError: More was said than words.
     """
-    turns = [_sendable(turn) for turn in chat.turns]
+    turns = [with_json_arguments(turn) for turn in chat.turns]
     if command.said:
         turns = _continued(turns, _words_so_far(command, chat))
     body: dict[str, Any] = {"messages": turns, **command.sampling.asked}
@@ -113,18 +113,3 @@ def _continued(turns: list[Turn], words: str) -> list[Turn]:
         return [*turns, {"role": "assistant", "content": words}]
     before = turns[-1].get("content") or ""
     return [*turns[:-1], turns[-1] | {"content": before + words}]
-
-
-def _sendable(turn: Turn) -> Turn:
-    """Return a turn with the arguments of its calls as JSON text, as OpenAI's API has them."""
-    if "tool_calls" not in turn:
-        return turn
-    calls = [
-        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
-        for call in turn["tool_calls"]
-    ]
-    return turn | {"tool_calls": calls}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

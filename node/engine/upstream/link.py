@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from node.engine import protocol
+from node.engine.link import receive_waiting
 from node.engine.protocol import (
     Cancel,
     Dropped,
@@ -111,12 +112,7 @@ class UpstreamLink:
 
     async def receive(self) -> list[Result]:
         """Wait for results. Return an empty list when the server is lost."""
-        results: list[Result] = []
-        with contextlib.suppress(trio.EndOfChannel, trio.WouldBlock):
-            results = await self._received.receive()
-            while True:
-                results += self._received.receive_nowait()
-        return results
+        return await receive_waiting(self._received)
 
     async def wait_epitaph(self) -> str:
         """Return in one line why the server is lost."""
