@@ -138,7 +138,7 @@ def _start_upkeep(
 
 
 def _start_process(nursery: trio.Nursery, guard: Guard[ExporterPart]) -> None:
-    """Start what every process of ours does beside its work."""
+    """Start what every process does besides its work."""
     nursery.start_soon(guard, "watchdog", ping_watchdog, name="watchdog")
     nursery.start_soon(guard, "reaper", reap_adopted, name="reaper")
     nursery.start_soon(guard, "terminal", watch_terminal, name="terminal")

@@ -24,9 +24,9 @@ def open_store(
     """Recover the state that a directory holds. Blocks; nothing may be shown before it returns.
 
     Args:
-        directory: Made if it is missing; without durability if it cannot be used.
-        empty: Gives a state without anything in it.
-        timeout_seconds: A node that is silent for so long counts as gone.
+        directory: Created if missing; without durability if it cannot be used.
+        empty: Returns an empty state.
+        timeout_seconds: A node that is silent for this long counts as gone.
         rotate_bytes: Length at which the log is replaced.
 
     Raises:

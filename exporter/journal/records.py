@@ -115,7 +115,7 @@ class LogReader:
         file: The log, unbuffered, at its start.
 
     Raises:
-        FormatError: The file is no log, its header is cut, or it is from a newer exporter.
+        FormatError: The file is not a log, its header is incomplete, or a newer exporter wrote it.
     """
 
     good_bytes: int

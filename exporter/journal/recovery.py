@@ -159,10 +159,10 @@ def _open_log(path: Path) -> FileIO:
 
 
 class _Note:
-    """The note of which record is being applied; one left over tells of a crash in recovery.
+    """The note of which record is being applied; one left over means a crash in recovery.
 
-    A mapped file, which outlives the process and costs no system call for each record. Failing to
-    note is no reason not to recover.
+    A mapped file, which outlives the process and costs no system call for each record. Recovery
+    continues if the note cannot be written.
     """
 
     _LAYOUT: Final = struct.Struct("<QQI")  # generation, offset, crashes in a row

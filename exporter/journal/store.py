@@ -71,7 +71,7 @@ class Store:
         self.listeners: Final[list[Listener]] = []
         """Called with what was counted, in order and once. They neither wait nor raise."""
         self.page_url = ""
-        """Where the status page listens; told to the nodes."""
+        """Where the status page listens; sent to the nodes."""
         self._ingest = ingest
         self._directory = directory
         self._journal = journal
@@ -92,9 +92,9 @@ class Store:
         """Count a message and return the reply. Never raises, whatever the bytes are.
 
         Args:
-            message: What came, perhaps not from a node at all.
-            pipe: The connection that it came by.
-            live: Gives the connections that are open now.
+            message: The bytes received, perhaps not from a node.
+            pipe: The connection that they arrived on.
+            live: Returns the connections that are open now.
         """
         async with self._changes:
             accepted = self._ingest.examine(message, trio.current_time(), pipe, live)
@@ -136,7 +136,7 @@ class Store:
                 await self._keep(OWN, time.time(), pack_own(own))
                 move_own(self.state, own)
             for node_id in self._ingest.silent(now):
-                _log.warning("node %s is gone: no word from it", node_id)
+                _log.warning("node %s is gone: it sends nothing", node_id)
                 await self._keep(SILENCE, time.time(), node_id.encode())
                 self._ingest.lose(node_id)
 
@@ -284,7 +284,7 @@ async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
 
 
 def _start_thread(call: Callable[[], object], settle: Callable[[Any], object]) -> None:
-    """Call in a worker thread, then give the outcome to the event loop, if that still runs.
+    """Call in a worker thread, then pass the outcome to the event loop, if that still runs.
 
     Every batch of events pays for one such call: 90 microseconds of CPU time instead of 270 with a
     nursery and `trio.to_thread`.

@@ -24,11 +24,10 @@ from shared import wire
 from shared.settings.declaration import Topic, UsageError, argument, setting
 from shared.settings.kinds import EXISTING, NOT_NEGATIVE
 
-ABOUT: Final = """Give a recorded journal to an exporter, as the nodes once did.
+ABOUT: Final = """Send a recorded journal to an exporter, as the nodes once did.
 
-FILES are logs (journal-N.log) or state directories, whose logs are taken in their order. The
-exporter of --runtime-dir takes them, best one of its own with an empty --state-dir; with --print
-none is needed."""
+FILES are logs (journal-N.log) or state directories, whose logs are sent in order to the exporter of
+--runtime-dir. Best start one for it, with an empty --state-dir. --print needs none."""
 _REPLY_SECONDS: Final = 10.0
 _CONFLICT_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.05
@@ -53,7 +52,7 @@ class ReplaySettings(ExporterSettings):
         Topic.OPTIONS, 1.0, NOT_NEGATIVE, "Multiple of the original speed; 0 for no pauses."
     )
     print: bool = setting(
-        Topic.OPTIONS, False, bool, "Print the metrics that the journal gives instead."
+        Topic.OPTIONS, False, bool, "Print the metrics that the journal yields instead."
     )
 
     def check(self) -> None:

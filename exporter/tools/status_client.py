@@ -16,7 +16,7 @@ from exporter.errors import ExporterError
 from exporter.status.snapshot import VERSION, Snapshot
 
 SILENCE_SECONDS: Final = 5.0
-"""The exporter sends a picture a second; one that is silent for so long counts as lost."""
+"""The exporter sends a picture a second; one that is silent for this long counts as lost."""
 _LINE_BYTES: Final = 4 * 2**20
 """Far more than a picture of as many nodes and models as one holds."""
 _PREFIX: Final = b"data: "

@@ -25,8 +25,8 @@ from shared.settings.kinds import COUNT_OR_NONE
 
 ABOUT: Final = """Show events as they arrive at a running exporter.
 
-Attaches to the exporter of --runtime-dir, which counts on as if nobody looked. What comes too fast
-for this reader is left out and its amount shown."""
+Attaches to the exporter of --runtime-dir, which it does not slow down. Events that arrive too fast
+for this reader are skipped and their number is shown."""
 _KINDS: Final = frozenset(kind.__name__ for kind in get_args(AnyEvent))
 _QUEUED: Final = 64
 

@@ -17,7 +17,7 @@ from exporter.web.exposition import EOF, Wanted
 from shared.repeats import Repeats
 
 COLLECT_SECONDS: Final = 1.0
-"""Time for all of them together; a scrape has a timeout of 10 s unless Prometheus is told else."""
+"""Time for all of them together; a scrape has a timeout of 10 s by default."""
 _SAMPLES: Final = 20_000
 """Limit for one collector: a scrape of them takes a fifth of a second."""
 _OWN_NAMES: Final = frozenset(
@@ -102,7 +102,7 @@ class _Source:
         self._was_late = False
 
     async def read(self, wanted: Wanted) -> _Text:
-        """Return what the collector gives now.
+        """Return the collector's current metrics.
 
         Raises:
             _FaultError: It raised, or takes too long. Later calls do not wait for one that does.

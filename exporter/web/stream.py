@@ -24,7 +24,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class StatusStreams:
-    """Sends every reader the same picture; a slow reader holds up nobody.
+    """Sends every reader the same picture; a slow reader does not delay the others.
 
     Args:
         status: What is sent.

@@ -23,7 +23,7 @@ _OUTPUT_BYTES: Final = 2**20
 _PATIENCE_SECONDS: Final = SECONDS + 15.0
 """The process ends by itself before that, unless the disk hangs."""
 _KILLS: Final = (signal.SIGKILL, signal.SIGTERM)
-"""Sent by the system, for want of memory, or by an operator: the file is not at fault."""
+"""Sent by the system when memory runs out, or by an operator: the file is not at fault."""
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ class Link(Protocol):
     stalled: bool
     """Whether it was killed because it made no progress."""
     held_tokens: int | None
-    """Tokens in all slots, including those kept for later prompts; None if it does not tell."""
+    """Tokens in all slots, including those kept for later prompts; None if unknown."""
 
     @property
     def pid(self) -> int:

@@ -44,4 +44,4 @@ def _open(path: Path) -> BufferedReader:
 def no_file(path: Path, why: str | None = "") -> str:
     """Return the message about a path without a file."""
     reason = f" ({why})" if why else ""
-    return f"there is no model file at {readable(path)}{reason}: give --model a GGUF file"
+    return f"there is no model file at {readable(path)}{reason}: set --model to a GGUF file"

@@ -58,7 +58,7 @@ def next_identity(node_id: str, state_dir: Path, software: str) -> Identity:
     """
     file = state_dir / f"{_NAME}-{node_id}"  # an id is a safe file name
     incarnation = max(int(time.time()), _read(file) + 1)
-    _write(file, str(incarnation), "the clock alone tells runs apart")
+    _write(file, str(incarnation), "only the clock distinguishes its runs")
     return Identity(node_id, incarnation, secrets.randbits(_SESSION_BITS), software)
 
 

@@ -12,7 +12,7 @@ from node.engine.place import Stage
 
 _SWITCHES: Final = ("--no-repack", "--no-warmup")
 """Workers do not repack weights. Where they are repacked, sums differ in their last bits, so that
-another split would go on with another text. The first request warms up."""
+another split would continue with another text. The first request warms up."""
 
 
 def split_flags(workers: Sequence[Stage], endpoints: Sequence[str]) -> tuple[str, ...]:

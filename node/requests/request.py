@@ -41,7 +41,7 @@ EndReason = Literal[
 ]
 """Why an engine has finished a request. The last four are faults of the request; `parted` is an
 answer that this engine cannot continue where another one was lost, `failed` one that no engine can
-give until its operator has changed something."""
+make until its operator changes something."""
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):

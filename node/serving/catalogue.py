@@ -78,7 +78,7 @@ def list_models(
     if directory is not None:
         _add_found(models, directory, default)
     if not models:
-        raise StartupError("there is no model to serve: give --model or --models-dir")
+        raise StartupError("there is no model to serve: set --model or --models-dir")
     return list(models.values())
 
 

@@ -199,7 +199,7 @@ def odd_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 )
 def test_what_is_no_file_is_not_opened(odd_file: Path) -> None:
     """Pipes and devices are refused without being opened."""
-    with bounded(_SECONDS, 2**31), pytest.raises(UnusableModelError, match="give --model"):
+    with bounded(_SECONDS, 2**31), pytest.raises(UnusableModelError, match="set --model"):
         read_header(odd_file)
 
 

@@ -17,7 +17,7 @@ RPC_REQUESTS: Final = counter(
 RPC_LATENCY: Final = histogram(
     "rpc_latency_seconds",
     _CALL,
-    "Seconds that a call over gRPC took.",
+    "Duration of a gRPC call in seconds.",
     *NODE,
     "method",
     "code",

@@ -15,14 +15,14 @@ ENGINE_SEQUENCES: Final = histogram(
 )
 ENGINE_CONTEXT: Final = gauge(
     "engine_context_tokens",
-    "Context tokens in all slots: of requests in work, held in all, and how many fit.",
+    "Context tokens in all slots: used by running requests, held in all, and the capacity.",
     *MODEL,
     "state",
     state=("used", "held", "capacity"),
 )
 ENGINE_CONTEXT_USAGE: Final = gauge(
     "engine_context_usage_ratio",
-    "Share of the context tokens of all slots that requests in work use, 0 to 1.",
+    "Share of the context capacity that running requests use, 0 to 1.",
     *MODEL,
 )
 ENGINE_MEMORY: Final = gauge(
@@ -38,12 +38,12 @@ ENGINE_PROGRESS: Final = gauge(
 )
 ENGINE_SILENCE: Final = gauge(
     "engine_silent_seconds",
-    "Seconds that the work in hand has been without progress; 0 while there is none.",
+    "Seconds since an engine with work last made progress; 0 without work.",
     *MODEL,
 )
 ENGINE_RESTARTS: Final = counter(
     "engine_restarts_total",
-    "Engine children that had to be replaced, by reason.",
+    "Engine processes that were replaced, by reason.",
     *MODEL,
     "reason",
     reason=get_args(RestartReason),

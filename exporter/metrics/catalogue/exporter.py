@@ -35,7 +35,7 @@ JOURNAL_BYTES: Final = gauge(
 )
 STATE_DISK: Final = gauge(
     "exporter_state_disk_bytes",
-    "Bytes of the disk that holds the state directory: free for this process, and in total.",
+    "Bytes on the disk of the state directory: free for this process, and in total.",
     "state",
     derived=True,
     state=("free", "total"),
@@ -45,50 +45,50 @@ RECOVERED_EVENTS: Final = counter(
 )
 QUARANTINED: Final = counter(
     "exporter_quarantined_total",
-    "Damaged or dangerous pieces of the journal that were kept aside.",
+    "Damaged or dangerous parts of the journal that were moved to quarantine, by kind.",
     "kind",
     kind=("tail", "log", "snapshot", "poison"),
 )
 SERIES: Final = gauge(
-    "exporter_series", "Series held, by metric that can grow.", "metric", derived=True
+    "exporter_series", "Series in memory, for each metric that can grow.", "metric", derived=True
 )
 FOLDED: Final = counter(
     "exporter_series_folded_total",
-    "Samples whose label value went into `other`, by metric and label.",
+    "Samples whose label value was replaced by `other`, by metric and label.",
     "metric",
     "label",
 )
 SCRAPE_DURATION: Final = histogram(
-    "exporter_scrape_duration_seconds", CHECK_BUCKETS, "Seconds that rendering a scrape took."
+    "exporter_scrape_duration_seconds", CHECK_BUCKETS, "Duration of rendering a scrape in seconds."
 )
 COLLECTOR_ERRORS: Final = counter(
     "exporter_collector_errors_total",
-    "Scrapes that lack another collector's metrics because it raised or took too long.",
+    "Scrapes without the metrics of another collector, which raised or took too long.",
     "collector",
 )
 EXPORTER_INTERNAL_ERRORS: Final = counter(
     "exporter_internal_errors_total",
-    "Unexpected errors in a part of the exporter, which went on.",
+    "Unexpected errors in a part of the exporter that continued to run.",
     "part",
     part=PARTS,
 )
 LOG_LINES: Final = counter("exporter_request_log_lines_total", "Lines written to the request log.")
 LOG_DROPPED: Final = counter(
     "exporter_request_log_dropped_total",
-    "Lines left out of the request log: the queue was full, or they could not be written.",
+    "Lines missing from the request log: the queue was full, or the write failed.",
     "reason",
     reason=("queue_full", "failed"),
 )
-SPANS: Final = counter("exporter_spans_total", "Spans that the collector took.")
+SPANS: Final = counter("exporter_spans_total", "Spans that the collector accepted.")
 SPANS_DROPPED: Final = counter(
     "exporter_spans_dropped_total",
-    "Spans dropped: the queue was full, or the collector did not take them.",
+    "Spans dropped: the queue was full, or the collector did not accept them.",
     "reason",
     reason=("queue_full", "failed"),
 )
 WEB_CONFIG_VALID: Final = gauge(
     "exporter_web_config_valid",
-    "1 while `--web-config-file` is in use as it is now, 0 while an earlier version of it is.",
+    "1 while the current `--web-config-file` is in use, 0 while an earlier version of it is.",
     derived=True,
 )
 OWN_CERTIFICATE_EXPIRY: Final = gauge(
@@ -98,7 +98,7 @@ OWN_CERTIFICATE_EXPIRY: Final = gauge(
 )
 BUILD_INFO: Final = gauge(
     "exporter_build_info",
-    "Versions that the exporter runs; always 1.",
+    "Versions of the exporter, as labels; always 1.",
     "version",
     "python",
     derived=True,

@@ -8,7 +8,7 @@ CHECKS: Final = ("events", "node_api", "engine", "journal", "render")
 
 HEALTH_CHECKS: Final = counter(
     "health_check_total",
-    "Health checks run, by check and status.",
+    "Health checks, by check and status.",
     "check",
     "status",
     check=CHECKS,
@@ -17,7 +17,7 @@ HEALTH_CHECKS: Final = counter(
 HEALTH_CHECK_LATENCY: Final = histogram(
     "health_check_latency_seconds",
     CHECK_BUCKETS,
-    "Seconds that a health check took.",
+    "Duration of a health check in seconds.",
     "check",
     check=CHECKS,
 )

@@ -7,7 +7,7 @@ from shared.events.mesh import Direction, MessageType, NetworkFault, PeerOperati
 
 NETWORK_CONNECTIONS: Final = gauge(
     "network_connections",
-    "Peers connected, by this node's view of them.",
+    "Connected peers, by their state as this node sees it.",
     *NODE,
     "state",
     state=("alive", "suspect"),
@@ -39,14 +39,14 @@ NETWORK_BYTES: Final = counter(
 )
 NETWORK_ERRORS: Final = counter(
     "network_errors_total",
-    "Messages refused and exchanges failed between nodes, by reason.",
+    "Refused messages and failed exchanges between nodes, by reason.",
     *NODE,
     "reason",
     reason=get_args(NetworkFault),
 )
 PEER_STATUS: Final = gauge(
     "peer_status",
-    "A peer's status in this node's view: 0 offline, 1 online, 2 busy, 3 unknown.",
+    "Status of a peer as this node sees it: 0 offline, 1 online, 2 busy, 3 unknown.",
     *NODE,
     "peer",
 )

@@ -7,19 +7,17 @@ from shared.events.models import LoadResult, LoadStage, UnloadReason
 
 _LOAD: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
-MODELS_LOADED: Final = gauge("models_loaded", "Models loaded now.", *NODE, derived=True)
+MODELS_LOADED: Final = gauge("models_loaded", "Models that are loaded.", *NODE, derived=True)
 MODEL_SIZE: Final = gauge("model_size_bytes", "Bytes of a loaded model's weights.", *MODEL)
-LAYERS_ALLOCATED: Final = gauge(
-    "layers_allocated", "Layers of a model that are on this node.", *MODEL
-)
+LAYERS_ALLOCATED: Final = gauge("layers_allocated", "Layers of a model on this node.", *MODEL)
 LAYERS_UNSERVED: Final = gauge(
     "layers_unserved",
-    "Layers of a model, loaded or not, that no living node has memory for.",
+    "Layers of a model, loaded or not, that do not fit on any living node.",
     *MODEL,
 )
 MODEL_INFO: Final = gauge(
     "model_info",
-    "What a model is and what runs it; always 1.",
+    "Description of a model and its engine, as labels; always 1.",
     *MODEL,
     "architecture",
     "quantization",
@@ -27,11 +25,11 @@ MODEL_INFO: Final = gauge(
     "build",
 )
 MODEL_LOAD_DURATION: Final = histogram(
-    "model_load_duration_seconds", _LOAD, "Seconds that loading took.", *MODEL
+    "model_load_duration_seconds", _LOAD, "Duration of a model's load in seconds.", *MODEL
 )
 MODEL_LOAD_PROGRESS: Final = gauge(
     "model_load_progress_ratio",
-    "How much of a model is downloaded, or read into memory, from 0 to 1.",
+    "Share of a model that is downloaded or read into memory, 0 to 1.",
     *MODEL,
     "stage",
     stage=get_args(LoadStage),
@@ -45,7 +43,7 @@ MODEL_LOADS: Final = counter(
 )
 MODEL_UNLOADS: Final = counter(
     "model_unloads_total",
-    "Models that left memory, by reason.",
+    "Models that were unloaded, by reason.",
     *MODEL,
     "reason",
     reason=get_args(UnloadReason),

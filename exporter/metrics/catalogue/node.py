@@ -20,36 +20,34 @@ NODE_STATUS: Final = gauge(
 NODE_UPTIME: Final = gauge("node_uptime_seconds", "Seconds since the node's start.", *NODE)
 NODE_RESOURCES: Final = gauge(
     "node_resources",
-    "What the node brings: cores, bytes of memory, layers that the memory holds, layers used.",
+    "What the node contributes: cores, bytes of memory, layers that fit in memory, layers in use.",
     *NODE,
     "resource_type",
     resource_type=("cpu_cores", "memory_bytes", "max_layers", "used_layers"),
 )
-NODE_UP: Final = gauge(
-    "node_up", "1 while the node's heartbeats come, else 0.", *NODE, derived=True
-)
+NODE_UP: Final = gauge("node_up", "1 while the node sends heartbeats, else 0.", *NODE, derived=True)
 NODE_DEPARTED: Final = gauge(
     "node_departed",
-    "1 while the node is away and said goodbye; 0 while it is up, and when it was lost.",
+    "1 if the node said goodbye and has not returned; 0 while it is up or if it was lost.",
     *NODE,
     derived=True,
 )
 NODE_START_TIME: Final = gauge(
-    "node_start_time_seconds", "Unix time of the node's start, in seconds.", *NODE
+    "node_start_time_seconds", "Start time of the node in Unix seconds.", *NODE
 )
 NODE_INFO: Final = gauge(
-    "node_info", "Versions that the node runs; always 1.", *NODE, "version", "python", "engine"
+    "node_info", "Versions of the node, as labels; always 1.", *NODE, "version", "python", "engine"
 )
 NODE_ENDS: Final = counter(
     "node_ends_total",
-    "Ends of the node's runs: with a goodbye, or lost without one.",
+    "Stops of the node: with a goodbye, or lost without one.",
     *NODE,
     "reason",
     reason=("goodbye", "lost"),
 )
 NODE_STATE: Final = gauge(
     "node_state",
-    "1 for the state that the node is in, 0 for the others.",
+    "1 for the node's current state, 0 for the others.",
     *NODE,
     "state",
     derived=True,
@@ -57,7 +55,7 @@ NODE_STATE: Final = gauge(
 )
 NODE_INTERNAL_ERRORS: Final = counter(
     "node_internal_errors_total",
-    "Unexpected errors in a part of the node, which went on.",
+    "Unexpected errors in a part of the node that continued to run.",
     *NODE,
     "part",
     part=get_args(NodePart),

@@ -16,7 +16,7 @@ from shared.events.pipelines import RebuildReason, WorkerEnd, WorkerRefusal
 WORKER_LEASES: Final = gauge("worker_leases", "Workers lent to pipelines of other nodes.", *NODE)
 WORKER_REFUSALS: Final = counter(
     "worker_refusals_total",
-    "Workers that were not lent to a pipeline of another node, by reason.",
+    "Refusals to lend a worker to a pipeline of another node, by reason.",
     *NODE,
     "reason",
     reason=get_args(WorkerRefusal),
@@ -30,11 +30,11 @@ WORKER_ENDS: Final = counter(
 )
 PIPELINE_STAGES: Final = gauge(
     "pipeline_stages",
-    "Stages of a split model that this node coordinates; 0 while no split holds it.",
+    "Stages of a split model that this node coordinates; 0 while the nodes cannot hold it.",
     *MODEL,
 )
 PIPELINE_STAGES_UP: Final = gauge(
-    "pipeline_stages_up", "Those of them that work; all of them once the model is loaded.", *MODEL
+    "pipeline_stages_up", "Stages that work; all of them once the model is loaded.", *MODEL
 )
 PIPELINE_BYTES: Final = counter(
     "pipeline_bytes_total",
@@ -53,7 +53,7 @@ PIPELINE_REBUILDS: Final = counter(
 PIPELINE_HOP: Final = histogram(
     "pipeline_hop_latency_seconds",
     NETWORK_BUCKETS,
-    "Seconds of a round trip to a worker's node, through its tunnel.",
+    "Round-trip time to a worker's node through its tunnel, in seconds.",
     *MODEL,
     "target_node",
 )

@@ -19,13 +19,13 @@ REQUESTS: Final = counter(
 LATENCY: Final = histogram(
     "inference_latency_seconds",
     _E2E,
-    "Seconds from a request's admission to its end, every end.",
+    "Seconds from a request's admission to its end, whatever its status.",
     *MODEL,
     "status",
     status=_STATUS,
 )
 TOKENS_GENERATED: Final = counter(
-    "inference_tokens_generated", "Tokens generated, counted as they are made.", *MODEL
+    "inference_tokens_generated", "Tokens generated, counted while they are generated.", *MODEL
 )
 FIRST_TOKEN: Final = histogram(
     "inference_time_to_first_token_seconds",
@@ -63,26 +63,26 @@ REQUEST_OUTPUT_TOKENS: Final = histogram(
 PROMPT_TOKENS: Final = counter("inference_prompt_tokens_total", "Prompt tokens.", *MODEL)
 PROMPT_TOKENS_CACHED: Final = counter(
     "inference_prompt_tokens_cached_total",
-    "Prompt tokens that the engine still held from the request before.",
+    "Prompt tokens that the engine still had in its cache.",
     *MODEL,
 )
 TOKENS_SPECULATED: Final = counter(
     "inference_speculative_tokens_total",
-    "Tokens that a draft proposed, and those of them that the model accepted.",
+    "Tokens that a draft model proposed, and how many of them the model accepted.",
     *MODEL,
     "result",
     result=("drafted", "accepted"),
 )
 TOKENS_DISCARDED: Final = counter(
     "inference_tokens_discarded_total",
-    "Tokens generated and then thrown away.",
+    "Tokens that were generated and then discarded, by reason.",
     *MODEL,
     "reason",
     reason=("cancelled", "timeout", "error"),
 )
 FINISHES: Final = counter(
     "inference_finish_total",
-    "Requests that the engine side ended, by finish reason.",
+    "Admitted requests that ended, by finish reason.",
     *MODEL,
     "reason",
     reason=get_args(FinishReason),
@@ -105,25 +105,25 @@ OBJECTIVES: Final = counter(
 )
 RESUMED: Final = counter(
     "inference_resumed_total",
-    "Requests that went on here after their engine or their node was lost, by how it was.",
+    "Requests that continued here after their engine or node was lost, by reason.",
     *MODEL,
     "reason",
     reason=get_args(ResumeReason),
 )
 FORWARDED: Final = counter(
     "inference_forwarded_total",
-    "Requests to this node that a peer began to answer: until their end, or until it was lost.",
+    "Requests to this node that a peer began to answer: ended there, or the peer was lost.",
     *MODEL,
     "result",
     result=("ended", "lost"),
 )
 REQUESTS_IN_FLIGHT: Final = gauge(
-    "inference_requests_in_flight", "Requests admitted and not ended.", *MODEL
+    "inference_requests_in_flight", "Admitted requests that have not ended.", *MODEL
 )
 QUEUE_DEPTH: Final = gauge("inference_queue_depth", "Requests that wait for the engine.", *MODEL)
 SLOTS: Final = gauge(
     "inference_slots",
-    "Requests that the engine works on, and how many it can.",
+    "Slots of the engine: busy, and in total.",
     *MODEL,
     "state",
     state=("busy", "total"),

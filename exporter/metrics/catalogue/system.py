@@ -22,31 +22,31 @@ CPU: Final = gauge(
     "scope",
     scope=("node", "engine", "host"),
 )
-TASKS: Final = gauge("system_goroutines", "Living Trio tasks of the node.", *NODE)
+TASKS: Final = gauge("system_goroutines", "Trio tasks of the node.", *NODE)
 CPU_SECONDS: Final = counter(
     "system_cpu_seconds_total", "CPU seconds used.", *NODE, "scope", total=True, scope=_SCOPES
 )
 MAJOR_FAULTS: Final = counter(
     "system_major_page_faults_total",
-    "Page faults that had to read from disk.",
+    "Page faults that read from disk.",
     *NODE,
     "scope",
     total=True,
     scope=_SCOPES,
 )
 LOOP_LAG: Final = histogram(
-    "runtime_event_loop_lag_seconds", _LAG, "Lateness of the node's event loop.", *NODE
+    "runtime_event_loop_lag_seconds", _LAG, "Delay of the node's event loop in seconds.", *NODE
 )
 WORKER_THREADS: Final = gauge(
     "runtime_worker_threads",
-    "Worker threads of the node in use, and how many there can be.",
+    "Worker threads of the node: busy, and their limit.",
     *NODE,
     "state",
     state=("busy", "total"),
 )
 DESCRIPTORS: Final = gauge(
     "system_file_descriptors",
-    "File descriptors of the node's process: open, and how many it may open.",
+    "File descriptors of the node's process: open, and their limit.",
     *NODE,
     "state",
     state=("open", "limit"),

@@ -12,7 +12,7 @@ EVENTS: Final = counter(
 )
 EMITTED: Final = counter(
     "telemetry_events_emitted_total",
-    "Events that the node emitted, the dropped ones included.",
+    "Events that the node emitted, including dropped ones.",
     *NODE,
     total=True,
 )
@@ -25,27 +25,30 @@ DROPPED: Final = counter(
     reason=DROPS,
 )
 LOST: Final = gauge(
-    "telemetry_events_lost", "Events emitted, not dropped and not applied.", *NODE, derived=True
+    "telemetry_events_lost",
+    "Events that were emitted but neither dropped nor applied.",
+    *NODE,
+    derived=True,
 )
-BATCHES: Final = counter("exporter_batches_total", "Batches taken.", *NODE)
+BATCHES: Final = counter("exporter_batches_total", "Batches accepted.", *NODE)
 DUPLICATES: Final = counter(
-    "exporter_duplicate_events_total", "Events that came again and were skipped.", *NODE
+    "exporter_duplicate_events_total", "Events that arrived again and were skipped.", *NODE
 )
 REJECTED: Final = counter(
     "exporter_rejected_batches_total",
-    "Batches that were not taken, by reason.",
+    "Batches that were rejected, by reason.",
     "reason",
     reason=REJECTIONS,
 )
 LAST_EVENT: Final = gauge(
     "exporter_last_event_timestamp_seconds",
-    "Unix time when the node was last heard, in seconds.",
+    "Unix time of the node's last batch, in seconds.",
     *NODE,
     derived=True,
 )
 EVENT_LAG: Final = gauge(
     "exporter_event_lag_seconds",
-    "Seconds that the oldest event of the last batch had waited in the node.",
+    "Age of the oldest event when the node built its last batch, in seconds.",
     *NODE,
     derived=True,
 )

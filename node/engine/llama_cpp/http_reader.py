@@ -29,7 +29,7 @@ class HttpReader:
         """Return what is new of the body; no received bytes are the end of the connection.
 
         Raises:
-            InvalidResponseError: It is no answer, or breaks off.
+            InvalidResponseError: The bytes are not a response, or it is incomplete.
         """
         if not received:
             self._end()

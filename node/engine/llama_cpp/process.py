@@ -78,12 +78,12 @@ class LlamaServer:
         """Whether a request has begun since `_has_worked` was called."""
         self._memory = log.Memory(options.device_names)
         self._log_settled = trio.Event()
-        """Set when the log has told everything about the load, or has ended."""
+        """Set when the log has reported the whole load, or has ended."""
         self._is_settled = False
         """Whether the load has been reported."""
         self._epitaph = "llama-server was not started"
         self._ended = trio.Event()
-        """Set while there is no process, and none to come."""
+        """Set while there is no process and none will follow."""
         self._ended.set()
 
     @property
@@ -131,7 +131,7 @@ class LlamaServer:
         with self._results:
             try:
                 code = await self._run_process(load)
-                # A process that was killed, as for want of memory, says nothing about the model.
+                # A killed process, perhaps because memory ran out, says nothing about the model.
                 if not self._is_settled and code != -signal.SIGKILL:
                     await self._fail(load, log.explain_end(list(self.last_lines), code))
             except OSError as error:
@@ -194,7 +194,7 @@ class LlamaServer:
         """Return what the server says of the model once it is loaded.
 
         Raises:
-            EngineLostError: It is no llama-server that this adapter knows.
+            EngineLostError: It does not answer as a known llama-server.
         """
         while True:
             with contextlib.suppress(EngineLostError):  # it does not listen yet
@@ -256,7 +256,7 @@ class LlamaServer:
     def _log_line(self, line: str) -> None:
         """Log a line; once the model is loaded, only warnings and errors.
 
-        The others tell about every request, in some versions even its prompt.
+        The others describe every request, in some versions even its prompt.
         """
         if self._model is None:
             self._memory.read(line)
@@ -270,7 +270,7 @@ class LlamaServer:
 
 @asynccontextmanager
 async def open_llama_server(options: LlamaOptions) -> AsyncIterator[LlamaServer]:
-    """Yield a llama-server that starts when it is told what to load, and ends with the block.
+    """Yield a llama-server that starts at its `Load` and ends with the block.
 
     Raises:
         OSError: The directory for its socket cannot be used.

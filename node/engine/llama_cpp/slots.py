@@ -24,7 +24,7 @@ _decoder: Final = msgspec.json.Decoder(list[_Slot])
 
 
 def count_held(body: bytes) -> int | None:
-    """Return the tokens in all slots by an answer of `/slots`; None if it does not tell them."""
+    """Return the tokens in all slots from an answer of `/slots`; None if they are missing."""
     try:
         slots = [slot for slot in _decoder.decode(body) if slot.id_task is not None]
     except msgspec.DecodeError:
@@ -38,7 +38,7 @@ async def watch_held(
 ) -> None:
     """Note the tokens once a second while there is work, and once after it. Runs until cancelled.
 
-    Ends earlier if the server does not tell them.
+    Ends earlier if the server does not report them.
 
     Args:
         socket: The path of the server's socket.

@@ -1,7 +1,7 @@
 """Exchanges the engine's messages with a server elsewhere, which the node cannot start or end.
 
-To load the model is to find out that the server has it; to be killed is to let go of all requests.
-Each request is a task with a connection of its own; closing the connection makes the server stop.
+Loading checks that the server has the model; killing the link drops all requests. Each request is a
+task with a connection of its own; closing the connection makes the server stop.
 """
 
 import contextlib
@@ -88,10 +88,10 @@ class UpstreamLink:
         """Set when the server has not taken a request."""
         self._suspected = trio.Event()
         """Set when the server may be gone."""
-        self._epitaph = f"{options.address} was let go"
+        self._epitaph = f"{options.address} was released"
 
     def kill(self, *, stalled: bool = False) -> None:
-        """Let go of the server and of all requests at once."""
+        """Drop the server and all requests at once."""
         self.stalled = self.stalled or stalled
         self._results.close()
         for scope in self._scopes.values():
@@ -170,7 +170,7 @@ class UpstreamLink:
         return None
 
     async def _pace(self) -> None:
-        """Give a server that refused requests more of them, one after each pause."""
+        """Send a server that refused requests more of them, one after each pause."""
         with contextlib.suppress(trio.ClosedResourceError):
             while True:
                 await self._refused.wait()
@@ -256,7 +256,7 @@ class UpstreamLink:
 
 @asynccontextmanager
 async def open_upstream(options: UpstreamOptions) -> AsyncIterator[UpstreamLink]:
-    """Yield the way to a server, which is checked when the link is told what to load.
+    """Yield the way to a server, which is checked when the model is loaded.
 
     Raises:
         OSError: Its key or the CAs cannot be read.

@@ -55,7 +55,7 @@ async def vector(client: UpstreamClient, command: Generate, model: str) -> list[
     """Return the vector of a text, or the score of a document as a vector of one number.
 
     Raises:
-        UpstreamError: The server does not answer, refuses, or answers nonsense.
+        UpstreamError: The server does not answer, refuses, or sends an invalid answer.
     """
     prompt = command.prompt
     if isinstance(prompt, Chat):
@@ -94,10 +94,10 @@ def _results(command: Generate, numbers: list[float], answer: _Vectors | _Rankin
     """Return a vector and the tokens of its text.
 
     Raises:
-        BrokenError: It is no vector.
+        BrokenError: The numbers are not a vector.
     """
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise BrokenError("it answered with no vector")
+        raise BrokenError("its answer contains no vector")
     request = command.request
     usage = answer.usage if isinstance(answer.usage, dict) else {}
     characters = len(msgspec.json.encode(command.prompt))
