@@ -26,12 +26,12 @@ def read_expiry(pem: bytes) -> float:
     text = pem.decode("ascii", "replace")
     encoded, found, _ = text.partition(_HEADER)[2].partition(_FOOTER)
     if not found:
-        raise ValueError("there is no PEM certificate in it")
+        raise ValueError("it contains no PEM certificate")
     der = base64.decodebytes(encoded.encode())
     try:
         return _read_not_after(der)
     except IndexError as error:
-        raise ValueError("the certificate is cut off") from error
+        raise ValueError("the certificate is incomplete") from error
 
 
 def _read_not_after(der: bytes) -> float:

@@ -68,7 +68,7 @@ def _recover(journal: Journal, empty: Callable[[], State], timeout_seconds: floa
                 restore_into(state, snapshot)
             break
         except UnreadableSnapshotError as error:
-            _log.error("%s: it is kept aside", error)
+            _log.error("%s: moving it to quarantine", error)
             journal.reject_snapshot()
     ingest = Ingest(state, timeout_seconds)
     recovered = sum(apply_change(ingest, unpack_change(record)) for record in records)

@@ -38,9 +38,9 @@ class Quarantine:
             target = path.rename(self._make_room(path.name, size))
             if target.stat().st_size > size:
                 os.truncate(target, size)
-            _log.warning("%s is kept aside as %s", path, target)
+            _log.warning("%s was moved to %s", path, target)
         except OSError as error:
-            _log.warning("%s could not be moved aside (%s)", path, error.strerror)
+            _log.warning("%s could not be moved to quarantine (%s)", path, error.strerror)
 
     def copy(self, kind: str, name: str, source: FileIO, offset: int, size: int) -> None:
         """Copy part of a file here, at most its first `BYTES` bytes; a failure is logged."""
@@ -48,9 +48,9 @@ class Quarantine:
         try:
             target = self._make_room(name, min(size, BYTES))
             _copy(source, target, offset, min(size, BYTES))
-            _log.warning("%d bytes are kept aside as %s", size, target)
+            _log.warning("%d bytes were copied to %s", size, target)
         except OSError as error:
-            _log.warning("%s could not be kept aside (%s)", name, error.strerror)
+            _log.warning("%s could not be copied to quarantine (%s)", name, error.strerror)
 
     def _make_room(self, name: str, size: int) -> Path:
         """Remove old files until one of `size` bytes fits, and return its path."""

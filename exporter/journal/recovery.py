@@ -1,4 +1,4 @@
-"""Read and repair what a crash left in the state directory, setting damaged parts aside."""
+"""Read and repair what a crash left in the state directory, moving damaged parts to quarantine."""
 
 import errno
 import logging
@@ -56,7 +56,7 @@ class Recovery:
         self._rejected: set[int] = set()
 
     def read_snapshot(self) -> bytes | None:
-        """Return the newest readable snapshot; unreadable ones are moved aside.
+        """Return the newest readable snapshot; unreadable ones move to quarantine.
 
         Raises:
             OSError: The directory or a file cannot be read or changed.
@@ -72,7 +72,7 @@ class Recovery:
         return None
 
     def reject_snapshot(self) -> None:
-        """Move aside the snapshot that was returned: it is not returned again."""
+        """Move the returned snapshot to quarantine, so that it is not returned again."""
         self._rejected.add(self.snapshot_generation)
         path = snapshot_path(self._directory, self.snapshot_generation)
         self._quarantine.move("snapshot", path)
@@ -88,7 +88,7 @@ class Recovery:
     def read_records(self) -> Iterator[bytes]:
         """Yield the payloads after the snapshot in order, repairing the logs on the way.
 
-        A record that ended `CRASHES` starts in a row is set aside and not given any more.
+        A record that ended `CRASHES` starts in a row is copied to quarantine and then skipped.
 
         Raises:
             OSError: The directory or a file cannot be read or changed.

@@ -107,7 +107,7 @@ def _look_at_collectors(names: tuple[str, ...]) -> str:
 def _to_be_made(directory: Path) -> str:
     above = next(parent for parent in directory.absolute().parents if parent.exists())
     if not os.access(above, os.W_OK | os.X_OK):
-        raise _FaultError(f"{directory} is missing and cannot be made in {above}")
+        raise _FaultError(f"{directory} is missing and cannot be created in {above}")
     return f"{directory} is missing and would be made"
 
 
@@ -150,14 +150,15 @@ def _look_at_log(path: Path) -> str:
                 kind, _, content = unpack_change(record)
             except struct.error as error:
                 raise _FaultError(
-                    f"the record at byte {offset} ends an exporter that reads it: {CRASHES} starts "
-                    "would fail, the next would set it aside"
+                    f"the record at byte {offset} crashes an exporter that reads it: {CRASHES} "
+                    "starts would fail, the next would skip it"
                 ) from error
             if kind == BATCH and isinstance(accepted := decode_batch(content), Accepted):
                 events += len(accepted.happened)
         size = os.fstat(file.fileno()).st_size
     if damaged := size - reader.good_bytes:
         raise _FaultError(
-            f"damaged from byte {reader.good_bytes}: a start would set {damaged} bytes aside"
+            f"damaged from byte {reader.good_bytes}: a start would move {damaged} bytes "
+            "to quarantine"
         )
     return f"{records} records with {events} events"

@@ -166,7 +166,7 @@ class _Sender:
             reason = f"no exporter takes it on {self._path} ({failure}): start one, or --print"
             raise StartupError(reason) from failure
         if error == "conflict":
-            raise StartupError(f"{node_id} lives there already: replay into another exporter")
+            raise StartupError(f"{node_id} is live there: replay into another exporter")
         if error:
             raise StartupError(f"the exporter refuses a batch of {node_id}: {error}")
 

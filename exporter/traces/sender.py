@@ -98,7 +98,7 @@ class SpanSender:
             else:
                 self._note(SPANS, (), len(spans))
                 if self._repeats.settle(_FAILED):
-                    _log.warning("the collector takes spans again")
+                    _log.warning("the collector accepts spans again")
 
     def _drop(self, reason: str, count: int, text: str) -> None:
         self._note(SPANS_DROPPED, (reason,), count)

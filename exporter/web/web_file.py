@@ -124,7 +124,7 @@ class FollowedWeb:
     def _read_again(self, path: Path) -> Web:
         web = self._read(path)
         if (web.tls is None) != (self.current.tls is None):
-            raise WebConfigError(f"{FLAG} {path}: TLS can be turned on or off by a restart only")
+            raise WebConfigError(f"{FLAG} {path}: turning TLS on or off needs a restart")
         return web
 
     def _read(self, path: Path) -> Web:

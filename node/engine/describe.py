@@ -54,7 +54,7 @@ async def describe(path: Path, wanted: Wanted, room_bytes: int | None = None) ->
     described = choose(facts, wanted, path, room_bytes)
     if not wanted.context_length and described.context_length < facts.context_length:
         _log.warning(
-            "%s gets %d of its %d positions of context, to save memory: --context-length sets "
+            "%s gets %d of its %d positions of context, to save memory: set --context-length for "
             "another number",
             readable(path),
             described.context_length,

@@ -101,7 +101,7 @@ def _refused(pipeline: Pipeline, node_id: str) -> Iterator[None]:
         yield
     except (TunnelRefusedError, PeerLostError) as error:
         pipeline.note_fault(node_id, "refused", f"it does not lend its worker: {error}")
-        message = f"{node_id} does not take its layers of {pipeline.model_id}: {error}"
+        message = f"{node_id} does not accept its layers of {pipeline.model_id}: {error}"
         raise UnavailableError(message) from error
 
 

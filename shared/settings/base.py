@@ -114,7 +114,7 @@ class Settings:
             message = (
                 f"--runtime-dir is too long: the path of a socket in it has "
                 f"{len(os.fsencode(self.socket_path))} bytes and may have {SOCKET_PATH_BYTES}; "
-                "give a shorter one, such as /run/distributed-llm"
+                "set a shorter one, such as /run/distributed-llm"
             )
             raise UsageError(message)
 

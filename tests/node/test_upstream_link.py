@@ -334,7 +334,7 @@ async def test_vectors_scores_and_tokens() -> None:
 @pytest.mark.parametrize("changes", [{"logprobs": 0}, {"echo": True}])
 @trio_test
 async def test_tokens_of_a_server_are_not_promised(changes: dict[str, Any]) -> None:
-    """Log-probabilities and an echo need the ids of tokens, which a server does not tell."""
+    """Log-probabilities and an echo need token ids, which a server does not send."""
     with serving() as upstream:
         async with loaded(upstream) as link:
             (finished,) = await answer(link, asking(prompt="x", **changes))
@@ -381,8 +381,8 @@ async def test_nonsense_is_no_vector(body: Any) -> None:
         ({"models": [{"id": "a"}, {"id": "b"}]}, "does not serve 'big'; it lists 'a', 'b'"),
         ({"models": []}, "it lists none"),
         ({"listing": Refuse(404, "Not Found")}, "does the URL end where OpenAI's paths begin?"),
-        ({"listing": Reply(b"<html>")}, "is no list of models"),
-        ({"listing": Reply({"data": 5})}, "is no list of models"),
+        ({"listing": Reply(b"<html>")}, "is not a list of models"),
+        ({"listing": Reply({"data": 5})}, "is not a list of models"),
         ({"key": "other"}, "answered 401: it refuses the key in"),
         ({"key": "other", "shows_models": True}, "answered 401: it refuses the key in"),
     ],

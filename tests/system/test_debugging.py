@@ -231,7 +231,7 @@ def test_replay_beside_a_live_node_of_that_name_is_refused(pair: Pair) -> None:
             assert replay.stderr is not None
             told = replay.stderr.read()
         assert (replay.returncode, told.count("\n")) == (1, 1)
-        assert "node1 lives there already" in told
+        assert "node1 is live there" in told
         assert value(scrape(exporter.url), "inference_tokens_generated_total", node_id="node1") == 1
         node.close()
 

@@ -184,7 +184,7 @@ def test_configuration_is_followed_and_a_mistake_changes_nothing(pair: Pair, sit
         shown = metrics(site, exporter, PASSWORD, "client").text
         assert "distributed_llm_exporter_web_config_valid 1.0\n" in shown
         told = exporter.log.read_text()
-    assert "TLS can be turned on or off by a restart only" in told
+    assert "turning TLS on or off needs a restart" in told
     assert "Traceback" not in told
 
 

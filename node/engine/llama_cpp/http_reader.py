@@ -96,9 +96,9 @@ class HttpReader:
 def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     if not digits or not _HEX.issuperset(digits):
-        raise InvalidResponseError(f"no size of a chunk: {line[:40]!r}")
+        raise InvalidResponseError(f"not a chunk size: {line[:40]!r}")
     return int(digits, 16)
 
 
 def _no_answer(head: bytes) -> InvalidResponseError:
-    return InvalidResponseError(f"no answer in HTTP/1.1: {head[:40]!r}")
+    return InvalidResponseError(f"not an HTTP/1.1 response: {head[:40]!r}")

@@ -111,7 +111,7 @@ class Scorer:
                 if drawn and one.id == token:
                     likeliest = drawn.likelihood.top[:top]
                     return Token(token, bytes(one.bytes), Likelihood(one.logprob, likeliest))
-        raise EngineLostError(f"no likelihood of the token {token}")
+        raise EngineLostError(f"no likelihood for token {token}")
 
     async def _name(self, token: int) -> bytes:
         return (await self._ask("/detokenize", {"tokens": [token]}, _Content)).content.encode()

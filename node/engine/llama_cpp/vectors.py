@@ -58,7 +58,7 @@ async def rank(socket: str, command: Generate, send: Send) -> Finished:
         return refused(command.request, read_failure(body))
     ranking = decode(body, _Ranking)
     if len(ranking.results) != 1:
-        raise EngineLostError("no score of the document")
+        raise EngineLostError("no score for the document")
     score = ranking.results[0].relevance_score
     return await _send_vector(command, ranking.usage.prompt_tokens, (score,), send)
 
@@ -72,7 +72,7 @@ def read_vector(body: bytes) -> tuple[float, ...]:
     answer = decode(body, list[dict[str, Any]])
     rows = answer[0].get("embedding", []) if answer else []
     if len(rows) != 1 or not isinstance(rows[0], list):
-        raise EngineLostError("no vector of the whole text")
+        raise EngineLostError("no vector for the whole text")
     return tuple(map(float, rows[0]))
 
 

@@ -100,7 +100,7 @@ class Asking:
         if not isinstance(command.prompt, Chat):
             return completion_body(command, command.prompt, self.address.model)
         if command.said and not self.served.kind:
-            raise CannotContinueError("the server is none that is known to continue a message")
+            raise CannotContinueError("the server is not known to continue messages")
         return chat_body(
             command,
             command.prompt,

@@ -62,7 +62,7 @@ def completion_body(command: Generate, prompt: str | tuple[int, ...], model: str
     """
     written = b"".join(token.octets for token in command.said).decode(errors="replace")
     if written and not isinstance(prompt, str):
-        raise CannotContinueError("its prompt was sent as the ids of tokens")
+        raise CannotContinueError("its prompt was sent as token ids")
     whole = prompt + written if isinstance(prompt, str) else prompt
     return _streamed(command, {"prompt": whole, **command.sampling.asked}, model)
 
@@ -84,7 +84,7 @@ def _words_so_far(command: Generate, chat: Chat) -> str:
         CannotContinueError: More than words was said, or may come.
     """
     if chat.tools or any(name in command.sampling.asked for name in _FORMS):
-        raise CannotContinueError("it may call tools, or must have a form")
+        raise CannotContinueError("it may call tools, or must match a format")
     return "".join(map(_word, command.said))
 
 

@@ -79,7 +79,7 @@ async def find_model(client: UpstreamClient, address: Address) -> Served:
             raise UnusableError(message) from error
         raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"{address.url}/models is no list of models: does the URL end in /v1?"
+        message = f"{address.url}/models is not a list of models: does the URL end in /v1?"
         raise UnusableError(message) from error
     for model in models:
         if model.id == address.model:

@@ -126,9 +126,9 @@ def _fetch_blob(file: HubFile, found: HfFileMetadata, blob: Path) -> None:
     if got != blob.name:
         incomplete.unlink()
         message = (
-            f"the downloaded {file} is not the file that the hub names (SHA-256 {got[:12]}… in the "
-            f"place of {blob.name[:12]}…), and was deleted: start again, or see what is between "
-            f"here and {_ENDPOINT}"
+            f"the downloaded {file} is not the file that the hub names (SHA-256 {got[:12]}… "
+            f"instead of {blob.name[:12]}…) and was deleted: start again; if it persists, check "
+            f"what is between here and {_ENDPOINT}"
         )
         raise FetchError(message)
     incomplete.replace(blob)

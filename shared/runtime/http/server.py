@@ -178,7 +178,7 @@ class _Server:
             try:
                 await self._serve(connection)
             except* (OSError, trio.BrokenResourceError, trio.TooSlowError) as group:
-                _log.debug("no connection with %s: %r", address, group.exceptions[0])
+                _log.debug("the connection with %s failed: %r", address, group.exceptions[0])
             except* Exception as group:  # noqa: BLE001 - errors that hypercorn does not expect
                 kinds = ", ".join(type(error).__name__ for error in group.exceptions)
                 text = "the connection with %s broke its protocol (%s)"
