@@ -1,4 +1,4 @@
-"""The interval of the watchdog of this process (sd_watchdog_enabled(3))."""
+"""The interval of this process's watchdog (sd_watchdog_enabled(3))."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,7 +10,7 @@ PROCESS_VARIABLE: Final = "WATCHDOG_PID"
 def ping_seconds(environment: Mapping[str, str], process_id: int) -> float | None:
     """Return the seconds between two pings, half of the watchdog's timeout; None without one.
 
-    A watchdog that names another process waits for that one, because the variables are inherited.
+    Variables that name another process were inherited and are ignored.
     """
     named = environment.get(PROCESS_VARIABLE, "")
     if named and named != str(process_id):

@@ -58,7 +58,7 @@ class LogWriter:
         """Sync the appended records to disk. Blocks.
 
         Raises:
-            OSError: It may not be there after a power cut.
+            OSError: The records may be lost in a power failure.
         """
         os.fdatasync(self._descriptor)
 
@@ -82,7 +82,7 @@ def start_log(path: Path) -> LogWriter:
     """Create a log.
 
     Raises:
-        OSError: It cannot be made, and nothing is left of it.
+        OSError: It cannot be created; nothing is left of it.
     """
     try:
         with path.open("xb") as file:

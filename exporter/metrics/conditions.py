@@ -21,6 +21,6 @@ class WebCondition:
     """The condition of the exporter's own port."""
 
     config_valid: bool | None = None
-    """Whether the web configuration file, as it is now, is in use; None without a file."""
+    """Whether the current web configuration file is in use; None without a file."""
     certificate_expires_at: float | None = None
     """Unix time at which the port's certificate expires; None without TLS."""

@@ -23,7 +23,7 @@ from shared.settings.base import APPLICATION
 PATH: Final = "/v1/traces"
 SERVICE: Final = "distributed-llm-node"
 _NODES: Final = 64
-"""Nodes whose resource is kept; more than report to one exporter."""
+"""Limit of nodes whose resource is kept; no exporter has that many."""
 _KINDS: Final = {
     "server": SpanKind.SERVER,
     "client": SpanKind.CLIENT,
@@ -34,7 +34,7 @@ _SCOPE: Final = InstrumentationScope(APPLICATION, importlib.metadata.version(APP
 
 
 class OtlpCollector:
-    """A collector that is reached over HTTP.
+    """A collector, over HTTP.
 
     Args:
         endpoint: Its URL, without the path of traces.
@@ -49,11 +49,11 @@ class OtlpCollector:
         logger.addHandler(self._said)
 
     def send(self, spans: Sequence[Span]) -> str:
-        """Send spans, with retries for as long as the library does so. Return why that failed."""
+        """Send spans, with the library's retries. Return why that failed; empty if it did not."""
         result = self._exporter.export([_readable(span) for span in spans])
         if result is SpanExportResult.SUCCESS:
             return ""
-        return f"{self._endpoint} does not take spans ({self._said.text})"
+        return f"{self._endpoint} does not accept spans ({self._said.text})"
 
 
 class _LastWords(logging.Handler):
@@ -67,7 +67,7 @@ class _LastWords(logging.Handler):
 
 
 def _readable(span: Span) -> ReadableSpan:
-    """Return the library's form of a span that ended elsewhere, so that no tracer could make it."""
+    """Return a finished span in the library's form; a tracer can only make its own."""
     return ReadableSpan(
         name=span.name,
         context=_context(span.trace_id, span.span_id, is_remote=False),

@@ -78,7 +78,7 @@ class Loading:
 
         Raises:
             CannotLoadError: The engine cannot load the file.
-            LostLoadError: It ended.
+            LostLoadError: The engine ended.
             UnavailableError: It took too long, or the file was replaced meanwhile.
         """
         options = self._options

@@ -1,8 +1,8 @@
 """Keeps text that spells a control token from becoming one.
 
-A prompt from a template contains the template's control tokens and what people said. What people
-said is marked before the template sees it. Afterwards a control token is recognized only where the
-template wrote it. The marks are removed before the text is turned into tokens.
+A prompt from a template contains the template's control tokens and the users' text, which is marked
+before the template sees it. Afterwards a control token is recognized only where the template wrote
+it. The marks are removed before the text is turned into tokens.
 
 What a template does to the text (trim, upper, split, join, JSON) preserves the marks. A template
 can still build a control token if it removes characters from the middle of a text, or writes both
@@ -76,7 +76,7 @@ def either(tokens: Collection[str], flags: int = 0) -> re.Pattern[str] | None:
 
 
 def without_marks(text: str) -> str:
-    """Return a text as people wrote it."""
+    """Return a text as its user wrote it."""
     return text.translate(_NO_MARKS)
 
 

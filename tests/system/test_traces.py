@@ -162,7 +162,7 @@ def test_collector_that_is_away_costs_its_spans_only(pair: Pair) -> None:
         wait_for(lambda: value(scrape(exporter.url), dropped, reason="failed") == 4, 60)
         node.close()
         log = exporter.log.read_text()
-        assert log.count(f"{url} does not take spans") == 1
+        assert log.count(f"{url} does not accept spans") == 1
         assert "Transient error" not in log
 
 

@@ -63,7 +63,7 @@ def command(options: LlamaOptions, load: Load, socket: Path) -> list[str]:
         "--batch-size": batch_tokens,
         "--ubatch-size": batch_tokens,
         "--poll": 0,
-        "--cache-ram": 0,  # each slot keeps its last prompt; copies of more are not bounded enough
+        "--cache-ram": 0,  # each slot keeps its last prompt; further copies have no tight bound
         "--ctx-checkpoints": _CHECKPOINTS,
         "--verbosity": _VERBOSITY,
     }

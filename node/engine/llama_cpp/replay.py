@@ -1,7 +1,8 @@
 """Repeats an answer that another engine began, up to where it was lost; no I/O.
 
 The last bits of a token's logits depend on which tokens were evaluated in one step. So an answer
-continues token for token only if its tokens are drawn one by one again, by the same random numbers.
+continues token for token only if its tokens are drawn again one by one, with the same random
+numbers.
 """
 
 from collections import deque
@@ -27,7 +28,7 @@ class Replay:
         self._total = prompt_tokens + len(prior)
 
     def take(self, results: list[Result]) -> list[Result]:
-        """Return the results as the caller is to see them.
+        """Return the results for the caller.
 
         Raises:
             PartedError: A token is not the one that was drawn before.
