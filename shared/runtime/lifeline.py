@@ -31,8 +31,9 @@ def tie(descriptor: int) -> None:
 
 if __name__ == "__main__":
     tie(int(sys.argv[1]))
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them; programs
-        signal.signal(number, signal.SIG_DFL)  # in other languages expect the default
+    if sys.argv[2] != sys.executable:  # programs in other languages expect the default
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
     try:
         os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - the owner chooses the program
     except OSError as error:

@@ -51,6 +51,7 @@ async def open_process(
                 env=environment,
                 pass_fds=(read_end, *pass_fds),
                 start_new_session=True,
+                restore_signals=False,  # what Python ignores, a child ignores from the start
             )
         finally:
             os.close(read_end)

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +17,14 @@ import trio
 from trio.testing import trio_test
 
 from shared.runtime import lifeline
-from shared.runtime.processes import open_process
+from shared.runtime.processes import PYTHON, open_process
+from tests.patience import patient
 from tests.processes import wait_for
 
 BUSY = "import re; re.match('(a+)+b', 'a' * 64)"  # never releases the interpreter lock
 OWNER = f"""
 import subprocess, sys, trio
-from shared.runtime.processes import open_process
+from shared.runtime.processes import PYTHON, open_process
 
 async def own():
     async with open_process([sys.executable, "-c", {BUSY!r}], stdin=subprocess.DEVNULL) as owned:
@@ -126,3 +129,30 @@ async def test_exit_code_of_the_program_is_the_process() -> None:
             said = b"".join([part async for part in process.stdout])
         assert await process.wait() == 7
     assert said == b"True\n"
+
+
+@trio_test
+async def test_signal_that_python_ignores_ends_no_child_at_its_start() -> None:
+    """From the first instruction on: before the interpreter is set up, and after."""
+    command = [*PYTHON, "-c", "print('ready')"]
+    with trio.fail_after(patient(30)):
+        async with open_process(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
+            while process.poll() is None:
+                process.send_signal(signal.SIGPIPE)
+                await trio.lowlevel.checkpoint()
+            assert process.returncode == 0
+            assert process.stdout
+            assert await process.stdout.receive_some() == b"ready\n"
+
+
+@trio_test
+async def test_program_in_another_language_gets_the_default_signals() -> None:
+    """A command of a pipeline ends when its reader is gone, as its authors expect."""
+    command = [shutil.which("cat") or "/bin/cat", "/proc/self/status"]
+    async with open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        status = b"".join([piece async for piece in process.stdout]).decode()
+    ignored = int(re.search(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)[1], 16)  # type: ignore[index]
+    assert not ignored & 1 << signal.SIGPIPE - 1
