@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from node.api.http.answer import (
-    AnswerWriter,
     ChatChunk,
     ChatCompletion,
     Completion,
     TokenDetails,
     Usage,
 )
+from node.api.http.writer import AnswerWriter
 from node.api.parts.part import Said
 from node.requests.parts import Words
 

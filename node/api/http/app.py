@@ -19,7 +19,6 @@ from node.api.chat_schema import ChatRequest
 from node.api.edge.asgi import ROUTE
 from node.api.http import openapi
 from node.api.http.answer import (
-    AnswerWriter,
     EmbeddingList,
     Health,
     Model,
@@ -34,6 +33,7 @@ from node.api.http.paths import explain
 from node.api.http.rerank import add_rerank
 from node.api.http.responses import add_responses
 from node.api.http.tokens import add_tokens
+from node.api.http.writer import AnswerWriter
 from node.api.json_text import shown
 from node.api.logprobs import ChatLog, CompletionLog, Log, TokenLog
 from node.api.pages.page import add_page

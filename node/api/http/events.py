@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from node.api.http.answer import AnswerTokenDetails, AnswerWriter, TokenDetails, Usage
+from node.api.http.answer import AnswerTokenDetails, TokenDetails, Usage
+from node.api.http.writer import AnswerWriter
 from node.api.logprobs import Log, TokenLog
 from node.api.parts.listening import Heard, Listener, Read
 from node.api.parts.part import finish_reason
