@@ -8,11 +8,12 @@ import pytest
 import trio
 from trio.testing import trio_test
 
+from node.api.edge.asgi import SEND_PIECE
 from node.api.edge.pace import keep_pace
 from shared.runtime.http.server import Endpoint, serve
 from tests.guards import strict_guard
 
-PIECES = [bytes([65 + number % 26]) * (1 + 997 * number) for number in range(40)]
+PIECES = [b""] + [bytes([65 + number % 26]) * (1 + 997 * number) for number in range(40)]
 """Together more than the kernel keeps for a reader that takes nothing."""
 
 
@@ -24,8 +25,14 @@ async def stream(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/measured":
         headers.append((b"content-length", str(sum(map(len, PIECES))).encode()))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    send_piece = scope.get(SEND_PIECE)
+    is_chunked = scope["http_version"] == "1.1" and scope["path"] != "/measured"
+    assert is_chunked == (send_piece is not None)
     for piece in PIECES:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if send_piece is not None and scope["path"] == "/direct":
+            await send_piece(piece)
+        else:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -41,11 +48,11 @@ def read_twice(port: int, path: str, version: int) -> list[bytes]:
     return bodies
 
 
-@pytest.mark.parametrize("path", ["/", "/measured"])
+@pytest.mark.parametrize("path", ["/", "/direct", "/measured"])
 @pytest.mark.parametrize("version", [11, 10])
 @trio_test
 async def test_stream_arrives_whole(path: str, version: int) -> None:
-    """Chunked, measured or ended by its connection: a body is complete and the next one too."""
+    """Chunked, sent past ASGI, measured or ended by its connection: a body is whole, twice."""
     endpoint = Endpoint(host="127.0.0.1", port=0, connections=3, reader_seconds=30)
     stop = trio.Event()
     with trio.fail_after(60):

@@ -30,6 +30,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+SendPiece = Callable[[bytes], Awaitable[None]]
 
 ROUTE: Final = "distributed_llm.route"
 """ASGI scope key: the application stores the template of the matched route here."""
@@ -38,6 +39,9 @@ CLIENT: Final = "distributed_llm.client"
 client certificate, else its address; never the key itself."""
 CUT: Final = "distributed_llm.cut"
 """ASGI scope key: set if the response was cut off because its client did not read."""
+SEND_PIECE: Final = "distributed_llm.send_piece"
+"""ASGI scope key: a `SendPiece` that takes the pieces of a body past ASGI, straight to the
+connection. Set once the head of a response is sent, if the body is sent in chunks."""
 REFUSED: Final = "distributed_llm.refused"
 """ASGI scope key: the error that refuses a gRPC call; the gRPC service sends it."""
 CALLS: Final = (

@@ -8,6 +8,7 @@ import trio
 
 from node.api.edge.asgi import (
     CUT,
+    SEND_PIECE,
     Application,
     Message,
     Receive,
@@ -17,7 +18,6 @@ from node.api.edge.asgi import (
     send_error,
 )
 from node.errors import InvalidRequestError
-from shared.runtime.http.connection import Connection
 
 BODY_SECONDS: Final = 60.0
 """Time limit for the whole body: 8 MiB at 1.1 Mbit/s."""
@@ -74,9 +74,6 @@ class _Exchange:
         self._left = False
         self._started = False
         self._with_trailers = False
-        self._chunked: Connection | None = None
-        """The connection, if the body is sent in chunks. Its stream breaks if a client reads
-        nothing, so a chunk needs no limit here."""
         self._finished = False
         self._cut = False
         self._application_scope = trio.CancelScope()
@@ -132,16 +129,25 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._started = True
             self._with_trailers = message.get("trailers", False)
-            self._chunked = self._connection if _is_chunked(self._scope, message) else None
         if not self._ends(message):
             for piece in _pieces(message):
                 await self._send_piece(piece)
+            self._note_chunked(message)
             return
         if message.get("body"):
             for piece in _pieces({**message, "more_body": True}):
                 await self._send_piece(piece)
             message = {**message, "body": b""}
         await self._send_last(message)
+
+    def _note_chunked(self, message: Message) -> None:
+        """After the head of a body in chunks, let its pieces go straight to the connection.
+
+        Its stream breaks if a client reads nothing, so a piece needs no limit here.
+        """
+        is_head = message["type"] == "http.response.start"
+        if is_head and self._connection is not None and _is_chunked(self._scope, message):
+            self._scope[SEND_PIECE] = self._connection.send_chunk
 
     def _ends(self, message: Message) -> bool:
         if message["type"] == "http.response.trailers":
@@ -150,9 +156,6 @@ class _Exchange:
         return is_body and not message.get("more_body", False) and not self._with_trailers
 
     async def _send_piece(self, message: Message) -> None:
-        if self._chunked is not None and (body := message.get("body")):
-            await self._chunked.send_chunk(body)
-            return
         with trio.move_on_after(self._reader_seconds) as patience:
             await self._send(message)
             if self._connection is not None:

@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 
 from node.api.edge.asgi import COUNTED_ELSEWHERE, ROUTE
 from node.api.edge.owner import owner_of
+from node.api.http.direct import DirectBody
 from node.api.http.stream import PiecesBody
 from node.errors import InvalidRequestError, RequestError, UnauthorizedError
 from node.requests import tracing
@@ -54,7 +55,8 @@ def add_forwarded(
         if asked.trace is not None:
             asked = replace(asked, trace=tracing.below(asked.trace))
         answer = router.admit(asked, owner_of(request.scope))
-        response = Response(PiecesBody(_Frames(answer)), content_type=_TYPE)
+        frames = DirectBody(PiecesBody(_Frames(answer)), request.scope)
+        response = Response(frames, content_type=_TYPE)
         response.timeout = None
         return response
 

@@ -14,7 +14,8 @@ from node.api.answers import Whole, read_all
 from node.api.batch import Batch
 from node.api.edge.asgi import CLIENT, ROUTE
 from node.api.edge.owner import owner_of
-from node.api.http.stream import BatchBody, EventWriter, answer_body
+from node.api.http.direct import DirectBody
+from node.api.http.stream import BatchBody, EventWriter, PiecesBody, answer_body
 from node.api.origin import with_origin
 from node.api.parts.listening import Read
 from node.requests.answer import Answer
@@ -57,11 +58,11 @@ class Front:
         admit = self.admission()
         first = admit(wanted[0])
         await first.wait_accepted()  # the status is held back until it is known to be 200
-        body = answer_body(first, writer)
+        body: PiecesBody | BatchBody = answer_body(first, writer)
         if len(wanted) > 1:
             batch = Batch(wanted, lambda one: first if one is wanted[0] else admit(one))
             body = BatchBody(batch, writer)
-        response = Response(body, content_type="text/event-stream")
+        response = Response(DirectBody(body, request.scope), content_type="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.timeout = None
         return response

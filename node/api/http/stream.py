@@ -54,7 +54,7 @@ class PiecesBody(ResponseBody):
         """Do nothing."""
 
 
-def answer_body(answer: Answer, writer: EventWriter) -> ResponseBody:
+def answer_body(answer: Answer, writer: EventWriter) -> PiecesBody:
     """Return the response body that streams one answer."""
     return PiecesBody(_Events(answer, writer))
 

@@ -241,16 +241,12 @@ class _Protocol(TCPServer):
     _left = False
 
     async def protocol_send(self, event: ProtocolEvent) -> None:
-        """Send to the client, at once if there is room.
-
-        That saves hypercorn's lock and scope and two rounds of Trio's loop for each token.
-        """
+        """Send to the client, at once if there is room."""
         connection: Connection = self.state[CONNECTION]
         if connection.successor is not None:  # hypercorn would send a 500 for the request that left
             return
-        stream: object = self.stream
-        if isinstance(event, RawData) and isinstance(stream, PacedStream):
-            sent = 0 if self.send_lock.locked() else stream.send_nowait(event.data)
+        if isinstance(event, RawData):
+            sent = connection.send_nowait(event.data)
             if sent == len(event.data):
                 return
             event = RawData(event.data[sent:])
