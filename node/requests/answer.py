@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
@@ -131,27 +131,21 @@ class Answer:
         Raises:
             RequestError: The answer ended in an error.
         """
-        if self._unread or self.over.is_set():
-            await trio.lowlevel.checkpoint()
-        while not (self._unread or self.over.is_set()):
-            self._arrived = trio.Event()
-            if self._is_watched:  # a timer of its own for each token costs as much as its text
-                await self._arrived.wait()
-            else:
-                await self._wait_in_time(self._arrived)
-        if self._unread:
-            delta = self._unread.popleft()
-            self.read_tokens += delta.tokens
-            return delta
-        if self.ending is None:
-            raise self.error or RequestError("the request was cancelled")
-        return self.ending
+        await self._wait_more()
+        if not self._unread:
+            return self._end_reading()
+        delta = self._unread.popleft()
+        self.read_tokens += delta.tokens
+        return delta
 
-    def receive_more(self) -> list[Delta]:
-        """Return the pieces that have already arrived, without waiting."""
-        deltas = list(self._unread)
-        self._unread.clear()
-        self.read_tokens += sum(delta.tokens for delta in deltas)
+    async def receive_several(self) -> Sequence[Delta] | Ending:
+        """Wait for the next pieces, all that have arrived, or the ending; raises like `receive`."""
+        await self._wait_more()
+        if not self._unread:
+            return self._end_reading()
+        deltas, self._unread = self._unread, deque()
+        for delta in deltas:
+            self.read_tokens += delta.tokens
         return deltas
 
     async def watch(self) -> None:
@@ -267,6 +261,23 @@ class Answer:
             deadline_seconds=None if left == math.inf else max(0.0, left),
             waited_seconds=0.0 if self.tokens else now - self.admitted_at,
         )
+
+    async def _wait_more(self) -> None:
+        """Wait until there is a piece to read, or the end."""
+        if self._unread or self.over.is_set():
+            await trio.lowlevel.checkpoint()
+        while not (self._unread or self.over.is_set()):
+            self._arrived = trio.Event()
+            if self._is_watched:  # a timer of its own for each token costs as much as its text
+                await self._arrived.wait()
+            else:
+                await self._wait_in_time(self._arrived)
+
+    def _end_reading(self) -> Ending:
+        """Return the ending, or raise the error that ended the answer."""
+        if self.ending is None:
+            raise self.error or RequestError("the request was cancelled")
+        return self.ending
 
     async def _wait_in_time(self, event: trio.Event) -> None:
         """Wait for an event; the deadline ends the answer."""

@@ -1,5 +1,6 @@
 """A request ends exactly once, with a correct account of its time and tokens."""
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -129,18 +130,19 @@ async def test_what_is_left_of_the_text_comes_with_the_end() -> None:
 
 
 @trio_test
-async def test_receive_more_takes_what_is_there() -> None:
-    """`receive_more` returns what is there without waiting."""
+async def test_several_pieces_are_received_at_once() -> None:
+    """`receive_several` returns all that has arrived, and then the ending."""
     asked = opened([])
     asked.begin()
-    assert asked.answer.receive_more() == []
     for piece in (b"a", b"b", b"c"):
         asked.sampled(7, piece)
     assert await asked.answer.receive() == Delta("a", 1)
-    assert asked.answer.receive_more() == [Delta("b", 1), Delta("c", 1)]
+    received = await asked.answer.receive_several()
+    assert not isinstance(received, Ending)
+    assert list(received) == [Delta("b", 1), Delta("c", 1)]
+    assert asked.answer.read_tokens == 3
     asked.finished("stop", "")
-    assert asked.answer.receive_more() == []
-    assert isinstance(await asked.answer.receive(), Ending)
+    assert isinstance(await asked.answer.receive_several(), Ending)
 
 
 @trio_test
@@ -515,7 +517,7 @@ actions = st.lists(
             ("sampled", 7, b"a"),
             ("sampled", 7, b"END"),
             ("sampled", 7, b"\xe2"),
-            ("receive_more",),
+            ("receive_several",),
             ("close",),
             ("finished", "stop", ""),
             ("finished", "length", ""),
@@ -543,8 +545,11 @@ def test_any_course_has_one_end_and_a_sound_account(
         for name, *arguments in courses:
             if name == "wait":
                 await trio.sleep(0.25)
-            elif name in ("close", "receive_more"):
-                getattr(asked.answer, name)()
+            elif name == "close":
+                asked.answer.close()
+            elif name == "receive_several":
+                with trio.move_on_after(0.25), contextlib.suppress(RequestError):
+                    await asked.answer.receive_several()
             elif not (name == "begin" and asked.over):
                 getattr(asked, name)(*arguments)
                 if name == "interrupted" and not asked.over:

@@ -28,7 +28,9 @@ async def read(opened: Answer, text: str) -> tuple[str, Ending | None]:
     for letter in text:
         if not opened.over.is_set():
             opened.take(Token(ord(letter), letter.encode()), trio.current_time())
-    return "".join(delta.text for delta in opened.receive_more()), opened.ending
+    received = await opened.receive_several()
+    deltas = () if isinstance(received, Ending) else received
+    return "".join(delta.text for delta in deltas), opened.ending
 
 
 @trio_test

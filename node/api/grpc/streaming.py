@@ -73,7 +73,7 @@ async def _step(number: int, answer: Answer, writer: StreamWriter) -> tuple[_Mes
 
     Several tokens come at once if they are available.
     """
-    received = await answer.receive()
+    received = await answer.receive_several()
     if isinstance(received, Ending):
         return writer.ending(number, answer, received), True
-    return writer.pieces(number, answer, [received, *answer.receive_more()]), False
+    return writer.pieces(number, answer, received), False

@@ -87,14 +87,14 @@ class _Frames(AsyncIterator[bytes]):
                 return wire.pack(
                     wire.Accepted(answer.prompt_tokens, answer.cached_tokens, answer.thinks)
                 )
-            received = await self._answer.receive()
+            received = await self._answer.receive_several()
         except RequestError as error:
             self._ended = True
             return wire.pack(wire.failed(error))
         if isinstance(received, Ending):
             self._ended = True
             return self._echo() + self._closing(received)
-        return self._echo() + b"".join(map(_drawn, [received, *self._answer.receive_more()]))
+        return self._echo() + b"".join(map(_drawn, received))
 
     def _echo(self) -> bytes:
         """Pack the prompt's tokens, which precede the answer, once."""

@@ -95,13 +95,13 @@ class _Steps:
             RequestError: The answer ended in an error.
         """
         answer, number, writer = self._answer, self._number, self._writer
-        received = await answer.receive()
+        received = await answer.receive_several()
         opening = b"" if self._opened else writer.opening(number, answer)
         self._opened = True
         if isinstance(received, Ending):
             self.ended = True
             return opening + writer.ending(number, answer, received)
-        return opening + writer.pieces(number, answer, [received, *answer.receive_more()])
+        return opening + writer.pieces(number, answer, received)
 
 
 class BatchBody(ResponseBody):
