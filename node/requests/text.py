@@ -28,7 +28,7 @@ class TextAssembler:
                 searched again.
         """
         text = self._decoder.decode(piece)
-        return self._release(text) if may_stop else text
+        return self._release(text) if may_stop and self._stops else text
 
     def finish(self) -> str:
         """Return the rest at the answer's end."""

@@ -18,6 +18,8 @@ from node.requests.parts import CallBegun, Words
 from node.requests.request import Token
 
 _DONE: Final = b"data: [DONE]\n\n"
+_NO_WORDS: Final = "\0"
+"""Stands for the words in the frame of a chunk; nothing that follows them has this value."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -51,6 +53,8 @@ class TextEvents:
     def opening(self, number: int, answer: Answer) -> bytes:
         """Return the chunk with a chat's role, or with the prompt that precedes a completion."""
         told = _Told(Listener(self._read(answer)), self._log and self._log())
+        if self._log is None and not self._running:
+            told.frame = _WordsFrame(self._writer, number)
         self._told[number] = told
         usage = self._usage(told, answer)
         if answer.echoed is not None:
@@ -65,13 +69,15 @@ class TextEvents:
         written = b""
         for delta in deltas:
             told.tokens += delta.tokens
-            written += self._parts(number, told.listener.feed(delta), answer)
+            written += self._parts(number, told, told.listener.feed(delta), answer)
         return written
 
-    def _parts(self, number: int, heard: list[Heard], answer: Answer) -> bytes:
-        told = self._told[number]
+    def _parts(self, number: int, told: "_Told", heard: list[Heard], answer: Answer) -> bytes:
         written = b""
         for one in heard:
+            if told.frame is not None and isinstance(one.part, Words):
+                written += told.frame.event(one.part.text)
+                continue
             told.is_calling |= isinstance(one.part, CallBegun)
             usage, log = self._usage(told, answer), told.describe(one.tokens)
             written += event(self._writer.piece(one.part, number, usage, log))
@@ -81,7 +87,7 @@ class TextEvents:
         """Return the chunk with the finish reason."""
         told = self._told[number]
         told.ending = ending
-        written = self._parts(number, told.listener.finish(), answer)
+        written = self._parts(number, told, told.listener.finish(), answer)
         reason = finish_reason(ending.finish_reason, calls=told.is_calling)
         usage, log = self._usage(told, answer), told.describe(told.listener.rest())
         return written + event(self._writer.last(reason, number, usage, log))
@@ -107,12 +113,31 @@ class TextEvents:
         return usage_of([told.ending or counted], 1, told.listener.thought_tokens)
 
 
+class _WordsFrame:
+    """Writes the chunks of an answer that differ in their words only, which most of them do.
+
+    Args:
+        writer: Writes the chunks.
+        number: The answer's number.
+    """
+
+    def __init__(self, writer: AnswerWriter, number: int) -> None:
+        whole = event(writer.piece(Words(_NO_WORDS), number))
+        self._before, _, self._after = whole.rpartition(_encoder.encode(_NO_WORDS))
+
+    def event(self, words: str) -> bytes:
+        """Return the event of the chunk with these words."""
+        return self._before + _encoder.encode(words) + self._after
+
+
 @dataclass
 class _Told:
     """What was written of one answer."""
 
     listener: Listener
     log: TokenLog | None
+    frame: _WordsFrame | None = None
+    """If all that differs between chunks are their words."""
     tokens: int = 0
     is_calling: bool = False
     ending: Ending | None = None

@@ -69,9 +69,13 @@ class ChatReader:
         """Whether white space comes next that is not part of the answer."""
         self._harmony = harmony.HarmonyReader(self._numbers)
         self._step = self._in_block if thinks else self._begin
+        self._only_words = False
+        """Whether nothing else can come, so that text need not be searched."""
 
     def feed(self, text: str) -> list[Part]:
         """Return the parts that are certain now."""
+        if self._only_words:
+            return _words(text)
         self._held += text
         return list(self._read(is_end=False))
 
@@ -109,6 +113,7 @@ class ChatReader:
     def _speak(self, is_end: bool) -> Iterator[Part]:  # noqa: FBT001
         """Read words up to the next call."""
         text, blocks = self._held, self._call_blocks
+        self._only_words = not blocks
         found = [(at, block) for block in blocks if (at := text.find(block.opener)) >= 0]
         if found:
             at, block = min(found, key=lambda one: one[0])

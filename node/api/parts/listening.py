@@ -42,11 +42,11 @@ class Listener:
         self._count += delta.tokens
         if delta.token is not None:
             self._tokens.append(delta.token)
-        return [self._hear(part) for part in self._reader.feed(delta)]
+        return list(map(self._hear, self._reader.feed(delta)))
 
     def finish(self) -> list[Heard]:
         """Return the rest at the answer's end."""
-        return [self._hear(part) for part in self._reader.finish()]
+        return list(map(self._hear, self._reader.finish()))
 
     def rest(self) -> tuple[Token, ...]:
         """Return the tokens after the last part, once."""
@@ -54,7 +54,7 @@ class Listener:
         return rest
 
     def _hear(self, part: Part) -> Heard:
-        heard = Heard(part, self._count, self.rest())
+        heard = Heard(part, self._count, self.rest() if self._tokens else ())
         self.thought_tokens += self._count if isinstance(part, Thought) else 0
         self._count = 0
         return heard
