@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from node.errors import DeadlineExceededError, OtherModelError, RequestError
+from node.requests.arrival import Arrival
 from node.requests.parts import Part, Words
 from node.requests.request import (
     ELSEWHERE,
@@ -96,7 +97,7 @@ class Answer:
         for number, token in enumerate(request.prior, 1):
             self._read(token, number)
         self._unread: deque[Delta] = deque()
-        self._arrived = trio.Event()
+        self._arrival = Arrival()
         self._is_watched = False
         """Whether a task ends it at its deadline."""
 
@@ -131,18 +132,16 @@ class Answer:
         Raises:
             RequestError: The answer ended in an error.
         """
-        await self._wait_more()
-        if not self._unread:
-            return self._end_reading()
+        if (ending := await self._wait_more()) is not None:
+            return ending
         delta = self._unread.popleft()
         self.read_tokens += delta.tokens
         return delta
 
     async def receive_several(self) -> Sequence[Delta] | Ending:
         """Wait for the next pieces, all that have arrived, or the ending; raises like `receive`."""
-        await self._wait_more()
-        if not self._unread:
-            return self._end_reading()
+        if (ending := await self._wait_more()) is not None:
+            return ending
         deltas, self._unread = self._unread, deque()
         for delta in deltas:
             self.read_tokens += delta.tokens
@@ -158,7 +157,7 @@ class Answer:
             await self._wait_in_time(self.over)
         finally:
             self._is_watched = False
-            self._arrived.set()
+            self._arrival.note()
 
     def expire(self) -> None:
         """End the answer as late. Harmless after the end."""
@@ -262,24 +261,22 @@ class Answer:
             waited_seconds=0.0 if self.tokens else now - self.admitted_at,
         )
 
-    async def _wait_more(self) -> None:
-        """Wait until there is a piece to read, or the end."""
+    async def _wait_more(self) -> Ending | None:
+        """Wait until there is a piece to read. Return the ending if there will be none."""
         if self._unread or self.over.is_set():
             await trio.lowlevel.checkpoint()
         while not (self._unread or self.over.is_set()):
-            self._arrived = trio.Event()
             if self._is_watched:  # a timer of its own for each token costs as much as its text
-                await self._arrived.wait()
+                await self._arrival.wait()
             else:
-                await self._wait_in_time(self._arrived)
-
-    def _end_reading(self) -> Ending:
-        """Return the ending, or raise the error that ended the answer."""
+                await self._wait_in_time(self._arrival)
+        if self._unread:
+            return None
         if self.ending is None:
             raise self.error or RequestError("the request was cancelled")
         return self.ending
 
-    async def _wait_in_time(self, event: trio.Event) -> None:
+    async def _wait_in_time(self, event: trio.Event | Arrival) -> None:
         """Wait for an event; the deadline ends the answer."""
         with trio.move_on_at(self._deadline) as limit:
             await event.wait()
@@ -288,14 +285,14 @@ class Answer:
 
     def _deliver(self, delta: Delta) -> None:
         self._unread.append(delta)
-        self._arrived.set()
+        self._arrival.note()
 
     def _finish(self) -> None:
         if not self.over.is_set():
             self.over.set()
             self.begun.set()
             self.accepted.set()
-            self._arrived.set()
+            self._arrival.note()
             self.on_over()
 
 
