@@ -6,6 +6,7 @@ Clients read in a process of their own, and an exporter receives the events.
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,7 @@ _RATES: Final = ((400, 500), (1600, 1600))
 _AT_WILL: Final = (1_000_000, 3000)
 _WARM_UP_TOKENS: Final = 20
 _CLIENT_SECONDS: Final = 120.0
+_IDLE_SECONDS: Final = 10.0
 
 
 class Streamed(NamedTuple):
@@ -32,8 +34,8 @@ class Streamed(NamedTuple):
 
 
 def measure() -> list[Row]:
-    """Stream at two rates that engines reach, then as fast as the node can."""
-    return [*_measure_rates(), *_measure_at_will()]
+    """Stream at two rates that engines reach, then as fast as the node can; then not at all."""
+    return [*_measure_rates(), *_measure_at_will(), _measure_idle()]
 
 
 def _measure_rates() -> Iterator[Row]:
@@ -50,6 +52,22 @@ def _measure_at_will() -> Iterator[Row]:
     cpu = min(each.milliseconds for each in rounds)
     what = f"{_STREAMS} streams of an engine that emits at will"
     yield Row(what, f"{fastest:,.0f} tokens/s", f"{cpu:.3f} ms/token", "", ">= 10,000")
+
+
+def _measure_idle() -> Row:
+    """Measure what the node does without requests, a part of each token's cost above."""
+    rate, _ = _RATES[0]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        run_exporter(Path(name)),
+        run_emitting_node(Path(name), rate) as node,
+    ):
+        _read(node, _WARM_UP_TOKENS)
+        before = node.cpu_seconds()
+        time.sleep(_IDLE_SECONDS)
+        milliseconds = 1e3 * (node.cpu_seconds() - before) / _IDLE_SECONDS
+    share = f"{milliseconds / rate:.3f} ms/token at {rate / _STREAMS:g} tokens/s each"
+    return Row("the same node without requests", f"{milliseconds:.1f} ms/s", share, "", "")
 
 
 def _stream(rate: float, tokens: int) -> list[Streamed]:
