@@ -14,8 +14,9 @@ from typing import Final, NamedTuple, get_args
 
 from exporter.metrics.catalogue.models import MODEL_LOAD_PROGRESS
 from exporter.metrics.catalogue.requests import FIRST_TOKEN, QUEUE_DEPTH, REQUESTS, TOKENS_GENERATED
+from exporter.metrics.labels import clean_label
 from exporter.metrics.nodes import Labels
-from exporter.metrics.state import State, clean_label
+from exporter.metrics.state import State
 from exporter.status.quantile import quantile
 from shared.events.requests import RequestStatus
 

@@ -18,8 +18,9 @@ from exporter.metrics.catalogue.node import NODE_INFO, NODE_RESOURCES, NODE_UPTI
 from exporter.metrics.catalogue.requests import QUEUE_DEPTH, REQUESTS_IN_FLIGHT, SLOTS
 from exporter.metrics.catalogue.system import CPU, MEMORY
 from exporter.metrics.catalogue.telemetry import DROPPED, EMITTED, EVENTS
+from exporter.metrics.labels import clean_label
 from exporter.metrics.nodes import Labels, Node
-from exporter.metrics.state import Ended, State, clean_label
+from exporter.metrics.state import Ended, State
 from exporter.status import snapshot as s
 from exporter.status.history import (
     NODES_KEPT,

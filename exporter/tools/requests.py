@@ -13,7 +13,7 @@ import click
 import trio
 
 from exporter.errors import StartupError
-from exporter.metrics.state import clean_label
+from exporter.metrics.labels import clean_label
 from exporter.requests.files import STDOUT
 from exporter.requests.line import Line, write_line
 from exporter.requests.reading import LogReader

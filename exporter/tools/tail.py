@@ -15,7 +15,7 @@ import trio
 from exporter.errors import StartupError
 from exporter.ingest.batches import Accepted, decode_batch
 from exporter.ingest.feed import FEED_HEADER, FEED_NAME
-from exporter.metrics.state import clean_label
+from exporter.metrics.labels import clean_label
 from shared import streams, wire
 from shared.events.every import AnyEvent
 from shared.runtime.signals import stop_signals

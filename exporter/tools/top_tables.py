@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.metrics.state import clean_label
+from exporter.metrics.labels import clean_label
 from exporter.status import snapshot as s
 
 REQUESTS_SHOWN: Final = 10

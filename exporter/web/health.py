@@ -19,8 +19,8 @@ from exporter.metrics.catalogue.engine import ENGINE_SILENCE
 from exporter.metrics.catalogue.exporter import ExporterPart
 from exporter.metrics.catalogue.health import HEALTH_CHECK_LATENCY, HEALTH_CHECKS
 from exporter.metrics.cut import take_cut
+from exporter.metrics.labels import clean_label
 from exporter.metrics.nodes import Node
-from exporter.metrics.state import clean_label
 from exporter.web.exposition import Wanted, render
 from shared.runtime.guard import Guard
 

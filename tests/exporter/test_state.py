@@ -42,8 +42,9 @@ from exporter.metrics.catalogue.requests import (
 from exporter.metrics.catalogue.system import LOOP_LAG, MEMORY
 from exporter.metrics.catalogue.telemetry import DROPPED, EMITTED, EVENTS, LAST_EVENT, REJECTED
 from exporter.metrics.cut import take_cut
+from exporter.metrics.labels import LABEL_CHARACTERS, clean_label
 from exporter.metrics.nodes import Node, Session
-from exporter.metrics.state import LABEL_CHARACTERS, State, clean_label
+from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
 from shared.events.engine import EngineSampled
 from shared.events.event import Event
