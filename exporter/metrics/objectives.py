@@ -1,10 +1,11 @@
 """Judge finished requests by the operator's service-level objectives."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from exporter.metrics.catalogue.requests import FIRST_TOKEN, LATENCY, OBJECTIVES, PER_TOKEN
-from exporter.metrics.rules.rule import Sample
+from exporter.metrics.rules.rule import Column
 from shared.events.requests import InferenceFinished
 from shared.settings.exporter import MetricsSettings
 
@@ -17,14 +18,22 @@ class Objectives:
     per_token_seconds: float = MetricsSettings.slo_per_token_seconds
     latency_seconds: float = MetricsSettings.slo_latency_seconds
 
-    def samples(self, node: str, e: InferenceFinished) -> Iterator[Sample]:
-        """Return one sample for each objective that applies to the request.
+    def samples(self, node: str, ended: Iterable[InferenceFinished]) -> Iterator[Column]:
+        """Return a column of ones for each objective that applies to requests, and each result.
 
         A request that failed, timed out or was rejected is bad. A cancelled or invalid request says
         nothing about the service and is not judged.
         """
+        verdicts = Counter(map(self._judge, ended))
+        for (model_id, results), count in verdicts.items():
+            for objective, is_good in results:
+                labels = (node, model_id, objective, "good" if is_good else "bad")
+                yield OBJECTIVES, labels, [1] * count
+
+    def _judge(self, e: InferenceFinished) -> tuple[str, tuple[tuple[str, bool], ...]]:
+        """Return a request's model, and whether it is good for each objective that applies."""
         if e.status == "cancelled" or (e.status == "rejected" and e.finish_reason is not None):
-            return
+            return e.model_id, ()
         good = {"latency": e.status == "ok" and e.seconds <= self.latency_seconds}
         if e.first_token_seconds is not None:
             good["first_token"] = e.first_token_seconds <= self.first_token_seconds
@@ -34,9 +43,7 @@ class Objectives:
         elif e.status != "ok":
             good["first_token"] = False
         good["all"] = all(good.values())
-        for objective, is_good in good.items():
-            result = "good" if is_good else "bad"
-            yield OBJECTIVES, (node, e.model_id, objective, result), 1
+        return e.model_id, tuple(good.items())
 
 
 def find_fault(objectives: Objectives, bounds: Mapping[str, tuple[float, ...]]) -> str:

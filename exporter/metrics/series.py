@@ -13,6 +13,7 @@ from exporter.metrics.histogram import Histogram
 from exporter.metrics.labels import clean_label
 from exporter.metrics.nodes import Labels, Session
 
+Value = float | list[float]
 _OF_THE_MESH: Final = frozenset({LAYERS_UNSERVED})
 """Levels of a model that stay when it is unloaded: it remains true that layers do not fit anywhere
 while loads fail for that reason."""
@@ -39,27 +40,44 @@ class Series:
         self._every: dict[Family, dict[Labels, Any]] = {**self._numbers, **self._histograms}
         self.initialise("exporter", ())
 
-    def move(self, family: Family, labels: Labels, value: Any) -> None:
-        """Add to a counter, set a gauge, or observe a number or a list of them."""
+    def move(self, family: Family, labels: Labels, value: Value) -> None:
+        """Add to a counter, set a gauge, or observe.
+
+        Args:
+            family: What moves.
+            labels: Its label values.
+            value: A number, or several in their order: a gauge takes on the last.
+        """
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            return
         series = self._every[family]
         if labels not in series:
-            labels = self._admit(family, labels)
+            labels = self._admit(family, labels, len(values))
         if family.kind == "histogram":
             if labels not in series:
                 series[labels] = self.new_histogram(family)
-            histogram = series[labels]
-            (histogram.observe_all if isinstance(value, list) else histogram.observe)(value)
+            series[labels].observe(values)
         elif family.kind == "counter":
-            series[labels] = series.get(labels, 0) + value
+            series[labels] = series.get(labels, 0) + sum(values)
         else:
-            series[labels] = value
+            series[labels] = values[-1]
 
-    def move_total(self, session: Session, family: Family, labels: Labels, value: float) -> None:
-        """Raise a counter to a session's running total."""
+    def move_all(self, session: Session, samples: Iterable[tuple[Family, Labels, Value]]) -> None:
+        """Move what events of a session mean."""
+        for family, labels, value in samples:
+            if family.total:
+                self.move_total(session, family, labels, value)
+            else:
+                self.move(family, labels, value)
+
+    def move_total(self, session: Session, family: Family, labels: Labels, value: Value) -> None:
+        """Raise a counter to a session's running total, the highest of several."""
+        total = max(value) if isinstance(value, list) else value
         key = (family.name, labels)
-        grown = value - session.totals.get(key, 0)
+        grown = total - session.totals.get(key, 0)
         if grown > 0:
-            session.totals[key] = value
+            session.totals[key] = total
             self.move(family, labels, grown)
 
     def forget_levels(self, node_id: str, model_id: str | None = None) -> None:
@@ -145,10 +163,15 @@ class Series:
                 else:
                     self._numbers[family].setdefault(labels, 0)
 
-    def _admit(self, family: Family, labels: Labels) -> Labels:
+    def _admit(self, family: Family, labels: Labels, samples: int = 1) -> Labels:
         """Return the labels under which a new series is kept: cleaned, and within the budget.
 
         The exporter's own families have no budget: their labels are its own words.
+
+        Args:
+            family: The family of the series.
+            labels: The label values, as they came.
+            samples: How many numbers go into it now.
         """
         cleaned = tuple(map(clean_label, labels))
         series = self._every[family]
@@ -161,5 +184,5 @@ class Series:
         )
         for name, before, after in zip(family.labels, cleaned, folded, strict=True):
             if before != after:
-                self.move(FOLDED, (family.name, name), 1)
+                self.move(FOLDED, (family.name, name), samples)
         return folded

@@ -16,7 +16,7 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exporter.metrics.catalogue.family import PREFIX, Family
-from exporter.metrics.rules.every import RULES
+from exporter.metrics.samples import read_samples
 from node.requests.account import Account, Accounts
 from node.requests.answer import Answer
 from node.requests.request import InferenceRequest, Sampling
@@ -224,7 +224,7 @@ class _Client:
         self.updates: list[tuple[Callable[[float], None], float]] = []
         self._lookups: list[tuple[Any, tuple[str, ...], str, float]] = []
         for event in happened:
-            for family, labels, moved in RULES[type(event)]("measured", event):
+            for family, labels, moved in read_samples("measured", [event]):
                 if family not in metrics:
                     metrics[family] = _metric(family, registry)
                 method = _METHODS[family.kind]

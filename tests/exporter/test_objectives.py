@@ -35,7 +35,7 @@ GOOD: dict[str, Any] = {
 
 def judged(**changes: Any) -> dict[str, str]:
     """Return the result of one request for each objective that applies."""
-    samples = Objectives().samples("n", InferenceFinished(**(GOOD | changes)))
+    samples = Objectives().samples("n", [InferenceFinished(**(GOOD | changes))])
     return {labels[2]: labels[3] for family, labels, _ in samples if family is OBJECTIVES}
 
 

@@ -46,6 +46,7 @@ from exporter.metrics.labels import LABEL_CHARACTERS, clean_label
 from exporter.metrics.nodes import Node, Session
 from exporter.metrics.state import State
 from exporter.web.exposition import Wanted, render
+from shared.events.api import HttpFinished
 from shared.events.engine import EngineSampled
 from shared.events.event import Event
 from shared.events.every import AnyEvent
@@ -389,6 +390,15 @@ def test_label_past_the_budget_folds_into_other() -> None:
         for family in (HTTP_REQUESTS, HTTP_DURATION)
         for label in ("route", "method", "status")
     }
+
+
+def test_each_event_past_the_budget_counts_as_folded() -> None:
+    """Events that are counted together fold one by one."""
+    state = State(budget=1)
+    calls = [HttpFinished(f"/{route}", "GET", 200, 0.5) for route in "abbb"]
+    apply(state, *calls)
+    assert number(state, FOLDED, HTTP_REQUESTS.name, "route") == 3
+    assert number(state, HTTP_REQUESTS, "n1", *["other"] * 3) == 3
 
 
 def test_closed_labels_and_nodes_do_not_fold() -> None:

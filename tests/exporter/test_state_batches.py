@@ -43,19 +43,21 @@ def _with_number(event: Event, number: float) -> Event:
     return msgspec.structs.replace(event, **changes)
 
 
-def _apply(*batches: list[Event | None]) -> Cut:
+def _apply(*batches: list[Event | None]) -> tuple[Cut, State]:
     state = State()
     node = state.node("n1")
     session = node.sessions.setdefault("s1", Session("s1"))
     for batch in batches:
         state.apply(node, session, batch)
-    return take_cut(state)
+    return take_cut(state), state
 
 
 @given(happened())
 def test_batch_counts_as_its_events_one_by_one(batch: list[Event | None]) -> None:
-    """How events are cut into batches changes no number, no bucket and no sum."""
-    together, singly = _apply(batch), _apply(*([event] for event in batch))
+    """How events are cut into batches changes no number, no bucket, no sum and no node."""
+    together, state = _apply(batch)
+    singly, other_state = _apply(*([event] for event in batch))
+    assert (state.nodes, state.ended) == (other_state.nodes, other_state.ended)
     assert together.numbers == singly.numbers
     for family, series in singly.histograms.items():
         shown = together.histograms[family]
@@ -72,7 +74,7 @@ def test_values_observed_together_count_as_one_by_one(
 ) -> None:
     """Each value is counted in the first bucket whose bound it does not exceed."""
     together, singly = Histogram(bounds), Histogram(bounds)
-    together.observe_all(values)
+    together.observe(values)
     for value in values:
-        singly.observe(value)
+        singly.observe([value])
     assert (together.counts, together.sum) == (singly.counts, singly.sum)

@@ -1,5 +1,6 @@
 """What the engine of a model does."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from exporter.metrics.catalogue.engine import (
@@ -11,7 +12,8 @@ from exporter.metrics.catalogue.engine import (
     ENGINE_SILENCE,
 )
 from exporter.metrics.catalogue.requests import TOKENS_SPECULATED
-from exporter.metrics.rules.rule import Rule, Sample
+from exporter.metrics.grouping import split_by_model
+from exporter.metrics.rules.rule import Column, GroupRule, Rule, Sample
 from shared.events.engine import EngineProgressed, EngineRestarted, EngineSampled, TokensSpeculated
 from shared.events.event import Event
 
@@ -20,10 +22,10 @@ def _engine_restarted(node: str, e: EngineRestarted) -> tuple[Sample, ...]:
     return ((ENGINE_RESTARTS, (node, e.model_id, e.reason), 1),)
 
 
-def _engine_progressed(node: str, e: EngineProgressed) -> tuple[Sample, ...]:
-    model = (node, e.model_id)
-    silence = (ENGINE_SILENCE, model, e.silent_seconds)
-    return ((ENGINE_PROGRESS, model, e.at), silence) if e.at else (silence,)
+def _engine_progressed(node: str, progressed: list[EngineProgressed]) -> Iterator[Column]:
+    for model, group in split_by_model(node, progressed):
+        yield ENGINE_PROGRESS, model, [e.at for e in group if e.at]
+        yield ENGINE_SILENCE, model, [e.silent_seconds for e in group]
 
 
 def _engine_sampled(node: str, e: EngineSampled) -> tuple[Sample, ...]:
@@ -47,7 +49,9 @@ def _tokens_speculated(node: str, e: TokensSpeculated) -> tuple[Sample, ...]:
 
 RULES: Final[dict[type[Event], Rule]] = {
     EngineRestarted: _engine_restarted,
-    EngineProgressed: _engine_progressed,
     EngineSampled: _engine_sampled,
     TokensSpeculated: _tokens_speculated,
+}
+GROUP_RULES: Final[dict[type[Event], GroupRule]] = {
+    EngineProgressed: _engine_progressed,
 }

@@ -1,12 +1,18 @@
-"""The rule of each event."""
+"""The rule of each kind of event: frequent kinds have one for many events at once."""
 
 from typing import Final
 
 from exporter.metrics.rules import api, engine, mesh, models, node, pipelines, requests, system
-from exporter.metrics.rules.rule import Rule
+from exporter.metrics.rules.rule import GroupRule, Rule
 from shared.events.event import Event
 
-_TOPICS: Final = (node, system, models, engine, requests, api, mesh, pipelines)
 RULES: Final[dict[type[Event], Rule]] = {
-    event: rule for topic in _TOPICS for event, rule in topic.RULES.items()
+    event: rule
+    for topic in (node, models, engine, requests, api, mesh, pipelines)
+    for event, rule in topic.RULES.items()
+}
+GROUP_RULES: Final[dict[type[Event], GroupRule]] = {
+    event: rule
+    for topic in (node, system, engine, requests, api, mesh)
+    for event, rule in topic.GROUP_RULES.items()
 }

@@ -1,5 +1,6 @@
 """Peers, and the messages between nodes."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from exporter.metrics.catalogue.mesh import (
@@ -11,7 +12,7 @@ from exporter.metrics.catalogue.mesh import (
     PEER_STATUS,
 )
 from exporter.metrics.catalogue.node import STATUS_CODES
-from exporter.metrics.rules.rule import Rule, Sample, nothing
+from exporter.metrics.rules.rule import Column, GroupRule, Rule, Sample, nothing
 from shared.events.event import Event
 from shared.events.mesh import (
     MessagesMoved,
@@ -32,11 +33,9 @@ def _peer_changed(node: str, e: PeerChanged) -> tuple[Sample, ...]:
     return ((PEER_STATUS, (node, e.peer), STATUS_CODES[status]),)
 
 
-def _peers_counted(node: str, e: PeersCounted) -> tuple[Sample, ...]:
-    return (
-        (NETWORK_CONNECTIONS, (node, "alive"), e.alive),
-        (NETWORK_CONNECTIONS, (node, "suspect"), e.suspect),
-    )
+def _peers_counted(node: str, counted: list[PeersCounted]) -> Iterator[Column]:
+    yield NETWORK_CONNECTIONS, (node, "alive"), [e.alive for e in counted]
+    yield NETWORK_CONNECTIONS, (node, "suspect"), [e.suspect for e in counted]
 
 
 def _peer_answered(node: str, e: PeerAnswered) -> tuple[Sample, ...]:
@@ -57,9 +56,11 @@ def _network_failed(node: str, e: NetworkFailed) -> tuple[Sample, ...]:
 RULES: Final[dict[type[Event], Rule]] = {
     PeerChanged: _peer_changed,
     PeerForgotten: nothing,  # removes series
-    PeersCounted: _peers_counted,
     PeerAnswered: _peer_answered,
     MessagesMoved: _messages_moved,
     NetworkFailed: _network_failed,
     PeerPage: nothing,  # kept for the status page
+}
+GROUP_RULES: Final[dict[type[Event], GroupRule]] = {
+    PeersCounted: _peers_counted,
 }

@@ -1,5 +1,7 @@
 """Requests for inference, from the queue to their end."""
 
+from collections.abc import Iterator
+from itertools import islice
 from operator import sub
 from typing import Final
 
@@ -26,7 +28,8 @@ from exporter.metrics.catalogue.requests import (
     TOKENS_DISCARDED,
     TOKENS_GENERATED,
 )
-from exporter.metrics.rules.rule import Observations, Rule, Sample
+from exporter.metrics.grouping import split_by, split_by_model
+from exporter.metrics.rules.rule import Column, GroupRule, Rule, Sample, ones
 from shared.events.event import Event
 from shared.events.requests import (
     InferenceFinished,
@@ -37,55 +40,70 @@ from shared.events.requests import (
 )
 
 
-def _load_changed(node: str, e: LoadChanged) -> tuple[Sample, ...]:
-    model = (node, e.model_id)
-    return (
-        (REQUESTS_IN_FLIGHT, model, e.in_flight),
-        (QUEUE_DEPTH, model, e.queued),
-        (SLOTS, (*model, "busy"), e.slots_busy),
-        (SLOTS, (*model, "total"), e.slots_total),
-    )
+def _load_changed(node: str, changed: list[LoadChanged]) -> Iterator[Column]:
+    for model, group in split_by_model(node, changed):
+        yield REQUESTS_IN_FLIGHT, model, [e.in_flight for e in group]
+        yield QUEUE_DEPTH, model, [e.queued for e in group]
+        yield SLOTS, (*model, "busy"), [e.slots_busy for e in group]
+        yield SLOTS, (*model, "total"), [e.slots_total for e in group]
 
 
-def _tokens_generated(node: str, e: TokensGenerated) -> tuple[Sample] | tuple[Sample, Observations]:
-    model = (node, e.model_id)
-    tokens = (TOKENS_GENERATED, model, e.count)
-    gaps = list(map(sub, e.drawn_at[1:], e.drawn_at))
-    return (tokens, (INTER_TOKEN, model, gaps)) if gaps else (tokens,)
+def _tokens_generated(node: str, generated: list[TokensGenerated]) -> Iterator[Column]:
+    for model, group in split_by_model(node, generated):
+        gaps: list[float] = []
+        for event in group:
+            gaps += map(sub, islice(event.drawn_at, 1, None), event.drawn_at)
+        yield TOKENS_GENERATED, model, [e.count for e in group]
+        yield INTER_TOKEN, model, gaps
 
 
-def _inference_finished(node: str, e: InferenceFinished) -> tuple[Sample, ...]:
-    model = (node, e.model_id)
-    samples: list[Sample] = [
-        (REQUESTS, (*model, e.status), 1),
-        (LATENCY, (*model, e.status), e.seconds),
+def _inference_finished(node: str, finished: list[InferenceFinished]) -> Iterator[Column]:
+    for model, group in split_by_model(node, finished):
+        yield from _ends(model, group)
+        yield from _work_done(model, [e for e in group if e.finish_reason is not None])
+        yield from _speed(model, [e for e in group if e.first_token_seconds is not None])
+
+
+def _ends(model: tuple[str, str], finished: list[InferenceFinished]) -> Iterator[Column]:
+    for status, group in split_by(finished, "status"):
+        yield REQUESTS, (*model, status), ones(group)
+        yield LATENCY, (*model, status), [e.seconds for e in group]
+        if status in ("cancelled", "timeout", "error"):
+            labels = (*model, status)
+            yield (
+                TOKENS_DISCARDED,
+                labels,
+                [e.discarded_tokens for e in group if e.discarded_tokens],
+            )
+    failed = [e for e in finished if e.status == "error"]
+    for reason, group in split_by(failed, "reason"):
+        yield ERRORS, (*model, reason or "other"), ones(group)
+
+
+def _work_done(model: tuple[str, str], admitted: list[InferenceFinished]) -> Iterator[Column]:
+    """Account for admitted requests."""
+    for finish_reason, group in split_by(admitted, "finish_reason"):
+        yield FINISHES, (*model, finish_reason), ones(group)
+    prompt_tokens: list[float] = [e.prompt_tokens for e in admitted]
+    yield QUEUE, model, [e.queue_seconds for e in admitted]
+    yield PREFILL, model, [e.prefill_seconds for e in admitted]
+    yield DECODE, model, [e.decode_seconds for e in admitted]
+    yield REQUEST_PROMPT_TOKENS, model, prompt_tokens
+    yield REQUEST_OUTPUT_TOKENS, model, [e.generated_tokens for e in admitted]
+    yield PROMPT_TOKENS, model, prompt_tokens
+    yield PROMPT_TOKENS_CACHED, model, [e.cached_tokens for e in admitted]
+
+
+def _speed(model: tuple[str, str], begun: list[InferenceFinished]) -> Iterator[Column]:
+    """Account for requests that got a token."""
+    firsts = [e.first_token_seconds or 0.0 for e in begun]
+    yield FIRST_TOKEN, model, firsts
+    per_token = [
+        max(0.0, e.seconds - first) / (e.generated_tokens - 1)
+        for e, first in zip(begun, firsts, strict=True)
+        if e.generated_tokens > 1
     ]
-    if e.status == "error":
-        samples.append((ERRORS, (*model, e.reason or "other"), 1))
-    if e.finish_reason is not None:
-        samples += _work_done(model, e)
-    if e.first_token_seconds is not None:
-        samples.append((FIRST_TOKEN, model, e.first_token_seconds))
-        if e.generated_tokens > 1:
-            rest = max(0.0, e.seconds - e.first_token_seconds)
-            samples.append((PER_TOKEN, model, rest / (e.generated_tokens - 1)))
-    if e.discarded_tokens and e.status in ("cancelled", "timeout", "error"):
-        samples.append((TOKENS_DISCARDED, (*model, e.status), e.discarded_tokens))
-    return tuple(samples)
-
-
-def _work_done(model: tuple[str, str], e: InferenceFinished) -> list[Sample]:
-    """Account for an admitted request."""
-    return [
-        (FINISHES, (*model, str(e.finish_reason)), 1),
-        (QUEUE, model, e.queue_seconds),
-        (PREFILL, model, e.prefill_seconds),
-        (DECODE, model, e.decode_seconds),
-        (REQUEST_PROMPT_TOKENS, model, e.prompt_tokens),
-        (REQUEST_OUTPUT_TOKENS, model, e.generated_tokens),
-        (PROMPT_TOKENS, model, e.prompt_tokens),
-        (PROMPT_TOKENS_CACHED, model, e.cached_tokens),
-    ]
+    yield PER_TOKEN, model, per_token
 
 
 def _inference_resumed(node: str, e: InferenceResumed) -> tuple[Sample, ...]:
@@ -98,9 +116,11 @@ def _request_forwarded(node: str, e: RequestForwarded) -> tuple[Sample, ...]:
 
 
 RULES: Final[dict[type[Event], Rule]] = {
+    InferenceResumed: _inference_resumed,
+    RequestForwarded: _request_forwarded,
+}
+GROUP_RULES: Final[dict[type[Event], GroupRule]] = {
     LoadChanged: _load_changed,
     TokensGenerated: _tokens_generated,
     InferenceFinished: _inference_finished,
-    InferenceResumed: _inference_resumed,
-    RequestForwarded: _request_forwarded,
 }
