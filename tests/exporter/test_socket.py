@@ -112,6 +112,60 @@ async def test_asker_that_leaves_does_no_harm(directory: Path) -> None:
 
 
 @trio_test
+async def test_asker_that_reads_no_reply_does_not_stop_the_others(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that does not read its replies costs the others at most a second for each."""
+    async with open_exporter(directory):
+        stream = await trio.open_unix_socket(directory / wire.SOCKET_NAME)
+        await stream.send_all(
+            b"\x00SP\x00\x00\x30\x00\x00"
+        )  # a requester's greeting in nng's protocol
+        request = b"\x80\x00\x00\x01"  # its number, and no batch at all
+        asked = b"\x01" + len(request).to_bytes(8, "big") + request
+        while "does not read its replies" not in caplog.text:
+            with trio.move_on_after(0.1):
+                await stream.send_all(asked)
+        with dial(directory) as node:
+            assert not (await ask(node, pack_batch())).error
+        await stream.aclose()
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the event loop's waits."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        del timeout
+        self.count += 1
+
+
+@trio_test
+async def test_message_lost_with_its_connection_keeps_the_exporter_idle(directory: Path) -> None:
+    """A message whose connection ended before it was received is not waited for in a busy loop."""
+    store, rounds = Store(Ingest(State(), 2.5), directory, None, "no disk"), Rounds()
+    path = directory / wire.SOCKET_NAME
+    with trio.fail_after(LIMIT_SECONDS), open_socket(directory) as listening:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listening.keep_path)
+            with dial(directory) as node:
+                await node.asend(pack_batch())
+                path.unlink()
+                while not path.is_socket():  # noqa: ASYNC110
+                    await trio.sleep(0.01)  # all connections end
+            nursery.start_soon(listening.receive, store.take)
+            trio.lowlevel.add_instrument(rounds)
+            await trio.sleep(0.2)
+            trio.lowlevel.remove_instrument(rounds)
+            assert rounds.count < 100
+            with dial(directory) as node:
+                assert not (await ask(node, pack_batch())).error
+                assert not (await ask(node, pack_batch())).error
+            nursery.cancel_scope.cancel()
+
+
+@trio_test
 async def test_second_node_of_one_name_is_refused_while_the_first_lives(directory: Path) -> None:
     """A second live node with the same name is refused until the first one is gone."""
     async with open_exporter(directory):
