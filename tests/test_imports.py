@@ -69,7 +69,7 @@ ONLY_IN: Final = {
         "exporter/tools/tail.py",
         "exporter/tools/replay.py",
     },
-    "ctransformers": {"node/engine/ctransformers/library.py"},
+    "ctransformers": {"node/engine/ctransformers/binding.py"},
     "rich": {"exporter/tools/top_screen.py"},
     "bcrypt": {"exporter/web/passwords.py"},
     "yaml": {"exporter/web/web_config.py"},
@@ -191,6 +191,7 @@ def test_library_is_imported_where_it_belongs(library: str) -> None:
         ("exporter.main", ("node", "ctransformers", "quart", "psutil")),
         ("shared.command", ("node", "exporter", "trio", "pynng")),
         ("node.serving.downloads.download", ("huggingface_hub", "httpx2")),
+        ("node.engine.ctransformers.child", ("huggingface_hub", "httpx2", "trio")),
     ],
 )
 def test_process_does_not_load_the_others_libraries(module: str, absent: tuple[str, ...]) -> None:

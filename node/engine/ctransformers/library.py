@@ -1,4 +1,4 @@
-"""Drives a model through ctransformers, token by token; the only module that imports it."""
+"""Drives a model through ctransformers, token by token."""
 
 import ctypes
 import math
@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-import ctransformers
-
+from node.engine.ctransformers.binding import LLM, Config
 from node.engine.ctransformers.tokens import Tokenizer
 from node.engine.vocabulary import Vocabulary
 from node.requests.request import Sampling
@@ -35,8 +34,8 @@ class CTransformersEngine:
     def __init__(
         self, path: str, context_length: int, threads: int, vocabulary: Vocabulary
     ) -> None:
-        config = ctransformers.Config(context_length=context_length, threads=threads)
-        self._llm = ctransformers.LLM(path, "gguf", config=config, lib=_build())
+        config = Config(context_length=context_length, threads=threads)
+        self._llm = LLM(path, "gguf", config=config, lib=_build())
         self._tokenizer = Tokenizer(vocabulary, self._tokenize_text)
         self._ends = vocabulary.ends
         self._defined = {number: text.encode() for text, number in vocabulary.defined.items()}
