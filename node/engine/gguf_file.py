@@ -68,7 +68,10 @@ def read_head(file: BufferedReader, size_bytes: int, *, texts: bool = True) -> H
     data_offset = -(-reader.position // alignment) * alignment
     data_bytes = max(0, size_bytes - data_offset)
     _check_places(found, data_bytes)
-    return Head(values, _measure_unknown(found, data_bytes), data_offset)
+    measured = _measure_unknown(found, data_bytes)
+    if sum(tensor.size_bytes for tensor in measured) > data_bytes:
+        raise DamagedFileError("its tensors are larger than the file")
+    return Head(values, measured, data_offset)
 
 
 class _Reader:
@@ -205,14 +208,12 @@ def _read_tensor(reader: _Reader) -> Tensor:
 
 
 def _check_places(tensors: tuple[Tensor, ...], data_bytes: int) -> None:
-    """Raise DamagedFileError unless all weights are in the file and none overlap."""
+    """Raise DamagedFileError unless all weights are in the file."""
     for tensor in tensors:
         if not tensor.size_bytes and not tensor.kind.startswith("type"):
             raise DamagedFileError(f"tensor {tensor.name[:100]!r} is empty")
         if tensor.offset + tensor.size_bytes > data_bytes:
             raise DamagedFileError(f"it ends before tensor {tensor.name[:100]!r} does")
-    if sum(tensor.size_bytes for tensor in tensors) > data_bytes:
-        raise DamagedFileError("its tensors are larger than the file")
 
 
 def _measure_unknown(tensors: tuple[Tensor, ...], data_bytes: int) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Hostile model files are refused at once, with little memory."""
 
 import contextlib
+import io
 import os
 import resource
 import socket
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from node.demo import MODEL_PATH
 from node.engine import reading
 from node.engine.ctransformers.header import read_header
+from node.engine.gguf_file import read_head
 from node.engine.gguf_head import DamagedFileError, Head
 from node.engine.limits import bounded
 from node.engine.model_file import UnusableModelError
@@ -47,11 +49,13 @@ def array(kind: int, length: int, content: bytes = b"") -> bytes:
     return text("a.b") + struct.pack("<IIQ", 9, kind, length) + content
 
 
-def tensor(*dimensions: int, kind: int = 0, offset: int = 0, count: int | None = None) -> bytes:
+def tensor(
+    *dimensions: int, kind: int = 0, offset: int = 0, count: int | None = None, name: str = "t"
+) -> bytes:
     """Return the entry of one tensor."""
     number = len(dimensions) if count is None else count
     return (
-        text("t")
+        text(name)
         + struct.pack(f"<I{len(dimensions)}Q", number, *dimensions)
         + struct.pack("<IQ", kind, offset)
     )
@@ -98,6 +102,14 @@ def test_lie_costs_neither_time_nor_memory(tmp_path: Path, lie: str) -> None:
     assert "\n" not in str(refused.value)
     assert time.monotonic() - began < _SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < _MEMORY_KIBIBYTES
+
+
+def test_weights_of_an_unknown_type_that_overlap_others_are_refused() -> None:
+    """The size of an unknown type is the distance to the next tensor; the sum must still fit."""
+    both = tensor(64) + tensor(64, kind=77, name="u")
+    content = head(both, count=0, tensors=2) + bytes(300)
+    with pytest.raises(DamagedFileError, match="larger than the file"):
+        read_head(io.BufferedReader(io.BytesIO(content)), len(content))
 
 
 CLAIMS: Final = {
