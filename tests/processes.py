@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.patience import Allowance, patient
@@ -25,6 +26,13 @@ END_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 _reserved: list[socket.socket] = []
 PREFIX = "distributed_llm_"
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Return a process's command line; empty if it has ended, reaped or not."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, too
+        return process.cmdline()
+    return []
 
 
 @dataclasses.dataclass

@@ -21,7 +21,7 @@ from node.errors import StartupError
 from node.serving.downloads import download
 from node.serving.downloads.source import HubFile
 from tests.hub import COMMIT, Hub, open_hub
-from tests.processes import Pair, free_port, scrape, value, wait_for
+from tests.processes import Pair, command_of, free_port, scrape, value, wait_for
 
 FILE = HubFile("tiny/stories", "q8/tiny.gguf")
 MIB = 2**20
@@ -154,7 +154,7 @@ def test_download_that_hangs_is_ended_at_once(hub: Hub) -> None:
             await download.fetch(FILE, leave)
 
     trio.run(run)
-    commands = [child.cmdline() for child in psutil.Process().children()]
+    commands = [command_of(child) for child in psutil.Process().children()]
     assert not [command for command in commands if "node.serving.downloads.fetch" in command]
     hub.hold.set()
 
@@ -367,7 +367,7 @@ def test_node_that_fetches_answers_and_stops_at_once(hub: Hub, pair: Pair) -> No
         (fetching,) = [
             child
             for child in psutil.Process(process.pid).children()
-            if "node.serving.downloads.fetch" in child.cmdline()
+            if "node.serving.downloads.fetch" in command_of(child)
         ]
         process.terminate()
         assert process.wait(timeout=15) == 0

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.agents import COMMAND, agent, flags
-from tests.processes import Pair, free_port, stream, wait_for
+from tests.processes import Pair, command_of, free_port, stream, wait_for
 
 GONE_SECONDS = 5.0
 """The promise is 1 s; the machine may be busy."""
@@ -223,7 +223,7 @@ def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
         try:
             wait_for(lambda: "model demo is ready" in log.read_text(), 60)
             (root,) = psutil.Process(outer.pid).children()
-            node = next(p for p in root.children() if "node" in p.cmdline())
+            node = next(p for p in root.children() if "node" in command_of(p))
             (engine,) = node.children()
             # A shell in the container leaves an orphan: its parent ends first.
             node.kill()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.grpc_client import Client, connect, pb
 from tests.patience import patient
-from tests.processes import Pair, Running, scrape, stream, text_of, value, wait_for
+from tests.processes import Pair, Running, command_of, scrape, stream, text_of, value, wait_for
 from tests.random_models import NAMES, random_model
 
 VECTORS: Final = ("embedder", "ranker")
@@ -128,7 +128,7 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
     engines = [
         child
         for child in psutil.Process(node.process.pid).children(recursive=True)
-        if "node.engine.llama_cpp.server" in child.cmdline()
+        if "node.engine.llama_cpp.server" in command_of(child)
     ]
     texts: dict[int, str] = {}
     tokens: dict[int, int] = {}

@@ -22,7 +22,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from node.demo import MODEL_PATH
 from tests import commands
 from tests.grpc_client import connect, pb
-from tests.processes import PREFIX, Pair, Running, scrape, stream, text_of, value, wait_for
+from tests.processes import (
+    PREFIX,
+    Pair,
+    Running,
+    command_of,
+    scrape,
+    stream,
+    text_of,
+    value,
+    wait_for,
+)
 
 DUE = {
     "node_status": {"node_id"},
@@ -285,7 +295,7 @@ def _suspend_other(node: Running, pid: int) -> bool:
     children = psutil.Process(node.process.pid).children()
     # A stopped child that has not yet started its program would block the thread that starts it.
     others = [
-        c for c in children if c.pid != pid and "node.engine.ctransformers.child" in c.cmdline()
+        c for c in children if c.pid != pid and "node.engine.ctransformers.child" in command_of(c)
     ]
     for child in others:
         child.suspend()

@@ -14,7 +14,7 @@ import pytest
 
 from node.demo import MODEL_PATH
 from tests.patience import patient
-from tests.processes import Pair, Running
+from tests.processes import Pair, Running, command_of
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,7 @@ def test_chat_has_likelihoods(node: tuple[Running, str]) -> None:
 def kill_engine(node: Running) -> None:
     """Kill the llama-server of a node."""
     for child in psutil.Process(node.process.pid).children(recursive=True):
-        if "node.engine.llama_cpp.server" in child.cmdline():
+        if "node.engine.llama_cpp.server" in command_of(child):
             os.kill(child.pid, signal.SIGKILL)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.meshes import lose_all, two_hosts
 from tests.patience import factor
-from tests.processes import wait_for
+from tests.processes import command_of, wait_for
 from tests.tunnels import fake_build
 
 SECRET = "the secret of the mesh that a test made"
@@ -72,12 +72,4 @@ def running(command: list[str], **options: Any) -> Iterator[Any]:
 
 def workers_of(process_id: int) -> list[psutil.Process]:
     children = psutil.Process(process_id).children(recursive=True)
-    return [child for child in children if "ggml-rpc-server" in command_of(child)]
-
-
-def command_of(process: psutil.Process) -> str:
-    """Return a process's command line; empty if the process has ended."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # also a zombie
-        return ""
+    return [child for child in children if "ggml-rpc-server" in " ".join(command_of(child))]
