@@ -36,7 +36,7 @@ _TEST_SECONDS: Final = 300.0
 """Timeout of a test on an idle machine."""
 _HTTP_SECONDS: Final = 60.0
 """Timeout of a response on an idle machine. The default of httpx, 5 s, is short under load."""
-_LONGEST_FIRST: Final = ("system", "deployments", "monitoring")
+_LONGEST_FIRST: Final = ("system", "deployments", "monitoring", "shared")
 
 
 def pytest_configure() -> None:

@@ -1,5 +1,6 @@
 """Writes copies of the demo model with changed metadata."""
 
+import functools
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +13,19 @@ KINDS: Final = "tokenizer.ggml.token_type"
 _ARRAY: Final = gguf.GGUFValueType.ARRAY
 
 
+@functools.cache
+def _demo() -> gguf.GGUFReader:
+    return gguf.GGUFReader(MODEL_PATH)
+
+
 def demo_value(key: str) -> Any:
     """Return the demo model's value of a metadata key."""
-    field = gguf.GGUFReader(MODEL_PATH).fields[key]
-    return field.contents()
+    return _demo().fields[key].contents()
 
 
 def copy_demo(path: Path, changes: dict[str, Any]) -> Path:
     """Write a copy with changed metadata; None removes a key."""
-    reader = gguf.GGUFReader(MODEL_PATH)
+    reader = _demo()
     writer = gguf.GGUFWriter(path, "llama")
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture":

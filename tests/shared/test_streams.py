@@ -92,14 +92,17 @@ def _unusable(kind: str) -> BinaryIO:
 
 COMMANDS: list[list[str]] = [
     [*AGENT, "--help"],
-    [*NODE, "--help"],
     [*NODE, "plan", "--help"],
-    [*EXPORTER, "--help"],
     [*EXPORTER, "check", "--state-dir=/nonexistent/state"],
 ]
+ALIKE: list[list[str]] = [[*NODE, "--help"], [*EXPORTER, "--help"]]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[2:]))
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, *(pytest.param(command, marks=pytest.mark.slow) for command in ALIKE)],
+    ids=lambda command: " ".join(command[2:]),
+)
 def test_command_without_a_usable_output_is_one_line(command: list[str]) -> None:
     """Output that cannot be written is one line and code 1; a reader that left is code 0."""
     with _unusable("full") as stream:

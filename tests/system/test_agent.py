@@ -131,15 +131,15 @@ def test_bad_setting_is_one_line(tmp_path: Path, flags: list[str], code: int, sa
     assert done.stdout == ""
 
 
-def test_taken_ports_are_one_line_each(running: Agent, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["api", pytest.param("metrics", marks=pytest.mark.slow)])
+def test_taken_port_is_one_line(running: Agent, tmp_path: Path, name: str) -> None:
     """A port in use, of the API or of the metrics, is reported with the flag that changes it."""
-    for flag, url in (("--api-port", running.api), ("--metrics-port", running.metrics)):
-        port = url.rpartition(":")[2]
-        free = "--metrics-port=0" if flag == "--api-port" else "--api-port=0"
-        given = [f"--runtime-dir={tmp_path}/run", "--mesh-port=0", free, f"{flag}={port}"]
-        command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert flag in done.stderr
-        assert port in done.stderr
+    port = getattr(running, name).rpartition(":")[2]
+    ports = {"api": "0", "mesh": "0", "metrics": "0"} | {name: port}
+    given = [f"--runtime-dir={tmp_path}/run", *(f"--{of}-port={at}" for of, at in ports.items())]
+    command = [sys.executable, "-m", "node.agent", "--log-level=error", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: PLW1510
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"--{name}-port" in done.stderr
+    assert port in done.stderr

@@ -1,11 +1,13 @@
 """The engine child with models whose tokens differ from the demo model's."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from node.demo import MODEL_PATH
 from node.engine.ctransformers.header import read_header
 from node.engine.ctransformers.library import CTransformersEngine
 from node.engine.protocol import Finished, Generate, Sampled
@@ -36,6 +38,12 @@ def answer(path: Path, turns: tuple[Turn, ...] = HELLO) -> tuple[str, str]:
     return text.decode(), end.reason
 
 
+@functools.cache
+def answer_of_the_demo() -> tuple[str, str]:
+    """Return the answer of the unchanged model to the same chat."""
+    return answer(MODEL_PATH)
+
+
 TURN_ENDS: Final[dict[str, tuple[str, int, dict[str, Any]]]] = {
     "named by the file": ("<|stop|>", CONTROL, {"tokenizer.ggml.eot_token_id": 2}),
     "ChatML": ("<|im_end|>", CONTROL, {}),
@@ -57,7 +65,7 @@ def test_answer_ends_with_the_turn(tmp_path: Path, case: str) -> None:
     changes |= {EOS: SPARE, TEMPLATE: template, **fields}
     text, reason = answer(copy_demo(tmp_path / "m.gguf", changes))
     assert (reason, name in text) == ("stop", False)
-    assert text == answer(copy_demo(tmp_path / "demo.gguf", {}))[0]
+    assert text == answer_of_the_demo()[0]
 
 
 def test_text_is_never_merged_into_a_control_token(tmp_path: Path) -> None:
@@ -114,15 +122,14 @@ def test_model_with_its_template_under_a_name_chats(tmp_path: Path) -> None:
     """A file with several templates uses `default` for chats."""
     named = {f"{TEMPLATE}.default": demo_value(TEMPLATE), f"{TEMPLATE}.tool_use": "x"}
     path = copy_demo(tmp_path / "m.gguf", {TEMPLATE: None, **named})
-    assert answer(path) == answer(copy_demo(tmp_path / "demo.gguf", {}))
+    assert answer(path) == answer_of_the_demo()
 
 
-def test_assistants_last_message_is_continued(tmp_path: Path) -> None:
+def test_assistants_last_message_is_continued() -> None:
     """An answer continues the assistant's last message in the middle of a sentence."""
-    path = copy_demo(tmp_path / "m.gguf", {})
-    whole, _ = answer(path)
+    whole, _ = answer_of_the_demo()
     begun = whole[: whole.index(" ", 8)]
-    text, reason = answer(path, (*HELLO, {"role": "assistant", "content": begun}))
+    text, reason = answer(MODEL_PATH, (*HELLO, {"role": "assistant", "content": begun}))
     assert (begun + text, reason) == (whole, "stop")
 
 
@@ -134,5 +141,5 @@ def test_file_of_any_name_is_loaded(tmp_path: Path, name: bytes) -> None:
     deep = tmp_path / ("d" * 200) / ("e" * 200)
     deep.mkdir(parents=True)
     path = deep / os.fsdecode(name)
-    path.write_bytes(copy_demo(tmp_path / "m.gguf", {}).read_bytes())
+    path.write_bytes(MODEL_PATH.read_bytes())
     assert answer(path)[1] == "stop"

@@ -88,13 +88,14 @@ def test_hang_up_is_a_clean_stop(tmp_path: Path) -> None:
         assert "said goodbye" in started.log.read_text()
 
 
-@pytest.mark.parametrize("program", ["node", "exporter"])
+@pytest.mark.parametrize("program", [pytest.param("node", marks=pytest.mark.slow), "exporter"])
 def test_hang_up_stops_a_process_that_runs_alone(pair: Pair, program: str) -> None:
     """SIGHUP stops a node or an exporter without an agent cleanly, too."""
     with getattr(pair, program)() as running:
         assert running.end(signal.SIGHUP) == 0
 
 
+@pytest.mark.slow
 def test_hang_up_of_a_nohup_agent_is_ignored(tmp_path: Path) -> None:
     """Under nohup the agent ignores SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -161,6 +162,7 @@ trio.run(Service("thing", [sys.executable, "-c", THING], 5, silence_seconds=1).r
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", ["both", "watcher"])
 def test_freeze_kills_nothing_on_thaw(frozen: str) -> None:
     """Processes are not considered hung because the agent, or all of them, were frozen."""
@@ -210,6 +212,7 @@ def can_unshare() -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_unshare(), reason="no namespace of processes can be made here")
 def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
     """As process 1 of a container the agent reaps orphans, and ends on SIGTERM."""
@@ -237,7 +240,14 @@ def test_agent_as_process_1_takes_dead_orphans_away(tmp_path: Path) -> None:
             outer.kill()
 
 
-@pytest.mark.parametrize("unusable", ["closed", "full", "nobody reads"])
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        "closed",
+        pytest.param("full", marks=pytest.mark.slow),
+        pytest.param("nobody reads", marks=pytest.mark.slow),
+    ],
+)
 def test_agent_serves_without_usable_streams(tmp_path: Path, unusable: str) -> None:
     """The agent starts, serves and stops with 0 when its standard streams are unusable."""
     port = free_port()
@@ -280,7 +290,14 @@ def can_be_anybody() -> bool:
 
 
 @pytest.mark.skipif(not can_be_anybody(), reason="no namespace of users can be made here")
-@pytest.mark.parametrize("home", [None, "/dev/null", "/proc"])
+@pytest.mark.parametrize(
+    "home",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        "/dev/null",
+        pytest.param("/proc", marks=pytest.mark.slow),
+    ],
+)
 def test_agent_serves_any_user_from_anywhere(tmp_path: Path, home: str | None) -> None:
     """The agent works for a user without a name or home, in a deleted directory."""
     port = free_port()

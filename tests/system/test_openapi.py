@@ -179,7 +179,7 @@ def test_answers_are_as_described(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", POSTS)
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_allowed_is_answered_or_refused(
     client: httpx.Client, path: str, data: st.DataObject
@@ -199,7 +199,7 @@ def test_whatever_is_allowed_is_answered_or_refused(
 
 
 @pytest.mark.parametrize("path", POSTS)
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_not_allowed_is_refused(
     client: httpx.Client, path: str, data: st.DataObject
@@ -219,7 +219,7 @@ def test_whatever_is_not_allowed_is_refused(
         assert response.json()["error"]["param"]
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(POSTS),
     body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
