@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema
 import pytest
 import trio
 from trio.testing import trio_test
@@ -18,7 +19,9 @@ from node.engine.llama_cpp.process import LlamaServer, open_llama_server
 from node.engine.protocol import Finished, Loaded, Result, Tokenize, Tokenized
 from node.requests.request import Chat, Prompt, Sampling, Turn
 from tests.llama_servers import SERVERS, answer, generating, loading, text_in, tokens_in
+from tests.node.test_gbnf import CASES, PATTERNS
 from tests.patience import patient
+from tests.random_models import random_model
 from tests.real_model import real_model
 
 pytestmark = pytest.mark.slow
@@ -55,9 +58,8 @@ HERMES: Final = (
 
 @asynccontextmanager
 async def running(directory: Path, model: Path, server: Path | None) -> AsyncIterator[LlamaServer]:
-    """Yield a llama-server; that of the wheel with a template for which it compiles schemas."""
-    flags = () if server else ("--chat-template", "chatml")
-    async with open_llama_server(LlamaOptions(directory, "m", server, None, flags)) as link:
+    """Yield a llama-server."""
+    async with open_llama_server(LlamaOptions(directory, "m", server)) as link:
         await link.send(loading(model))
         assert isinstance((await link.receive())[-1], Loaded)
         yield link
@@ -94,17 +96,22 @@ async def test_schema_that_cannot_be_followed_names_the_place(
             assert text_in(await answer(link, generating(2, "Tell")))
 
 
+@servers
 @trio_test
-async def test_template_without_a_compiler_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    """The server in the wheel names the setting if it cannot compile for a template."""
+async def test_every_grammar_is_taken(server: Path | None, tmp_path: Path) -> None:
+    """A llama-server draws by the grammars of all kinds of schemas, and what it draws matches."""
+    schemas = [schema for schema, *_ in CASES if "format" not in schema]
+    schemas += [{"type": "string", "pattern": pattern} for pattern, *_ in PATTERNS[:3]]
     with trio.fail_after(patient(SECONDS)):
-        async with open_llama_server(LlamaOptions(tmp_path, "m")) as link:
-            await link.send(loading(MODEL_PATH))
-            await link.receive()
-            (refused,) = await answer(link, generating(1, "Tell", schema=PERSON))
-            assert isinstance(refused, Finished)
-            assert refused.reason == "refused"
-            assert "--llama-server" in refused.message
+        async with running(tmp_path, random_model("qwen3"), server) as link:
+            for number, schema in enumerate(schemas):
+                drawn = Sampling(1.0, 40, 1.0, 1.0, number)
+                asked = generating(number, "Tell", 150, schema=schema, sampling=drawn)
+                results = await answer(link, asked)
+                assert isinstance(results[-1], Finished)
+                assert results[-1].reason in {"stop", "length"}, results[-1]
+                if results[-1].reason == "stop":
+                    jsonschema.validate(json.loads(text_in(results)), schema)
 
 
 @servers

@@ -19,13 +19,9 @@ from node.engine.llama_cpp.completion import (
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
 from node.engine.llama_cpp.grammar import (
-    chat_body,
-    check_schema,
     explain,
-    read_chat_grammar,
-    read_grammar,
     read_tools_grammar,
-    schema_body,
+    schema_grammar,
     tools_body,
 )
 from node.engine.marks import BREAK, without_marks
@@ -136,18 +132,11 @@ class Prompts:
             EngineLostError: The server does not answer.
         """
         if command.schema is not None:
-            return await self._compile_schema(command.schema)
+            return schema_grammar(command.schema)
         if command.strict and isinstance(command.prompt, Chat):
             body = tools_body(command.prompt.tools, command.strict)
             return read_tools_grammar(await self._compile("/v1/chat/completions", body))
         return FREE
-
-    async def _compile_schema(self, schema: dict[str, Any]) -> Grammar:
-        check_schema(schema)
-        grammar = read_grammar(await self._compile("/completion", schema_body(schema)))
-        if grammar is not None:
-            return grammar
-        return read_chat_grammar(await self._compile("/v1/chat/completions", chat_body(schema)))
 
     async def _compile(self, target: str, body: dict[str, Any]) -> bytes:
         status, answer = await call(self._socket, target, body)

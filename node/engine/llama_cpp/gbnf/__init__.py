@@ -1,0 +1,1 @@
+"""JSON schemas as grammars in GBNF, which every llama-server follows, whatever the template is."""
