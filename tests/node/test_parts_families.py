@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from node.api import reading
 from node.api.calling import part_reader
 from node.api.chat_schema import ChatRequest
+from node.api.parts import harmony
 from node.api.parts.chat import ChatReader
 from node.requests.parts import CallArguments, Part
 from tests.node.test_parts import OSLO, PARIS, Whole, whole
@@ -85,10 +86,20 @@ FAMILIES: Final[list[Callable[[str, Calls], str]]] = [
     *(hermes, qwen_coder, llama, llama_tagged, mistral, mistral_11),
     *(deepseek_3, deepseek_31, gpt_oss),
 ]
+MARKS: Final = sorted(
+    {
+        *('"}</tool_call>', '\\"', "</tool_call>", "<tool_call>", "[TOOL_CALLS]", "[ARGS]", "```"),
+        *("\n```json\n", "<｜tool▁calls▁end｜>", "<｜tool▁call▁end｜>", "<｜tool▁call▁begin｜>"),
+        *("<｜tool▁sep｜>", "<|python_tag|>", "<think>", "</think>", *harmony._ENDS),
+        harmony._MESSAGE,
+    }
+)
+"""Marks of the formats, which a text in a call's arguments may contain."""
 odd_texts = st.text(st.sampled_from('ab {}[]"\\\n\t<>|,;:é€😀'), max_size=12)
+marked_texts = st.lists(odd_texts | st.sampled_from(MARKS), max_size=4).map("".join)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-999, 999) | st.floats(-1, 1) | odd_texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts, inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-999, 999) | st.floats(-1, 1) | marked_texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(marked_texts, inner, max_size=3),
     max_leaves=6,
 )
 arguments = st.dictionaries(st.sampled_from(["city", "days", "body"]), values, max_size=3)
@@ -118,7 +129,8 @@ def test_written_calls_are_read_back(
     texts = {(f, key) for f, passed in calls for key, value in passed.items() if value is not None}
     if family is qwen_coder:  # its values have no types of their own
         calls = [
-            (f, {k: v for k, v in passed.items() if isinstance(v, str)}) for f, passed in calls
+            (f, {k: v for k, v in passed.items() if isinstance(v, str) and "</" not in v})
+            for f, passed in calls
         ]
     found = whole(read(family(words, calls), cuts, texts=texts))
     assert found == ("", "" if family is llama else words, list(calls))
@@ -144,6 +156,28 @@ ODD: Final[dict[str, tuple[str, Whole]]] = {
     "hermes, escapes": (
         r'<tool_call>{"name": "f", "arguments": {"a": "caf\u00e9 \ud83d\ude00"}}</tool_call>',
         ("", "", [("f", {"a": "café 😀"})]),
+    ),
+    "hermes, its own marks in a text": (
+        (
+            '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>\\"</tool_call>"}}'
+            "</tool_call> Yes."
+        ),
+        ("", "Yes.", [("f", {"a": '</tool_call>"</tool_call>'})]),
+    ),
+    "hermes, a text that does not end, and a call": (
+        (
+            '<tool_call>{"name": "f", "arguments": {"a": "x}}</tool_call> So "again": <tool_call>'
+            '{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
+        ),
+        (
+            "",
+            '<tool_call>{"name": "f", "arguments": {"a": "x}}</tool_call> So "again":',
+            [PARIS],
+        ),
+    ),
+    "gpt-oss, its own marks in a text": (
+        '<|channel|>commentary to=functions.f<|message|>{"a": "\\"<|call|>"}<|call|>',
+        ("", "", [("f", {"a": '"<|call|>'})]),
     ),
     "mistral, words after the calls": (
         '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}}]\nThat is all.',

@@ -68,8 +68,11 @@ def read_mistral(body: str) -> Body | None:
 
 def read_deepseek(body: str) -> Body | None:
     """Read the inside of DeepSeek's block of calls, in the forms of V3 and V3.1."""
+    calls: list[Call] = []
     try:
-        calls = [_deepseek_call(piece) for piece in body.split(_DEEPSEEK_BEGIN)[1:]]
+        while _DEEPSEEK_BEGIN in body:
+            call, body = _deepseek_call(body.partition(_DEEPSEEK_BEGIN)[2])
+            calls.append(call)
     except _UNREADABLE:
         return None
     return (calls, "") if calls else None
@@ -102,12 +105,19 @@ def _value(text: str, *, is_text: bool) -> Any:
     return value
 
 
-def _deepseek_call(piece: str) -> Call:
-    name, _, arguments = piece.partition(_DEEPSEEK_END)[0].partition(_DEEPSEEK_SEPARATOR)
+def _deepseek_call(text: str) -> tuple[Call, str]:
+    """Return the call at the beginning of a text, and what follows it."""
+    name, _, rest = text.partition(_DEEPSEEK_SEPARATOR)
     if name == "function":
-        name, _, arguments = arguments.partition("\n```json\n")
-        arguments = arguments.rstrip().removesuffix("```")
-    return _name(name.strip()), _arguments(arguments.strip())
+        name, _, rest = rest.partition("\n```json\n")
+    value, rest = None, rest.lstrip()
+    if not rest.startswith(_DEEPSEEK_END):
+        value, end = _decoder.raw_decode(rest)
+        rest = rest[end:].lstrip().removeprefix("```")
+    between, _, after = rest.partition(_DEEPSEEK_END)
+    if between.strip():
+        raise ValueError(between)
+    return (_name(name.strip()), _arguments(value)), after
 
 
 def _name(name: Any) -> str:

@@ -20,6 +20,7 @@ from node.api.parts.bodies import (
     read_mistral,
     read_objects,
 )
+from node.api.parts.json_marks import MarkFinder
 from node.api.parts.part import CallNumbers
 from node.requests.parts import Part, Thought, Words
 from node.requests.text import overlap
@@ -35,6 +36,8 @@ class _Block:
 
 
 _THOUGHTS: Final = (_Block("<think>", "</think>"), _Block("[THINK]", "[/THINK]"))
+_TAGGED: Final = "<function="
+"""How the inside of a block begins that is not JSON, but Qwen 3 Coder's tags around raw texts."""
 _BARE: Final = _Block("", "", read_objects)
 """Llama 3 writes a call as an object and nothing else."""
 _IS_BARE: Final = re.compile(r'\{\s*"(?:name|type)"\s*:')
@@ -63,6 +66,8 @@ class ChatReader:
         self._call_blocks = _call_blocks(texts) if calls else ()
         self._held = ""
         self._block = _THOUGHTS[0]
+        self._ends = MarkFinder([_THOUGHTS[0].closer])
+        """Finds the end of a block of calls."""
         self._space = ""
         """The white space in front of the block."""
         self._trims = thinks
@@ -132,10 +137,11 @@ class ChatReader:
         self._block, self._held, self._space = block, rest, space
         self._step = self._in_block
         self._trims = block.read is None
+        self._ends = MarkFinder([block.closer])
 
     def _in_block(self, is_end: bool) -> Iterator[Part]:  # noqa: FBT001
         block, text = self._block, self._held
-        body, closer, rest = text.partition(block.closer) if block.closer else (text, "", "")
+        body, closer, rest = self._split(is_end=is_end)
         if block.read is None and not (closer or is_end):
             certain = text[: len(text) - overlap(text, block.closer)].rstrip()
             self._held = text[len(certain) :]
@@ -145,6 +151,22 @@ class ChatReader:
             self._step = self._begin if block.read is None else self._speak
             self._trims = True
             yield from self._close(block, body, closer)
+
+    def _split(self, *, is_end: bool) -> tuple[str, str, str]:
+        """Return the inside of a block, its end mark and the rest; no mark if it has not come.
+
+        A mark in a text of JSON is not one, unless the block is not a call otherwise.
+        """
+        block, text = self._block, self._held
+        if not block.closer:
+            return text, "", ""
+        if block.read is None or text.lstrip().startswith(_TAGGED):
+            return text.partition(block.closer)
+        found = self._ends.find(text)
+        body = text[: found.start()] if found else text
+        if (found or is_end) and block.read(body) is None:
+            return text.partition(block.closer)
+        return body, found[0] if found else "", text[found.end() :] if found else ""
 
     def _close(self, block: _Block, body: str, closer: str) -> Iterator[Part]:
         if block.read is None:

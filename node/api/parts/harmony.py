@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from node.api.parts.json_marks import MarkFinder
 from node.api.parts.part import CallNumbers
 from node.requests.parts import CallArguments, Part, Thought, Words
 from node.requests.text import overlap
@@ -33,6 +34,8 @@ class HarmonyReader:
         self._in_header = True
         self._is_thought = False
         self._call: int | None = None
+        self._arguments: MarkFinder | None = None
+        """Finds the end of a message that is a call's arguments."""
         self._is_empty = True
         """Whether this message has no text yet."""
         self._is_left_out = False
@@ -56,17 +59,25 @@ class HarmonyReader:
                 self._held = rest
                 yield from self._begin(header)
                 continue
-            found = [at for end in _ENDS if (at := self._held.find(end)) >= 0]
-            if not found:
-                keep = max(overlap(self._held, end) for end in _ENDS)
-                certain = self._held[: len(self._held) - keep]
-                self._held = self._held[len(certain) :]
-                yield from self._said(certain)
+            end, is_end = self._find_end()
+            yield from self._said(self._held[:end])
+            self._held = self._held[end:]
+            if not is_end:
                 return
-            yield from self._said(self._held[: min(found)])
             yield from self._end()
-            self._held = self._held[min(found) :]
             self._in_header = True
+
+    def _find_end(self) -> tuple[int, bool]:
+        """Return where the message ends; while it does not, up to where its text is certain."""
+        if self._arguments is not None:
+            if found := self._arguments.find(self._held):
+                return found.start(), True
+            certain = self._arguments.certain
+            self._arguments.drop(certain)
+            return certain, False
+        ends = [at for end in _ENDS if (at := self._held.find(end)) >= 0]
+        kept = max(overlap(self._held, end) for end in _ENDS)
+        return (min(ends), True) if ends else (len(self._held) - kept, False)
 
     def _begin(self, header: str) -> Iterator[Part]:
         self._in_header = False
@@ -74,6 +85,7 @@ class HarmonyReader:
         self._call = None
         channels = _CHANNEL.findall(header)
         recipient = _RECIPIENT.search(header)
+        self._arguments = MarkFinder(_ENDS) if recipient else None
         self._is_thought = recipient is None and channels[-1:] == ["analysis"]
         begun = self._numbers.begin(recipient[1]) if recipient else None
         self._is_left_out = recipient is not None and begun is None
