@@ -22,7 +22,7 @@ from node.engine.llama_cpp.completion import (
     tokens_left,
 )
 from node.engine.llama_cpp.errors import EngineLostError
-from node.engine.llama_cpp.scoring import Gate
+from node.engine.llama_cpp.scoring import CharacterDrawnError, CharacterWatch, Gate
 from node.engine.llama_cpp.vectors import read_vector
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled
 from node.requests.request import Candidate, Likelihood, Sampling, Token
@@ -115,6 +115,25 @@ async def test_tokens_after_an_unknown_likelihood_wait_for_it() -> None:
     await gate.finish(Scorer(), 3)
     assert sent == [Sampled(9, 5, b"\xf0", KNOWN), after]
     assert asked == [([1, 2, 4], 5, 3)]
+
+
+@trio_test
+async def test_character_of_several_tokens_is_told_at_once() -> None:
+    """What precedes it is passed on; its tokens come apart, and what follows is drawn again."""
+    sent: list[Result] = []
+    before, after = Sampled(9, 4, b"a", KNOWN), Sampled(9, 7, b"b", KNOWN)
+    parts = [Sampled(9, 5, b"\xc3"), Sampled(9, 6, b"\xa9")]
+
+    async def send(results: list[Result]) -> None:
+        sent.extend(results)
+
+    watch = CharacterWatch(send, [3])
+    await watch.pass_on([before])
+    with pytest.raises(CharacterDrawnError) as drawn:
+        await watch.pass_on([before, *parts, after])
+    assert drawn.value.parts == parts
+    assert sent == [before, before]
+    assert watch.passed == [3, 4, 4]
 
 
 def test_token_that_ends_the_answer_is_no_token_of_it() -> None:

@@ -1,5 +1,6 @@
 """Answers requests with a loaded llama-server."""
 
+from functools import partial
 from itertools import takewhile
 from operator import eq
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import msgspec
 
 from node.engine.llama_cpp.completion import (
+    FREE,
     CompletionReader,
     Grammar,
     completion_body,
@@ -18,7 +20,7 @@ from node.engine.llama_cpp.connection import request
 from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
-from node.engine.llama_cpp.scoring import Gate, Scorer
+from node.engine.llama_cpp.scoring import CharacterDrawnError, CharacterWatch, Gate, Scorer
 from node.engine.llama_cpp.vectors import Send, embed, rank
 from node.engine.protocol import (
     Echoed,
@@ -110,11 +112,35 @@ class LoadedModel:
             return Finished(command.request, "length", "")
         if command.logprobs is None:
             return await self._complete(command, tokens, grammar, send)
+        if not grammar:
+            return await self._measure(command, tokens, send)
+        # It can only be followed from its beginning, so the answer cannot be stopped on its way.
         gate = Gate(send, [*tokens, *command.prior])
         finished = await self._complete(command, tokens, grammar, gate.pass_on)
         self._previous = []  # the cache will hold what `finish` leaves there
         await gate.finish(self._scorer, command.logprobs)
         return finished
+
+    async def _measure(self, command: Generate, tokens: list[int], send: Send) -> Finished:
+        """Stream the answer with its likelihoods.
+
+        The stream has none for the tokens of a character that took several. There the answer is
+        stopped, its slot measures them, and it goes on after them.
+        """
+        draw, top = self._complete, command.logprobs or 0
+        while True:
+            watch = CharacterWatch(send, command.prior)
+            try:
+                return await draw(command, tokens, FREE, watch.pass_on)
+            except CharacterDrawnError as drawn:
+                self._previous = []
+                before = [*tokens, *watch.passed]
+                for part in drawn.parts:
+                    scored = await self._scorer.score(before, part.token, top)
+                    await send([msgspec.structs.replace(part, likelihood=scored.likelihood)])
+                    before.append(part.token)
+            command = msgspec.structs.replace(command, prior=tuple(before[len(tokens) :]))
+            draw = partial(self._draw, goes_on=True)
 
     async def _echo(self, command: Generate, tokens: list[int], send: Send) -> None:
         """Send the prompt's text, and its tokens with their likelihoods if they are wanted."""
@@ -186,9 +212,18 @@ class LoadedModel:
         return finished
 
     async def _draw(
-        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
+        self,
+        command: Generate,
+        tokens: list[int],
+        grammar: Grammar,
+        send: Send,
+        *,
+        goes_on: bool = False,
     ) -> Finished:
-        """Stream the answer: first the tokens before which it may not end, then the rest."""
+        """Stream the answer: first the tokens before which it may not end, then the rest.
+
+        `goes_on` says that the slot still holds the prior tokens, which it drew itself.
+        """
         most = tokens_left(command, len(tokens), self._context_length) + len(command.prior)
         drawn = list(command.prior)
 
@@ -199,21 +234,27 @@ class LoadedModel:
         goal = command.min_tokens
         while len(drawn) < command.min_tokens and goal < most:
             part = msgspec.structs.replace(command, prior=tuple(drawn), max_tokens=goal)
-            finished = await self._continue(part, tokens, grammar, note)
+            finished = await self._continue(part, tokens, grammar, note, goes_on=goes_on)
             if finished.reason != "length":
                 return finished
             goal += 1  # the first tokens of a character are shown only with its last one
         command = msgspec.structs.replace(command, prior=tuple(drawn))
-        return await self._continue(command, tokens, grammar, send)
+        return await self._continue(command, tokens, grammar, send, goes_on=goes_on)
 
     async def _continue(
-        self, command: Generate, tokens: list[int], grammar: Grammar, send: Send
+        self,
+        command: Generate,
+        tokens: list[int],
+        grammar: Grammar,
+        send: Send,
+        *,
+        goes_on: bool,
     ) -> Finished:
         """Stream what follows the prompt and the prior tokens of the answer."""
         wanted = tokens_left(command, len(tokens), self._context_length)
         if wanted < 1:  # an earlier server drew the last one but was lost before it said so
             return Finished(command.request, "length", "")
-        cached = self._may_reuse(tokens)
+        cached = self._may_reuse(tokens) or goes_on
         kept = await self._prompts.kept_tokens()
         body = completion_body(command, tokens, wanted, cached=cached, grammar=grammar, kept=kept)
         reader = CompletionReader(command.request)

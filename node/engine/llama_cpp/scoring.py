@@ -5,7 +5,8 @@ or other way of drawing. So a bias makes a token certain, and it is drawn alone.
 holds what comes before it, which makes that one step of the model.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -130,6 +131,50 @@ def _before(text: bytes, rest: bytes) -> bytes:
     After such a token, the pieces may have a blank that the text does not have.
     """
     return text.removesuffix(rest) if text.endswith(rest) else b""
+
+
+class CharacterDrawnError(Exception):
+    """Tokens of a character were drawn, whose likelihoods are not known.
+
+    Args:
+        parts: The tokens.
+    """
+
+    def __init__(self, parts: list[Sampled]) -> None:
+        super().__init__()
+        self.parts = parts
+
+
+class CharacterWatch:
+    """Passes on an answer's tokens up to the first one without a likelihood.
+
+    Args:
+        send: Receives the results.
+        prior: The answer's tokens before the first one.
+    """
+
+    def __init__(self, send: Send, prior: Sequence[int]) -> None:
+        self._send = send
+        self.passed = list(prior)
+        """The answer's tokens so far."""
+
+    async def pass_on(self, results: list[Result]) -> None:
+        """Pass on results.
+
+        Raises:
+            CharacterDrawnError: Some are tokens without likelihoods; what follows them is lost.
+        """
+        ready = list(takewhile(_is_measured, results))
+        self.passed += [one.token for one in ready if isinstance(one, Sampled)]
+        if ready:
+            await self._send(ready)
+        parts = takewhile(lambda one: not _is_measured(one), results[len(ready) :])
+        if len(ready) < len(results):
+            raise CharacterDrawnError([one for one in parts if isinstance(one, Sampled)])
+
+
+def _is_measured(result: Result) -> bool:
+    return not isinstance(result, Sampled) or result.likelihood is not None
 
 
 class Measure(Protocol):
