@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from exporter.errors import ExporterError, StartupError
-from exporter.journal.log_writer import LogWriter, start_log
+from exporter.journal.current_log import CurrentLog
 from exporter.journal.quarantine import Quarantine
 from exporter.journal.records import (
-    LOG_HEADER,
     log_generations,
     log_path,
     snapshot_generations,
@@ -52,17 +51,11 @@ class Journal:
 
     def __init__(self, directory: StateDirectory, logs_bytes: int = LOGS_BYTES) -> None:
         self._directory = directory
-        self._logs_bytes = logs_bytes
         self._quarantine = Quarantine(directory.path / "quarantine")
         self._recovery = Recovery(directory.path, self._quarantine)
-        self._log: LogWriter | None = None
-        self._failure = f"{directory.path} is not recovered"
-        """Why there is no log."""
+        self._log = CurrentLog(directory, logs_bytes, f"{directory.path} is not recovered")
         self._is_recovered = False
         """Whether the caller's state includes what was on disk."""
-        self._retired: list[LogWriter] = []
-        """Closed later, because `sync` may be using it in another thread."""
-        self._generation = 0
         self._snapshot_generation = 0
         self._needed_generation = 0
         """Generation of the snapshot without which records are missing."""
@@ -88,19 +81,19 @@ class Journal:
 
     def close(self) -> None:
         """Release the directory."""
-        self._retire("the journal is closed")
-        self._close_retired()
+        self._log.retire("the journal is closed")
+        self._log.close_retired()
         self._directory.close()
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the current log, 0 if there is none."""
-        return self._log.size_bytes if self._log else 0
+        return self._log.size_bytes
 
     @property
     def is_durable(self) -> bool:
         """Whether a start after a crash at this moment would find every record."""
-        return self._log is not None and self._snapshot_generation >= self._needed_generation
+        return self._log.writer is not None and self._snapshot_generation >= self._needed_generation
 
     @property
     def quarantined(self) -> Counter[str]:
@@ -149,12 +142,12 @@ class Journal:
             self._is_recovered = True
             self._snapshot_generation = self._recovery.snapshot_generation
             self._directory.forget_before(self._snapshot_generation)
-            self._generation = self._directory.newest_generation()
+            self._log.generation = newest = self._directory.newest_generation()
             # Only a log that was read to its end can be appended to.
-            if self._recovery.log_generation == self._generation > 0:
-                self._use(LogWriter(log_path(self._directory.path, self._generation)))
+            if self._recovery.log_generation == newest > 0:
+                self._log.resume(newest)
             else:
-                self._start_log(self._generation + 1)
+                self._log.start(newest + 1)
             self._recovery.close()
 
     def append(self, payload: bytes) -> None:
@@ -166,18 +159,19 @@ class Journal:
             JournalError: The record is not kept.
             ValueError: The payload is longer than `records.RECORD_BYTES`.
         """
-        if self._log is None:
-            raise JournalError(self._failure)
+        writer = self._log.writer
+        if writer is None:
+            raise JournalError(self._log.failure)
         try:
-            self._log.append(payload)
+            writer.append(payload)
         except OSError as error:
-            self._needed_generation = self._generation + 1
-            self._retire(f"{self._log.path} cannot be written ({error.strerror})")
-            raise JournalError(self._failure) from error
+            self.note_gap()
+            self._log.retire(f"{writer.path} cannot be written ({error.strerror})")
+            raise JournalError(self._log.failure) from error
 
     def note_gap(self) -> None:
         """Note that records are missing from now on: only a newer snapshot makes up for them."""
-        self._needed_generation = max(self._needed_generation, self._generation + 1)
+        self._needed_generation = max(self._needed_generation, self._log.generation + 1)
 
     def sync(self) -> None:
         """Sync the current log to disk. Blocks.
@@ -185,11 +179,11 @@ class Journal:
         Raises:
             JournalError: Records may be lost by a power cut, until a rotation.
         """
-        log, generation = self._log, self._generation
+        writer, generation = self._log.writer, self._log.generation
         with _translated(self._directory.path):
             try:
-                if log:
-                    log.sync()
+                if writer:
+                    writer.sync()
             except OSError:
                 self._needed_generation = generation + 1
                 raise
@@ -206,13 +200,11 @@ class Journal:
         """
         with _translated(self._directory.path):
             generation = self._next_generation()
-            if (
-                self._is_fresh()
-            ):  # Otherwise each retry of a failed snapshot would leave another file.
-                return self._generation
-            if self._directory.logs_bytes(generation) >= self._logs_bytes:
+            if self._is_fresh():  # each retry of a failed snapshot would leave another file
+                return self._log.generation
+            if self._directory.logs_bytes(generation) >= self._log.limit_bytes:
                 raise JournalError(f"the logs in {self._directory.path} are at their limit")
-            self._start_log(generation)
+            self._log.start(generation)
         return generation
 
     def write_snapshot(self, generation: int, payload: bytes) -> None:
@@ -222,14 +214,14 @@ class Journal:
             JournalError: The snapshot is not kept; all that was there before still is.
         """
         with _translated(self._directory.path):
-            self._close_retired()
+            self._log.close_retired()
             self._directory.write_snapshot(generation, payload)
             self._snapshot_generation = generation
             if not self._is_recovered:
                 self._set_aside_before(generation)
                 self._is_recovered = True
             self._directory.forget_before(generation)
-            self._set_limit()
+            self._log.set_limit()
 
     def rotate(self, snapshot: bytes) -> None:
         """Replace everything on disk by a snapshot of now and start a new log. Blocks.
@@ -243,9 +235,9 @@ class Journal:
         with _translated(self._directory.path):
             generation = self._next_generation()
             # Once the snapshot exists, nothing would read later records of the old log.
-            self._retire(f"{self._directory.path} could not be rotated")
+            self._log.retire(f"{self._directory.path} could not be rotated")
             self.write_snapshot(generation, snapshot)
-            self._start_log(generation)
+            self._log.start(generation)
 
     def _set_aside_before(self, generation: int) -> None:
         """Keep files that were never read: they may hold earlier counts."""
@@ -267,42 +259,15 @@ class Journal:
                 # A directory in its place may hold earlier counts, for example on a disk mounted
                 # late.
                 self._is_recovered = False
-                self._needed_generation = self._generation + 1
+                self._needed_generation = self._log.generation + 1
         except StartupError as error:
             raise JournalError(str(error)) from error
         # Number files likewise: without a recovery, older ones may exist.
-        return max(self._generation, self._directory.newest_generation()) + 1
+        return max(self._log.generation, self._directory.newest_generation()) + 1
 
     def _is_fresh(self) -> bool:
         """Return whether the current log is sound and empty, so that a snapshot may precede it."""
-        is_empty = self._log is not None and self._log.size_bytes == LOG_HEADER.size
-        return is_empty and self._generation >= self._needed_generation
-
-    def _start_log(self, generation: int) -> None:
-        log = start_log(log_path(self._directory.path, generation))
-        self._retire("")
-        self._generation = generation
-        self._use(log)
-
-    def _use(self, log: LogWriter) -> None:
-        self._log = log
-        self._set_limit()
-
-    def _set_limit(self) -> None:
-        """Set the current log's limit to what the older logs leave."""
-        if self._log:
-            older_bytes = self._directory.logs_bytes(self._generation)
-            self._log.limit_bytes = self._logs_bytes - older_bytes
-
-    def _retire(self, failure: str) -> None:
-        self._failure = failure
-        if self._log:
-            self._retired.append(self._log)
-        self._log = None
-
-    def _close_retired(self) -> None:
-        while self._retired:
-            self._retired.pop().close()
+        return self._log.is_empty and self._log.generation >= self._needed_generation
 
 
 @contextmanager

@@ -275,14 +275,14 @@ def test_logs_at_their_limit_are_replaced(tmp_path: Path) -> None:
         assert store._journal is not None
         sender = Sender()
         await sender.send(store, TokensGenerated(MODEL, 1))
-        store._journal._logs_bytes = store._journal.size_bytes + 50
-        store._journal._set_limit()
+        store._journal._log.limit_bytes = store._journal.size_bytes + 50
+        store._journal._log.set_limit()
         for _ in range(3):
             await sender.send(store, TokensGenerated(MODEL, 1))
         assert "limit" in store.state.storage.failure
         await store._rotate()
-        store._journal._logs_bytes = 2**20
-        store._journal._set_limit()
+        store._journal._log.limit_bytes = 2**20
+        store._journal._log.set_limit()
         assert (await sender.send(store, TokensGenerated(MODEL, 1))).durable
         killed(store)
         again = opened(tmp_path)
@@ -315,7 +315,7 @@ class _StuckFile:
     """A full pipe in place of a log: a write waits, as on a stuck disk."""
 
     def __init__(self, store: Store) -> None:
-        log = store._journal._log  # type: ignore[union-attr]
+        log = store._journal._log.writer  # type: ignore[union-attr]
         assert log is not None
         self._reading, writing = os.pipe()
         os.set_blocking(writing, False)
