@@ -19,10 +19,10 @@ from node.api.http.cluster import add_cluster
 from node.api.http.forwarded import add_forwarded
 from node.api.http.lent import add_lent
 from node.api.http.paths import tidy_paths
+from node.lanes import add_models, threads_of
 from node.memory import Memory, room_bytes
 from node.mesh.mesh import Mesh
 from node.mesh.options import MeshOptions, read_options
-from node.models import add_models, threads_of
 from node.pipeline.build import Programs
 from node.pipeline.coordinator import Coordinator
 from node.pipeline.lender import Lender, LenderOptions

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-import node.models
+import node.lanes
 from node.__main__ import main
 from node.engine import protocol
 
@@ -92,8 +92,8 @@ def run(tokens_per_second: float) -> None:
     async def open_link() -> AsyncIterator[EmittingLink]:
         yield EmittingLink(tokens_per_second)
 
-    models: Any = node.models
-    models.open_child = open_link
+    lanes: Any = node.lanes
+    lanes.open_child = open_link
     main()
 
 
