@@ -10,18 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import trio_test
 
-from node.engine.llama_cpp.completion import (
-    Character,
-    CompletionReader,
-    Failure,
-    Piece,
-    completion_body,
-    read_failure,
-    refused,
-    spell,
-    tokens_left,
-)
+from node.engine.llama_cpp.completion import completion_body, tokens_left
+from node.engine.llama_cpp.completion_stream import Character, CompletionReader, spell
 from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.replies import Failure, Piece, read_failure, refused
 from node.engine.llama_cpp.scoring import CharacterDrawnError, CharacterWatch, Gate
 from node.engine.llama_cpp.vectors import read_vector
 from node.engine.protocol import Evaluated, Finished, Generate, Result, Sampled

@@ -7,19 +7,13 @@ from typing import Final
 
 import msgspec
 
-from node.engine.llama_cpp.completion import (
-    FREE,
-    CompletionReader,
-    Grammar,
-    completion_body,
-    read_failure,
-    refused,
-    tokens_left,
-)
+from node.engine.llama_cpp.completion import FREE, Grammar, completion_body, tokens_left
+from node.engine.llama_cpp.completion_stream import CompletionReader
 from node.engine.llama_cpp.connection import request
 from node.engine.llama_cpp.errors import EngineLostError, RefusedError
 from node.engine.llama_cpp.prompts import Prompts
 from node.engine.llama_cpp.replay import PartedError, Replay
+from node.engine.llama_cpp.replies import read_failure, refused
 from node.engine.llama_cpp.scoring import CharacterDrawnError, CharacterWatch, Gate, Scorer
 from node.engine.llama_cpp.vectors import Send, embed, rank
 from node.engine.protocol import (

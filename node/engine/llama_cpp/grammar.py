@@ -12,9 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from node.engine.llama_cpp.bounds import find_contradiction
-from node.engine.llama_cpp.completion import Failure, Grammar, decode
+from node.engine.llama_cpp.completion import Grammar
 from node.engine.llama_cpp.errors import RefusedError
 from node.engine.llama_cpp.gbnf.schema import compile_schema
+from node.engine.llama_cpp.replies import Failure, decode
 
 _FAULT: Final = "JSON schema error at "
 _NO_FORMAT: Final = (

@@ -22,10 +22,10 @@ from node.engine import protocol
 from node.engine.link import receive_waiting
 from node.engine.llama_cpp import log
 from node.engine.llama_cpp.answer import LoadedModel
-from node.engine.llama_cpp.completion import Properties, decode
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
 from node.engine.llama_cpp.options import LlamaOptions, command, environment
+from node.engine.llama_cpp.replies import Properties, decode
 from node.engine.llama_cpp.slots import watch_held
 from node.engine.llama_cpp.socket_path import open_socket_path
 from node.engine.protocol import (

@@ -6,16 +6,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from node.engine.chat import opens_thoughts
-from node.engine.llama_cpp.completion import (
-    FREE,
-    KEPT_TOKENS,
-    Character,
-    Grammar,
-    Piece,
-    decode,
-    read_failure,
-    spell,
-)
+from node.engine.llama_cpp.completion import FREE, KEPT_TOKENS, Grammar
+from node.engine.llama_cpp.completion_stream import Character, spell
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import RefusedError
 from node.engine.llama_cpp.grammar import (
@@ -24,6 +16,7 @@ from node.engine.llama_cpp.grammar import (
     schema_grammar,
     tools_body,
 )
+from node.engine.llama_cpp.replies import Piece, decode, read_failure
 from node.engine.marks import BREAK, without_marks
 from node.engine.protocol import Generate, Result
 from node.engine.turns import with_json_arguments

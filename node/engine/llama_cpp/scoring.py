@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from node.engine.llama_cpp.completion import Likely, decode, read_failure, refused
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.replies import Likely, decode, read_failure, refused
 from node.engine.protocol import Evaluated, Result, Sampled
 from node.requests.request import Likelihood, Token
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from node.engine.llama_cpp.completion import decode, read_failure, refused
 from node.engine.llama_cpp.connection import call
 from node.engine.llama_cpp.errors import EngineLostError
+from node.engine.llama_cpp.replies import decode, read_failure, refused
 from node.engine.protocol import Embedded, Evaluated, Finished, Generate, Result
 from node.requests.request import Chat
 
