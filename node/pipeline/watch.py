@@ -75,7 +75,7 @@ class PipelineWatch:
                 len(stages),
                 len(stages) if engine.ready else min(opened, len(stages) - 1),
             )
-        if self._coordinator.build and engine.lacks_memory:
+        if engine.lacks_memory and self._coordinator.build:
             return PipelineChanged(engine.model_id, 0, 0)
         return None
 
