@@ -240,6 +240,15 @@ def test_large_schema_is_refused_before_it_costs() -> None:
         compile_schema({"properties": properties})
 
 
+def test_repetitions_within_repetitions_stay_small() -> None:
+    """Each level writes the one below once, not several times."""
+    pattern = "(" * 30 + "a" + "{1,249})" * 30
+    with pytest.raises(RefusedError) as refused:
+        compile_schema({"pattern": pattern + "("})
+    assert "#/pattern" in str(refused.value)
+    assert len(compile_schema({"pattern": pattern})) < 10_000
+
+
 WORDS: Final = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 5) | st.text("a#/$^", max_size=3),
     lambda inner: (
@@ -272,3 +281,14 @@ def test_any_schema_is_compiled_or_refused(schema: dict[str, Any]) -> None:
         used = set(re.findall(r"\brule-\d+\b", grammar))
         assert used <= names.keys()
         assert all(names[name] for name in used)
+
+
+@pytest.mark.parametrize(
+    ("least", "most"), [(0, 101), (7, 149), (60, 60), (51, 151), (100, 250), (120, None)]
+)
+def test_many_repetitions_are_counted(least: int, most: int | None) -> None:
+    """Written in blocks, they allow each number from the least to the most, and no other."""
+    schema = {"type": "string", "minLength": least} | ({} if most is None else {"maxLength": most})
+    grammar = compile_schema(schema)
+    allowed = {n for n in range(260) if allows(grammar, f'"{"a" * n}"')}
+    assert allowed == set(range(least, 260 if most is None else most + 1))

@@ -13,7 +13,10 @@ _RULES_AT_MOST: Final = 5000
 _BYTES_AT_MOST: Final = 2**20
 """Compiling that many takes 0.1 s, in which the node does nothing else; both limits are guesses."""
 _REPEATS_AT_MOST: Final = 2**16
-"""llama.cpp takes more, in a time that grows with the number."""
+_BLOCK: Final = 50
+"""Repetitions in a block. Neither blocks nor what is in one come near llama.cpp's limit."""
+_SHORT: Final = 200
+"""Characters of an expression."""
 SEPARATOR: Final = '"," space'
 SPACE: Final = "space"
 _FRACTION: Final = '("." [0-9]{1,16})?'
@@ -105,6 +108,8 @@ def either(choices: Iterable[str]) -> str:
 def repeated(expression: str, least: int, most: int | None, place: str) -> str:
     """Return what matches an expression several times; nothing for none.
 
+    Many times are written as times of blocks: llama.cpp refuses more than 2,000 of one expression.
+
     Args:
         expression: A name, a class or a group.
         least: How often at least.
@@ -116,6 +121,25 @@ def repeated(expression: str, least: int, most: int | None, place: str) -> str:
     """
     if max(least, most or 0) > _REPEATS_AT_MOST:
         raise refuse(place, f"more than {_REPEATS_AT_MOST} repetitions")
+    if len(expression) > _SHORT:  # blocks repeat its text
+        return _directly(expression, least, most)
+    before = _exactly(expression, least) if least > _BLOCK else ""
+    if before:
+        least, most = 0, None if most is None else most - least
+    if most is None or most <= 2 * _BLOCK:
+        return f"{before} {_directly(expression, least, most)}".strip()
+    blocks, rest = divmod(most - least, _BLOCK)
+    some = _directly(expression, least, least + _BLOCK + rest)
+    return f"{before} ({expression}{{{_BLOCK}}}){{0,{blocks - 1}}} {some}".strip()
+
+
+def _exactly(expression: str, times: int) -> str:
+    blocks, rest = divmod(times, _BLOCK)
+    written = [f"({expression}{{{_BLOCK}}}){{{blocks}}}"] if blocks else []
+    return " ".join([*written, f"{expression}{{{rest}}}"] if rest else written)
+
+
+def _directly(expression: str, least: int, most: int | None) -> str:
     if most == 0:
         return ""
     if (least, most) == (0, 1):
