@@ -260,7 +260,7 @@ def test_check_changes_nothing_and_tells_all(pair: Pair) -> None:
     assert log.read_bytes() == damaged
     log.write_bytes(sound + pack_record(b"\x01"))
     told = run("check", pair.flags[0], f"--state-dir={recording}", check=False)
-    assert re.search(rf"(?m)^failed {log.name}: the record at byte \d+ ends", told.stdout)
+    assert re.search(rf"(?m)^failed {log.name}: the record at byte \d+ crashes", told.stdout)
     told = run("replay", "--print", str(recording), check=False)
     assert (told.returncode, told.stdout, told.stderr.count("\n")) == (1, "", 1)
     assert run("check", "--metrics-port=x", check=False).returncode == 2

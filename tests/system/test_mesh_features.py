@@ -173,10 +173,12 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_busy_node_has_its_peer_answer(cluster: Cluster) -> None:
     """While a node's only slot is taken, its idle peer answers requests of every kind."""
-    first = cluster.start("a", f"qwen3={random_model('qwen3')}", *FLAGS)
+    # Its engine is stopped, so that it is not free before the last request, nor replaced.
+    flags = [*FLAGS, f"--stall-seconds={patient(600)}"]
+    first = cluster.start("a", f"qwen3={random_model('qwen3')}", *flags)
     running = chunks(first, long_object())
     next(running)
-    os.kill(engine_of(first), signal.SIGSTOP)  # it must not be free before the last request
+    os.kill(engine_of(first), signal.SIGSTOP)
     second = cluster.start("b", f"qwen3={random_model('qwen3')}", *FLAGS)
     wait_for(lambda: knows(first, "qwen3"), 60)
     for path, body in [*TEXTS.values(), OTHERS["tokenized chat"], OTHERS["detokenize"]]:
