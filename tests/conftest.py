@@ -5,7 +5,9 @@ tests many more. CI uses the same examples each time, so that a failure there is
 submission.
 """
 
+import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -36,12 +38,20 @@ _TEST_SECONDS: Final = 300.0
 """Timeout of a test on an idle machine."""
 _HTTP_SECONDS: Final = 60.0
 """Timeout of a response on an idle machine. The default of httpx, 5 s, is short under load."""
+_SLOW_MODULE: Final = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 _LONGEST_FIRST: Final = ("system", "deployments", "monitoring", "shared")
 
 
 def pytest_configure() -> None:
     """Start measuring the load of the machine."""
     patience.watch()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave modules of slow tests alone in the quick runs: to import them takes seconds."""
+    if config.option.markexpr != "not slow" or not collection_path.match("test_*.py"):
+        return None
+    return True if _SLOW_MODULE.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

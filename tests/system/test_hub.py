@@ -167,7 +167,14 @@ def test_server_without_ranges_sends_it_anew(hub: Hub) -> None:
     assert path.read_bytes() == hub.content
 
 
-@pytest.mark.parametrize("change", ["altered", "longer", "shorter"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "altered",
+        pytest.param("longer", marks=pytest.mark.slow),
+        pytest.param("shorter", marks=pytest.mark.slow),
+    ],
+)
 def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, change: str) -> None:
     """A file with the wrong hash is never used; the right one is afterwards."""
     right = hub.content
@@ -187,14 +194,14 @@ def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, change: 
     ("refusal", "says"),
     [
         ((401, "RepoNotFound"), "private"),
-        ((404, "RepoNotFound"), "no 127.0.0.1:"),
+        pytest.param((404, "RepoNotFound"), "no 127.0.0.1:", marks=pytest.mark.slow),
         ((404, "EntryNotFound"), "no file 'q8/tiny.gguf'"),
-        ((404, "RevisionNotFound"), "no revision 'main'"),
+        pytest.param((404, "RevisionNotFound"), "no revision 'main'", marks=pytest.mark.slow),
         ((403, "GatedRepo"), "gated: accept its terms"),
-        ((403, ""), "HF_TOKEN"),
+        pytest.param((403, ""), "HF_TOKEN", marks=pytest.mark.slow),
         ((401, "Whatever"), "HF_TOKEN"),
         ((500, ""), "answered 500"),
-        ((418, ""), "answered 418"),
+        pytest.param((418, ""), "answered 418", marks=pytest.mark.slow),
     ],
 )
 def test_refusal_is_one_line_with_its_remedy(hub: Hub, refusal: tuple[int, str], says: str) -> None:
