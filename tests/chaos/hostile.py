@@ -316,6 +316,7 @@ def _ends_rows(agents: list[Agent], kills: Counter[str]) -> list[Row]:
 
 def _request_rows(agents: list[Agent], callers: Callers) -> list[Row]:
     asked = callers.seen.total()
+    wait_for(lambda: all(map(_answers, agents)), 60)
     told = wait_for(lambda: counted(agents[0], asked), 60)
     lost = [value(scrape(agent.metrics_url), "telemetry_events_lost") for agent in agents]
     return [
@@ -327,6 +328,14 @@ def _request_rows(agents: list[Agent], callers: Callers) -> list[Row]:
         Row("every request is counted", f"{told:.0f}, at least {asked}", told >= asked),
         Row("nothing is lost on the way to an exporter", f"{lost}", not any(lost)),
     ]
+
+
+def _answers(agent: Agent) -> bool:
+    """Return whether the exporter is there; it may have been killed a moment ago."""
+    try:
+        return bool(scrape(agent.metrics_url))
+    except httpx.TransportError:
+        return False
 
 
 def _memory(agents: list[Agent]) -> dict[str, int]:
