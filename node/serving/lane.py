@@ -8,25 +8,20 @@ from typing import Final
 
 import trio
 
-from node.engine import protocol
 from node.engine.supervisor import Engine
 from node.errors import HeldElsewhereError, QueueFullError, RequestError, UnavailableError
 from node.requests.account import Emit
 from node.requests.attempt import Attempt
 from node.requests.request import ELSEWHERE
+from node.serving.command import command_of
 from node.serving.fair_queue import FairQueue
+from node.serving.service_time import ServiceTime
 from shared.events.node import NodePart
 from shared.events.requests import LoadChanged
 from shared.runtime.guard import Guard
 
-_LONGEST_RETRY_SECONDS: Final = 600
 _ELSEWHERE_SECONDS: Final = 1.0
 """How often to check whether another node still serves the model for the waiting requests."""
-_ENDLESS: Final = 2**31 - 1
-"""More tokens than any context holds."""
-_NEWEST_SHARE: Final = 0.2
-"""The newest request's weight in the average service time. A guess that follows a change of load
-within about ten requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +64,7 @@ class Lane:
         """Whether other models' engines have every turn."""
         self._moved = trio.Event()
         """Set when a request has arrived or has ended."""
-        self._service_seconds = 0.0
-        """The average time that a slot needs for a request; 0 before the first."""
+        self._service_time = ServiceTime()
         self.closed = False
         """Whether the model was unloaded on request; then requests do not load it again."""
         engine.on_resize = self._note_moved
@@ -102,9 +96,7 @@ class Lane:
     @property
     def retry_after_seconds(self) -> int:
         """When a retry is worthwhile: once half of the waiting requests are served."""
-        rounds = len(self._waiting) / max(1, self.engine.model.slots) + 1
-        seconds = self._service_seconds * rounds / 2
-        return max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds)))
+        return self._service_time.retry_after_seconds(len(self._waiting), self.engine.model.slots)
 
     @property
     def is_full(self) -> bool:
@@ -250,7 +242,7 @@ class Lane:
                 self._waiting.put_back(attempt.answer.request.client, attempt)
             self._note_load()
             self._note_moved()
-        self._note_service(trio.current_time() - began)
+        self._service_time.note(trio.current_time() - began)
 
     async def _run_in_engine(self, attempt: Attempt) -> None:
         if attempt.over:  # its caller left in the meantime
@@ -258,7 +250,7 @@ class Lane:
         try:
             elsewhere = self.engine.model.is_elsewhere
             attempt.begin(ELSEWHERE if elsewhere else self.engine.model.fingerprint)
-            await self.engine.begin(attempt, _command(attempt))
+            await self.engine.begin(attempt, command_of(attempt))
             await attempt.let_go.wait()
             await self.engine.release(attempt)
         except RequestError as error:
@@ -267,10 +259,6 @@ class Lane:
     def _fail_waiting(self, error: RequestError) -> None:
         for attempt in tuple(self._waiting):
             attempt.failed(error.fresh())
-
-    def _note_service(self, seconds: float) -> None:
-        before = self._service_seconds or seconds
-        self._service_seconds = before + _NEWEST_SHARE * (seconds - before)
 
     def _full(self, model_id: str) -> QueueFullError:
         return QueueFullError(
@@ -295,24 +283,3 @@ class Lane:
 
 def _is_due(attempt: Attempt) -> bool:
     return not attempt.held
-
-
-def _command(attempt: Attempt) -> protocol.Generate | protocol.Tokenize:
-    request = attempt.answer.request
-    if request.tokenize:
-        return protocol.Tokenize(attempt.identity, request.prompt)
-    return protocol.Generate(
-        attempt.identity,
-        request.prompt,
-        request.max_tokens,
-        request.sampling,
-        attempt.prior,
-        request.embed,
-        _ENDLESS if request.ignore_end else request.min_tokens,
-        request.schema,
-        request.logprobs,
-        request.echo,
-        request.echo_only,
-        request.strict,
-        tuple(attempt.answer.tokens),
-    )
