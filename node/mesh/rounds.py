@@ -26,6 +26,7 @@ from node.mesh.seal import Refused, Seal
 from node.mesh.transport import Reply, Transport
 from shared.events.event import Event
 from shared.events.node import NodeState
+from shared.runtime.beats import next_beat
 
 TICK_SECONDS: Final = 0.1
 _SOONER_ROUNDS: Final = 0.2
@@ -82,9 +83,9 @@ class Rounds:
 
     async def run(self) -> None:
         """Judge the peers ten times a second, and survey once in a round. Runs until cancelled."""
+        due = next_beat(trio.current_time(), TICK_SECONDS)
         # Two nodes that started together must not keep asking at the same moments.
-        due = trio.current_time() + random.uniform(0, TICK_SECONDS)  # noqa: S311 - not for secrets
-        round_due = due + random.uniform(0, ROUND_SECONDS)  # noqa: S311
+        round_due = due + random.uniform(0, ROUND_SECONDS)  # noqa: S311 - not for secrets
         report_due = connect_due = due
         table = self.membership.table
         while True:
@@ -103,7 +104,7 @@ class Rounds:
             if now >= report_due:
                 self._report()
                 report_due = now + _REPORT_SECONDS
-            due = now + TICK_SECONDS
+            due = next_beat(trio.current_time(), TICK_SECONDS)
 
     async def leave(self) -> None:
         """Send a goodbye. Ends when all living peers have received it."""

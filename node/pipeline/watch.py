@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import trio
-
 from node.engine.supervisor import Engine
 from node.mesh.mesh import Mesh
 from node.pipeline.coordinator import Coordinator
@@ -14,6 +12,7 @@ from node.serving.scheduler import Scheduler
 from shared.events.event import Event
 from shared.events.models import ModelLoadProgressed
 from shared.events.pipelines import PipelineChanged, PipelineMoved, StageHeld
+from shared.runtime.beats import sleep_to_beat
 
 _LOOK_SECONDS: Final = 0.5
 
@@ -56,7 +55,7 @@ class PipelineWatch:
                 self._seen = seen
                 for lane in self._scheduler.lanes:
                     lane.engine.retry()
-            await trio.sleep(_LOOK_SECONDS)
+            await sleep_to_beat(_LOOK_SECONDS)
 
     def levels(self) -> Iterator[Event]:
         """Yield the state of each pipeline of this node, and what it holds for peers."""

@@ -20,6 +20,7 @@ from shared import wire
 from shared.events.event import Event
 from shared.events.node import NodePart
 from shared.repeats import Repeats
+from shared.runtime.beats import sleep_to_beat
 from shared.runtime.guard import Guard
 
 FLUSH_SECONDS: Final = 0.2
@@ -100,6 +101,8 @@ class _Carrier:
         self._outbox = outbox
         self._note_page = note_page
         self._socket = socket
+        self._replied: int = socket.recv_fd
+        """Readable when the reply has arrived."""
         self._levels = levels
         self._report = report
         self._levels_due = trio.current_time()
@@ -115,7 +118,7 @@ class _Carrier:
                 await self._exchange(self._outbox.next_batch(trio.current_time()))
                 beat = trio.current_time() + wire.HEARTBEAT_SECONDS
             if not self._outbox.is_behind:
-                await trio.sleep(FLUSH_SECONDS)
+                await sleep_to_beat(FLUSH_SECONDS)
 
     async def pack(self) -> None:
         """Pack events while a batch is in flight or no exporter runs. Runs until cancelled.
@@ -125,7 +128,7 @@ class _Carrier:
         while True:
             self._report()
             self._outbox.collect(trio.current_time())
-            await trio.sleep(FLUSH_SECONDS)
+            await sleep_to_beat(FLUSH_SECONDS)
 
     async def finish(self, *, goodbye: bool) -> None:
         """Send the rest, with or without a goodbye. Ends when the exporter has accepted it."""
@@ -139,7 +142,7 @@ class _Carrier:
         while True:
             await self._send(batch)
             try:
-                reply = _reply_decoder.decode(await self._socket.arecv())
+                reply = _reply_decoder.decode(await self._receive())
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._repeats.note("the exporter's reply is not a telemetry message")
                 await trio.sleep(wire.HEARTBEAT_SECONDS)
@@ -157,6 +160,16 @@ class _Carrier:
                 await trio.sleep(_RETRY_SECONDS)
             else:
                 return
+
+    async def _receive(self) -> bytes:
+        # Trio waits for the descriptor: pynng's own waits end in a callback on a thread of nng's.
+        await trio.lowlevel.wait_readable(self._replied)
+        try:
+            message = self._socket.recv_msg(block=False)
+        except pynng.TryAgain:
+            message = await self._socket.arecv_msg()
+        reply: bytes = message.bytes
+        return reply
 
     def _settle(self, reply: wire.Reply) -> bool:
         """Process a reply. Return False if the batch must be sent again."""

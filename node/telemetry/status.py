@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import trio
-
 from node import machine
 from node.engine import NAMES
 from node.engine.held_model import HeldModel
@@ -17,6 +15,7 @@ from node.telemetry.system import SystemSampler
 from shared.events.engine import EngineProgressed
 from shared.events.event import Event
 from shared.events.node import NodeStarted, NodeState, NodeStateChanged, ResourcesSampled
+from shared.runtime.beats import sleep_to_beat
 
 _SAMPLE_SECONDS: Final = 1.0
 _PAGE_URL: Final = re.compile(r"https?://[!-~]{1,200}")
@@ -81,7 +80,7 @@ class NodeStatus:
                 self._emit(_progress(lane.engine.model))
                 if (sample := lane.engine.model.sample()) is not None:
                     self._emit(sample)
-            await trio.sleep(_SAMPLE_SECONDS)
+            await sleep_to_beat(_SAMPLE_SECONDS)
 
     def identity(self) -> NodeStarted:
         """Return the node's identity and the address of its API."""

@@ -12,6 +12,7 @@ import trio
 
 from shared.events.event import Event
 from shared.events.system import EventLoopLagged, SystemSampled
+from shared.runtime.beats import next_beat
 
 LAG_SAMPLE_SECONDS: Final = 0.1
 
@@ -105,6 +106,6 @@ def _major_faults(process: psutil.Process) -> int:
 async def watch_loop_lag(emit: Callable[[Event], None]) -> None:
     """Report how late the event loop wakes a sleeper. Runs until cancelled."""
     while True:
-        due = trio.current_time() + LAG_SAMPLE_SECONDS
+        due = next_beat(trio.current_time(), LAG_SAMPLE_SECONDS)
         await trio.sleep_until(due)
         emit(EventLoopLagged(max(0.0, trio.current_time() - due)))
