@@ -232,14 +232,22 @@ class LlamaServer:
             return None
         try:
             if isinstance(command, Tokenize):
-                return await self._model.show(command, self._results.send)
-            return await self._model.answer(command, self._results.send)
+                return await self._model.show(command, self._pass_on)
+            return await self._model.answer(command, self._pass_on)
         except EngineLostError as error:
             # The end of the server makes the supervisor start another one, which answers. It logs
             # the last lines.
             self.last_lines.append(f"request {command.request}: {error}")
             self.kill()
             return None
+
+    async def _pass_on(self, results: list[Result]) -> None:
+        """Pass results to the supervisor; waits only while too many wait there."""
+        # Trio's `send` gives way to other tasks each time, which costs a token of a stream a turn.
+        try:
+            self._results.send_nowait(results)
+        except trio.WouldBlock:
+            await self._results.send(results)
 
     async def _read_log(self, printed: ReceiveStream | None) -> None:
         """Keep what the server prints. Runs until it closes its output."""
