@@ -38,7 +38,8 @@ def main(host: str, port: int, streams: int, tokens: int) -> None:
 
 def _request(host: str, tokens: int) -> bytes:
     messages = [{"role": "user", "content": "x"}]
-    body = json.dumps({"messages": messages, "stream": True, "max_tokens": tokens}).encode()
+    wanted = {"messages": messages, "stream": True, "max_tokens": tokens, "ignore_eos": True}
+    body = json.dumps(wanted).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

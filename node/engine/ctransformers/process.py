@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from trio.abc import ReceiveStream, SendStream
 from node.engine import protocol
 from shared.runtime.processes import PYTHON, open_process
 
+_PROGRAM: Final = ("-m", "node.engine.ctransformers.child")
 _LOG_LINES: Final = 20
 _READ_BYTES: Final = 64 * 1024
 
@@ -92,8 +93,11 @@ class ChildProcess:
 
 
 @asynccontextmanager
-async def open_child() -> AsyncIterator[ChildProcess]:
+async def open_child(program: Sequence[str] = _PROGRAM) -> AsyncIterator[ChildProcess]:
     """Run a child while the block runs.
+
+    Args:
+        program: Python's arguments; followed by the number of the descriptor for results.
 
     Raises:
         OSError: No descriptor, process or memory is available now; nothing is left open.
@@ -105,7 +109,7 @@ async def open_child() -> AsyncIterator[ChildProcess]:
             log, log_write = _pipe_from_child(streams, of_child)
             process = await streams.enter_async_context(
                 open_process(
-                    [*PYTHON, "-m", "node.engine.ctransformers.child", str(results_write)],
+                    [*PYTHON, *program, str(results_write)],
                     stdin=commands_read,
                     stdout=subprocess.DEVNULL,
                     stderr=log_write,
