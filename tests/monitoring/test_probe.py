@@ -44,6 +44,7 @@ def blackbox() -> Iterator[str]:
         process.wait(timeout=20)
 
 
+@pytest.mark.slow
 def test_dead_node_is_seen_from_outside(tmp_path: Path) -> None:
     """The probe succeeds while the node serves, and fails when it was killed."""
     pair = Pair(tmp_path / "pair")

@@ -412,6 +412,7 @@ async def test_server_that_is_not_ready_is_lost(act: Act) -> None:
             assert f"{upstream.url}#big cannot be used" in await link.wait_epitaph()
 
 
+@pytest.mark.slow
 @trio_test
 async def test_loss_of_an_idle_server_is_noticed() -> None:
     """A server that stops while nothing is asked is lost, too."""

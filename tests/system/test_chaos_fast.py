@@ -17,6 +17,7 @@ def hold(rows: list[Row]) -> None:
     assert not [row for row in rows if not row.held]
 
 
+@pytest.mark.slow
 def test_killed_exporter_counts_each_event_once(tmp_path: Path) -> None:
     """Five kills of the exporter under load: no loss, no duplicate, no counter goes back."""
     hold(deaths.exporter_killed(tmp_path, kills=5, with_prometheus=False))

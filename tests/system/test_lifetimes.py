@@ -110,6 +110,7 @@ def test_hang_up_of_a_nohup_agent_is_ignored(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("just"), reason="just is not on PATH")
 def test_closed_terminal_stops_run_local(tmp_path: Path) -> None:
     """Closing the terminal of `just run-local` is a clean stop, with or without its output."""

@@ -152,6 +152,7 @@ def test_collector_that_is_dead_or_hangs_disturbs_nothing(pair: Pair) -> None:
             assert log.count("spans are dropped") == 1
 
 
+@pytest.mark.slow
 def test_collector_that_is_away_costs_its_spans_only(pair: Pair) -> None:
     """Without a collector, spans are counted as dropped, and one line names the address."""
     url = f"http://127.0.0.1:{free_port()}"

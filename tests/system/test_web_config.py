@@ -155,6 +155,7 @@ def test_certificate_expiry_follows_the_file(pair: Pair, site: Site) -> None:
             wait_for(lambda seconds=seconds: shown() == seconds)  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_configuration_is_followed_and_a_mistake_changes_nothing(pair: Pair, site: Site) -> None:
     """A changed file applies without a restart; a wrong one is refused, logged and shown."""
     site.write(http_server_config={"headers": {"X-Frame-Options": "deny"}})
