@@ -163,6 +163,7 @@ class _Carrier:
 
     async def _receive(self) -> bytes:
         # Trio waits for the descriptor: pynng's own waits end in a callback on a thread of nng's.
+        # After a reply that was not read it is readable without another, so then pynng waits.
         await trio.lowlevel.wait_readable(self._replied)
         try:
             message = self._socket.recv_msg(block=False)
