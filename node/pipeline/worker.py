@@ -26,6 +26,8 @@ _ATTEMPTS: Final = 3
 _POLL_SECONDS: Final = 0.02
 _LOOK_SECONDS: Final = 0.5
 _LOG_LINES: Final = 5
+_LOG_SECONDS: Final = 2.0
+"""How long the log of a worker that has not started may lag behind."""
 _LINE_BYTES: Final = 16 * 2**10
 _OVERHEAD_BYTES: Final = 64 * 2**20
 """What a worker may take besides what it holds. Measured: 1 MiB idle, 2 MiB after 1500 tokens."""
@@ -123,7 +125,8 @@ async def open_worker(options: WorkerOptions) -> AsyncIterator[Worker]:
                     yield Worker(process, port)
                     nursery.cancel_scope.cancel()
                     return
-                nursery.cancel_scope.cancel()
+                # Its last lines say why, and may be read only now.
+                nursery.cancel_scope.deadline = trio.current_time() + _LOG_SECONDS
         if not left:
             raise WorkerFailedError(f"{options.program} does not start: {' '.join(lines)}")
 

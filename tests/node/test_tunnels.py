@@ -155,8 +155,9 @@ async def test_claims_share_the_memory_and_the_places(tmp_path: Path) -> None:
 
 @trio_test
 async def test_worker_that_does_not_start_is_a_refusal(tmp_path: Path) -> None:
-    """The coordinator reads what the worker's program printed."""
-    build = fake_build(tmp_path / "build", "#!/bin/sh\necho no library >&2\nexit 1\n")
+    """The coordinator reads what the program printed, even if it arrives after its end."""
+    program = "#!/bin/sh\n(sleep 0.05; echo no library >&2) &\nexit 1\n"
+    build = fake_build(tmp_path / "build", program)
     async with lending(tmp_path, build) as lent:
         with pytest.raises(TunnelRefusedError, match="no library") as caught:
             async with lent.tunnels().open(lent.url, claim()):
