@@ -39,6 +39,7 @@ from tests.random_weights import (
     ranker_ends,
 )
 
+DEEP: Final = 60
 _SEED: Final = 1
 _TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -60,24 +61,28 @@ class _Kind:
     """Yields the tensors outside the layers."""
 
 
-def random_model(name: str) -> Path:
+def random_model(name: str, layers: int = LAYERS) -> Path:
     """Return the path of a model; the first call writes it.
 
     Args:
         name: One of `NAMES`.
+        layers: How many it has. A token of `DEEP` of them takes milliseconds, so that an answer
+            lasts for seconds: for tests that interrupt one.
     """
     sources = sorted(Path(__file__).parent.glob("random_*.py"))
     version = zlib.crc32(b"".join(source.read_bytes() for source in sources))
-    path = _DIRECTORY / f"{version:08x}" / f"{name}.gguf"
+    path = _DIRECTORY / f"{version:08x}" / f"{name}-{layers}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        write_model(unfinished, name)
+        write_model(unfinished, name, layers=layers)
         unfinished.replace(path)  # atomically
     return path
 
 
-def write_model(path: Path, name: str, split_tensors: int = 0, **changes: Any) -> Path:
+def write_model(
+    path: Path, name: str, *, split_tensors: int = 0, layers: int = LAYERS, **changes: Any
+) -> Path:
     """Write a model to `path`.
 
     Args:
@@ -85,6 +90,7 @@ def write_model(path: Path, name: str, split_tensors: int = 0, **changes: Any) -
         name: One of `NAMES`.
         split_tensors: Tensors of each part, to write several: `m.gguf` becomes
             `m-00001-of-00004.gguf` and its successors.
+        layers: How many the model has.
         changes: Further fields: `split__count=2` writes `split.count`. A field that the model has
             is replaced.
     """
@@ -92,13 +98,13 @@ def write_model(path: Path, name: str, split_tensors: int = 0, **changes: Any) -
     random = np.random.default_rng(_SEED)
     tokens = kind.tokens()
     writer = gguf.GGUFWriter(path, kind.architecture, split_max_tensors=split_tensors)
-    _add_shape(writer)
+    _add_shape(writer, layers)
     kind.fields(writer)
     _add_tokens(writer, tokens)
     for field, value in changes.items():
         writer.kv_data[0].pop(key := field.replace("__", "."), None)
         _add_field(writer, key, value)
-    for tensor, weights in _tensors(kind, random, tokens):
+    for tensor, weights in _tensors(kind, random, tokens, layers):
         writer.add_tensor(tensor, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -107,9 +113,9 @@ def write_model(path: Path, name: str, split_tensors: int = 0, **changes: Any) -
     return path
 
 
-def _tensors(kind: _Kind, random: np.random.Generator, tokens: Tokens) -> Tensors:
+def _tensors(kind: _Kind, random: np.random.Generator, tokens: Tokens, layers: int) -> Tensors:
     yield from kind.ends(random, tokens.spoken)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for name, weights in kind.layer(random):
             yield f"blk.{layer}.{name}", weights
 
@@ -126,11 +132,11 @@ def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
             writer.add_array(key, value)
 
 
-def _add_shape(writer: gguf.GGUFWriter) -> None:
+def _add_shape(writer: gguf.GGUFWriter, layers: int) -> None:
     writer.add_context_length(CONTEXT_TOKENS)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(HIDDEN_WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_head_count(HEADS)
 
 

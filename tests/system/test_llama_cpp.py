@@ -14,7 +14,7 @@ import pytest
 from tests.grpc_client import Client, connect, pb
 from tests.patience import patient
 from tests.processes import Pair, Running, command_of, scrape, stream, text_of, value, wait_for
-from tests.random_models import NAMES, random_model
+from tests.random_models import DEEP, NAMES, random_model
 
 VECTORS: Final = ("embedder", "ranker")
 TEXTS: Final = [name for name in NAMES if name not in VECTORS]
@@ -24,8 +24,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a model of each architecture."""
+    """A directory with a model of each architecture, and one whose answers last for seconds."""
     directory = tmp_path_factory.mktemp("models")
+    (directory / "deep.gguf").symlink_to(random_model("qwen3", DEEP))
     for name in NAMES:
         (directory / f"{name}.gguf").symlink_to(random_model(name))
     return directory
@@ -124,7 +125,7 @@ def test_documents_are_sorted_by_their_scores(running: tuple[Running, Running, C
 def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client]) -> None:
     """Two streams outlive their engine: what was sent stays, and both end in full."""
     node, exporter, client = running
-    load(client, "qwen3")
+    load(client, "deep")
     engines = [
         child
         for child in psutil.Process(node.process.pid).children(recursive=True)
@@ -138,9 +139,9 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
         chunks: list[dict[str, Any]] = []
         for chunk in stream(
             node.url,
-            model="qwen3",
+            model="deep",
             prompt=f"story {number}",
-            max_tokens=900,
+            max_tokens=300,
             temperature=0,
             ignore_eos=True,
             stream_options={"include_usage": True},
@@ -159,6 +160,6 @@ def test_killed_engine_costs_no_stream(running: tuple[Running, Running, Client])
         os.kill(engine.pid, signal.SIGKILL)
     for follower in followers:
         follower.join()
-    assert tokens == {0: 900, 1: 900}
+    assert tokens == {0: 300, 1: 300}
     assert all(texts.values())
-    wait_for(lambda: value(scrape(exporter.url), "inference_resumed_total", model_id="qwen3") == 2)
+    wait_for(lambda: value(scrape(exporter.url), "inference_resumed_total", model_id="deep") == 2)

@@ -15,7 +15,7 @@ import pytest
 from node.demo import MODEL_PATH
 from tests.patience import patient
 from tests.processes import Running, value, wait_for
-from tests.random_models import random_model
+from tests.random_models import DEEP, random_model
 from tests.system.test_routing import Cluster, engine_of, knows
 
 pytestmark = pytest.mark.slow
@@ -28,14 +28,21 @@ TRIP: Final = {
     "required": ["town", "days"],
     "additionalProperties": False,
 }
+COLOURS: Final = 30
 LONG: Final = {
     "type": "object",
     "properties": {
-        "colours": {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 80}
+        "colours": {
+            "type": "array",
+            "items": {"enum": ["red", "green"]},
+            "minItems": COLOURS,
+            "maxItems": COLOURS,
+        }
     },
     "required": ["colours"],
+    "additionalProperties": False,
 }
-"""A schema whose answers have some hundred of the random model's tokens."""
+"""A schema whose answers have some hundred of the deep model's tokens."""
 USER: Final = [{"role": "user", "content": "Where?"}]
 FUNCTION: Final = {"name": "trip", "parameters": TRIP}
 TOOLS: Final = [{"type": "function", "function": FUNCTION}]
@@ -164,6 +171,12 @@ def test_refusals_name_the_field(pair: tuple[Cluster, Running, Running]) -> None
     assert refused[0].json()["error"]["param"] == "response_format"
 
 
+@pytest.fixture(scope="module")
+def deep() -> str:
+    """A model whose long answers last for seconds, as `--model` takes it."""
+    return f"qwen3={random_model('qwen3', DEEP)}"
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A mesh of its own, whose nodes a test may kill."""
@@ -171,15 +184,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield Cluster(tmp_path, stack)
 
 
-def test_busy_node_has_its_peer_answer(cluster: Cluster) -> None:
+def test_busy_node_has_its_peer_answer(cluster: Cluster, deep: str) -> None:
     """While a node's only slot is taken, its idle peer answers requests of every kind."""
     # Its engine is stopped, so that it is not free before the last request, nor replaced.
     flags = [*FLAGS, f"--stall-seconds={patient(600)}"]
-    first = cluster.start("a", f"qwen3={random_model('qwen3')}", *flags)
+    first = cluster.start("a", deep, *flags)
     running = chunks(first, long_object())
     next(running)
     os.kill(engine_of(first), signal.SIGSTOP)
-    second = cluster.start("b", f"qwen3={random_model('qwen3')}", *FLAGS)
+    second = cluster.start("b", deep, *FLAGS)
     wait_for(lambda: knows(first, "qwen3"), 60)
     for path, body in [*TEXTS.values(), OTHERS["tokenized chat"], OTHERS["detokenize"]]:
         assert ask(first, path, body) == ask(second, path, body), path
@@ -220,16 +233,19 @@ def written(received: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("wanted", [long_call(), long_object()], ids=["call", "object"])
-def test_call_or_object_outlives_its_node(cluster: Cluster, wanted: dict[str, Any]) -> None:
+def test_call_or_object_outlives_its_node(
+    cluster: Cluster, deep: str, wanted: dict[str, Any]
+) -> None:
     """A node killed in the middle of it is replaced, and the whole is the same and valid."""
     first = cluster.start("a", f"other={MODEL_PATH}")
-    second = cluster.start("b", f"qwen3={random_model('qwen3')}", *FLAGS)
+    second = cluster.start("b", deep, *FLAGS)
     wait_for(lambda: knows(first, "qwen3"), 60)
     whole = written(list(chunks(first, wanted)))
+    assert len(json.loads(whole)["colours"]) == COLOURS
     stream = chunks(first, wanted)
     some = [next(stream) for _ in range(4)]
     os.kill(engine_of(second), signal.SIGSTOP)  # it must not be complete before the next node is
-    cluster.start("c", f"qwen3={random_model('qwen3')}", *FLAGS)
+    cluster.start("c", deep, *FLAGS)
     wait_for(lambda: knows(first, "qwen3", peers=2), 60)
     second.end(signal.SIGKILL)
     rest = list(stream)
@@ -241,11 +257,11 @@ def test_call_or_object_outlives_its_node(cluster: Cluster, wanted: dict[str, An
 
 @pytest.mark.parametrize("wanted", [long_call(), long_object()], ids=["call", "object"])
 def test_call_or_object_that_nobody_can_complete_ends_in_an_error(
-    cluster: Cluster, wanted: dict[str, Any]
+    cluster: Cluster, deep: str, wanted: dict[str, Any]
 ) -> None:
     """When the last node with the model dies, the stream says so; it does not end silently."""
     first = cluster.start("a", f"other={MODEL_PATH}")
-    second = cluster.start("b", f"qwen3={random_model('qwen3')}", *FLAGS)
+    second = cluster.start("b", deep, *FLAGS)
     wait_for(lambda: knows(first, "qwen3"), 60)
     stream = chunks(first, wanted)
     next(stream)

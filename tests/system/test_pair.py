@@ -129,8 +129,8 @@ def test_node_restart_goes_on_counting(pair: Pair) -> None:
 def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: Path) -> None:
     """When an engine is killed, its stream continues with the same text, and that is counted."""
     with pair.exporter() as exporter, pair.node(f"--model={slow_model}") as node:
-        whole = text_of(list(stream(node.url, max_tokens=100, temperature=0)))
-        chunks = stream(node.url, max_tokens=100, temperature=0)
+        whole = text_of(list(stream(node.url, max_tokens=200, temperature=0)))
+        chunks = stream(node.url, max_tokens=200, temperature=0)
         first = next(chunks)
         os.kill(_engine_pid(node), signal.SIGKILL)
         assert text_of([first, *chunks]) == whole
@@ -138,7 +138,7 @@ def test_engine_child_killed_is_not_seen_by_its_client(pair: Pair, slow_model: P
         samples = scrape(exporter.url)
         assert value(samples, "inference_resumed_total", reason="crashed") == 1
         assert value(samples, "engine_restarts_total", reason="crashed") == 1
-        assert value(samples, "inference_tokens_generated_total") == 200
+        assert value(samples, "inference_tokens_generated_total") == 400
 
 
 @pytest.mark.slow
@@ -320,7 +320,7 @@ def test_hung_engine_is_replaced(pair: Pair, slow_model: Path) -> None:
         pair.exporter() as exporter,
         pair.node(f"--model={slow_model}", "--stall-seconds=1") as node,
     ):
-        chunks = stream(node.url, max_tokens=100, temperature=0)
+        chunks = stream(node.url, max_tokens=300, temperature=0)
         next(chunks)
         os.kill(_engine_pid(node), signal.SIGSTOP)
         assert list(chunks)[-1]["choices"][0]["finish_reason"] == "length"

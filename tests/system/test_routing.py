@@ -169,24 +169,27 @@ def test_request_goes_to_an_idle_peer(cluster: Cluster, slow_model: Path) -> Non
 def test_stream_outlives_its_node(cluster: Cluster, slow_model: Path, how: str) -> None:
     """When a peer dies in the middle of a stream, another one continues the same text."""
     first = cluster.start("a", f"other={MODEL_PATH}")
-    second = cluster.start("b", f"story={slow_model}", "--drain-seconds=0.5")
+    second = cluster.start("b", f"story={slow_model}", "--drain-seconds=0.2")
     wait_for(lambda: knows(first, "story"))
-    whole = text_of(list(stream(first.url, max_tokens=150, **STORY)))
-    chunks = stream(first.url, max_tokens=150, **STORY)
+    whole = text_of(list(stream(first.url, max_tokens=100, **STORY)))
+    chunks = stream(first.url, max_tokens=100, **STORY)
     some = [next(chunks) for _ in range(3)]
+    engine = engine_of(second)
+    os.kill(engine, signal.SIGSTOP)  # it must not be complete before the next node is
     third = cluster.start("c", f"story={slow_model}")
+    wait_for(lambda: knows(first, "story", peers=2))
     if how == "node killed":
         second.end(signal.SIGKILL)
     elif how == "node frozen":
-        for pid in (second.process.pid, engine_of(second)):
-            os.kill(pid, signal.SIGSTOP)
+        second.process.send_signal(signal.SIGSTOP)
     else:
-        wait_for(lambda: knows(first, "story", peers=2))
+        os.kill(engine, signal.SIGCONT)
         second.process.terminate()
     rest = list(chunks)
     assert rest[-1]["choices"][0]["finish_reason"] == "length", rest[-1]
     assert text_of(some + rest) == whole
     assert third.process.poll() is None
+    wait_for(lambda: value(cluster.samples("c"), "inference_resumed_total") == 1)
     if how == "node frozen":
         second.process.send_signal(signal.SIGCONT)
 

@@ -14,7 +14,8 @@ import pytest
 
 from node.demo import MODEL_PATH
 from tests.patience import patient
-from tests.processes import Pair, Running, command_of
+from tests.processes import Pair, Running, command_of, scrape, value, wait_for
+from tests.random_models import DEEP, random_model
 
 pytestmark = pytest.mark.slow
 
@@ -229,9 +230,11 @@ def test_structured_answer_outlives_its_engine(
     tmp_path: Path, wish: dict[str, Any], temperature: int
 ) -> None:
     """An engine that is killed in the middle changes nothing: the same JSON arrives, in full."""
-    body = USER | wish | {"max_tokens": 200, "temperature": temperature, "seed": 3}
-    flags = (f"--model=demo={MODEL_PATH}", "--engine=llama.cpp", "--slots=1")
-    with Pair(tmp_path).node(*flags) as node:
+    body = USER | wish | {"max_tokens": 900, "temperature": temperature, "seed": 3}
+    flags = (f"--model={random_model('qwen3', DEEP)}", "--context-length=1024", "--slots=1")
+    pair = Pair(tmp_path)
+    with pair.exporter() as exporter, pair.node(*flags) as node:
         whole = streamed(node, body, killed_after=None)
         assert len(json.loads(whole)["flags"]) == 12
         assert streamed(node, body, killed_after=12) == whole
+        wait_for(lambda: value(scrape(exporter.url), "inference_resumed_total") == 1)
