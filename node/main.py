@@ -3,6 +3,7 @@
 `node.parts` builds the parts.
 """
 
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -70,6 +71,9 @@ async def run(settings: NodeSettings) -> None:
                 await _start_parts(work, parts)
                 status.api_url = await _open_api(serving, protection, parts, stop_serving)
                 outbox.emit(status.identity())
+                # What exists now lives as long as the process. Without the freeze, every full
+                # collection of garbage would scan it and stop all streams for tens of milliseconds.
+                gc.freeze()
                 _log.info("API on %s", status.api_url)
                 await _load(parts)
                 await announce("READY=1", f"X_URL={status.api_url}")
