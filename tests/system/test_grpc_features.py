@@ -13,7 +13,7 @@ import pytest
 
 from tests.grpc_client import Client, connect, pb
 from tests.patience import patient
-from tests.processes import Pair, Running
+from tests.processes import Pair, Running, scrape, value, wait_for
 from tests.random_models import random_model
 
 pytestmark = pytest.mark.slow
@@ -43,12 +43,17 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Client]]:
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The directories of the node and its exporter."""
+    return Pair(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture(scope="module")
+def running(processes: Pair) -> Iterator[tuple[Running, Client]]:
     """Yield a node with models of three kinds on llama.cpp, and a gRPC client."""
-    directory = tmp_path_factory.mktemp("node")
     models = ",".join(f"{name}={random_model(name)}" for name in MODELS)
     with (
-        Pair(directory).node(f"--model={models}", "--context-length=1024", "--slots=1") as node,
+        processes.node(f"--model={models}", "--context-length=1024", "--slots=1") as node,
         connect(node.url) as client,
     ):
         yield node, client
@@ -384,7 +389,7 @@ def test_wrong_field_is_named(
 
 
 def test_several_answers_of_a_caller_that_leaves_are_cancelled(
-    running: tuple[Running, Client],
+    processes: Pair, running: tuple[Running, Client]
 ) -> None:
     """Leaving a stream of several answers ends all of them; the engine is free for the next."""
     _, client = running
@@ -393,3 +398,10 @@ def test_several_answers_of_a_caller_that_leaves_are_cancelled(
     next(call)
     call.cancel()
     assert client.inference.Generate(pb.GenerateRequest(prompt="Once", **SHORT)).text
+    with processes.exporter() as exporter:
+        # All but the first, which may have been complete.
+        wait_for(lambda: _cancelled(exporter) >= 7)
+
+
+def _cancelled(exporter: Running) -> float:
+    return value(scrape(exporter.url), "inference_requests_total", status="cancelled") or 0

@@ -1,6 +1,7 @@
 """Prompts, answers and keys appear in no log, metric or journal."""
 
 import contextlib
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from node.demo import MODEL_PATH
 from tests.processes import Pair, Running, wait_for
 
 PROMPT = "the-marked-prompt-of-a-client"
@@ -62,15 +64,16 @@ def break_protocol(node: Running) -> None:
 def crash(node: Running) -> None:
     """Kill the engine in the middle of an answer, then send another request."""
     url = f"{node.url}/v1/completions"
-    asked = {"prompt": PROMPT, "stream": True}
+    asked = {"model": "slow", "prompt": PROMPT, "stream": True, "max_tokens": 200}
     with httpx.Client(headers=BEARER, timeout=60) as bearing:
         with bearing.stream("POST", url, json=asked) as response:
             assert response.status_code == 200
             for engine in psutil.Process(node.process.pid).children():
                 engine.kill()
             assert response.read()
-        again = {"prompt": PROMPT, "max_tokens": 2}
-        wait_for(lambda: bearing.post(url, json=again).is_success)
+        for model in ("demo", "slow"):
+            again = {"model": model, "prompt": PROMPT, "max_tokens": 2}
+            wait_for(lambda: bearing.post(url, json=again).is_success)  # noqa: B023
 
 
 def leave(node: Running) -> None:
@@ -85,14 +88,15 @@ def leave(node: Running) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_told(pair: Pair, tmp_path: Path) -> None:
+def test_nothing_is_told(pair: Pair, tmp_path: Path, slow_model: Path) -> None:
     """No text and no key is logged in any of these cases, even at level debug."""
     keys, tokens = tmp_path / "keys", tmp_path / "tokens"
     keys.write_text(KEY)
     tokens.write_text(TOKEN)
+    models = f"demo={MODEL_PATH},slow={slow_model}"
     with (
         pair.exporter(f"--metrics-token-file={tokens}", "--log-level=debug") as exporter,
-        pair.node(f"--api-key-file={keys}", "--log-level=debug") as node,
+        pair.node(f"--model={models}", f"--api-key-file={keys}", "--log-level=debug") as node,
     ):
         for act in (succeed, fail, break_protocol, crash, leave, succeed):
             act(node)
@@ -101,6 +105,7 @@ def test_nothing_is_told(pair: Pair, tmp_path: Path) -> None:
         for headers in (bearing, openmetrics):
             shown = httpx.get(f"{exporter.url}/metrics", headers=headers)
             assert "inference_requests_total" in shown.text
+            assert re.search(r'inference_resumed_total\{.*reason="crashed".*\} 1\b', shown.text)
             told = shown.text + httpx.get(f"{exporter.url}/health", headers=bearing).text
             assert not [secret for secret in SECRETS if secret in told]
         logs = [node.log, exporter.log]
