@@ -35,6 +35,13 @@ def command_of(process: psutil.Process) -> list[str]:
     return []
 
 
+def name_of(process: psutil.Process) -> str:
+    """Return a process's name; empty if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 @dataclasses.dataclass
 class Running:
     """A process of the project that has reported that it is ready."""

@@ -13,7 +13,7 @@ import pytest
 
 from tests.llama_servers import COMPILED
 from tests.patience import patient
-from tests.processes import Pair, Running, free_port, wait_for
+from tests.processes import Pair, Running, free_port, name_of, wait_for
 from tests.real_model import real_model
 
 MODEL: Final = "split"
@@ -88,7 +88,7 @@ class SplitMesh:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    return "ggml-rpc-server" in process.name()
+    return "ggml-rpc-server" in name_of(process)
 
 
 @contextlib.contextmanager

@@ -109,8 +109,7 @@ def garbage(directory: Path, messages: int = 300) -> list[Row]:
         _talk_nonsense(path)
         answers = [_ask(path, message) for message in _garbage(messages)]
         malformed = answers.count("malformed")
-        time.sleep(1)  # the exporter's own metrics follow at its next tick
-        counted = ground.value(_REJECTED, reason="malformed")
+        counted = wait_for(lambda: _counted_all(ground, malformed))
         ground.wait_caught_up(emitter)
         assert emitter.end() == 0
         return [
@@ -123,6 +122,11 @@ def garbage(directory: Path, messages: int = 300) -> list[Row]:
             watch.row(),
             log_row(ground),
         ]
+
+
+def _counted_all(ground: Ground, malformed: int) -> float | None:
+    counted = ground.value(_REJECTED, reason="malformed") or 0
+    return counted if counted >= malformed else None
 
 
 def _refused_row(what: str, runtime: Path, state: Path) -> Row:

@@ -17,9 +17,9 @@ _ANSWER_TOKENS: Final = 40
 
 
 def engine_killed(directory: Path, kills: int = 100, engine: str = "ctransformers") -> list[Row]:
-    """Ask everything twice, and kill the engine at a random token of each second answer.
+    """Ask everything twice, and kill the engine in the first half of each second answer.
 
-    The engine has one slot.
+    The engine has one slot. Later it might be complete before the signal comes.
     """
     flags = (f"--model={random_model()}", f"--engine={engine}", "--slots=1")
     draw = random.Random(kills)
@@ -31,7 +31,7 @@ def engine_killed(directory: Path, kills: int = 100, engine: str = "ctransformer
         for number in range(kills):
             asked = _question(number)
             whole = text_of(list(stream(node.url, **asked)))
-            killed = _answer_killed_at(node, draw.randrange(_ANSWER_TOKENS), asked)
+            killed = _answer_killed_at(node, draw.randrange(_ANSWER_TOKENS // 2), asked)
             same += text_of(list(killed)) == whole
         asked_for = 2 * kills
         samples = wait_for(lambda: _ended(exporter, asked_for), 30)
@@ -43,8 +43,7 @@ def engine_killed(directory: Path, kills: int = 100, engine: str = "ctransformer
         Row(
             "each request continued, and is counted",
             f"{restarts:.0f} engines ended, {resumed:.0f} requests continued",
-            # A kill at the last token ends an engine that has nothing left to do.
-            kills * 0.9 <= resumed <= restarts == kills,
+            resumed == restarts == kills,
         ),
         Row(
             "no client sees an error",
@@ -72,9 +71,9 @@ def _question(number: int) -> dict[str, Any]:
 
 def _answer_killed_at(node: Running, token: int, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the chunks of an answer, and kill its engine once after the given number of chunks."""
+    (child,) = psutil.Process(node.process.pid).children()  # a look takes as long as some tokens
     for number, chunk in enumerate(stream(node.url, **asked)):
         if number == token:
-            (child,) = psutil.Process(node.process.pid).children()
             os.kill(child.pid, signal.SIGKILL)
         yield chunk
 

@@ -343,7 +343,8 @@ def _memory(agents: list[Agent]) -> dict[str, int]:
     largest: dict[str, int] = {}
     for agent in agents:
         for part, process in agent.processes().items():
-            largest[part] = max(largest.get(part, 0), process.memory_info().rss)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a header's reader lives briefly
+                largest[part] = max(largest.get(part, 0), process.memory_info().rss)
     return largest
 
 

@@ -31,7 +31,7 @@ def hasty_rules(directory: Path) -> list[str]:
     directory.mkdir()
     files = []
     for file in RULES:
-        text = re.sub(r"( +(?:for|keep_firing_for)): \d+[sm]", r"\1: 1s", file.read_text())
+        text = re.sub(r"( +(?:for|keep_firing_for)): \d+[sm]", r"\1: 3s", file.read_text())
         text = text.replace("engine_silent_seconds > 30", "engine_silent_seconds > 3")
         (directory / file.name).write_text(text)
         files.append(str(directory / file.name))

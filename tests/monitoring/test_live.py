@@ -111,9 +111,13 @@ def test_queries_of_pages_work(running: Scene, page: Path) -> None:
 
 def test_targets_are_up(running: Scene) -> None:
     """Every target of the project's configuration is healthy."""
-    targets = httpx.get(f"{running.prometheus}/api/v1/targets").json()["data"]["activeTargets"]
-    assert [(target["health"], target["lastError"]) for target in targets] == [("up", "")]
-    assert targets[0]["labels"]["job"] == "distributed-llm-agents"
+
+    def targets() -> list[tuple[str, str, str]]:
+        url = f"{running.prometheus}/api/v1/targets"
+        found = httpx.get(url).json()["data"]["activeTargets"]
+        return [(each["labels"]["job"], each["health"], each["lastError"]) for each in found]
+
+    wait_for(lambda: targets() == [("distributed-llm-agents", "up", "")])
 
 
 def test_exemplars_arrive(running: Scene) -> None:

@@ -181,7 +181,7 @@ def test_prometheus_is_started_once_and_stopped(machine: Machine) -> None:
     assert targets[0]["scrapeUrl"] == f"http://localhost:{machine.ports['9090']}/metrics"
     groups = httpx.get(f"{url}/rules").json()["data"]["groups"]
     assert sum(len(group["rules"]) for group in groups) > 40
-    wait_for(lambda: "up" in machine.local("metrics-check").stdout.splitlines()[-1])
+    wait_for(lambda: machine.local("metrics-check").stdout.rstrip().endswith(" up"))
     assert machine.local("metrics-stop").stdout == "prometheus is stopped\n"
     assert not Path(f"/proc/{noted['pid']}").exists()
     assert machine.local("metrics-stop").stdout == "prometheus was not started from here\n"

@@ -36,7 +36,7 @@ async def test_process_that_hangs_is_replaced(
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             assert await nursery.start(service.run) == "http://here"
-            while not starts.exists():  # noqa: ASYNC110
+            while not starts.exists() or not starts.read_text():  # noqa: ASYNC110
                 await trio.sleep(0.05)
             (first,) = starts.read_text().split()
             await trio.sleep(4)  # twice its timeout

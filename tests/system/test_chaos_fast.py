@@ -6,6 +6,7 @@ import pytest
 
 from tests.chaos import connections, deaths, disks, engines, hostile, poison
 from tests.chaos.rows import Row
+from tests.patience import patient
 
 
 def hold(rows: list[Row]) -> None:
@@ -27,7 +28,7 @@ def test_killed_exporter_counts_each_event_once(tmp_path: Path) -> None:
 def test_both_killed_cost_a_flush_interval(tmp_path: Path) -> None:
     """If node and exporter are killed at once, only what the node had not sent is lost."""
     # Other tests may keep the cores busy.
-    hold(deaths.both_killed(tmp_path, kills=1, exchange_seconds=0.5))
+    hold(deaths.both_killed(tmp_path, kills=1, exchange_seconds=patient(0.5)))
 
 
 @pytest.mark.slow

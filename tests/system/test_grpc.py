@@ -71,8 +71,9 @@ def text_of(messages: list[Any]) -> str:
 
 def test_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
     """A stream has the text and the usage of the whole answer."""
-    whole = client.inference.Generate(ask(max_tokens=100))  # few could arrive all at once
-    *pieces, last = client.inference.GenerateStream(ask(max_tokens=100))
+    asked = ask(max_tokens=400, ignore_eos=True)  # few could arrive all at once
+    whole = client.inference.Generate(asked)
+    *pieces, last = client.inference.GenerateStream(asked)
     assert len(pieces) > 1
     assert text_of(pieces) == whole.text
     assert {message.WhichOneof("part") for message in pieces} == {"text"}
@@ -80,7 +81,7 @@ def test_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
     for ending in (whole.ending, last.ending):
         assert ending.model == "demo"
         assert ending.finish_reason == pb.FINISH_REASON_LENGTH
-        assert ending.usage.generated_tokens == 100
+        assert ending.usage.generated_tokens == 400
         assert ending.usage.prompt_tokens == 5
 
 
@@ -242,12 +243,15 @@ def test_full_queue_says_when_to_come_again(pair: Pair, slow_model: Path) -> Non
     with pair.node(f"--model={slow_model}", "--queue=1") as node, connect(node.url) as client:
         running = client.inference.GenerateStream(ask(max_tokens=1500))
         next(running)
+        (engine,) = psutil.Process(node.process.pid).children()
+        engine.suspend()
         with ThreadPoolExecutor(2) as threads:
             asked = [
                 threads.submit(refusal, client.inference.Generate, ask(), timeout=5)
                 for _ in range(2)
             ]
             ends = [answer.result() for answer in asked]
+        engine.resume()
         codes = {end.code(): end for end in ends}
         assert set(codes) == {
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -289,7 +293,7 @@ def test_cancelled_calls_free_the_engine(pair: Pair, slow_model: Path) -> None:
         assert value(samples, "inference_requests_total", status="cancelled") == 4
         assert value(samples, "rpc_requests_total", method=GENERATE, code="cancelled") == 2
         assert value(samples, "rpc_requests_total", method=STREAM, code="cancelled") == 2
-        assert (value(samples, "inference_tokens_generated_total") or 0) < 500
+        assert (value(samples, "inference_tokens_generated_total") or 0) < 1500
 
 
 @pytest.mark.slow
@@ -300,7 +304,7 @@ def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
         pair.node(f"--model={slow_model}") as node,
         connect(node.url) as client,
     ):
-        # grpcio gives up a call by its own clock, perhaps before the node does. That is late too.
+        assert client.inference.Generate(ask(max_tokens=1)).text
         for call in (client.inference.Generate, client.inference.GenerateStream):
             error = refusal(call, ask(max_tokens=1900), timeout=1)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -311,16 +315,23 @@ def test_deadline_stops_the_engine(pair: Pair, slow_model: Path) -> None:
         )
         assert waited.json()["code"] == "deadline_exceeded"
         assert client.inference.Generate(ask(max_tokens=1)).text
-        samples = wait_for(lambda: _counted(exporter, 4))
+        samples = wait_for(lambda: _counted(exporter, 5))
         ok, timeout, cancelled = (
             value(samples, "inference_requests_total", status=status) or 0 for status in ENDS
         )
-        assert (ok, timeout, cancelled) == (1, 3, 0)
-        assert value(samples, "rpc_requests_total", code="deadline_exceeded") == 3
-        assert value(samples, "rpc_requests_total", code="ok") == 1
+        # grpcio gives up a call by its own clock. If it does so long before the node's clock, as on
+        # a busy machine, the call counts as cancelled.
+        assert (ok, timeout + cancelled) == (2, 3)
+        assert timeout >= 1
+        late = [
+            value(samples, "rpc_requests_total", code=code) or 0
+            for code in ("deadline_exceeded", "cancelled")
+        ]
+        assert late == [timeout, cancelled]
+        assert value(samples, "rpc_requests_total", code="ok") == 2
         wait_for(lambda: _level(exporter, "inference_requests_in_flight") == 0)
         latency = value(samples, "rpc_latency_seconds_sum", code="deadline_exceeded") or 0
-        assert latency > 0.9 * 3
+        assert latency > 0.9 * timeout
 
 
 def _level(exporter: Running, name: str, **labels: str) -> float | None:
@@ -413,9 +424,12 @@ def test_watch_sees_a_drain_to_its_end(pair: Pair, slow_model: Path) -> None:
         assert next(watch).status == SERVING
         running = client.inference.GenerateStream(ask(max_tokens=150))
         next(running)
+        (engine,) = psutil.Process(node.process.pid).children()
+        engine.suspend()
         node.process.terminate()
         assert next(watch).status == NOT_SERVING
         refused = refusal(client.inference.Generate, ask())
+        engine.resume()
         assert refused.code() is grpc.StatusCode.UNAVAILABLE
         assert trailers(refused)["retry-after"]
         *_, last = running
@@ -442,14 +456,21 @@ def test_drain_ends_a_stream_with_its_reason(pair: Pair, slow_model: Path) -> No
 
 
 @pytest.mark.slow
-def test_watch_sees_an_engine_die_and_come_back(pair: Pair, slow_model: Path) -> None:
+def test_watch_sees_an_engine_die_and_come_back(
+    pair: Pair, slow_model: Path, tmp_path: Path
+) -> None:
     """Health is NOT_SERVING while the engine is down, as in `/health`."""
-    with pair.node(f"--model={slow_model}") as node, connect(node.url) as client:
+    model = tmp_path / "model.gguf"
+    model.hardlink_to(slow_model)
+    with pair.node(f"--model={model}") as node, connect(node.url) as client:
         watch = client.health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == SERVING
         (engine,) = psutil.Process(node.process.pid).children()
+        model.unlink()
         engine.kill()
-        assert [next(watch).status, next(watch).status] == [NOT_SERVING, SERVING]
+        assert next(watch).status == NOT_SERVING
+        model.hardlink_to(slow_model)
+        assert next(watch).status == SERVING
         watch.cancel()
 
 

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from node.demo import MODEL_PATH
 from tests import commands
-from tests.grpc_client import connect, pb
+from tests.grpc_client import Client, connect, pb
 from tests.processes import (
     PREFIX,
     Pair,
@@ -262,8 +262,7 @@ def test_model_that_could_not_be_loaded_has_no_levels(
     flags = (f"--models-dir={tmp_path / 'more'}", f"--model=tiny={MODEL_PATH}")
     with pair.exporter() as exporter, pair.node(*flags) as node, connect(node.url) as client:
         tiny = _engine_pid(node)
-        loading = client.inference.LoadModel.future(pb.LoadModelRequest(model="other"))
-        wait_for(lambda: _suspend_other(node, tiny))
+        loading = _hang_load(client, node, tiny)
         wait_for(lambda: _levels(exporter, "other"))
         client.inference.UnloadModel(pb.UnloadModelRequest(model="other"))
         assert loading.exception().code() is grpc.StatusCode.UNAVAILABLE
@@ -277,6 +276,16 @@ def test_model_that_could_not_be_loaded_has_no_levels(
         wait_for(lambda: value(scrape(exporter.url), "inference_requests_total", status="error"))
         assert value(scrape(exporter.url), "model_loads_total", result="error") == 2
         assert not _levels(exporter, "other")
+
+
+def _hang_load(client: Client, node: Running, tiny: int) -> Any:
+    """Return a load of the other model whose engine was stopped before it ended."""
+    while True:
+        loading = client.inference.LoadModel.future(pb.LoadModelRequest(model="other"))
+        wait_for(lambda: _suspend_other(node, tiny) or loading.done())  # noqa: B023
+        if not loading.done():
+            return loading
+        client.inference.UnloadModel(pb.UnloadModelRequest(model="other"))
 
 
 def _levels(exporter: Running, model: str) -> set[str]:
@@ -395,7 +404,7 @@ def test_client_that_leaves_stops_the_engine(pair: Pair, slow_model: Path) -> No
         generated = value(samples, "inference_tokens_generated_total") or 0
         assert generated < 100
         assert value(samples, "inference_finish_total", reason="cancelled") == 1
-        assert value(samples, "inference_requests_in_flight") == 0
+        wait_for(lambda: value(scrape(exporter.url), "inference_requests_in_flight") == 0)
 
 
 def _cancelled(exporter: Running) -> Any:

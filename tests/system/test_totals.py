@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.patience import patient
 from tests.processes import PREFIX, Pair, Running, Samples, scrape, stream, value, wait_for
 
 TOKENS = 12
@@ -21,7 +22,7 @@ def test_totals_add_up_over_every_kind_of_end(pair: Pair, slow_model: Path, tmp_
     """Statuses, finish reasons, tokens and phases of a mixed load agree with each other."""
     model = tmp_path / "model.gguf"
     model.hardlink_to(slow_model)
-    flags = ("--queue=1", "--context-length=256", "--request-seconds=8")
+    flags = ("--queue=1", "--context-length=256", f"--request-seconds={patient(8)}")
     with pair.exporter() as exporter, pair.node(f"--model={model}", *flags) as node:
         delivered = _finish_two(node)
         _send_too_long(node)

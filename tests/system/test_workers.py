@@ -18,7 +18,7 @@ from node.routing.signature import Signer
 from node.routing.trust import PeerTrust
 from tests.llama_servers import COMPILED
 from tests.patience import patient
-from tests.processes import Pair, Running
+from tests.processes import Pair, Running, name_of
 from tests.real_model import real_model
 from tests.split import WORKER, new_claim, over, run_llama
 
@@ -54,7 +54,7 @@ def nodes(tmp_path: Path) -> Iterator[list[Running]]:
 def worker_of(node: Running) -> psutil.Process:
     """Return the only worker of a node."""
     children = psutil.Process(node.process.pid).children()
-    (worker,) = (child for child in children if child.name() == WORKER.name)
+    (worker,) = (child for child in children if name_of(child) == WORKER.name)
     return worker
 
 
