@@ -28,10 +28,11 @@ _TOO_MANY = 1000
 """Batches of 10 kB: more than the queues of both sides and of the kernel hold."""
 EXPORTER = [sys.executable, "-m", "exporter"]
 _TIMES = re.compile(
-    r"^distributed_llm_(exporter_(scrape|last_event|event_lag|journal|state_disk)|health_check|exporter_series"
-    r"|exporter_build)|_request_duration_seconds_sum|# .*",
+    r"^distributed_llm_(exporter_(scrape|last_event|event_lag|journal|state_disk|rejected_batches)"
+    r"|health_check|exporter_series|exporter_build)|_request_duration_seconds_sum|# .*",
 )
-"""Metrics that do not come from the journal: when it was read, and how long that took."""
+"""Metrics that do not come from the journal: when it was read, how long that took, and how often a
+node's second run came before the connection of its first was gone."""
 
 
 def run(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
